@@ -1,0 +1,49 @@
+# The one entry for developers. Everything runs in a private venv made from the hashed lock; nothing is installed elsewhere.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.locked
+
+.PHONY: help demo test lint serve bench lock audit clean
+help:
+	@sed -n 's/^## //p' Makefile
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "registryd needs Python >= 3.11: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --no-index -e .
+	@touch $@
+
+## make demo    a private PostgreSQL, a million-shaped registry and the whole story, then it goes on serving
+demo: $(STAMP)
+	$(BIN)/registryd demo $(ARGS)
+
+## make test    linters, types, import contracts and every test (ARGS='tests/http -k batch' narrows it)
+test: lint
+	$(BIN)/python -m pytest $(or $(ARGS),tests)
+
+## make lint    ruff, mypy --strict, import-linter
+lint: $(STAMP)
+	$(BIN)/ruff check registryd tests
+	$(BIN)/ruff format --check registryd tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+## make serve   the daemon on a configuration of yours: make serve CONFIG=./registryd.toml
+CONFIG ?= registryd.toml
+serve: $(STAMP)
+	$(BIN)/registryd --config $(CONFIG) serve
+
+## make lock    resolve the dependencies anew into the hashed lock files
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-config
+lock: $(STAMP)
+	$(BIN)/$(LOCK) pyproject.toml -o requirements.lock
+	$(BIN)/$(LOCK) -c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock
+
+## make audit   known vulnerabilities in what is locked
+audit: $(STAMP)
+	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,18 @@
+"""registryd: the operator-side subscriber registry daemon. This is the code map, in reading order; there is no code here.
+
+The law in data            sql/migrations/   tables, triggers and grants: what no path can break
+The rules                  domain/           pure functions and types: who is present, what an event does, when to try again
+The database               store/            one module a family of tables; its statements stand in sql/queries/ under the same name
+A query is answered        http/presence.py  -> presence/resolver.py (group commit) -> store/presence.py -> sql/queries/presence.sql
+A contract ends            http/operator.py  -> feed/events.py -> domain/contract.py -> store/contracts.py; the trigger in
+                                                sql/migrations/0002_invariants.sql ends the bindings and writes what is owed
+A notification leaves      delivery/dispatcher.py (leases lanes) -> lane.py (one messenger's) -> push.py (one signed POST)
+The two APIs               http/             messenger.py and operator.py are the tables of routes; openapi.yaml is their contract
+Life                       daemon.py         from settings to READY=1, and from SIGTERM to the end; config.py, sdnotify.py
+What it tells              observe.py        every metric and log event there is
+The commands               cli/
+To try it                  demo/, embedded.py
+
+Dependencies point one way: cli > demo > daemon > http | feed | delivery > presence > store > observe > domain | config. Siblings
+meet in tables, never in imports; asyncpg is imported in store/ alone. The linter holds both.
+"""

@@ -1,0 +1,315 @@
+"""`messenger add | list | show | rotate-key | rotate-secret | set | suspend | resume | revoke-key | test`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import click
+import orjson
+from rich.table import Table
+
+from registryd.cli.running import Context, Exit, command, fail, out, pass_context
+from registryd.delivery import signing
+from registryd.delivery.egress import Egress
+from registryd.delivery.push import Pusher
+from registryd.http import auth
+from registryd.store import lanes, messengers, notifications
+from registryd.store.messengers import Messenger, SecretBox
+from registryd.store.pool import Connection, Database
+
+OVERLAP_HOURS = 24
+
+
+def _endpoint_options(run: Any) -> Any:
+    for option in (
+        click.option("--endpoint", help="Where notifications are pushed: an https URL; '' for none (the messenger then pulls)."),
+        click.option("--batch-max", type=click.IntRange(1, 1000), help="How many notifications a push may carry; default 1."),
+        click.option(
+            "--phone-number/--no-phone-number",
+            "phone_number",
+            default=None,
+            help="Whether notifications carry the number (the agreement says so).",
+        ),
+        click.option("--daily-quota", type=click.IntRange(0), help="Numbers it may ask for a day; 0: no budget."),
+        click.option(
+            "--certificate",
+            "certificates",
+            multiple=True,
+            help="SHA-256 of a client certificate it must present, in hex; repeatable; '' for none.",
+        ),
+    ):
+        run = option(run)
+    return run
+
+
+@click.group()
+def messenger() -> None:
+    """Messengers: their keys, signing secrets and endpoints."""
+
+
+@messenger.command()
+@click.argument("name")
+@_endpoint_options
+@click.option("--agreement", help="Number and date of the identification agreement.")
+@click.option("--register-no", help="Number in the regulator's register.")
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def add(context: Context, *, name: str, agreement: str | None, register_no: str | None, as_json: bool, **given: Any) -> None:
+    """Add a messenger. Prints its API key and webhook secret: once, now."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
+        fail("a messenger's name is 1 to 63 of a-z, 0-9, dot, underscore and hyphen", Exit.USAGE)
+    wanted = _changed(context, Messenger(0, name, "active", None, 1, False, None, []), given)  # type: ignore[arg-type] # not numbered yet
+    box = SecretBox(context.settings.credentials.key("secrets-key"))
+    async with context.database() as db, db.transaction() as connection:
+        if await messengers.find(connection, name) is not None:
+            fail(f"there is a messenger {name} already: registryd messenger show {name}")
+        messenger_id = await messengers.add(connection, wanted, agreement, register_no)
+        api_key = await _new_key(connection, messenger_id)
+        secret = signing.new_secret()
+        await messengers.add_secret(connection, box, messenger_id, secret)
+    _tell(as_json, {"messengerId": messenger_id, "name": name, "apiKey": api_key, "webhookSecret": signing.shown(secret)})
+
+
+@messenger.command("list")
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def list_messengers(context: Context, *, as_json: bool) -> None:
+    """List the messengers."""
+    async with context.database() as db, db.connection() as connection:
+        found = await messengers.read_all(connection)
+    if as_json:
+        click.echo(orjson.dumps([_view(m) for m in found]))
+        return
+    table = Table("name", "id", "state", "endpoint", "batch", "daily quota", "certificates")
+    for m in found:
+        quota = f"{m.daily_quota:,}" if m.daily_quota else "none"
+        table.add_row(
+            m.name, str(m.messenger_id), m.state, m.endpoint_url or "pulls", str(m.batch_max), quota, str(len(m.certificate_sha256))
+        )
+    out.print(table)
+
+
+@messenger.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def show(context: Context, *, name: str, as_json: bool) -> None:
+    """Show one messenger: settings, keys, lane and backlog."""
+    async with _one(context, name) as (db, found):
+        async with db.connection() as connection:
+            keys = await messengers.read_keys(connection, found.messenger_id)
+        gate = await lanes.find(db, found.messenger_id)
+        backlog = await notifications.count_pending(db, found.messenger_id)
+    view = {
+        **_view(found),
+        "keys": [key._asdict() for key in keys],
+        "lane": gate._asdict(),
+        "notifications": backlog._asdict(),
+    }
+    if as_json:
+        click.echo(orjson.dumps(view))
+        return
+    table = Table(show_header=False, box=None)
+    for label, value in view.items():
+        if label == "keys":
+            continue
+        table.add_row(label, "\n".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+    for key in keys:
+        life = f"made {key.created_at:%F %T}, expires {key.expires_at or 'never'}, revoked {key.revoked_at or 'no'}"
+        table.add_row(f"key {key.key_id}", f"{life}, used {key.last_used_at or 'never'}")
+    out.print(table)
+
+
+@messenger.command("rotate-key")
+@click.argument("name")
+@click.option(
+    "--overlap-hours",
+    type=click.FloatRange(0, 24 * 90),
+    default=OVERLAP_HOURS,
+    show_default=True,
+    help="How long the former keys still work.",
+)
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_json: bool) -> None:
+    """Make a new API key; the former ones end when the overlap does. Prints it once."""
+    async with _one(context, name) as (db, found), db.transaction() as connection:
+        live = [key for key in await messengers.read_keys(connection, found.messenger_id) if auth.is_live(key.revoked_at, key.expires_at)]
+        if len(live) > 1:
+            mend = f"registryd messenger revoke-key {name} {live[0].key_id}"
+            fail(f"{name} has two live keys already: {mend}, or wait until {live[0].expires_at}")
+        await messengers.expire_keys(connection, found.messenger_id, timedelta(hours=overlap_hours))
+        api_key = await _new_key(connection, found.messenger_id)
+    _tell(as_json, {"name": name, "apiKey": api_key, "formerKeysEndInHours": overlap_hours})
+
+
+@messenger.command("revoke-key")
+@click.argument("name")
+@click.argument("key_id")
+@pass_context
+@command
+async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
+    """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of rk_<keyId>_<secret>."""
+    async with _one(context, name) as (db, found), db.transaction() as connection:
+        keys = {key.key_id for key in await messengers.read_keys(connection, found.messenger_id)}
+        if key_id not in keys or not await messengers.revoke_key(connection, key_id):
+            fail(f"{name} has no key of that id that is not revoked: registryd messenger show {name}")
+    out.print("revoked")
+
+
+@messenger.command("rotate-secret")
+@click.argument("name")
+@click.option("--ed25519", is_flag=True, help="An ed25519 pair (v1a) instead of an HMAC secret (v1).")
+@click.option(
+    "--overlap-hours",
+    type=click.FloatRange(0, 24 * 90),
+    default=OVERLAP_HOURS,
+    show_default=True,
+    help="How long the former secrets still sign.",
+)
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_hours: float, as_json: bool) -> None:
+    """Make a new signing secret; each push is signed with every live one. Prints it once (of a pair, the public key)."""
+    box = SecretBox(context.settings.credentials.key("secrets-key"))
+    secret = signing.new_secret("ed25519" if ed25519 else "hmac_sha256")
+    async with _one(context, name) as (db, found), db.transaction() as connection:
+        await messengers.expire_secrets(connection, found.messenger_id, secret.kind, timedelta(hours=overlap_hours))
+        await messengers.add_secret(connection, box, found.messenger_id, secret)
+    _tell(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndInHours": overlap_hours})
+
+
+@messenger.command("set")
+@click.argument("name")
+@_endpoint_options
+@pass_context
+@command
+async def set_messenger(context: Context, *, name: str, **given: Any) -> None:
+    """Change what is named; the rest stays. In force within 5 seconds."""
+    if all(value is None or value == () for value in given.values()):
+        fail("nothing to change: see registryd messenger set --help", Exit.USAGE)
+    async with _one(context, name) as (db, found), db.transaction() as connection:
+        await messengers.update(connection, _changed(context, found, given))
+    out.print("changed")
+
+
+@messenger.command()
+@click.argument("name")
+@pass_context
+@command
+async def suspend(context: Context, *, name: str) -> None:
+    """Refuse the messenger's queries (403); what it is owed is still delivered."""
+    await _set_state(context, name, "suspended")
+
+
+@messenger.command()
+@click.argument("name")
+@pass_context
+@command
+async def resume(context: Context, *, name: str) -> None:
+    """Let a suspended messenger ask again."""
+    await _set_state(context, name, "active")
+
+
+@messenger.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def test(context: Context, *, name: str, as_json: bool) -> None:
+    """Push one signed endpoint.test now."""
+    delivery = context.settings.file.delivery
+    egress = Egress(delivery.allow_networks, allow_http=delivery.allow_http)
+    box = SecretBox(context.settings.credentials.key("secrets-key"))
+    async with _one(context, name) as (db, found):
+        if found.endpoint_url is None:
+            fail(f"{name} has no endpoint: registryd messenger set {name} --endpoint URL")
+        async with Pusher(db, box, egress) as pusher:
+            result = await pusher.test(found)
+    if as_json:
+        click.echo(orjson.dumps(result._asdict()))
+    else:
+        out.print(
+            f"{'delivered' if result.delivered else 'not delivered'} in {result.latency_ms} ms: {result.error or f'status {result.status}'}"
+        )
+    if not result.delivered:
+        sys.exit(Exit.FAILED)
+
+
+@asynccontextmanager
+async def _one(context: Context, name: str) -> AsyncIterator[tuple[Database, Messenger]]:
+    async with context.database() as db:
+        async with db.connection() as connection:
+            found = await messengers.find(connection, name)
+        if found is None:
+            fail(f"there is no messenger {name}: registryd messenger list")
+        yield db, found
+
+
+async def _set_state(context: Context, name: str, state: str) -> None:
+    async with _one(context, name) as (db, found), db.transaction() as connection:
+        await messengers.update(connection, found._replace(state=state))
+    out.print(state)
+
+
+async def _new_key(connection: Connection, messenger_id: Any) -> str:
+    key = auth.new_key()
+    await messengers.add_key(connection, messenger_id, key.key_id, key.secret_sha256)
+    return key.shown
+
+
+def _changed(context: Context, found: Messenger, given: dict[str, Any]) -> Messenger:
+    """`found` with what the options give."""
+    changes: dict[str, Any] = {}
+    if given["endpoint"] is not None:
+        delivery = context.settings.file.delivery
+        if given["endpoint"]:
+            try:
+                Egress(delivery.allow_networks, allow_http=delivery.allow_http).check_url(given["endpoint"])
+            except ValueError as error:
+                fail(str(error), Exit.USAGE)
+        changes["endpoint_url"] = given["endpoint"] or None
+    if given["batch_max"] is not None:
+        changes["batch_max"] = given["batch_max"]
+    if given["phone_number"] is not None:
+        changes["includes_phone_number"] = given["phone_number"]
+    if given["daily_quota"] is not None:
+        changes["daily_quota"] = given["daily_quota"] or None
+    if given["certificates"]:
+        texts = [text.replace(":", "") for text in given["certificates"] if text]
+        if not all(re.fullmatch(r"[0-9a-fA-F]{64}", text) for text in texts):
+            fail("--certificate is a SHA-256: 64 hexadecimal digits (openssl x509 -noout -fingerprint -sha256)", Exit.USAGE)
+        changes["certificate_sha256"] = [bytes.fromhex(text) for text in texts]
+    return found._replace(**changes)
+
+
+def _view(found: Messenger) -> dict[str, object]:
+    return {
+        "messengerId": found.messenger_id,
+        "name": found.name,
+        "state": found.state,
+        "endpoint": found.endpoint_url,
+        "batchMax": found.batch_max,
+        "includesPhoneNumber": found.includes_phone_number,
+        "dailyQuota": found.daily_quota,
+        "certificates": [digest.hex() for digest in found.certificate_sha256],
+    }
+
+
+def _tell(as_json: bool, facts: dict[str, object]) -> None:
+    if as_json:
+        click.echo(orjson.dumps(facts))
+        return
+    for name, value in facts.items():
+        out.print(f"{name:<24} {value}", markup=False, soft_wrap=True)
+    out.print("Keys and secrets are shown this once: hand them over now.", style="yellow")

@@ -1,0 +1,85 @@
+"""How every command runs: its settings, its event loop, and errors as exit codes."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Coroutine
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import uvloop
+from rich.console import Console
+
+from registryd import config, daemon
+from registryd.config import ConfigError, Settings
+from registryd.domain.errors import Unavailable
+from registryd.embedded import EmbeddedError
+from registryd.store.imports import ImportRefused
+from registryd.store.migrations import SchemaMismatch
+from registryd.store.pool import Database
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Exit(IntEnum):
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    CONFIG = 3
+    DATABASE_AWAY = 4
+    SCHEMA = 5
+
+
+class Context:
+    """What the group's options say; settings are read when a command first needs them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """Raises: ConfigError."""
+        return config.load(self.path)
+
+    def database(self) -> Database:
+        """The daemon's own database, for one command's work."""
+        return daemon.database(self.settings, "registryd command")
+
+    @property
+    def password(self) -> str | None:
+        return self.settings.credentials.text("database-password")
+
+
+def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..., None]:
+    """Runs a command, on an event loop where it is a coroutine; its errors become one line and an exit code."""
+
+    @functools.wraps(run)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            result = run(*args, **kwargs)
+            if result is not None:
+                uvloop.run(result)
+        except ConfigError as error:
+            fail(str(error), Exit.CONFIG)
+        except Unavailable as error:
+            why = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+            fail(f"the database is away{why}: is it running, and is [database] dsn right?", Exit.DATABASE_AWAY)
+        except SchemaMismatch as error:
+            fail(str(error), Exit.SCHEMA)
+        except (ImportRefused, EmbeddedError) as error:
+            fail(str(error), Exit.FAILED)
+
+    return wrapped
+
+
+def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
+    """Ends the command with one line on stderr."""
+    err.print(f"registryd: {message}", style="red", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+pass_context = click.pass_obj

@@ -1,0 +1,210 @@
+"""The daemon's life: one screen from settings to READY=1, one from SIGTERM to the end.
+
+Owns: the wiring, the background work and the signals. Never does: SQL, a rule, an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+
+from registryd import config, observe, sdnotify
+from registryd.config import Settings
+from registryd.delivery.dispatcher import Dispatcher
+from registryd.delivery.egress import Egress
+from registryd.delivery.push import Pusher
+from registryd.domain.errors import Unavailable
+from registryd.feed.events import ContractFeed
+from registryd.http import transport
+from registryd.http.auth import REFRESH_S, Directory, OperatorToken
+from registryd.http.messenger import messenger_app
+from registryd.http.operator import OperatorHandlers, operator_app
+from registryd.http.services import Services
+from registryd.presence.quota import QuotaGuard
+from registryd.presence.resolver import DigestKey, Resolver
+from registryd.store import journal, migrations
+from registryd.store.messengers import SecretBox
+from registryd.store.pool import BATCHES, PROBES, Database
+
+QUOTA_EXCHANGE_S = 1.0
+KEY_USE_S = 30.0
+PARTITIONS_S = 3600.0
+CLOSE_TIMEOUT_S = 15.0
+DIGEST_KEY_ID = 1
+
+
+def database(settings: Settings, name: str, planner: Mapping[str, str] = PROBES) -> Database:
+    """A pool of the daemon's, not yet entered."""
+    section = settings.file.database
+    return Database(
+        section.dsn,
+        planner,
+        size=section.pool_size,
+        connect_timeout_s=section.connect_timeout_s,
+        command_timeout_s=section.command_timeout_s,
+        password=settings.credentials.text("database-password"),
+        name=name,
+    )
+
+
+async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Serves until SIGTERM or SIGINT. `instance`: 1 for registryd@1, and so on; the operator API listens on its port plus instance - 1.
+
+    Raises: ConfigError, SchemaMismatch, Unavailable (the database is away at the start).
+    """
+    observe.configure(settings.file.log.level)
+    transport.assert_c_parser()
+    worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    api, delivery, credentials = settings.file.api, settings.file.delivery, settings.credentials
+    async with AsyncExitStack() as stack:
+        db = await stack.enter_async_context(database(settings, f"registryd@{instance}"))
+        batches = await stack.enter_async_context(database(settings, f"registryd@{instance} batches", BATCHES))
+        async with db.connection() as connection:
+            await migrations.check(connection)
+        digest_key = credentials.key("digest-key")
+        pusher = await stack.enter_async_context(
+            Pusher(db, SecretBox(credentials.key("secrets-key")), Egress(delivery.allow_networks, allow_http=delivery.allow_http))
+        )
+        dispatcher = Dispatcher(db, pusher, worker, delivery.concurrency)
+        directory, quota = Directory(db), QuotaGuard(db)
+        limits = settings.file.presence
+        resolver = Resolver(
+            db,
+            batches,
+            DigestKey(DIGEST_KEY_ID, digest_key),
+            statements_in_flight=limits.statements_in_flight,
+            group_max=limits.group_max,
+            queue_max=limits.queue_max,
+        )
+        feed = ContractFeed(db, digest_key, dispatcher.wake)
+        messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
+        operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))
+        await directory.refresh()
+        await quota.exchange()
+        await journal.make_partitions(db)
+
+        tls = transport.Tls(credentials)
+        tls_context = tls.context()
+        api_sockets = sdnotify.listen_sockets() or [transport.bind(api.listen)]
+        if tls_context is None:
+            for sock in api_sockets:
+                transport.refuse_plain(sock)
+        api_listener = transport.Listener("messenger", messengers, api)
+        operator_listener = transport.Listener("operator", operators, api)
+        await api_listener.listen(api_sockets, tls_context)
+        operator_socket = transport.bind(operator_address(settings, instance))
+        await operator_listener.listen([operator_socket], None)
+
+        background = [
+            asyncio.create_task(dispatcher.run(), name="dispatcher"),
+            _every("directory", REFRESH_S, directory.refresh),
+            _every("quota", QUOTA_EXCHANGE_S, quota.exchange),
+            _every("key use", KEY_USE_S, directory.record_use),
+            _every("partitions", PARTITIONS_S, lambda: journal.make_partitions(db)),
+        ]
+        watchdog_s = sdnotify.watchdog_interval_s()
+        if watchdog_s is not None:
+            background.append(_every("watchdog", watchdog_s, _feed_watchdog))
+        stop = _signals(lambda: _reload(settings, directory, tls, tls_context))
+        observe.ready.set(1)
+        observe.event(
+            "started", instance=instance, api=[transport.address(s) for s in api_sockets], operator=transport.address(operator_socket)
+        )
+        sdnotify.ready("serving")
+        on_ready()
+        await stop.wait()
+
+        sdnotify.stopping()
+        observe.ready.set(0)
+        observe.event("stopping")
+        messengers.draining = operators.draining = True
+        lanes_ended = asyncio.create_task(dispatcher.stop())
+        if api_listener.connections or operator_listener.connections:
+            await asyncio.sleep(transport.DRAIN_S)
+        await asyncio.gather(api_listener.close(CLOSE_TIMEOUT_S), operator_listener.close(CLOSE_TIMEOUT_S))
+        await resolver.drain()
+        await lanes_ended
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        for last in (quota.exchange, directory.record_use):
+            try:
+                await last()
+            except Unavailable:
+                observe.event("database_away", "warning", where="stopping")
+        observe.event("stopped")
+
+
+def operator_address(settings: Settings, instance: int) -> str:
+    """Each instance's operator API has a port of its own, so that each can be asked for its health and metrics."""
+    listen = settings.file.operator.listen
+    if listen.startswith("unix:"):
+        return listen if instance == 1 else f"{listen}.{instance}"
+    host, _, port = listen.rpartition(":")
+    return f"{host}:{int(port) + instance - 1}" if int(port) else listen
+
+
+def _every(name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+    """Does `work` every so often, through every failure: a database that is away is told once, and once when it is back."""
+
+    async def run() -> None:
+        away = False
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except Unavailable:
+                if not away:
+                    observe.event("database_away", "error", where=name)
+                away = True
+            except Exception as error:
+                observe.event("background_failed", "error", where=name, kind=type(error).__name__)
+            else:
+                if away:
+                    observe.event("database_back", where=name)
+                away = False
+
+    return asyncio.create_task(run(), name=name)
+
+
+async def _feed_watchdog() -> None:
+    # From the loop and nothing else: a database that is away must not make systemd restart us.
+    sdnotify.notify("WATCHDOG=1")
+
+
+def _signals(reload: Callable[[], Coroutine[None, None, None]]) -> asyncio.Event:
+    """The event that SIGTERM and SIGINT set; SIGHUP reloads."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    running: set[asyncio.Task[None]] = set()
+
+    def on_hangup() -> None:
+        task = asyncio.create_task(reload())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    return stop
+
+
+async def _reload(settings: Settings, directory: Directory, tls: transport.Tls, context: ssl.SSLContext | None) -> None:
+    """Log level, messengers, keys and the TLS certificate; everything else needs a restart. What cannot be read leaves all as it was."""
+    sdnotify.reloading()
+    try:
+        fresh = config.load(settings.path)
+        if context is not None:
+            tls.load(context)
+        observe.configure(fresh.file.log.level)
+        await directory.refresh()
+        observe.event("reloaded", log_level=fresh.file.log.level)
+    except (config.ConfigError, Unavailable) as error:
+        observe.event("background_failed", "error", where="reload", kind=type(error).__name__, reason=str(error))
+    sdnotify.ready("serving")

@@ -1,0 +1,69 @@
+"""Where pushes may go: an endpoint's URL is a messenger's word, so it must not lead into the operator's own network (SSRF).
+
+The address is judged where the socket is made, after every name was resolved, so that neither a name that resolves differently the
+second time nor an address written into the URL gets past.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# Global by Python's tables, and yet a way around them: IPv6 that carries IPv4 inside, and relays to it.
+_CARRIERS: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(text)
+    for text in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fec0::/10", "192.88.99.0/24")
+)
+
+
+class EgressRefused(OSError):
+    """The endpoint's address is not one that pushes may go to."""
+
+
+class Egress:
+    """`allow_networks`: private interconnects to messengers. `allow_http`: plain http, for test networks."""
+
+    def __init__(self, allow_networks: Sequence[str] = (), *, allow_http: bool = False) -> None:
+        self._allowed = tuple(ipaddress.ip_network(network) for network in allow_networks)
+        self._allow_http = allow_http
+
+    def check_url(self, url: str) -> None:
+        """Raises: ValueError, saying what an endpoint's URL must be."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ValueError("the endpoint is not a URL") from None
+        if parts.scheme != "https" and not (parts.scheme == "http" and self._allow_http):
+            raise ValueError("the endpoint must be https (http only where delivery.allow_http says so, for test networks)")
+        if not parts.hostname or parts.username or parts.password or parts.fragment or port == 0:
+            raise ValueError("the endpoint must be a URL with a host, and without a user, password or fragment")
+        try:
+            address = ipaddress.ip_address(parts.hostname)
+        except ValueError:
+            return
+        if not self.allows(address):
+            raise ValueError("the endpoint's address is not public; a private interconnect is named in delivery.allow_networks")
+
+    def allows(self, address: Address) -> bool:
+        """Whether a push may connect to an address: global unicast, or allowed by name."""
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if any(address in network for network in self._allowed):
+            return True
+        if any(address in network for network in _CARRIERS):
+            return False
+        return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+
+    def socket_factory(self, addr_info: tuple[Any, ...]) -> socket.socket:
+        """aiohttp's `TCPConnector(socket_factory=…)`: sees the final address. Raises: EgressRefused."""
+        family, kind, proto, _, sockaddr = addr_info
+        if family not in (socket.AF_INET, socket.AF_INET6) or not self.allows(ipaddress.ip_address(str(sockaddr[0]).partition("%")[0])):
+            raise EgressRefused("refused by the egress guard")
+        return socket.socket(family, kind, proto)

@@ -1,0 +1,52 @@
+"""What can go wrong, as facts: the docstring is the message, and the HTTP edge alone knows of statuses (http/problems.py)."""
+
+from __future__ import annotations
+
+
+class RegistryError(Exception):
+    """The request cannot be met."""
+
+    def __str__(self) -> str:
+        return (type(self).__doc__ or "").strip()
+
+
+class InvalidArgument(RegistryError):
+    """The request is not valid; see errors."""
+
+    def __init__(self, *errors: tuple[str, str]) -> None:
+        self.errors = errors
+        """(path in the body, what is wanted there), never what was found there."""
+
+
+class NotPresent(RegistryError):
+    """The number is not present, so nothing was bound."""
+
+
+class CodeInUse(RegistryError):
+    """This identification code is bound to another number; remove that binding first."""
+
+
+class NotFound(RegistryError):
+    """There is no such binding of yours."""
+
+
+class Unauthenticated(RegistryError):
+    """Send exactly one header Authorization: Bearer rk_<keyId>_<secret> with a live key, and the client certificate if one is pinned."""
+
+
+class PermissionDenied(RegistryError):
+    """Your access is suspended; ask the operator. Notifications go on being pushed."""
+
+
+class QuotaExceeded(RegistryError):
+    """Your budget of queries is used up; go on after Retry-After."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(RegistryError):
+    """The registry cannot answer now, so it does not guess; ask again after Retry-After."""
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        self.retry_after_s = retry_after_s

@@ -1,0 +1,62 @@
+"""Numbers and codes, parsed once at the edge: past it, `Msisdn` and `IdentificationCode` are valid by type."""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+from typing import NewType
+from uuid import UUID
+
+Msisdn = NewType("Msisdn", int)
+"""E.164 digits without the plus, 5 to 15 of them (ITU-T E.164)."""
+
+IdentificationCode = NewType("IdentificationCode", str)
+"""1 to 128 printable ASCII characters, assigned by a messenger to its user; opaque to the operator."""
+
+MessengerId = NewType("MessengerId", int)
+
+PHONE_NUMBER = re.compile(r"\+[1-9][0-9]{4,14}", re.ASCII)
+IDENTIFICATION_CODE = re.compile(r"[ -~]{1,128}", re.ASCII)
+
+DIGEST_BYTES = 16
+QUERY_INDEX_BITS = 16
+
+
+def parse_msisdn(phone_number: str) -> Msisdn:
+    """`+79161234567` → `79161234567`.
+
+    Raises: ValueError, whose message says what is wanted and repeats nothing of what was given.
+    """
+    if PHONE_NUMBER.fullmatch(phone_number) is None:
+        raise ValueError("must be an E.164 number: a plus, then 5 to 15 ASCII digits, the first not 0")
+    return Msisdn(int(phone_number[1:]))
+
+
+def parse_code(code: str) -> IdentificationCode:
+    """Raises: ValueError, as `parse_msisdn` does."""
+    if IDENTIFICATION_CODE.fullmatch(code) is None:
+        raise ValueError("must be 1 to 128 printable ASCII characters")
+    return IdentificationCode(code)
+
+
+def phone_number(msisdn: int) -> str:
+    """`79161234567` → `+79161234567`, as the wire has it."""
+    return f"+{msisdn}"
+
+
+def msisdn_digest(key: bytes, msisdn: Msisdn) -> bytes:
+    """Keyed BLAKE2b-128 (RFC 7693) of a number: an unkeyed hash of a phone number is reversed in seconds."""
+    return blake2b(msisdn.to_bytes(8, "big"), digest_size=DIGEST_BYTES, key=key).digest()
+
+
+def time_ordered_id(milliseconds: int, random: bytes) -> UUID:
+    """A UUID that begins with a time (RFC 9562 version 7); `random` is 10 bytes. Ends in four zero hexadecimal digits: a page's id."""
+    value = (milliseconds << 80) | (int.from_bytes(random[:10], "big") & ~0xFFFF)
+    value = (value & ~(0xF << 76)) | (0x7 << 76)
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return UUID(int=value)
+
+
+def query_id(page_id: UUID, index: int) -> UUID:
+    """The id of a page's query: the page's own, with the query's index (0 to 65,535) in its last four hexadecimal digits."""
+    return UUID(int=page_id.int | index)

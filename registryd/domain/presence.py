@@ -1,0 +1,43 @@
+"""The presence rule and the shapes of a query and its answer.
+
+The rule runs in SQL for every query (`registry.is_present`); a test compares the two over every combination.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from registryd.domain.binding import Bound
+from registryd.domain.contract import EndUser, Status
+from registryd.domain.identifiers import IdentificationCode, Msisdn
+
+
+class Policy(NamedTuple):
+    """The part of the policy in force that decides who counts as present."""
+
+    organisation_rule: str
+    """`subscriber` or `verified_end_user`."""
+    suspended_is_present: bool
+
+
+class PresenceQuery(NamedTuple):
+    msisdn: Msisdn
+    code: IdentificationCode | None = None
+
+
+class Answer(NamedTuple):
+    """What one query is told, once it is journaled durably. `bound` is None where no code was given or the number is absent."""
+
+    query_id: UUID
+    present: bool
+    bound: Bound | None
+    answered_at: datetime
+
+
+def is_present(status: Status, end_user: EndUser, policy: Policy) -> bool:
+    """Decree 1801 of 2021: whether a live contract's subscriber counts as being in the operator's databases."""
+    if status == "ended" or (status == "suspended" and not policy.suspended_is_present):
+        return False
+    return policy.organisation_rule == "subscriber" or end_user != "unregistered"

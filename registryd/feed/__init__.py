@@ -1,0 +1,1 @@
+"""What billing tells the registry: contract events one by one, and files of contracts."""

@@ -1,0 +1,90 @@
+"""One API as a table of routes: match, authenticate, handle, and turn every error into a problem document."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, NamedTuple, TypeVar
+
+from aiohttp.web import BaseRequest, Response
+
+from registryd import observe
+from registryd.domain.errors import InvalidArgument, RegistryError
+from registryd.http import problems
+from registryd.http.problems import HttpError
+
+Caller = TypeVar("Caller")
+
+_CORRELATOR = re.compile(r"[a-zA-Z0-9\-_:;./<>{}]{1,256}", re.ASCII)
+
+
+class Route(NamedTuple, Generic[Caller]):
+    name: str
+    handle: Callable[[BaseRequest, Caller], Awaitable[Response]]
+    authenticated: bool = True
+    parameters: frozenset[str] = frozenset()
+
+
+class App(Generic[Caller]):
+    """Handles the requests of one listener. While `draining`, each answer ends its connection, so that no request is lost in a restart."""
+
+    def __init__(
+        self, api: str, routes: Mapping[str, Mapping[str, Route[Caller]]], authenticate: Callable[[BaseRequest], Caller], nobody: Caller
+    ) -> None:
+        self._api = api
+        self._routes = routes
+        self._authenticate = authenticate
+        self._nobody = nobody
+        self.draining = False
+
+    async def __call__(self, request: BaseRequest) -> Response:
+        started = time.perf_counter()
+        name = "unknown"
+        try:
+            route = self._match(request)
+            name = route.name
+            caller = self._authenticate(request) if route.authenticated else self._nobody
+            _check_parameters(request, route)
+            response = await route.handle(request, caller)
+        except (RegistryError, HttpError) as error:
+            response = problems.respond(error)
+        except Exception as error:
+            # The kind alone: an exception's text may quote the request.
+            observe.event("request_failed", "error", api=self._api, route=name, kind=type(error).__name__)
+            response = problems.respond(error)
+        given = request.headers.get("x-correlator", "")
+        correlator = given if _CORRELATOR.fullmatch(given) else os.urandom(8).hex()
+        response.headers["x-correlator"] = correlator
+        response.headers["Server"] = "registryd"
+        if self.draining:
+            response.headers["Connection"] = "close"
+            response.force_close()
+        seconds = time.perf_counter() - started
+        observe.requests.labels(self._api, name, response.status).inc()
+        observe.request_seconds.labels(self._api, name).observe(seconds)
+        if response.status >= 400:
+            observe.event("request_refused", api=self._api, route=name, status=response.status, ms=round(seconds * 1000, 1))
+        return response
+
+    def _match(self, request: BaseRequest) -> Route[Caller]:
+        methods = self._routes.get(request.rel_url.raw_path)
+        if methods is None:
+            raise problems.not_found()
+        route = methods.get(request.method)
+        if route is None:
+            raise problems.method_not_allowed(sorted(methods))
+        return route
+
+
+def _check_parameters(request: BaseRequest, route: Route[Caller]) -> None:
+    """Raises: InvalidArgument for a parameter that is unknown or stands twice; its name is the client's, so it is not repeated."""
+    if not request.rel_url.raw_query_string:
+        return
+    query = request.rel_url.query
+    if any(name not in route.parameters for name in query):
+        known = f"only {', '.join(sorted(route.parameters))}" if route.parameters else "none"
+        raise InvalidArgument(("", f"of query parameters, this path takes {known}"))
+    if len(query) != len(set(query)):
+        raise InvalidArgument(("", "a query parameter stands twice"))

@@ -1,0 +1,122 @@
+"""The operator API: billing's contract events, health, metrics and the console's page. It never shares a port with the messenger API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from aiohttp.web import BaseRequest, Response
+
+from registryd import observe, resources
+from registryd.config import Api
+from registryd.domain.contract import Event, Result
+from registryd.domain.errors import InvalidArgument, Unavailable
+from registryd.domain.identifiers import parse_msisdn
+from registryd.http import transport, wire
+from registryd.http.app import App, Route
+from registryd.http.auth import OperatorToken
+from registryd.http.problems import ERRORS_MAX
+from registryd.store import migrations
+from registryd.store.pool import Database, fetch
+
+EVENTS_MAX = 10_000
+_EVENT_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
+_DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class OperatorHandlers:
+    api: Api
+    db: Database
+    apply_events: Callable[[Sequence[Event]], Awaitable[list[Result]]]
+
+    async def contract_events(self, request: BaseRequest, _: None) -> Response:
+        items = wire.read_items(await transport.read_body(request, self.api), "events", wire.ContractEvent, EVENTS_MAX)
+        results = await self.apply_events(_events(items))
+        return wire.json_response({"results": [_result(result) for result in results]})
+
+    async def healthz(self, request: BaseRequest, _: None) -> Response:
+        return Response(text="ok\n")
+
+    async def readyz(self, request: BaseRequest, _: None) -> Response:
+        checks = {"database": "ok", "schema": "ok"}
+        try:
+            async with self.db.connection() as connection:
+                if not (await fetch(connection, migrations.IS_WRITABLE))[0].writable:
+                    checks["database"] = "read-only: a standby, or a primary that was demoted"
+                try:
+                    await migrations.check(connection)
+                except migrations.SchemaMismatch as mismatch:
+                    checks["schema"] = str(mismatch)
+        except Unavailable:
+            checks = {"database": "away", "schema": "unknown"}
+        is_ready = all(state == "ok" for state in checks.values())
+        return wire.json_response({"ready": is_ready, "checks": checks}, 200 if is_ready else 503)
+
+    async def metrics(self, request: BaseRequest, _: None) -> Response:
+        return Response(body=observe.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def console(self, request: BaseRequest, _: None) -> Response:
+        page = resources.path("registryd/console/index.html").read_bytes()
+        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+        return Response(body=page, content_type="text/html", headers={"Content-Security-Policy": policy, "X-Frame-Options": "DENY"})
+
+
+def operator_app(handlers: OperatorHandlers, token: OperatorToken) -> App[None]:
+    routes = {
+        "/operator/v1/contract-events": {"POST": Route("contract_events", handlers.contract_events)},
+        "/healthz": {"GET": Route("healthz", handlers.healthz, authenticated=False)},
+        "/readyz": {"GET": Route("readyz", handlers.readyz, authenticated=False)},
+        "/metrics": {"GET": Route("metrics", handlers.metrics, authenticated=False)},
+        "/": {"GET": Route("console", handlers.console, authenticated=False)},
+    }
+    return App("operator", routes, token.authenticate, None)
+
+
+def _events(items: Sequence[wire.ContractEvent]) -> list[Event]:
+    """Raises: InvalidArgument, naming the first 20 bad items."""
+    events: list[Event] = []
+    bad: list[tuple[str, str]] = []
+    for index, item in enumerate(items):
+        at = f"events[{index}]."
+        occurred_at = _time(item.occurredAt)
+        if _EVENT_ID.fullmatch(item.eventId) is None:
+            bad.append((at + "eventId", "must be 1 to 128 printable ASCII characters without spaces"))
+        if occurred_at is None:
+            bad.append((at + "occurredAt", "must be an RFC 3339 time with its offset, such as 2026-01-02T03:04:05Z"))
+        try:
+            msisdn = parse_msisdn(item.phoneNumber)
+        except ValueError as error:
+            bad.append((at + "phoneNumber", str(error)))
+        if len(bad) >= ERRORS_MAX:
+            break
+        if not bad and occurred_at is not None:
+            events.append(
+                Event(
+                    event_id=item.eventId,
+                    type=item.type,
+                    msisdn=msisdn,
+                    occurred_at=occurred_at,
+                    holder=item.holder or None,
+                    end_user=item.endUser or None,
+                )
+            )
+    if bad:
+        raise InvalidArgument(*bad)
+    return events
+
+
+def _time(text: str) -> datetime | None:
+    if _DATE_TIME.fullmatch(text) is None:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _result(result: Result) -> dict[str, str]:
+    told = {"eventId": result.event_id, "outcome": result.outcome}
+    return told if result.reason is None else {**told, "reason": result.reason}

@@ -1,0 +1,86 @@
+"""Errors on the wire: RFC 9457 problem documents with CAMARA's codes. Nothing of what a client sent is ever in one."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import orjson
+from aiohttp.web import Response
+
+from registryd.domain import errors
+
+ERRORS_MAX = 20
+
+
+class HttpError(Exception):
+    """A refusal that HTTP alone knows of."""
+
+    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None, *, close: bool = False) -> None:
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers
+        self.close = close
+
+
+def not_found() -> HttpError:
+    return HttpError(404, "NOT_FOUND", "There is no such path; see the API's document.")
+
+
+def method_not_allowed(allowed: list[str]) -> HttpError:
+    return HttpError(405, "METHOD_NOT_ALLOWED", f"This path takes {', '.join(allowed)}.", {"Allow": ", ".join(allowed)})
+
+
+def too_large(limit_bytes: int) -> HttpError:
+    return HttpError(413, "TOO_LARGE", f"The body may hold {limit_bytes} bytes.", close=True)
+
+
+def unsupported_media_type(detail: str) -> HttpError:
+    return HttpError(415, "UNSUPPORTED_MEDIA_TYPE", detail, close=True)
+
+
+def too_slow(seconds: float) -> HttpError:
+    return HttpError(400, "INVALID_ARGUMENT", f"The body did not arrive within {seconds:g} seconds.", close=True)
+
+
+def unauthenticated_operator() -> HttpError:
+    detail = "Send exactly one header Authorization: Bearer with the operator's token."
+    return HttpError(401, "UNAUTHENTICATED", detail, {"WWW-Authenticate": "Bearer"})
+
+
+def respond(error: Exception) -> Response:
+    """The problem document of an error; anything unknown is a 500 that tells nothing."""
+    detail = str(error)
+    match error:
+        case HttpError():
+            response = document(error.status, error.code, error.detail, headers=error.headers)
+            if error.close:
+                response.force_close()
+            return response
+        case errors.InvalidArgument():
+            return document(400, "INVALID_ARGUMENT", detail, errors=error.errors)
+        case errors.Unauthenticated():
+            return document(401, "UNAUTHENTICATED", detail, headers={"WWW-Authenticate": "Bearer"})
+        case errors.PermissionDenied():
+            return document(403, "PERMISSION_DENIED", detail)
+        case errors.NotFound():
+            return document(404, "NOT_FOUND", detail)
+        case errors.CodeInUse():
+            return document(409, "CODE_IN_USE", detail)
+        case errors.NotPresent():
+            return document(422, "NOT_PRESENT", detail)
+        case errors.QuotaExceeded():
+            return document(429, "QUOTA_EXCEEDED", detail, headers={"Retry-After": str(error.retry_after_s)})
+        case errors.Unavailable():
+            return document(503, "UNAVAILABLE", detail, headers={"Retry-After": str(error.retry_after_s)})
+        case _:
+            return document(500, "INTERNAL", "The registry failed; the operator has been told.")
+
+
+def document(
+    status: int, code: str, detail: str, *, errors: tuple[tuple[str, str], ...] = (), headers: dict[str, str] | None = None
+) -> Response:
+    body: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
+    if errors:
+        body["errors"] = [{"path": path, "message": message} for path, message in errors[:ERRORS_MAX]]
+    return Response(body=orjson.dumps(body), status=status, headers=headers, content_type="application/problem+json")

@@ -1,0 +1,239 @@
+"""Sockets and connections: what aiohttp leaves open to slow, silent and broken clients is closed here.
+
+Invariants: a client that does not complete a request's headers within `keepalive_timeout_s` of connecting, or of its last answer, is
+disconnected; so is one whose body does not arrive within `body_timeout_s`, or that does not read its answers for 10 s. Not one byte of
+what a client sent is echoed or logged, also where it was not HTTP. More than `connections_max` connections are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import http_parser, web_protocol
+from aiohttp.web import BaseRequest, Server, StreamResponse
+
+from registryd import observe
+from registryd.config import Api, ConfigError, Credentials, is_local
+from registryd.http import problems
+
+SWEEP_S = 1.0
+STALLED_MAX_S = 10.0
+TLS_HANDSHAKE_TIMEOUT_S = 10.0
+LINGERING_S = 2.0
+DRAIN_S = 2.0
+BACKLOG = 4096
+
+_SILENT = logging.getLogger("registryd.http.silent")
+_SILENT.disabled = True
+
+Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
+
+
+def assert_c_parser() -> None:
+    """aiohttp falls back to a slow parser of its own without a word where its C extension is missing."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise ConfigError("aiohttp's C parser is missing (is AIOHTTP_NO_EXTENSIONS set?): install the wheel for this platform")
+
+
+class Connection(web_protocol.RequestHandler):
+    """One client's connection, without aiohttp's echoes."""
+
+    __slots__ = ("stalled_s",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.stalled_s = 0.0
+        listener = self._manager
+        assert isinstance(listener, Listener)
+        if len(listener.connections) >= listener.connections_max:
+            observe.connections_closed.labels(listener.name, "cap").inc()
+            self._force_close = True
+            transport.abort()  # type: ignore[attr-defined] # every transport of a server is a WriteTransport
+            return
+        super().connection_made(transport)
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> StreamResponse:
+        """Answers what was not HTTP; aiohttp's own answer and log quote it."""
+        listener = self._manager
+        if isinstance(listener, Listener):
+            observe.connections_closed.labels(listener.name, "bad_http").inc()
+        if request.writer.output_size > 0:
+            raise ConnectionError
+        if status == 500:
+            response = problems.respond(RuntimeError())
+        else:
+            response = problems.document(400, "INVALID_ARGUMENT", "This is not a well-formed HTTP/1.1 request.")
+        response.headers["Server"] = "registryd"
+        response.headers["x-correlator"] = os.urandom(8).hex()
+        response.force_close()
+        return response
+
+
+class Listener(Server):
+    """One API's connections: their cap, their sweeping and their end."""
+
+    def __init__(self, name: str, handler: Handler, api: Api) -> None:
+        super().__init__(handler)
+        self.name = name
+        self.connections_max = api.connections_max
+        self._options = {
+            "keepalive_timeout": api.keepalive_timeout_s,
+            "lingering_time": LINGERING_S,
+            "access_log": None,
+            "logger": _SILENT,
+            "auto_decompress": False,
+        }
+        self._servers: list[asyncio.Server] = []
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def __call__(self) -> web_protocol.RequestHandler:
+        return Connection(self, loop=self._loop, **self._options)  # type: ignore[arg-type] # a dict of the keywords' mixed types
+
+    async def listen(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
+        """Starts accepting."""
+        for sock in sockets:
+            timeout = TLS_HANDSHAKE_TIMEOUT_S if tls else None
+            server = await self._loop.create_server(self, sock=sock, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=timeout)
+            self._servers.append(server)
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    def stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()
+
+    async def close(self, timeout_s: float) -> None:
+        """Ends every connection, after its running request."""
+        self.stop_accepting()
+        self.pre_shutdown()
+        await self.shutdown(timeout_s)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def _sweep(self) -> None:
+        """Disconnects clients that do not read: their answers would wait in memory for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            observe.connections.labels(self.name).set(len(self._connections))
+            for connection in self.connections:
+                transport = connection.transport
+                if not isinstance(connection, Connection) or transport is None:
+                    continue
+                waits = transport.get_write_buffer_size() > 0
+                connection.stalled_s = connection.stalled_s + SWEEP_S if waits else 0.0
+                if connection.stalled_s > STALLED_MAX_S:
+                    observe.connections_closed.labels(self.name, "stalled").inc()
+                    transport.abort()
+
+
+async def read_body(request: BaseRequest, api: Api) -> bytes:
+    """A JSON request's body. Raises: HttpError where it is too large, too slow, compressed or not JSON by its type."""
+    headers = request.headers
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise problems.unsupported_media_type("Send the body uncompressed.")
+    kind, _, parameter = headers.get("Content-Type", "").partition(";")
+    charset = parameter.strip().lower().replace('"', "")
+    if kind.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
+        raise problems.unsupported_media_type("Send the body as Content-Type: application/json in UTF-8.")
+    if len(headers.getall("Content-Type")) > 1:
+        raise problems.unsupported_media_type("Send one Content-Type.")
+    if (request.content_length or 0) > api.body_max_bytes:
+        raise problems.too_large(api.body_max_bytes)
+    content = request.content
+    if content.is_eof():
+        return content.read_nowait(-1)
+    if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(api.body_timeout_s):
+            while part := await content.readany():
+                size += len(part)
+                if size > api.body_max_bytes:
+                    raise problems.too_large(api.body_max_bytes)
+                parts.append(part)
+    except TimeoutError:
+        raise problems.too_slow(api.body_timeout_s) from None
+    except web_protocol.RequestPayloadError:
+        raise problems.HttpError(400, "INVALID_ARGUMENT", "The body's framing is broken.", close=True) from None
+    return b"".join(parts)
+
+
+@dataclass
+class Tls:
+    """The messenger API's TLS: 1.2 and up, a client certificate where the operator gave a client-ca."""
+
+    credentials: Credentials
+
+    def context(self) -> ssl.SSLContext | None:
+        """None where there is no certificate. Raises: ConfigError."""
+        certificate = self.credentials.path("tls-certificate")
+        if certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.load(context)
+        client_ca = self.credentials.path("client-ca")
+        if client_ca is not None:
+            context.verify_mode = ssl.CERT_OPTIONAL
+            try:
+                context.load_verify_locations(client_ca)
+            except (ssl.SSLError, OSError):
+                raise ConfigError(f"{client_ca}: not a PEM bundle of certificates") from None
+        return context
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Puts the certificate on disk into service; connections from now on get it."""
+        key = self.credentials.path("tls-key")
+        certificate = self.credentials.path("tls-certificate")
+        if key is None or certificate is None:
+            raise ConfigError(f"{self.credentials.directory}: tls-certificate and tls-key come together; one is missing")
+        try:
+            context.load_cert_chain(certificate, key)
+        except (ssl.SSLError, OSError):
+            raise ConfigError(f"{certificate}: not a PEM certificate chain that fits {key.name}") from None
+
+
+def bind(listen: str) -> socket.socket:
+    """A listening address of the configuration as a socket. Raises: ConfigError."""
+    try:
+        if listen.startswith("unix:"):
+            path = Path(listen.removeprefix("unix:"))
+            path.unlink(missing_ok=True)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.bind(str(path))
+            path.chmod(0o660)
+        else:
+            host, _, port = listen.rpartition(":")
+            host = host.strip("[]")
+            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, int(port)))
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {listen}: {error.strerror}; is another process there?") from None
+    sock.setblocking(False)
+    return sock
+
+
+def address(sock: socket.socket) -> str:
+    """A socket's address as the configuration writes it."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+
+
+def refuse_plain(sock: socket.socket) -> None:
+    """Raises: ConfigError, where numbers would cross a network in the clear."""
+    if not is_local(address(sock)):
+        raise ConfigError(
+            f"{address(sock)} is reachable from other machines, so it needs TLS: give the credentials tls-certificate and tls-key"
+        )

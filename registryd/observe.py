@@ -1,0 +1,108 @@
+"""What the daemon tells its operators: one closed set of metrics and log events, all of them here.
+
+Owns: the Prometheus metrics and the JSON log on stderr. Never does: a number, an identification code, a key or a byte that a client
+sent; callers pass facts of ours (a route, a messenger's name, a count), and anything else has no parameter to come through.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+METRICS = CollectorRegistry()
+ProcessCollector(registry=METRICS)
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 1200)
+
+requests = Counter("registryd_requests", "HTTP requests answered.", ["api", "route", "status"], registry=METRICS)
+request_seconds = Histogram(
+    "registryd_request_seconds", "From the request's headers to its answer.", ["api", "route"], buckets=_SECONDS, registry=METRICS
+)
+connections = Gauge("registryd_connections", "Open connections.", ["api"], registry=METRICS)
+connections_closed = Counter(
+    "registryd_connections_closed",
+    "Connections the daemon closed: cap (too many), stalled (a client that does not read), bad_http.",
+    ["api", "reason"],
+    registry=METRICS,
+)
+queries = Counter("registryd_queries", "Presence queries answered.", ["messenger", "answer"], registry=METRICS)
+query_groups = Histogram(
+    "registryd_query_group_size",
+    "Queries answered by one statement.",
+    ["lane"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1000, 10000),
+    registry=METRICS,
+)
+query_seconds = Histogram(
+    "registryd_query_group_seconds", "One statement's time, commit included.", ["lane"], buckets=_SECONDS, registry=METRICS
+)
+queries_waiting = Gauge("registryd_queries_waiting", "Queries admitted and not yet in a statement.", ["lane"], registry=METRICS)
+queries_refused = Counter(
+    "registryd_queries_refused", "Queries refused: quota, queue (too many waiting), database (away).", ["reason"], registry=METRICS
+)
+events_applied = Counter("registryd_contract_events", "Contract events by type and outcome.", ["type", "outcome"], registry=METRICS)
+lanes_leased = Gauge("registryd_lanes_leased", "Lanes this worker holds.", registry=METRICS)
+pushes = Counter("registryd_pushes", "Delivery attempts.", ["messenger", "outcome"], registry=METRICS)
+push_seconds = Histogram("registryd_push_seconds", "One push, from start to answer.", ["messenger"], buckets=_SECONDS, registry=METRICS)
+notifications_delivered = Counter("registryd_notifications_delivered", "Notifications settled.", ["messenger", "via"], registry=METRICS)
+notifications_late = Counter("registryd_notifications_late", "Notifications pushed after their deadline.", ["messenger"], registry=METRICS)
+lane_gates = Counter("registryd_lane_gates", "Times a failing endpoint gated its lane.", ["messenger"], registry=METRICS)
+directory_age = Gauge("registryd_directory_age_seconds", "Since messengers and keys were last read.", registry=METRICS)
+database_errors = Counter("registryd_database_errors", "Statements that failed, by kind of failure.", ["kind"], registry=METRICS)
+ready = Gauge("registryd_ready", "1 while the daemon serves.", registry=METRICS)
+
+Event = Literal[
+    "started",
+    "stopping",
+    "stopped",
+    "reloaded",
+    "request_refused",
+    "request_failed",
+    "database_away",
+    "database_back",
+    "events_applied",
+    "lane_gated",
+    "lane_opened",
+    "lane_lost",
+    "notification_overdue",
+    "endpoint_gone",
+    "secrets_unreadable",
+    "partitions_made",
+    "background_failed",
+    "connection_cap",
+]
+
+_log = structlog.get_logger()
+
+
+def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "info", **facts: Any) -> None:
+    """Writes one log line. Facts are ours: names, counts, kinds of error; never what a client sent."""
+    getattr(_log, level)(name, **facts)
+
+
+def configure(level: str) -> None:
+    """Logs JSON lines to stderr from `level` on; called again by a reload. Libraries' own logs are cut at warnings, without tracebacks."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+    # aiohttp and asyncio quote offending bytes and tracebacks.
+    for library in ("aiohttp", "asyncio", "asyncpg"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def exposition() -> bytes:
+    """The metrics in Prometheus' text format."""
+    return generate_latest(METRICS)

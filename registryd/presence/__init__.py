@@ -1,0 +1,1 @@
+"""Answers presence queries: `resolver` groups concurrent ones into statements, `quota` guards against enumeration."""

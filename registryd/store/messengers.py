@@ -1,0 +1,184 @@
+"""Messengers, their API keys and their signing secrets.
+
+Signing secrets are encrypted under the service's secrets-key (AES-256-GCM, the messenger's number as associated data) before they come
+here and decrypted after; API secrets are kept as SHA-256 only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from registryd.domain.identifiers import MessengerId
+from registryd.store.pool import Connection, Database, fetch, first
+from registryd.store.queries import Nothing, Query
+
+NONCE_BYTES = 12
+
+
+class Messenger(NamedTuple):
+    messenger_id: MessengerId
+    name: str
+    state: str
+    endpoint_url: str | None
+    batch_max: int
+    includes_phone_number: bool
+    daily_quota: int | None
+    certificate_sha256: list[bytes]
+
+
+class LiveKey(NamedTuple):
+    key_id: str
+    messenger_id: MessengerId
+    secret_sha256: bytes
+    expires_at: datetime | None
+
+
+class KeyRow(NamedTuple):
+    key_id: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class AnswerPolicy(NamedTuple):
+    answer_within: timedelta
+    notice_within: timedelta
+
+
+class MessengerIdRow(NamedTuple):
+    messenger_id: MessengerId
+
+
+class KeyId(NamedTuple):
+    key_id: str
+
+
+class SecretRow(NamedTuple):
+    kind: str
+    ciphertext: bytes
+
+
+class SigningSecret(NamedTuple):
+    kind: str
+    """`hmac_sha256` or `ed25519`."""
+    secret: bytes
+
+
+READ_DIRECTORY = Query("messengers", "read_directory", Messenger)
+READ_LIVE_KEYS = Query("messengers", "read_live_keys", LiveKey)
+READ_KEYS = Query("messengers", "read_keys", KeyRow, int)
+READ_ANSWER_POLICY = Query("messengers", "read_answer_policy", AnswerPolicy)
+TOUCH_KEYS = Query("messengers", "touch_keys", Nothing, list[str])
+ADD_MESSENGER = Query("messengers", "add_messenger", MessengerIdRow, str, str, str, str, int, bool, int, list[bytes])
+SET_MESSENGER = Query("messengers", "set_messenger", MessengerIdRow, int, str, int, bool, int, list[bytes], str)
+ADD_KEY = Query("messengers", "add_key", Nothing, str, int, bytes)
+EXPIRE_KEYS = Query("messengers", "expire_keys", KeyId, int, timedelta)
+REVOKE_KEY = Query("messengers", "revoke_key", KeyId, str)
+ADD_SECRET = Query("messengers", "add_secret", Nothing, int, str, bytes)
+EXPIRE_SECRETS = Query("messengers", "expire_secrets", Nothing, int, str, timedelta)
+READ_LIVE_SECRETS = Query("messengers", "read_live_secrets", SecretRow, int)
+
+
+class SecretBox:
+    """Encrypts signing secrets at rest. `key`: 32 bytes, the credential `secrets-key`."""
+
+    def __init__(self, key: bytes) -> None:
+        self._aead = AESGCM(key)
+
+    def seal(self, messenger_id: MessengerId, secret: bytes) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._aead.encrypt(nonce, secret, str(messenger_id).encode())
+
+    def open(self, messenger_id: MessengerId, ciphertext: bytes) -> bytes:
+        """Raises: WrongSecretsKey."""
+        try:
+            return self._aead.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], str(messenger_id).encode())
+        except InvalidTag:
+            raise WrongSecretsKey from None
+
+
+class WrongSecretsKey(Exception):
+    """A messenger's signing secret cannot be decrypted: the credential secrets-key is not the one it was encrypted under."""
+
+    def __str__(self) -> str:
+        return self.__doc__ or ""
+
+
+async def read_directory(connection: Connection) -> tuple[list[Messenger], list[LiveKey], AnswerPolicy]:
+    """Everybody who may ask, every live key, and the periods in force."""
+    messengers = await fetch(connection, READ_DIRECTORY)
+    keys = await fetch(connection, READ_LIVE_KEYS)
+    policy = await first(connection, READ_ANSWER_POLICY)
+    if policy is None:
+        raise AssertionError("no policy is in force: registry.policy has no row that has begun")
+    return messengers, keys, policy
+
+
+async def touch_keys(db: Database, key_ids: Sequence[str]) -> None:
+    await db.fetch(TOUCH_KEYS, key_ids)
+
+
+async def signing_secrets(db: Database, box: SecretBox, messenger_id: MessengerId) -> list[SigningSecret]:
+    """The live secrets, newest first."""
+    rows = await db.fetch(READ_LIVE_SECRETS, messenger_id)
+    return [SigningSecret(row.kind, box.open(messenger_id, row.ciphertext)) for row in rows]
+
+
+async def read_all(connection: Connection) -> list[Messenger]:
+    return await fetch(connection, READ_DIRECTORY)
+
+
+async def find(connection: Connection, name: str) -> Messenger | None:
+    return next((m for m in await read_all(connection) if m.name == name), None)
+
+
+async def read_keys(connection: Connection, messenger_id: MessengerId) -> list[KeyRow]:
+    return await fetch(connection, READ_KEYS, messenger_id)
+
+
+async def add(connection: Connection, messenger: Messenger, agreement: str | None, register_no: str | None) -> MessengerId:
+    """Adds a messenger; `messenger.messenger_id` is ignored. Raises: asyncpg.UniqueViolationError where the name is taken."""
+    rows = await fetch(
+        connection,
+        ADD_MESSENGER,
+        *(messenger.name, agreement, register_no, messenger.endpoint_url, messenger.batch_max, messenger.includes_phone_number),
+        *(messenger.daily_quota, messenger.certificate_sha256),
+    )
+    return rows[0].messenger_id
+
+
+async def update(connection: Connection, messenger: Messenger) -> None:
+    m = messenger
+    await fetch(
+        connection,
+        SET_MESSENGER,
+        *(m.messenger_id, m.endpoint_url, m.batch_max, m.includes_phone_number, m.daily_quota, m.certificate_sha256, m.state),
+    )
+
+
+async def add_key(connection: Connection, messenger_id: MessengerId, key_id: str, secret_sha256: bytes) -> None:
+    await fetch(connection, ADD_KEY, key_id, messenger_id, secret_sha256)
+
+
+async def expire_keys(connection: Connection, messenger_id: MessengerId, after: timedelta) -> list[str]:
+    """Lets every live key end after the overlap; returns their ids."""
+    return [row.key_id for row in await fetch(connection, EXPIRE_KEYS, messenger_id, after)]
+
+
+async def revoke_key(connection: Connection, key_id: str) -> bool:
+    return bool(await fetch(connection, REVOKE_KEY, key_id))
+
+
+async def add_secret(connection: Connection, box: SecretBox, messenger_id: MessengerId, secret: SigningSecret) -> None:
+    await fetch(connection, ADD_SECRET, messenger_id, secret.kind, box.seal(messenger_id, secret.secret))
+
+
+async def expire_secrets(connection: Connection, messenger_id: MessengerId, kind: str, after: timedelta) -> None:
+    await fetch(connection, EXPIRE_SECRETS, messenger_id, kind, after)

@@ -1,0 +1,99 @@
+"""What is owed to messengers: read by key, settled in batches, never locked across a push."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from registryd.domain.identifiers import MessengerId
+from registryd.domain.notification import Notification
+from registryd.store.pool import Connection, Database, fetch
+from registryd.store.queries import Nothing, Query
+
+BEGINNING = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
+"""The key before every notification's."""
+
+
+class Settled(NamedTuple):
+    settled: int
+
+
+class Deferred(NamedTuple):
+    notification_id: UUID
+
+
+class Backlog(NamedTuple):
+    pending: int
+    oldest_deadline_at: datetime | None
+
+
+class Deferral(NamedTuple):
+    """A refused notification's next attempt."""
+
+    notification_id: UUID
+    not_before: datetime
+    error: str
+
+
+class Attempt(NamedTuple):
+    """One push, as recorded."""
+
+    attempted_at: datetime
+    notifications: int
+    outcome: Literal["acknowledged", "rejected", "failed"]
+    http_status: int | None
+    latency_ms: int
+    error: str | None
+
+
+READ_DUE = Query("notifications", "read_due", Notification, int, datetime, UUID, int)
+READ_OWED = Query("notifications", "read_owed", Notification, int, datetime, UUID, int)
+SETTLE_DELIVERED = Query("notifications", "settle_delivered", Settled, int, list[UUID], str)
+DEFER_REFUSED = Query("notifications", "defer_refused", Deferred, int, int, list[UUID], list[datetime], list[str])
+RECORD_ATTEMPTS = Query(
+    "notifications", "record_attempts", Nothing, int, list[datetime], list[int], list[str], list[int], list[int], list[str]
+)
+COUNT_PENDING = Query("notifications", "count_pending", Backlog, int)
+
+Key = tuple[datetime, UUID]
+
+
+async def read_due(db: Database, messenger_id: MessengerId, after: Key, limit: int) -> list[Notification]:
+    """Up to `limit` notifications whose next attempt is due, after a key, earliest deadline first."""
+    return await db.fetch(READ_DUE, messenger_id, *after, limit)
+
+
+async def read_owed(db: Database, messenger_id: MessengerId, after: Key, limit: int) -> list[Notification]:
+    """The same whether or not an attempt is due: what a messenger may pull."""
+    return await db.fetch(READ_OWED, messenger_id, *after, limit)
+
+
+async def acknowledge(db: Database, messenger_id: MessengerId, ids: Sequence[UUID]) -> int:
+    """Settles by pull; returns how many this call settled. Others' ids and settled ones are ignored."""
+    return (await db.fetch(SETTLE_DELIVERED, messenger_id, ids, "pull"))[0].settled
+
+
+async def count_pending(db: Database, messenger_id: MessengerId) -> Backlog:
+    """Pending notifications (counted to 100,000) and the earliest deadline among them."""
+    return (await db.fetch(COUNT_PENDING, messenger_id))[0]
+
+
+async def settle_push(
+    connection: Connection,
+    messenger_id: MessengerId,
+    token: int,
+    delivered: Sequence[UUID],
+    deferred: Sequence[Deferral],
+    attempts: Sequence[Attempt],
+) -> int:
+    """Writes what pushes came to, within the caller's transaction: receipts whoever holds the lane, deferrals under `token` only."""
+    settled = 0
+    if delivered:
+        settled = (await fetch(connection, SETTLE_DELIVERED, messenger_id, delivered, "push"))[0].settled
+    if deferred:
+        await fetch(connection, DEFER_REFUSED, messenger_id, token, *map(list, zip(*deferred, strict=True)))
+    if attempts:
+        await fetch(connection, RECORD_ATTEMPTS, messenger_id, *map(list, zip(*attempts, strict=True)))
+    return settled

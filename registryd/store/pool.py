@@ -1,0 +1,191 @@
+"""Connections: one bounded pool, and what a lost database means.
+
+Owns: the pool, its admission, deadlines, and the translation of everything transient into `Unavailable`.
+Never does: SQL of its own beyond session settings; a retry of a statement whose outcome is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from registryd.domain.errors import Unavailable
+from registryd.store.queries import Query, Row
+
+ACQUIRE_TIMEOUT_S = 2.0
+TCP_USER_TIMEOUT_MS = 10_000
+
+TRANSIENT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InternalClientError,
+    asyncpg.InterfaceError,
+    asyncpg.InvalidCatalogNameError,
+    OSError,
+    TimeoutError,
+)
+"""The database is away, starting, stopping, demoted or too slow: nothing is known, so nothing is answered."""
+
+CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError, asyncpg.RestrictViolationError)
+"""Two transactions met; rolled back whole, so the same statement may be tried again at once."""
+
+PROBES = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+"""How the planner treats short statements: nested loops over index probes, planned once. Left to guess, it would remember a plan from when
+a table was small."""
+
+BATCHES = {"plan_cache_mode": "force_custom_plan", "enable_seqscan": "off"}
+"""For statements over thousands of rows: planned each time for the length they have."""
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+
+class Database:
+    """The daemon's connections. `async with Database(...)`; every method raises `Unavailable` while the database is away."""
+
+    def __init__(
+        self,
+        dsn: str,
+        planner: Mapping[str, str],
+        *,
+        size: int,
+        connect_timeout_s: float,
+        command_timeout_s: float,
+        password: str | None = None,
+        name: str = "registryd",
+    ) -> None:
+        self._dsn = dsn
+        self._password = password
+        self._size = size
+        self._connect_timeout_s = connect_timeout_s
+        self._command_timeout_s = command_timeout_s
+        self._name = name
+        self._planner = planner
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def __aenter__(self) -> Database:
+        self._pool = await asyncpg.create_pool(
+            self._dsn,
+            password=self._password,
+            min_size=0,
+            max_size=self._size,
+            timeout=self._connect_timeout_s,
+            command_timeout=self._command_timeout_s,
+            max_inactive_connection_lifetime=300,
+            target_session_attrs=SessionAttribute.read_write,
+            init=_bound_network,
+            reset=_keep_session,
+            server_settings={
+                "application_name": self._name,
+                "timezone": "UTC",
+                "jit": "off",
+                **self._planner,
+                "lock_timeout": "2s",
+                "idle_in_transaction_session_timeout": "15s",
+            },
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), 5)
+            except TimeoutError:
+                self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A pooled connection.
+
+        Raises: Unavailable.
+        """
+        assert self._pool is not None, "the database is entered before it is used"
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s) as connection:
+                yield connection
+        except asyncpg.ReadOnlySQLTransactionError:
+            await self._pool.expire_connections()
+            raise Unavailable from None
+        except TRANSIENT as error:
+            raise Unavailable from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside a transaction that commits at the end; nothing in it waits for the network beyond PostgreSQL."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(self, query: Query[Row], *args: Any) -> list[Row]:
+        """Runs one statement and commits it."""
+        async with self.connection() as connection:
+            return await fetch(connection, query, *args)
+
+    async def fetch_retrying(self, query: Query[Row], *args: Any) -> list[Row]:
+        """The same, again after a conflict with another transaction, for some milliseconds: then `Unavailable`."""
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(CONFLICTS),
+                stop=stop_after_attempt(6),
+                wait=wait_random_exponential(multiplier=0.005, max=0.1),
+                reraise=True,
+            ):
+                with attempt:
+                    return await self.fetch(query, *args)
+        except CONFLICTS:
+            raise Unavailable from None
+        raise AssertionError("unreachable: tenacity returns or raises")
+
+
+async def fetch(connection: Connection, query: Query[Row], *args: Any) -> list[Row]:
+    """Runs one statement on a connection of the caller's."""
+    row = query.row
+    return [row(*record.values()) for record in await connection.fetch(query.sql, *args)]
+
+
+async def first(connection: Connection, query: Query[Row], *args: Any) -> Row | None:
+    rows = await fetch(connection, query, *args)
+    return rows[0] if rows else None
+
+
+async def _bound_network(connection: Connection) -> None:
+    """A dead network is noticed within TCP_USER_TIMEOUT, which no timeout of asyncpg's can promise."""
+    transport = connection._transport  # type: ignore[union-attr] # asyncpg offers no public way to its socket
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+
+
+async def _keep_session(_: Connection) -> None:
+    """Nothing here changes session state, so asyncpg's reset, a round trip at each release, has nothing to reset."""
+
+
+async def connect(dsn: str, *, password: str | None = None, timeout_s: float = 5.0) -> asyncpg.Connection[asyncpg.Record]:
+    """One connection for a command's work: imports, migrations.
+
+    Raises: Unavailable.
+    """
+    try:
+        return await asyncpg.connect(
+            dsn, password=password, timeout=timeout_s, server_settings={"application_name": f"registryd {os.getpid()}", "timezone": "UTC"}
+        )
+    except (*TRANSIENT, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise Unavailable from error

@@ -1,0 +1,50 @@
+-- Lanes: who works which messenger's notifications.
+--   free -> leased (lease_lanes) -> free (release_lane, or lease_until passes) ;  open -> gated (gate_lane) -> open (open_lane)
+
+-- name: lease_lanes
+-- Why: a worker takes free lanes with something due; the token fences out whoever held the lane before. Its own lease it may take anew
+-- (a task that died with the database), except for the lanes it is working ($4).
+UPDATE registry.lane AS l
+   SET owner = $1, token = l.token + 1, lease_until = now() + $2::interval
+  FROM (SELECT free.messenger_id
+          FROM registry.lane AS free JOIN registry.messenger AS m ON m.messenger_id = free.messenger_id
+         WHERE (free.owner IS NULL OR free.lease_until < now() OR free.owner = $1)
+           AND free.messenger_id <> ALL ($4::integer[])
+           AND (free.gate_until IS NULL OR free.gate_until <= now())
+           AND m.endpoint_url IS NOT NULL
+           AND EXISTS (SELECT FROM registry.notification AS n WHERE n.messenger_id = free.messenger_id AND n.not_before <= now())
+         ORDER BY free.messenger_id
+         LIMIT $3
+           FOR UPDATE OF free SKIP LOCKED) AS due,
+       registry.messenger AS m
+ WHERE l.messenger_id = due.messenger_id AND m.messenger_id = l.messenger_id
+RETURNING l.messenger_id, l.token, l.failures, m.name, m.endpoint_url, m.batch_max, m.includes_phone_number;
+
+-- name: renew_lease
+-- Why: only the holder of the token may go on; no row means that the lane is somebody else's now.
+UPDATE registry.lane AS l SET lease_until = now() + $3::interval
+ WHERE l.messenger_id = $1 AND l.token = $2 AND l.owner IS NOT NULL
+RETURNING l.token;
+
+-- name: release_lane
+-- Why: the next worker need not wait for the lease to lapse.
+UPDATE registry.lane AS l
+   SET owner = NULL, lease_until = NULL, last_success_at = CASE WHEN $3 THEN now() ELSE l.last_success_at END
+ WHERE l.messenger_id = $1 AND l.token = $2 AND l.owner IS NOT NULL
+RETURNING l.token;
+
+-- name: gate_lane
+-- Why: a dead endpoint costs one row, however much it is owed.
+UPDATE registry.lane AS l SET gate_until = $3, failures = l.failures + 1, last_error = $4
+ WHERE l.messenger_id = $1 AND l.token = $2
+RETURNING l.failures;
+
+-- name: open_lane
+-- Why: the canary was received.
+UPDATE registry.lane AS l SET gate_until = NULL, failures = 0, last_error = NULL, last_success_at = now()
+ WHERE l.messenger_id = $1 AND l.token = $2
+RETURNING l.token;
+
+-- name: find_lane
+-- Why: the account page.
+SELECT l.gate_until, l.last_error FROM registry.lane AS l WHERE l.messenger_id = $1;

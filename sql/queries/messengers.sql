@@ -1,0 +1,62 @@
+-- Messengers, their keys and signing secrets.
+
+-- name: read_directory
+-- Why: who may ask: read whole every second or two by every worker, so that a revocation is in force within five.
+SELECT m.messenger_id, m.name, m.state, m.endpoint_url, m.batch_max, m.includes_phone_number, m.daily_quota, m.certificate_sha256
+  FROM registry.messenger AS m ORDER BY m.messenger_id;
+
+-- name: read_live_keys
+SELECT k.key_id, k.messenger_id, k.secret_sha256, k.expires_at
+  FROM registry.messenger_key AS k
+ WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
+
+-- name: read_keys
+-- Why: an operator looks at one messenger's keys, the dead ones included.
+SELECT k.key_id, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
+  FROM registry.messenger_key AS k WHERE k.messenger_id = $1 ORDER BY k.created_at;
+
+-- name: read_answer_policy
+SELECT p.answer_within, p.notice_within FROM registry.policy_in_force(now()) AS p;
+
+-- name: touch_keys
+-- Why: last use to the minute, in one statement for all.
+UPDATE registry.messenger_key AS k SET last_used_at = now()
+ WHERE k.key_id = ANY ($1::text[]) AND (k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 minute');
+
+-- name: add_messenger
+INSERT INTO registry.messenger (name, agreement, register_no, endpoint_url, batch_max, includes_phone_number, daily_quota, certificate_sha256)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+RETURNING messenger_id;
+
+-- name: set_messenger
+-- Why: the command changes what it names; it reads the row, and writes it whole.
+UPDATE registry.messenger AS m
+   SET endpoint_url = $2, batch_max = $3, includes_phone_number = $4, daily_quota = $5, certificate_sha256 = $6,
+       state = $7::registry.messenger_state, suspended_at = CASE WHEN $7::text = 'suspended' THEN coalesce(m.suspended_at, now()) END
+ WHERE m.messenger_id = $1
+RETURNING m.messenger_id;
+
+-- name: add_key
+INSERT INTO registry.messenger_key (key_id, messenger_id, secret_sha256) VALUES ($1, $2, $3);
+
+-- name: expire_keys
+-- Why: rotation: every other live key ends when the overlap does.
+UPDATE registry.messenger_key AS k SET expires_at = least(coalesce(k.expires_at, 'infinity'), now() + $2::interval)
+ WHERE k.messenger_id = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+RETURNING k.key_id;
+
+-- name: revoke_key
+UPDATE registry.messenger_key AS k SET revoked_at = now() WHERE k.key_id = $1 AND k.revoked_at IS NULL RETURNING k.key_id;
+
+-- name: add_secret
+INSERT INTO registry.messenger_secret (messenger_id, kind, ciphertext) VALUES ($1, $2::registry.secret_kind, $3);
+
+-- name: expire_secrets
+UPDATE registry.messenger_secret AS s SET expires_at = least(coalesce(s.expires_at, 'infinity'), now() + $3::interval)
+ WHERE s.messenger_id = $1 AND s.kind = $2::registry.secret_kind AND (s.expires_at IS NULL OR s.expires_at > now());
+
+-- name: read_live_secrets
+SELECT s.kind, s.ciphertext
+  FROM registry.messenger_secret AS s
+ WHERE s.messenger_id = $1 AND (s.expires_at IS NULL OR s.expires_at > now())
+ ORDER BY s.created_at DESC;

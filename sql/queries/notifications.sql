@@ -1,0 +1,42 @@
+-- What is owed: read by key, settled in batches.
+
+-- name: read_due
+-- Why: the lane's next rows in the order of the primary key, from a key on, so that no row is locked and none is read twice in a pass.
+SELECT n.deadline_at, n.notification_id, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts
+  FROM registry.notification AS n
+ WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > ($2, $3) AND n.not_before <= now()
+ ORDER BY n.deadline_at, n.notification_id
+ LIMIT $4;
+
+-- name: read_owed
+-- Why: the pull fallback: the same order, whatever their next attempt.
+SELECT n.deadline_at, n.notification_id, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts
+  FROM registry.notification AS n
+ WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > ($2, $3)
+ ORDER BY n.deadline_at, n.notification_id
+ LIMIT $4;
+
+-- name: settle_delivered
+-- Why: a receipt is a fact, so it is recorded even by a worker that has lost the lane.
+SELECT registry.settle_delivered($1, $2::uuid[], $3::registry.delivery_channel) AS settled;
+
+-- name: defer_refused
+-- Why: a failure counts only while the token is the lane's; a former owner's view of it is stale.
+UPDATE registry.notification AS n
+   SET attempts = least(n.attempts + 1, 32767), not_before = f.not_before, last_error = f.error
+  FROM unnest($3::uuid[], $4::timestamptz[], $5::text[]) AS f(notification_id, not_before, error)
+ WHERE n.messenger_id = $1 AND n.deadline_at = registry.time_of(f.notification_id) AND n.notification_id = f.notification_id
+   AND EXISTS (SELECT FROM registry.lane AS l WHERE l.messenger_id = $1 AND l.token = $2)
+RETURNING n.notification_id;
+
+-- name: record_attempts
+-- Why: one row a push, written with what it settled.
+INSERT INTO registry.delivery_attempt (messenger_id, attempted_at, notifications, outcome, http_status, latency_ms, error)
+SELECT $1, a.attempted_at, a.notifications, a.outcome::registry.delivery_outcome, a.http_status, a.latency_ms, a.error
+  FROM unnest($2::timestamptz[], $3::integer[], $4::text[], $5::smallint[], $6::integer[], $7::text[])
+       AS a(attempted_at, notifications, outcome, http_status, latency_ms, error);
+
+-- name: count_pending
+-- Why: the account page; bounded, so that a backlog of millions does not make it slow.
+SELECT (SELECT count(*)::integer FROM (SELECT FROM registry.notification AS n WHERE n.messenger_id = $1 LIMIT 100000) AS counted) AS pending,
+       (SELECT n.deadline_at FROM registry.notification AS n WHERE n.messenger_id = $1 ORDER BY n.deadline_at LIMIT 1) AS oldest_deadline_at;

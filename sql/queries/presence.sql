@@ -1,0 +1,97 @@
+-- The hot path: lookup, journal and bindings of a whole group of queries, in one statement and one commit.
+--
+-- A group is up to some hundreds of queries of any messengers. Parameters $1 to $3 hold a query each, sorted by number, because
+-- neighbours share index pages; $4 to $8 hold a page each, the queries of one messenger. A query names its page by `page` (from 0) and
+-- its place there by `position`.
+
+-- name: answer_presence
+-- Why: queries without codes lock nothing and need no bindings; one statement journals them and returns each page's answers as a text of
+-- 0s and 1s, so that ten thousand answers are one value, not ten thousand rows.
+WITH rule AS MATERIALIZED (
+    SELECT p.organisation_rule, p.suspended_is_present, NOT EXISTS (SELECT FROM registry.numbering_range) AS unchecked
+      FROM registry.policy_in_force(now()) AS p
+), answered AS (
+    SELECT q.page, q.position,
+           coalesce(registry.is_present(c.status, c.holder, c.end_user, rule.organisation_rule, rule.suspended_is_present)
+                    AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
+                                                         WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1)), false) AS present
+      FROM unnest($1::bigint[], $2::integer[], $3::integer[]) AS q(msisdn, page, position)
+     CROSS JOIN rule
+      LEFT JOIN registry.contract AS c ON c.msisdn = q.msisdn AND c.ended_at IS NULL
+), paged AS MATERIALIZED (
+    SELECT a.page, count(*)::integer AS queries, (count(*) FILTER (WHERE a.present))::integer AS present_count,
+           string_agg(CASE WHEN a.present THEN '1' ELSE '0' END, '' ORDER BY a.position) AS bits
+      FROM answered AS a GROUP BY a.page
+), journaled AS (
+    INSERT INTO registry.journal_page (page_id, received_at, answered_at, messenger_id, queries, present_count, digest_key, digests, present)
+    SELECT p.page_id, p.received_at, clock_timestamp(), p.messenger_id, d.queries, d.present_count, $8::smallint, p.digests, d.bits::varbit
+      FROM unnest($4::uuid[], $5::timestamptz[], $6::integer[], $7::bytea[]) WITH ORDINALITY AS p(page_id, received_at, messenger_id, digests, number)
+      JOIN paged AS d ON d.page = p.number - 1
+)
+SELECT d.page, d.bits FROM paged AS d ORDER BY d.page;
+
+-- name: answer_and_bind
+-- Why: the same with codes ($9, by query, NULL where none). Contracts are share-locked before anything is written, skipping those that another
+-- transaction is ending right now: those queries come back 'busy' and are asked again, so that a group never waits for a mass termination
+-- and never deadlocks with one. No two queries of a statement may name the same messenger and number, or messenger and code.
+WITH rule AS MATERIALIZED (
+    SELECT p.organisation_rule, p.suspended_is_present, NOT EXISTS (SELECT FROM registry.numbering_range) AS unchecked
+      FROM registry.policy_in_force(now()) AS p
+), page AS MATERIALIZED (
+    SELECT p.page_id, p.received_at, p.messenger_id, p.digests, (p.number - 1)::integer AS page
+      FROM unnest($4::uuid[], $5::timestamptz[], $6::integer[], $7::bytea[]) WITH ORDINALITY AS p(page_id, received_at, messenger_id, digests, number)
+), answered AS MATERIALIZED (
+    SELECT q.page, q.position, q.msisdn, q.code, page.messenger_id, c.generation,
+           coalesce(registry.is_present(c.status, c.holder, c.end_user, rule.organisation_rule, rule.suspended_is_present)
+                    AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
+                                                         WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1)), false) AS present
+      FROM unnest($1::bigint[], $2::integer[], $3::integer[], $9::text[]) AS q(msisdn, page, position, code)
+     CROSS JOIN rule
+      JOIN page ON page.page = q.page
+      LEFT JOIN registry.contract AS c ON c.msisdn = q.msisdn AND c.ended_at IS NULL
+), held AS MATERIALIZED (
+    SELECT c.msisdn, a.messenger_id
+      FROM answered AS a
+      JOIN registry.contract AS c ON c.msisdn = a.msisdn AND c.ended_at IS NULL
+     WHERE a.present AND a.code IS NOT NULL
+       FOR SHARE OF c SKIP LOCKED
+), judged AS MATERIALIZED (
+    SELECT a.page, a.position, a.msisdn, a.generation, a.messenger_id, a.code, a.present, same_code.bound_at,
+           CASE WHEN NOT a.present OR a.code IS NULL THEN NULL
+                WHEN h.msisdn IS NULL THEN 'busy'
+                WHEN same_code.msisdn = a.msisdn THEN 'unchanged'
+                WHEN same_code.msisdn IS NOT NULL THEN 'code_in_use'
+                WHEN same_number.msisdn IS NOT NULL THEN 'replaced'
+                ELSE 'recorded' END AS outcome
+      FROM answered AS a
+      LEFT JOIN held AS h ON h.msisdn = a.msisdn AND h.messenger_id = a.messenger_id
+      LEFT JOIN registry.binding AS same_code
+             ON same_code.messenger_id = a.messenger_id AND same_code.identification_code = a.code AND same_code.ended_at IS NULL
+      LEFT JOIN registry.binding AS same_number
+             ON same_number.msisdn = a.msisdn AND same_number.messenger_id = a.messenger_id AND same_number.ended_at IS NULL
+), replaced AS (
+    UPDATE registry.binding AS b
+       SET ended_at = clock_timestamp(), end_reason = 'replaced'
+      FROM judged AS j
+     WHERE j.outcome = 'replaced' AND b.msisdn = j.msisdn AND b.messenger_id = j.messenger_id AND b.ended_at IS NULL
+    RETURNING b.msisdn, b.messenger_id
+), recorded AS (
+    -- Joined to `replaced`, so that the old binding has ended before the new one meets the unique index.
+    INSERT INTO registry.binding (msisdn, bound_at, messenger_id, generation, identification_code)
+    SELECT j.msisdn, clock_timestamp(), j.messenger_id, j.generation, j.code
+      FROM judged AS j LEFT JOIN replaced AS r ON r.msisdn = j.msisdn AND r.messenger_id = j.messenger_id
+     WHERE j.outcome = 'recorded' OR (j.outcome = 'replaced' AND r.msisdn IS NOT NULL)
+    RETURNING msisdn, messenger_id, bound_at
+), paged AS MATERIALIZED (
+    SELECT j.page, count(*)::integer AS queries, (count(*) FILTER (WHERE j.present))::integer AS present_count,
+           string_agg(CASE WHEN j.present THEN '1' ELSE '0' END, '' ORDER BY j.position) AS bits,
+           array_agg(CASE WHEN j.outcome IN ('recorded', 'replaced') AND n.msisdn IS NULL THEN 'busy' ELSE j.outcome END ORDER BY j.position) AS outcomes,
+           array_agg(coalesce(n.bound_at, CASE WHEN j.outcome = 'unchanged' THEN j.bound_at END) ORDER BY j.position) AS bound_at
+      FROM judged AS j LEFT JOIN recorded AS n ON n.msisdn = j.msisdn AND n.messenger_id = j.messenger_id
+     GROUP BY j.page
+), journaled AS (
+    INSERT INTO registry.journal_page (page_id, received_at, answered_at, messenger_id, queries, present_count, digest_key, digests, present)
+    SELECT p.page_id, p.received_at, clock_timestamp(), p.messenger_id, d.queries, d.present_count, $8::smallint, p.digests, d.bits::varbit
+      FROM page AS p JOIN paged AS d ON d.page = p.page
+)
+SELECT d.page, d.bits, d.outcomes, d.bound_at FROM paged AS d ORDER BY d.page;

@@ -1,0 +1,20 @@
+-- What the schema is.
+
+-- name: applied_migrations
+SELECT m.version, m.checksum FROM registry.schema_migration AS m ORDER BY m.version;
+
+-- name: is_writable
+-- Why: a demoted primary answers, but cannot journal.
+SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' AS writable;
+
+-- name: describe_database
+SELECT format('%s as %s on PostgreSQL %s', current_database(), current_user, current_setting('server_version')) AS described;
+
+-- name: lacking_privileges
+-- Why: a daemon under the wrong role fails at its first query; this says so beforehand.
+SELECT format('%s on %s', needed.privilege, needed.relation) AS privilege
+  FROM (VALUES ('SELECT', 'registry.policy'), ('SELECT', 'registry.contract'), ('INSERT', 'registry.contract'), ('INSERT', 'registry.binding'),
+               ('INSERT', 'registry.journal_page'), ('SELECT', 'registry.notification'), ('UPDATE', 'registry.lane'),
+               ('INSERT', 'registry.delivery_attempt'), ('UPDATE', 'registry.quota_usage'), ('INSERT', 'registry.feed_event'),
+               ('SELECT', 'registry.messenger_secret')) AS needed(privilege, relation)
+ WHERE NOT has_table_privilege(needed.relation, needed.privilege);

@@ -1,0 +1,46 @@
+-- The four roles of registryd. Run once for each database, by a superuser, connected to it:
+--
+--     createdb registryd && psql -d registryd -f sql/roles.sql
+--
+-- Running it again changes nothing. No password is set here: use peer or certificate authentication, or \password.
+--
+--   registryd_owner       owns everything, cannot log in; `registryd migrate` takes it on by SET ROLE
+--   registryd_app         the daemon: the rows it needs, the journal by INSERT only, no DELETE of what the law wants kept
+--   registryd_report      the DBA's reports: views of schema report and nothing else, bounded so that it cannot starve the daemon
+--   registryd_breakglass  unmasked look-ups through one logged function
+
+DO $roles$
+DECLARE
+    wanted record;
+BEGIN
+    FOR wanted IN
+        SELECT * FROM (VALUES
+            ('registryd_owner', 'NOLOGIN'),
+            ('registryd_app', 'LOGIN'),
+            ('registryd_report', 'LOGIN CONNECTION LIMIT 5'),
+            ('registryd_breakglass', 'NOLOGIN')
+        ) AS roles(name, options)
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted.name) THEN
+            EXECUTE format('CREATE ROLE %I %s', wanted.name, wanted.options);
+        END IF;
+    END LOOP;
+
+    EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('GRANT CONNECT, CREATE, TEMPORARY ON DATABASE %I TO registryd_owner', current_database());
+    EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO registryd_app', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO registryd_report, registryd_breakglass', current_database());
+END
+$roles$;
+
+-- Numbers must not reach the server's log: neither the DETAIL of an error (it quotes key values) nor the statement that failed.
+ALTER ROLE registryd_app SET log_error_verbosity = 'terse';
+ALTER ROLE registryd_app SET log_min_error_statement = 'panic';
+ALTER ROLE registryd_app SET timezone = 'UTC';
+
+ALTER ROLE registryd_report SET default_transaction_read_only = on;
+ALTER ROLE registryd_report SET statement_timeout = '30s';
+ALTER ROLE registryd_report SET idle_in_transaction_session_timeout = '60s';
+ALTER ROLE registryd_report SET work_mem = '16MB';
+ALTER ROLE registryd_report SET search_path = report;
+ALTER ROLE registryd_report SET timezone = 'UTC';

@@ -1,0 +1,303 @@
+"""One private PostgreSQL a session, a migrated template, a clone of it for each test that asks; a daemon in this process or as a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import asyncpg
+import pytest
+
+from registryd import config, embedded, resources
+from registryd.delivery import signing
+from registryd.demo.receiver import Receipt, Receiver
+from registryd.http import auth
+from registryd.store import messengers, migrations
+from registryd.store.messengers import Messenger, SecretBox, SigningSecret
+from registryd.store.pool import PROBES, Database
+
+T = TypeVar("T")
+TEMPLATE = "registryd_template"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[embedded.Server]:
+    """PostgreSQL, without durability: tests that need it start their own."""
+    with embedded.Server(embedded.find_binaries(), durable=False, options={"max_connections": "200"}) as running:
+        yield running
+
+
+def psql(server: embedded.Server, dsn: str, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """psql as a DBA runs it; does not raise."""
+    return subprocess.run(
+        [str(server.psql), "-qX", "-v", "ON_ERROR_STOP=1", dsn, *arguments],
+        input=stdin,
+        env=server.binaries.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+async def prepare_database(server: embedded.Server, name: str) -> str:
+    """A new database with roles and schema; returns the superuser's DSN."""
+    admin = await asyncpg.connect(server.dsn())
+    await admin.execute(f'CREATE DATABASE "{name}"')
+    await admin.close()
+    done = psql(server, server.dsn(name), "-f", str(resources.path("sql/roles.sql")))
+    assert done.returncode == 0, done.stderr
+    connection = await asyncpg.connect(server.dsn(name))
+    try:
+        await migrations.migrate(connection)
+    finally:
+        await connection.close()
+    return server.dsn(name)
+
+
+@pytest.fixture(scope="session")
+def template(server: embedded.Server) -> str:
+    asyncio.run(prepare_database(server, TEMPLATE))
+    return TEMPLATE
+
+
+@dataclass
+class TestDatabase:
+    """A clone of the template, dropped after its test."""
+
+    __test__ = False
+    server: embedded.Server
+    name: str
+
+    def dsn(self, user: str = "postgres") -> str:
+        return self.server.dsn(self.name, user)
+
+    def psql(self, *arguments: str, stdin: str | None = None, user: str = "postgres") -> subprocess.CompletedProcess[str]:
+        return psql(self.server, self.dsn(user), *arguments, stdin=stdin)
+
+    @asynccontextmanager
+    async def connect(self, user: str = "postgres") -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        connection = await asyncpg.connect(self.dsn(user))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    def pool(self, size: int = 4, planner: dict[str, str] = PROBES) -> Database:
+        """The daemon's pool, under the daemon's role."""
+        return Database(self.dsn("registryd_app"), planner, size=size, connect_timeout_s=3, command_timeout_s=30)
+
+
+@pytest.fixture
+def database(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
+    name = f"t_{secrets.token_hex(6)}"
+
+    async def admin(statement: str) -> None:
+        connection = await asyncpg.connect(server.dsn())
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(admin(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+    yield TestDatabase(server, name)
+    asyncio.run(admin(f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@dataclass
+class TestMessenger:
+    """A messenger with its key and secret, as its own engineers hold them."""
+
+    __test__ = False
+    messenger_id: int
+    name: str
+    api_key: str
+    secret: SigningSecret
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+
+@dataclass
+class Site:
+    """A configured registry: database, credentials and registryd.toml, as `serve` takes it."""
+
+    database: TestDatabase
+    directory: Path
+    operator_token: str
+    secrets_key: bytes
+    path: Path
+
+    @property
+    def settings(self) -> config.Settings:
+        return config.load(self.path)
+
+    @property
+    def operator_headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.operator_token}"}
+
+    def write_config(self, **sections: str) -> None:
+        """Writes registryd.toml: each keyword is a section's text; database and credentials are given."""
+        sections = {
+            "api": 'listen = "127.0.0.1:0"',
+            "operator": 'listen = "127.0.0.1:0"',
+            "delivery": 'allow_http = true\nallow_networks = ["127.0.0.0/8"]',
+            "log": 'level = "debug"',
+            **sections,
+        }
+        texts = [f'[database]\ndsn = "{self.database.dsn("registryd_app")}"\nowner_dsn = "{self.database.dsn()}"\n{sections.pop("database", "")}']
+        texts += [f"[{name}]\n{text}" for name, text in sections.items()]
+        texts.append(f'[credentials]\ndirectory = "{self.directory / "credentials"}"')
+        self.path.write_text("\n\n".join(texts) + "\n")
+
+    async def add_messenger(self, name: str = "messenger", endpoint: str | None = None, **facts: Any) -> TestMessenger:
+        key, secret = auth.new_key(), signing.new_secret()
+        box = SecretBox(self.secrets_key)
+        async with self.database.pool() as pool, pool.transaction() as connection:
+            wanted = Messenger(0, name, "active", endpoint, 1, False, None, [])._replace(**facts)  # type: ignore[arg-type]
+            messenger_id = await messengers.add(connection, wanted, None, None)
+            await messengers.add_key(connection, messenger_id, key.key_id, key.secret_sha256)
+            await messengers.add_secret(connection, box, messenger_id, secret)
+        return TestMessenger(messenger_id, name, key.shown, secret)
+
+    async def add_contracts(self, *msisdns: int, **facts: str) -> None:
+        """Live contracts, individuals' unless `facts` say otherwise."""
+        columns = {"generation": "1", "status": "active", "holder": "individual", "end_user": "not_required", "started_at": "2020-01-01", **facts}
+        names, values = ", ".join(columns), ", ".join(f"'{value}'" for value in columns.values())
+        async with self.database.connect() as connection:
+            await connection.executemany(
+                f"INSERT INTO registry.contract (msisdn, {names}) VALUES ($1, {values})", [(msisdn,) for msisdn in msisdns]
+            )
+
+
+@pytest.fixture
+def site(database: TestDatabase, tmp_path: Path) -> Site:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir(mode=0o700)
+    keys = {name: secrets.token_hex(32) for name in ("operator-token", "digest-key", "secrets-key")}
+    for name, text in keys.items():
+        path = credentials / name
+        path.write_text(text + "\n")
+        path.chmod(0o600)
+    made = Site(database, tmp_path, keys["operator-token"], bytes.fromhex(keys["secrets-key"]), tmp_path / "registryd.toml")
+    made.write_config()
+    return made
+
+
+@dataclass
+class Daemon:
+    """The real daemon as a subprocess. `log()` is what it wrote to stderr, as JSON lines."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    api: str
+    operator: str
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
+
+    def stop(self, timeout: float = 40) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"{self.operator}/metrics") as answer:
+            return str(answer.read().decode())
+
+
+@contextlib.contextmanager
+def daemon(site: Site, *arguments: str, environment: dict[str, str] | None = None, **popen: Any) -> Iterator[Daemon]:
+    """Starts `registryd serve` and waits until it says that it serves."""
+    log_path = site.directory / f"daemon-{secrets.token_hex(3)}.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "registryd", "--config", str(site.path), "serve", *arguments],
+            stderr=log,
+            env={**os.environ, **(environment or {})},
+            **popen,
+        )
+    try:
+        started = wait_for(lambda: _started(process, log_path), 30)
+        api = started["api"][0]
+        yield Daemon(process, log_path, f"http://{api}" if not api.startswith("unix:") else api, f"http://{started['operator']}")
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+
+
+def _started(process: subprocess.Popen[bytes], log_path: Path) -> dict[str, Any] | None:
+    text = log_path.read_text()
+    if process.poll() is not None:
+        raise AssertionError(f"the daemon ended with {process.returncode}: {text}")
+    for line in text.splitlines():
+        if line.startswith("{") and '"started"' in line:
+            return dict(json.loads(line))
+    return None
+
+
+def wait_for(look: Callable[[], T | None], timeout: float = 10) -> T:
+    """Looks until there is something to see. For what another process does; in this one, await it."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        seen = look()
+        if seen:
+            return seen
+        time.sleep(0.02)
+    raise AssertionError(f"nothing came within {timeout} s")
+
+
+async def eventually(look: Callable[[], Any], timeout: float = 10) -> Any:
+    """The same for a coroutine function or a plain one, on the loop."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        seen = look()
+        if asyncio.iscoroutine(seen):
+            seen = await seen
+        if seen:
+            return seen
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"nothing came within {timeout} s")
+
+
+@dataclass
+class Inbox:
+    """What a messenger received."""
+
+    receipts: list[Receipt] = field(default_factory=list)
+
+    @property
+    def notifications(self) -> list[dict[str, Any]]:
+        return [notification for receipt in self.receipts for notification in receipt.notifications]
+
+
+@asynccontextmanager
+async def receiving(secret: SigningSecret, port: int = 0, status: int = 204) -> AsyncIterator[tuple[Receiver, Inbox]]:
+    inbox = Inbox()
+    async with Receiver(secret, port=port, status=status, on_receipt=inbox.receipts.append) as receiver:
+        yield receiver, inbox
+
+
+@asynccontextmanager
+async def client(base: str, messenger: TestMessenger | None = None) -> AsyncIterator[aiohttp.ClientSession]:
+    """A messenger's HTTP client."""
+    async with aiohttp.ClientSession(base, headers=messenger.headers if messenger else {}) as session:
+        yield session
