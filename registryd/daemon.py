@@ -202,9 +202,9 @@ async def _reload(settings: Settings, directory: Directory, tls: transport.Tls, 
         fresh = config.load(settings.path)
         if context is not None:
             tls.load(context)
-        observe.configure(fresh.file.log.level)
         await directory.refresh()
         observe.event("reloaded", log_level=fresh.file.log.level)
+        observe.configure(fresh.file.log.level)
     except (config.ConfigError, Unavailable) as error:
         observe.event("background_failed", "error", where="reload", kind=type(error).__name__, reason=str(error))
     sdnotify.ready("serving")

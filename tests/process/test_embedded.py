@@ -260,7 +260,7 @@ def test_no_number_of_a_failed_statement_reaches_the_log() -> None:
 
 def test_a_refused_setting_is_told_from_the_log() -> None:
     server = Server(find_binaries(), durable=False, options={"shared_buffers": "lots"})
-    with pytest.raises(EmbeddedError, match='(?s)ended with 1.*"shared_buffers"'):
+    with pytest.raises(EmbeddedError, match=r'(?s)ended with 1.*"shared_buffers"'):
         server.start()
     assert server.pid is None
     assert not server.directory.exists()

@@ -1,0 +1,314 @@
+"""The demo's story: a query, a binding, an absent number, a batch, the contract's end, the signed notification, the report.
+
+Every step is the real thing over the wire, timed, and checked: a step that does not come out as it should fails the demo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+import orjson
+import uvloop
+from rich.console import Console
+from rich.markup import escape
+
+from registryd import embedded
+from registryd.delivery import signing
+from registryd.demo.receiver import Receipt, Receiver
+from registryd.demo.site import DemoError, Examples, Site, daemon, fill, prepare
+from registryd.domain.identifiers import phone_number
+from registryd.domain.notification import rfc3339
+
+RECEIPT_TIMEOUT_S = 20.0
+MESSENGER = "demo"
+
+out = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Options:
+    once: bool
+    as_json: bool
+    contracts: int
+    data: Path | None
+    api_port: int
+    operator_port: int
+    receiver_port: int
+
+
+@dataclass
+class Scene:
+    """What the steps share. `keep` is what a used data directory remembers: the messenger's key and which numbers were told of."""
+
+    site: Site
+    api: str
+    operator: str
+    account: dict[str, Any]
+    examples: Examples
+    receiver: Receiver
+    http: aiohttp.ClientSession
+    receipts: asyncio.Queue[Receipt]
+    told: int
+
+    @property
+    def number(self) -> int:
+        return self.examples.individuals[self.told % len(self.examples.individuals)]
+
+    @property
+    def code(self) -> str:
+        return f"user-{self.number % 100_000:05d}"
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """A messenger's request. Raises: DemoError."""
+        return await self._post(self.api + path, self.account["apiKey"], body)
+
+    async def tell_operator(self, events: list[dict[str, Any]]) -> dict[str, Any]:
+        """Billing's request. Raises: DemoError."""
+        return await self._post(self.operator + "/operator/v1/contract-events", self.site.operator_token, {"events": events})
+
+    async def _post(self, url: str, token: str, body: dict[str, Any]) -> dict[str, Any]:
+        async with self.http.post(url, json=body, headers={"Authorization": f"Bearer {token}"}) as response:
+            answer = await response.json(content_type=None)
+            if response.status >= 300:
+                raise DemoError(f"{url}: {response.status} {answer.get('detail')}")
+            return dict(answer)
+
+
+def run(options: Options) -> bool:
+    """Runs the demo; whether every step came out as it should. Raises: EmbeddedError."""
+    say = Console(stderr=True, quiet=True) if options.as_json else out
+    signal.signal(signal.SIGTERM, _interrupt)
+    with ExitStack() as stack:
+        try:
+            started = time.perf_counter()
+            binaries = embedded.find_binaries()
+            directory = options.data
+            if directory is None:
+                # /tmp and not $TMPDIR: sockets need a short path, and PostgreSQL's user must get there.
+                directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="registryd-demo-", dir="/tmp")))
+                directory.chmod(0o711)
+            directory.mkdir(parents=True, exist_ok=True)
+            server = stack.enter_context(embedded.Server(binaries, directory))
+            _step(say, started, f"PostgreSQL {binaries.version} ({binaries.source}) in {server.directory}")
+            started = time.perf_counter()
+            site = prepare(server, options.api_port, options.operator_port)
+            _step(say, started, "roles, schema and reports: psql -f sql/roles.sql; registryd migrate")
+            started = time.perf_counter()
+            examples, imported = fill(site, options.contracts)
+            _step(
+                say,
+                started,
+                f"{len(examples.ranges)} numbering ranges and {imported['lines']:,} contracts: registryd contracts import "
+                f"({imported['lines'] / max(imported['seconds'], 0.01):,.0f} lines/s)",
+            )
+            started = time.perf_counter()
+            facts = stack.enter_context(daemon(site))
+            _step(say, started, f"registryd serve: messenger API on {facts['api'][0]}, operator API on {facts['operator']}")
+            return uvloop.run(_tell(options, say, site, examples, facts))
+        except DemoError as error:
+            Console(stderr=True).print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
+            return False
+        except KeyboardInterrupt:
+            # Asked to end before the story was over: nothing is left running, and a story that was to be told was not.
+            return not options.once
+    return True
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _step(say: Console, started: float, text: str) -> None:
+    say.print(f"[green]✓[/] {(time.perf_counter() - started) * 1000:7.0f} ms  {escape(text)}", soft_wrap=True)
+
+
+async def _tell(options: Options, say: Console, site: Site, examples: Examples, facts: dict[str, Any]) -> bool:
+    account, told = _account(site)
+    receipts: asyncio.Queue[Receipt] = asyncio.Queue()
+    secret = signing.from_shown(account["webhookSecret"])
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with Receiver(secret, port=options.receiver_port, on_receipt=receipts.put_nowait) as receiver, aiohttp.ClientSession() as http:
+        await asyncio.to_thread(site.run, "messenger", "set", MESSENGER, "--endpoint", receiver.url)
+        api, operator = f"http://{facts['api'][0]}", f"http://{facts['operator']}"
+        scene = Scene(site, api, operator, account, examples, receiver, http, receipts, told)
+        if options.as_json:
+            click.echo(orjson.dumps(_facts(scene)))
+        else:
+            story = asyncio.ensure_future(_story(say, scene))
+            await asyncio.wait({story, asyncio.ensure_future(ended.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            if not story.done():
+                story.cancel()
+                with suppress(asyncio.CancelledError):
+                    await story
+                return False
+            if not story.result():
+                return False
+            if options.once:
+                return True
+            _invite(say, scene)
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), 0.2)
+            while not receipts.empty():
+                _show(say, receipts.get_nowait())
+    return True
+
+
+def _account(site: Site) -> tuple[dict[str, Any], int]:
+    """The demo's messenger, and how many stories this data directory has told."""
+    path = site.directory / "messenger.json"
+    if path.exists():
+        account = orjson.loads(path.read_bytes())
+    else:
+        account = {**site.run("messenger", "add", MESSENGER, "--agreement", "demo", as_json=True), "stories": -1}
+    account["stories"] += 1
+    path.touch(mode=0o600)
+    path.write_bytes(orjson.dumps(account))
+    return account, account["stories"]
+
+
+async def _story(say: Console, scene: Scene) -> bool:
+    steps: list[tuple[str, Callable[[Scene], Awaitable[tuple[bool, str]]]]] = [
+        ("a messenger asks for a subscriber's number", _query_present),
+        ("it tells its user's identification code: a binding", _bind),
+        ("it asks for a number never issued", _query_absent),
+        ("a batch, one number of each kind", _batch),
+        ("billing says that the contract ended", _terminate),
+        ("the messenger is notified, signed", _notified),
+        ("the DBA's report", _report),
+    ]
+    for title, step in steps:
+        say.print(f"\n[bold]{title}[/]")
+        started = time.perf_counter()
+        good, text = await step(scene)
+        mark = "[green]✓[/]" if good else "[red]✗[/]"
+        say.print(f"{mark} {(time.perf_counter() - started) * 1000:7.1f} ms  {escape(text)}", soft_wrap=True)
+        if not good:
+            return False
+    return True
+
+
+async def _query_present(scene: Scene) -> tuple[bool, str]:
+    answer = await scene.post("/v1/presence", {"phoneNumber": phone_number(scene.number)})
+    return answer["present"] is True, f"POST /v1/presence {phone_number(scene.number)} → present: {answer['present']}"
+
+
+async def _bind(scene: Scene) -> tuple[bool, str]:
+    answer = await scene.post("/v1/bindings", {"phoneNumber": phone_number(scene.number), "identificationCode": scene.code})
+    return answer["binding"] == "recorded", f"POST /v1/bindings {scene.code} → {answer['binding']} at {answer['boundAt']}"
+
+
+async def _query_absent(scene: Scene) -> tuple[bool, str]:
+    number = phone_number(scene.examples.never_issued)
+    answer = await scene.post("/v1/presence", {"phoneNumber": number})
+    return answer["present"] is False, f"POST /v1/presence {number} → present: {answer['present']}"
+
+
+async def _batch(scene: Scene) -> tuple[bool, str]:
+    e = scene.examples
+    expected = [
+        ("an individual's", scene.number, True),
+        ("an organisation's without a registered end user", e.unregistered, False),
+        ("suspended", e.suspended, True),
+        ("recycled, of a later holder", e.recycled, True),
+        ("ended", e.ended, False),
+        ("never issued", e.never_issued, False),
+    ]
+    asked = [(kind, number, present) for kind, number, present in expected if number]
+    answer = await scene.post("/v1/presence/batch", {"queries": [{"phoneNumber": phone_number(number)} for _, number, _ in asked]})
+    told = [result["present"] for result in answer["results"]]
+    lines = [f"{'present' if present else 'absent ':<7}  {kind}" for (kind, _, _), present in zip(asked, told, strict=True)]
+    return told == [present for _, _, present in asked], f"POST /v1/presence/batch → {len(told)} answers\n" + "\n".join(
+        f"{'':14}{x}" for x in lines
+    )
+
+
+async def _terminate(scene: Scene) -> tuple[bool, str]:
+    now = datetime.now(UTC)
+    event = {
+        "eventId": f"demo-{time.time_ns()}",
+        "type": "terminated",
+        "phoneNumber": phone_number(scene.number),
+        "occurredAt": rfc3339(now - timedelta(seconds=1)),
+    }
+    answer = await scene.tell_operator([event])
+    outcome = answer["results"][0]["outcome"]
+    return outcome == "applied", f"POST /operator/v1/contract-events terminated → {outcome}"
+
+
+async def _notified(scene: Scene) -> tuple[bool, str]:
+    try:
+        receipt = await asyncio.wait_for(scene.receipts.get(), RECEIPT_TIMEOUT_S)
+    except TimeoutError:
+        return False, f"nothing came within {RECEIPT_TIMEOUT_S:g} s"
+    notice = receipt.notifications[0]
+    good = receipt.verified and notice["identificationCode"] == scene.code
+    return good, (
+        f"{scene.receiver.url} got {receipt.kind} {receipt.webhook_id}: signature {'verified' if receipt.verified else receipt.problem}; "
+        f"{notice['identificationCode']}, due {notice['deadlineAt']}"
+    )
+
+
+async def _report(scene: Scene) -> tuple[bool, str]:
+    # The receipt is settled a moment after it is given.
+    for _ in range(100):
+        rows = await asyncio.to_thread(scene.site.run, "report", "notification_deadline", as_json=True)
+        if rows and all(row["pending"] == 0 for row in rows):
+            break
+        await asyncio.sleep(0.1)
+    good = bool(rows) and all(row["late"] == row["overdue"] == row["pending"] == 0 for row in rows)
+    table = await asyncio.to_thread(scene.site.run, "report", "notification_deadline")
+    return good, "registryd report notification_deadline\n" + table.rstrip()
+
+
+def _facts(scene: Scene) -> dict[str, Any]:
+    return {
+        "api": scene.api,
+        "operator": scene.operator,
+        "operatorToken": scene.site.operator_token,
+        "messengerId": scene.account["messengerId"],
+        "apiKey": scene.account["apiKey"],
+        "webhookSecret": scene.account["webhookSecret"],
+        "dsn": scene.site.dsn,
+        "config": str(scene.site.config),
+    }
+
+
+def _invite(say: Console, scene: Scene) -> None:
+    number = phone_number(scene.examples.individuals[(scene.told + 1) % len(scene.examples.individuals)])
+    event = f'{{"eventId": "mine-1", "type": "terminated", "phoneNumber": "{number}", "occurredAt": "{rfc3339(datetime.now(UTC))}"}}'
+    lines = [
+        "# a messenger asks, and binds its user",
+        f"curl -s {scene.api}/v1/presence -H 'Authorization: Bearer {scene.account['apiKey']}' -H 'Content-Type: application/json' \\",
+        f'     -d \'{{"phoneNumber": "{number}", "identificationCode": "me"}}\'',
+        "# billing ends the contract; the receiver here then shows the notification",
+        f"curl -s {scene.operator}/operator/v1/contract-events -H 'Authorization: Bearer {scene.site.operator_token}' \\",
+        f"     -H 'Content-Type: application/json' -d '{{\"events\": [{event}]}}'",
+        "# the operator and the DBA look around",
+        f"curl -s {scene.operator}/readyz; curl -s {scene.operator}/metrics | grep ^registryd_",
+        f"registryd --config {scene.site.config} report answer_deadline",
+        f"{scene.site.server.psql} '{scene.site.dsn}'",
+    ]
+    say.print("\n[bold]It goes on serving. Paste these, and end it with Ctrl-C:[/]\n")
+    for line in lines:
+        say.print(line, style="dim" if line.startswith("#") else "", markup=False, soft_wrap=True)
+    say.print()
+
+
+def _show(say: Console, receipt: Receipt) -> None:
+    verdict = "verified" if receipt.verified else f"NOT VERIFIED: {receipt.problem}"
+    codes = ", ".join(notice["identificationCode"] for notice in receipt.notifications)
+    say.print(f"{datetime.now(UTC):%H:%M:%S} received {receipt.kind} {codes}: {verdict}", markup=False)

@@ -1,0 +1,256 @@
+"""The commands, as operators and messengers' engineers run them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from registryd.cli import main
+from registryd.delivery import signing
+from registryd.demo import population
+from tests.conftest import Site, client, daemon, eventually, receiving
+
+CONTRACTS = (
+    "msisdn,generation,status,holder,end_user,started_at,ended_at,end_reason\n"
+    "79010800002,1,active,individual,not_required,2020-01-01T00:00:00Z,,\n"
+    "79010800003,1,ended,individual,not_required,2020-01-01T00:00:00Z,2021-01-01T00:00:00Z,terminated\n"
+    "79010800003,2,active,organisation,registered,2021-06-01T00:00:00+03:00,,\n"
+)
+
+
+def run(site: Site, *words: str) -> Result:
+    return CliRunner().invoke(main, ["--config", str(site.path), *words], catch_exceptions=False)
+
+
+def told(site: Site, *words: str) -> Any:
+    result = run(site, *words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_messenger_lives_through_all_its_commands(site: Site) -> None:
+    added = told(site, "messenger", "add", "alpha", "--daily-quota", "1000", "--batch-max", "50", "--agreement", "7 of 2026-01-02")
+    assert added["apiKey"].startswith("rk_")
+    assert added["webhookSecret"].startswith("whsec_")
+    assert run(site, "messenger", "add", "alpha").exit_code == 1
+    assert run(site, "messenger", "add", "Not A Name").exit_code == 2
+    assert run(site, "messenger", "add", "beta", "--endpoint", "ftp://x").exit_code == 2
+    assert run(site, "messenger", "set", "alpha", "--endpoint", "http://127.0.0.1:9/x", "--phone-number").exit_code == 0
+    assert run(site, "messenger", "set", "alpha").exit_code == 2
+    assert run(site, "messenger", "set", "alpha", "--certificate", "zz").exit_code == 2
+    assert run(site, "messenger", "set", "alpha", "--certificate", "AB:" * 31 + "AB").exit_code == 0
+    assert run(site, "messenger", "suspend", "alpha").exit_code == 0
+    (listed,) = told(site, "messenger", "list")
+    assert listed == {
+        "messengerId": added["messengerId"],
+        "name": "alpha",
+        "state": "suspended",
+        "endpoint": "http://127.0.0.1:9/x",
+        "batchMax": 50,
+        "includesPhoneNumber": True,
+        "dailyQuota": 1000,
+        "certificates": ["ab" * 32],
+    }
+    assert run(site, "messenger", "resume", "alpha").exit_code == 0
+    rotated = told(site, "messenger", "rotate-key", "alpha")
+    assert rotated["apiKey"] != added["apiKey"]
+    third = run(site, "messenger", "rotate-key", "alpha")
+    assert third.exit_code == 1
+    assert "revoke-key" in third.stderr
+    first_key_id = added["apiKey"].split("_")[1]
+    assert run(site, "messenger", "revoke-key", "alpha", first_key_id).exit_code == 0
+    assert run(site, "messenger", "revoke-key", "alpha", first_key_id).exit_code == 1
+    assert told(site, "messenger", "rotate-secret", "alpha")["webhookSecret"].startswith("whsec_")
+    assert told(site, "messenger", "rotate-secret", "alpha", "--ed25519")["webhookSecret"].startswith("whpk_")
+    shown = told(site, "messenger", "show", "alpha")
+    assert shown["state"] == "active"
+    assert len(shown["keys"]) == 2
+    for secret in (added["apiKey"].split("_", 2)[2], added["webhookSecret"]):
+        assert secret not in run(site, "messenger", "show", "alpha").output
+    assert run(site, "messenger", "show", "nobody").exit_code == 1
+    assert "alpha" in run(site, "messenger", "list").output
+
+
+def test_messenger_test_pushes_a_signed_event(site: Site) -> None:
+    async def story() -> None:
+        messenger = await site.add_messenger("alpha")
+        async with receiving(messenger.secret) as (receiver, inbox):
+            await asyncio.to_thread(run, site, "messenger", "set", "alpha", "--endpoint", receiver.url)
+            done = await asyncio.to_thread(told, site, "messenger", "test", "alpha")
+            assert done["delivered"] is True
+            assert [(receipt.kind, receipt.verified) for receipt in inbox.receipts] == [("endpoint.test", True)]
+            receiver.status = 500
+            assert (await asyncio.to_thread(run, site, "messenger", "test", "alpha")).exit_code == 1
+
+    asyncio.run(story())
+
+
+def test_contracts_and_ranges_are_imported_whole_or_not_at_all(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "contracts.csv"
+    file.write_text(CONTRACTS)
+    assert told(site, "contracts", "import", str(file), "--dry-run")["inserted"] == 3
+    assert told(site, "contracts", "import", str(file))["inserted"] == 3
+    assert told(site, "contracts", "import", str(file))["inserted"] == 0
+    assert "3 there already" in run(site, "contracts", "import", str(file)).output
+    file.write_text(
+        CONTRACTS + "12,1,active,individual,not_required,2020-01-01T00:00:00Z,,\n79010800009,1,gone,individual,not_required,x,,\n"
+    )
+    refused = run(site, "contracts", "import", str(file))
+    assert refused.exit_code == 1
+    assert "line 5: msisdn" in refused.stderr
+    assert "line 6: status" in refused.stderr
+    assert "79010800009" not in refused.output
+    ranges = tmp_path / "ranges.csv"
+    ranges.write_text("first_msisdn,last_msisdn,region,note\n79010800000,79010899999,RU,test\n")
+    assert run(site, "ranges", "import", str(ranges)).exit_code == 0
+    ranges.write_text("first_msisdn,last_msisdn,region,note\n79010800000,79010899999,RU,\n79010850000,79010899999,RU,\n")
+    assert "overlap" in run(site, "ranges", "import", str(ranges)).stderr
+    ranges.write_text("first,last\n1,2\n")
+    assert "line 1" in run(site, "ranges", "import", str(ranges)).stderr
+
+
+def test_check_tells_what_serve_would_meet(site: Site) -> None:
+    assert {finding["state"] for finding in told(site, "check")} == {"ok"}
+    (site.directory / "credentials" / "digest-key").chmod(0o644)
+    exposed = run(site, "check")
+    assert exposed.exit_code == 3
+    assert "chmod 0600" in exposed.output
+    (site.directory / "credentials" / "digest-key").write_text("short")
+    assert run(site, "check").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("[api]\nlisten = '127.0.0.1:1'\nlisen = 1\n", 3, "api.lisen: unknown key; did you mean 'listen'?"),
+        ("[apy]\n", 1, "apy: unknown key; did you mean 'api'?"),
+        ("\n[database]\npool_size = 'many'\n", 3, "database.pool_size: expected"),
+        ("[presence]\ngroup_max = 0\n", 2, "presence.group_max: expected"),
+        ("[api]\nlisten = '0.0.0.0:8080'\n", 2, "needs TLS"),
+        ("[api]\nlisten = 'localhost'\n", 2, "names no IP address"),
+        ("[delivery]\nallow_networks = ['10.0.0.1/8']\n", 2, "delivery.allow_networks"),
+        ("[api\n", 1, "not TOML"),
+    ],
+)
+def test_a_bad_key_is_named_with_its_line_and_mend(site: Site, text: str, line: int, says: str) -> None:
+    site.path.write_text(text)
+    result = run(site, "check")
+    assert result.exit_code == 3
+    assert says in result.stderr
+    assert f"{site.path}:{line}" in result.stderr or "line 1" in result.stderr
+
+
+def test_exit_codes_say_what_was_wrong(site: Site, tmp_path: Path) -> None:
+    def code(*words: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-m", "registryd", *words],
+            capture_output=True,
+            check=False,
+            env={**os.environ, "REGISTRYD_CONFIG": str(site.path)},
+        )
+        assert b"Traceback" not in done.stderr
+        return done.returncode
+
+    assert code("messenger", "list") == 0
+    assert code("no-such-command") == 2
+    assert code("--config", str(tmp_path / "none.toml"), "serve") == 3
+    site.write_config()
+    site.path.write_text(site.path.read_text().replace("host=/", "host=/nowhere/"))
+    assert code("serve") == 4
+    site.write_config()
+    site.database.psql("-c", "DELETE FROM registry.schema_migration WHERE version = 2")
+    assert code("serve") == 5
+
+
+def test_report_shows_every_view_three_ways(site: Site) -> None:
+    async def fill() -> None:
+        await site.add_messenger("alpha")
+        await site.add_contracts(79010800002)
+
+    asyncio.run(fill())
+    names = [line.split()[0] for line in run(site, "report").output.splitlines() if line[:1].isalpha() and "_" in line.split()[0]]
+    assert len(names) == 10
+    for name in names:
+        rows = told(site, "report", name)
+        header, *lines = run(site, "report", name, "--csv").stdout.splitlines()
+        assert len(lines) == len(rows)
+        assert all(",".join(row) == header for row in rows)
+        assert run(site, "report", name).exit_code == 0
+    assert run(site, "report", "nothing").exit_code == 2
+
+
+def test_listen_verifies_what_the_daemon_pushes(site: Site) -> None:
+    async def story() -> None:
+        messenger = await site.add_messenger("alpha")
+        await site.add_contracts(79010800002)
+        listener = subprocess.Popen(
+            [sys.executable, "-m", "registryd", "listen", "--port", "0", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "REGISTRYD_WEBHOOK_SECRET": signing.shown(messenger.secret)},
+        )
+        try:
+            assert listener.stderr is not None
+            assert listener.stdout is not None
+            url = listener.stderr.readline().split()[2].rstrip(";")
+            changed = await asyncio.to_thread(run, site, "messenger", "set", "alpha", "--endpoint", url)
+            assert changed.exit_code == 0
+            with daemon(site) as running:
+                async with client(running.api, messenger) as http, client(running.operator) as operator:
+                    body = {"phoneNumber": "+79010800002", "identificationCode": "u-1"}
+                    async with http.post("/v1/bindings", json=body) as answer:
+                        assert answer.status == 201
+                    event = {"eventId": "e-1", "type": "ported_out", "phoneNumber": "+79010800002", "occurredAt": "2026-01-02T03:04:05Z"}
+                    async with operator.post(
+                        "/operator/v1/contract-events", json={"events": [event]}, headers=site.operator_headers
+                    ) as answer:
+                        assert answer.status == 200
+                received = json.loads(await asyncio.to_thread(listener.stdout.readline))
+            assert received["verified"] is True
+            assert received["event"]["data"]["notifications"][0]["identificationCode"] == "u-1"
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(urllib.request.Request(url, b"{}", {"webhook-id": "x"}))
+        finally:
+            listener.send_signal(signal.SIGINT)
+            listener.communicate(timeout=20)
+
+    asyncio.run(story())
+
+
+def test_sighup_reloads_and_keeps_serving_what_cannot_be_read(site: Site) -> None:
+    site.write_config(log='level = "info"')
+
+    async def story() -> None:
+        with daemon(site) as running:
+            site.write_config(log='level = "warning"')
+            running.process.send_signal(signal.SIGHUP)
+            await eventually(lambda: any(line["event"] == "reloaded" for line in running.log()))
+            site.path.write_text("[nonsense]\n")
+            running.process.send_signal(signal.SIGHUP)
+            await eventually(lambda: any(line["event"] == "background_failed" for line in running.log()))
+            assert "registryd_ready 1.0" in running.metrics()
+            assert running.stop() == 0
+            # Those of the end are below the level that was set.
+            assert [line["event"] for line in running.log() if line["level"] == "info"] == ["started", "reloaded"]
+
+    asyncio.run(story())
+
+
+def test_population_file_is_one_the_import_takes(site: Site, tmp_path: Path) -> None:
+    from registryd import resources
+
+    ranges = population.read_ranges(resources.path("tests/data/numbering_ranges.csv"))
+    file = tmp_path / "contracts.csv"
+    population.write_csv(file, population.generate(ranges, 5_000))
+    assert told(site, "contracts", "import", str(file)) | {"seconds": 0} == {"lines": 5000, "inserted": 5000, "dryRun": False, "seconds": 0}

@@ -1,0 +1,176 @@
+"""`registryd demo`, as its users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import wait_for
+
+FREE_PORTS = ("--api-port", "0", "--operator-port", "0", "--receiver-port", "0", "--contracts", "1000")
+NOBODY = 65534
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def registryd(*words: str, **popen: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "registryd", *words], capture_output=True, text=True, check=False, timeout=120, **popen)
+
+
+@contextmanager
+def demo(*words: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "registryd", "demo", *FREE_PORTS, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below `pid`, by /proc."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def post(url: str, token: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return dict(json.loads(answer.read()))
+
+
+def test_the_story_is_told_to_its_end(tmp_path: Path) -> None:
+    data = tmp_path / "demo"
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent != Path("/tmp") and Path("/tmp") in parent.parents:
+            parent.chmod(0o755)
+    for _ in range(2):  # and again, on the directory that the first one left
+        done = registryd("demo", "--once", *FREE_PORTS, "--data", str(data))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "signature verified" in done.stdout
+        assert done.stdout.count("✓") == 11
+        assert "✗" not in done.stdout
+
+
+def test_an_ordinary_user_can_run_it() -> None:
+    if os.getuid() != 0:
+        pytest.skip("the suite runs as an ordinary user, so the test above shows it")
+    python = next((p for p in (sys.executable, "/usr/bin/python3") if can_run(p)), None)
+    if python is None:
+        pytest.skip(f"user {NOBODY} can run no Python that fits the venv's packages")
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    done = subprocess.run(
+        [python, "-m", "registryd", "demo", "--once", *FREE_PORTS],
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        cwd="/",
+        env={"PATH": os.defpath, "PYTHONPATH": f"{ROOT}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def can_run(python: str) -> bool:
+    """Whether an ordinary user can run this Python on this checkout with the venv's compiled packages."""
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    try:
+        return (
+            subprocess.run(
+                [python, "-c", "import asyncpg, orjson, uvloop, registryd.daemon"],
+                user=NOBODY,
+                group=NOBODY,
+                extra_groups=[],
+                cwd="/",
+                env={"PATH": os.defpath, "PYTHONPATH": f"{ROOT}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"},
+                capture_output=True,
+                check=False,
+            ).returncode
+            == 0
+        )
+    except (FileNotFoundError, PermissionError):
+        return False
+
+
+def test_json_gives_what_a_script_needs_and_sigterm_leaves_nothing() -> None:
+    with demo("--json") as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        facts = json.loads(line)
+        assert set(facts) == {"api", "operator", "operatorToken", "messengerId", "apiKey", "webhookSecret", "dsn", "config"}
+        numbers = psql(facts["dsn"], "SELECT msisdn FROM registry.contract WHERE status = 'active' AND holder = 'individual' LIMIT 1")
+        answer = post(facts["api"] + "/v1/presence", facts["apiKey"], {"phoneNumber": f"+{numbers}"})
+        assert answer["present"] is True
+        added = registryd("--config", facts["config"], "messenger", "add", "second", "--endpoint", "http://127.0.0.1:9", "--json")
+        assert added.returncode == 0, added.stderr
+        assert json.loads(added.stdout)["apiKey"].startswith("rk_")
+        checked = registryd("--config", facts["config"], "check")
+        assert checked.returncode == 0, checked.stdout
+        running = descendants(process.pid)
+        assert len(running) > 3  # the daemon, PostgreSQL and its own
+        process.send_signal(signal.SIGTERM)
+        rest, errors = process.communicate(timeout=60)
+        assert (process.returncode, rest) == (0, ""), errors
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running), 10)
+        assert not Path(facts["config"]).exists()
+
+
+def test_ctrl_c_ends_it_and_leaves_nothing() -> None:
+    with demo() as process:
+        assert process.stdout is not None
+        shown = ""
+        while "Ctrl-C" not in shown:
+            line = process.stdout.readline()
+            assert line, shown + (process.stderr.read() if process.stderr else "")
+            shown += line
+        running = descendants(process.pid)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        rest, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "curl -s" in rest
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running), 10)
+
+
+def psql(dsn: str, statement: str) -> str:
+    from registryd import embedded
+
+    binaries = embedded.find_binaries()
+    done = subprocess.run(
+        [str(binaries.directory / "psql"), "-qXAt", dsn, "-c", statement],
+        env=binaries.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
