@@ -15,6 +15,7 @@ import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -161,6 +162,12 @@ def load(path: Path) -> Settings:
         raise ConfigError(_explain(path, text, str(error))) from None
     for section, listen in (("api", file.api.listen), ("operator", file.operator.listen)):
         _check_listen(path, text, section, listen)
+    for key in ("dsn", "owner_dsn"):
+        if urlsplit(getattr(file.database, key)).password:
+            raise ConfigError(
+                f"{path}:{_line(text, 'database', key)}: database.{key}: a password does not belong here; "
+                "put it into the credential database-password, or use peer or certificate authentication"
+            )
     for network in file.delivery.allow_networks:
         try:
             ipaddress.ip_network(network)

@@ -139,6 +139,7 @@ def test_check_tells_what_serve_would_meet(site: Site) -> None:
         ("[api]\nlisten = '0.0.0.0:8080'\n", 2, "needs TLS"),
         ("[api]\nlisten = 'localhost'\n", 2, "names no IP address"),
         ("[delivery]\nallow_networks = ['10.0.0.1/8']\n", 2, "delivery.allow_networks"),
+        ("[database]\ndsn = 'postgresql://app:hunter2@db/registryd'\n", 2, "database.dsn: a password does not belong here"),
         ("[api\n", 1, "not TOML"),
     ],
 )
@@ -147,6 +148,7 @@ def test_a_bad_key_is_named_with_its_line_and_mend(site: Site, text: str, line: 
     result = run(site, "check")
     assert result.exit_code == 3
     assert says in result.stderr
+    assert "hunter2" not in result.output
     assert f"{site.path}:{line}" in result.stderr or "line 1" in result.stderr
 
 
