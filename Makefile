@@ -35,6 +35,10 @@ CONFIG ?= registryd.toml
 serve: $(STAMP)
 	$(BIN)/registryd --config $(CONFIG) serve
 
+## make bench   what it does in a second here, beside baselines of the same run (ARGS='queries --scale 10 --json FILE')
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench $(ARGS)
+
 ## make lock    resolve the dependencies anew into the hashed lock files
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-config
 lock: $(STAMP)

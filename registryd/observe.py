@@ -65,16 +65,13 @@ Event = Literal[
     "request_failed",
     "database_away",
     "database_back",
-    "events_applied",
     "lane_gated",
     "lane_opened",
     "lane_lost",
     "notification_overdue",
     "endpoint_gone",
     "secrets_unreadable",
-    "partitions_made",
     "background_failed",
-    "connection_cap",
 ]
 
 _log = structlog.get_logger()

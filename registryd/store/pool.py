@@ -17,6 +17,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from registryd import observe
 from registryd.domain.errors import Unavailable
 from registryd.store.queries import Query, Row
 
@@ -35,10 +36,11 @@ TRANSIENT = (
     asyncpg.InternalClientError,
     asyncpg.InterfaceError,
     asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidAuthorizationSpecificationError,
     OSError,
     TimeoutError,
 )
-"""The database is away, starting, stopping, demoted or too slow: nothing is known, so nothing is answered."""
+"""The database is away, starting, stopping, demoted, too slow or shut to us: nothing is known, so nothing is answered."""
 
 CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError, asyncpg.RestrictViolationError)
 """Two transactions met; rolled back whole, so the same statement may be tried again at once."""
@@ -126,13 +128,20 @@ class Database:
             await self._pool.expire_connections()
             raise Unavailable from None
         except TRANSIENT as error:
+            observe.database_errors.labels(type(error).__name__).inc()
             raise Unavailable from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection inside a transaction that commits at the end; nothing in it waits for the network beyond PostgreSQL."""
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        """A connection inside a transaction that commits at the end; nothing in it waits for the network beyond PostgreSQL.
+
+        Raises: Unavailable; also as the victim of a deadlock, undone whole.
+        """
+        try:
+            async with self.connection() as connection, connection.transaction():
+                yield connection
+        except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+            raise Unavailable from None
 
     async def fetch(self, query: Query[Row], *args: Any) -> list[Row]:
         """Runs one statement and commits it."""
@@ -187,5 +196,5 @@ async def connect(dsn: str, *, password: str | None = None, timeout_s: float = 5
         return await asyncpg.connect(
             dsn, password=password, timeout=timeout_s, server_settings={"application_name": f"registryd {os.getpid()}", "timezone": "UTC"}
         )
-    except (*TRANSIENT, asyncpg.InvalidAuthorizationSpecificationError) as error:
+    except TRANSIENT as error:
         raise Unavailable from error
