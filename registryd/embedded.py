@@ -169,14 +169,15 @@ class _Account:
             group=self.gid,
             extra_groups=None if self.uid is None else [],
             start_new_session=True,
-            preexec_fn=functools.partial(_die_with, os.getpid()) if bound else None,
+            preexec_fn=functools.partial(die_with, os.getpid()) if bound else None,
         )
 
     def reaches(self, path: Path) -> bool:
         return self.uid is None or self.spawn(["/usr/bin/env", "test", "-x", path], os.environ, subprocess.DEVNULL).wait() == 0
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """For `preexec_fn`, from the main thread: the child gets SIGINT when `parent` dies, however it dies (Linux)."""
     # Runs in the child after the change of user, which would have cleared the wish. SIGINT is PostgreSQL's fast shutdown.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
     if os.getppid() != parent:

@@ -5,6 +5,7 @@ Everything is done by the commands an operator would use, as subprocesses, so th
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -175,6 +176,7 @@ def daemon(site: Site) -> Iterator[dict[str, Any]]:
             stdout=log,
             stderr=log,
             start_new_session=True,  # deaf to the terminal's Ctrl-C, which is for us
+            preexec_fn=functools.partial(embedded.die_with, os.getpid()),
         )
     try:
         yield _wait_started(process, log_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,18 @@ def test_ctrl_c_ends_it_and_leaves_nothing() -> None:
         assert process.returncode == 0
         assert "curl -s" in rest
         wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running), 10)
+
+
+def test_killed_outright_it_leaves_no_process() -> None:
+    with demo("--json") as process:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        running = descendants(process.pid)
+        process.kill()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running), 20)
+    sockets = Path(facts["dsn"].partition("host=")[2].partition("&")[0])
+    for left in (sockets.parent, Path(facts["config"]).parents[1]):
+        shutil.rmtree(left)
 
 
 def psql(dsn: str, statement: str) -> str:
