@@ -6,8 +6,6 @@ Owns: the wiring, the background work and the signals. Never does: SQL, a rule, 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import signal
 import socket
 import ssl
@@ -60,7 +58,6 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
     """
     observe.configure(settings.file.log.level)
     transport.assert_c_parser()
-    worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     api, delivery, credentials = settings.file.api, settings.file.delivery, settings.credentials
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(database(settings, f"registryd@{instance}"))
@@ -71,6 +68,9 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         pusher = await stack.enter_async_context(
             Pusher(db, SecretBox(credentials.key("secrets-key")), Egress(delivery.allow_networks, allow_http=delivery.allow_http))
         )
+        operator_socket = transport.bind(operator_address(settings, instance))
+        # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
+        worker = f"{socket.gethostname()} {transport.address(operator_socket)}"
         dispatcher = Dispatcher(db, pusher, worker, delivery.concurrency)
         directory, quota = Directory(db), QuotaGuard(db)
         limits = settings.file.presence
@@ -98,7 +98,6 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         api_listener = transport.Listener("messenger", messengers, api)
         operator_listener = transport.Listener("operator", operators, api)
         await api_listener.listen(api_sockets, tls_context)
-        operator_socket = transport.bind(operator_address(settings, instance))
         await operator_listener.listen([operator_socket], None)
 
         background = [
@@ -125,8 +124,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         observe.event("stopping")
         messengers.draining = operators.draining = True
         lanes_ended = asyncio.create_task(dispatcher.stop())
-        if api_listener.connections or operator_listener.connections:
-            await asyncio.sleep(transport.DRAIN_S)
+        await asyncio.gather(api_listener.drain(), operator_listener.drain())
         await asyncio.gather(api_listener.close(CLOSE_TIMEOUT_S), operator_listener.close(CLOSE_TIMEOUT_S))
         await resolver.drain()
         await lanes_ended

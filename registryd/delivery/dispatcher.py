@@ -11,12 +11,15 @@ from registryd import observe
 from registryd.delivery.lane import Lane
 from registryd.delivery.push import Pusher
 from registryd.domain.errors import Unavailable
+from registryd.domain.identifiers import MessengerId
 from registryd.store import lanes
 from registryd.store.lanes import Lease
 from registryd.store.pool import Database
 
 POLL_S = 0.5
 LANES_MAX = 256
+REST_S = 30.0
+"""How long a lane whose work failed unexpectedly is left alone."""
 STOP_TIMEOUT_S = 25.0
 
 
@@ -30,6 +33,8 @@ class Dispatcher:
         self._concurrency = concurrency
         self._jitter = jitter
         self._lanes: dict[asyncio.Task[None], Lane] = {}
+        self._resting: set[MessengerId] = set()
+        self._leasing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -38,13 +43,15 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until `stop`."""
+        """Until `stop`, through every failure: nobody else would deliver."""
         while not self._stopping:
             self._wake.clear()
-            with contextlib.suppress(Unavailable):
-                working = [lane.messenger_id for lane in self._lanes.values()]
-                for lease in await lanes.lease(self._db, self._owner, LANES_MAX - len(working), working):
-                    self._start(lease)
+            try:
+                await self._lease()
+            except Unavailable:
+                pass
+            except Exception as error:
+                observe.event("background_failed", "error", where="dispatcher", kind=type(error).__name__)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
 
@@ -54,22 +61,38 @@ class Dispatcher:
         self.wake()
         for lane in self._lanes.values():
             lane.stop()
-        if self._lanes:
-            _, left = await asyncio.wait(list(self._lanes), timeout=STOP_TIMEOUT_S)
-            for task in left:
-                task.cancel()
+        async with self._leasing:  # what a statement under way has leased is given back too
+            left = set(self._lanes)
+        if left:
+            _, left = await asyncio.wait(left, timeout=STOP_TIMEOUT_S)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+    async def _lease(self) -> None:
+        async with self._leasing:
+            if self._stopping:
+                return
+            busy = [*(lane.messenger_id for lane in self._lanes.values()), *self._resting]
+            for lease in await lanes.lease(self._db, self._owner, LANES_MAX - len(self._lanes), busy):
+                self._start(lease)
 
     def _start(self, lease: Lease) -> None:
         lane = Lane(self._db, self._pusher, lease, self._concurrency, self._jitter)
+        if self._stopping:
+            lane.stop()
         task = asyncio.create_task(lane.run(), name=f"lane {lease.name}")
         self._lanes[task] = lane
         observe.lanes_leased.set(len(self._lanes))
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._lanes[task]
+        lane = self._lanes.pop(task)
         observe.lanes_leased.set(len(self._lanes))
         error = None if task.cancelled() else task.exception()
-        # A lane that ended with the database away is leased again once its lease lapses.
+        # A lane that ended with the database away is still ours, and leased anew once the database is back.
         if error is not None and not isinstance(error, Unavailable):
             observe.event("background_failed", "error", where="lane", kind=type(error).__name__)
+            self._resting.add(lane.messenger_id)
+            asyncio.get_running_loop().call_later(REST_S, self._resting.discard, lane.messenger_id)

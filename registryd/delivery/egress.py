@@ -15,11 +15,15 @@ from urllib.parse import urlsplit
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Global by Python's tables, and yet a way around them: IPv6 that carries IPv4 inside, and relays to it.
-_CARRIERS: tuple[Network, ...] = tuple(
-    ipaddress.ip_network(text)
-    for text in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fec0::/10", "192.88.99.0/24")
+# Of IPv6, this alone is given to networks; NAT64, SIIT, site-local and IPv4-compatible addresses lie outside.
+_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
+# Global by some of Python's tables, and yet no place for an endpoint: protocol assignments (Teredo among them), 6to4 and its relays,
+# documentation.
+_SPECIAL: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "3fff::/20")
 )
+# The interface identifiers of ISATAP (RFC 5214), which carry an IPv4 address under anybody's prefix.
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 
 class EgressRefused(OSError):
@@ -57,7 +61,9 @@ class Egress:
             address = address.ipv4_mapped
         if any(address in network for network in self._allowed):
             return True
-        if any(address in network for network in _CARRIERS):
+        if isinstance(address, ipaddress.IPv6Address) and (address not in _UNICAST_V6 or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP):
+            return False
+        if any(address in network for network in _SPECIAL):
             return False
         return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from errno import ECONNRESET, EPIPE
 from typing import NamedTuple
 
 import aiohttp
 import orjson
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from registryd import observe
 from registryd.delivery import signing
@@ -25,6 +27,7 @@ from registryd.store.pool import Database
 
 TOTAL_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 2.0
 ANSWER_MAX_BYTES = 4096
 CONTENT_REFUSED = (400, 413, 422)
 
@@ -87,6 +90,8 @@ class Pusher:
 
     async def _post(self, url: str, live: Sequence[SigningSecret], message_id: str, body: bytes) -> Pushed:
         attempted_at = datetime.now(UTC)
+        if not live:
+            return Pushed(Failed("no signing secret is live"), attempted_at, 0)
         started = time.perf_counter()
         timestamp = int(attempted_at.timestamp())
         headers = {
@@ -102,19 +107,17 @@ class Pusher:
         try:
             self._egress.check_url(url)
             # A kept connection that the endpoint has just closed: the message is the same, so it may be sent once more.
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(aiohttp.ServerDisconnectedError), stop=stop_after_attempt(2), reraise=True
-            ):
-                with attempt:
-                    async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                        await response.content.read(ANSWER_MAX_BYTES)
-                        if not response.content.at_eof():
-                            response.close()
-                        return _judge(response.status, response.headers.get("Retry-After"))
+            async with asyncio.timeout(TOTAL_TIMEOUT_S) as limit:
+                async for attempt in AsyncRetrying(retry=retry_if_exception(_was_closed), stop=stop_after_attempt(2), reraise=True):
+                    with attempt:
+                        async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                            limit.reschedule(None)
+                            await _drain(response)
+                            return _judge(response.status, response.headers.get("Retry-After"))
         except TimeoutError:
             return Failed("timeout")
-        except ValueError as error:
-            return Failed(str(error) if not isinstance(error, UnicodeError) else "the endpoint's name cannot be resolved")
+        except aiohttp.InvalidURL:
+            return Failed("the endpoint is not a URL")
         except aiohttp.ClientConnectorCertificateError:
             return Failed("the endpoint's certificate is not valid")
         except aiohttp.ClientConnectorDNSError:
@@ -125,7 +128,25 @@ class Pusher:
             return Failed("the address is refused by the egress guard" if isinstance(error.os_error, EgressRefused) else "no connection")
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
             return Failed(f"connection lost ({type(error).__name__})")
+        except ValueError as error:  # the last, because some of aiohttp's errors are one too
+            return Failed(str(error) if not isinstance(error, UnicodeError) else "the endpoint's name cannot be resolved")
         raise AssertionError("unreachable: tenacity returns or raises")
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Reads a short answer, so that its connection can be kept. The status was the verdict: a body that never ends changes nothing."""
+    with suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            await response.content.read(ANSWER_MAX_BYTES)
+    if not response.content.at_eof():
+        response.close()
+
+
+def _was_closed(error: BaseException) -> bool:
+    """Whether a connection ended under a request, as one does that the endpoint closed while it was idle."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    return isinstance(error, aiohttp.ServerDisconnectedError) or (isinstance(error, OSError) and error.errno in (ECONNRESET, EPIPE))
 
 
 def _judge(status: int, retry_after: str | None) -> Outcome:

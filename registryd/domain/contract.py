@@ -8,7 +8,7 @@ the database refuses anything else.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
 import msgspec
@@ -24,7 +24,10 @@ EventType = Literal[
 ]
 
 STATUSES: tuple[str, ...] = get_args(Status)
-CLOCK_SKEW_MAX = timedelta(minutes=5)
+CLOCK_SKEW_MAX = timedelta(minutes=4)
+"""How far billing's clock may be ahead of ours. The database allows its own clock a minute more."""
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+"""Ids of notifications begin with a time that counts from here."""
 GENERATION_MAX = 32_767
 
 
@@ -69,6 +72,8 @@ def apply(latest: Contract | None, event: Event, now: datetime) -> list[Contract
     """
     if event.occurred_at > now + CLOCK_SKEW_MAX:
         raise Refused("occurredAt lies in the future: send the event when it has happened")
+    if event.occurred_at < EARLIEST:
+        raise Refused("occurredAt lies before 1970: correct the year")
     if event.type not in ("activated", "holder_changed") and (event.holder or event.end_user):
         raise Refused(f"holder and endUser do not belong to {event.type}: send holder_changed or end_user_registered for that")
     live = latest if latest is not None and latest.status != "ended" else None

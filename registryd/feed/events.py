@@ -56,6 +56,8 @@ class ContractFeed:
             content_of = {event_id: row.content for event_id, row in past.items()}
             msisdns = sorted({event.msisdn for event in events if event.event_id not in seen})
             before = await contracts.find_latest(connection, msisdns)
+            # While that waited for a DBA's lock, the number may have got its next holder: a second look, under the lock, sees it.
+            before |= await contracts.find_latest(connection, [msisdn for msisdn, contract in before.items() if contract.ended_at])
             latest = dict(before)
             written: dict[tuple[Msisdn, int], Contract] = {}
             applied: list[contracts.EventRow] = []

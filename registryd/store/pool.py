@@ -32,6 +32,7 @@ TRANSIENT = (
     asyncpg.TooManyConnectionsError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
     asyncpg.LockNotAvailableError,
     asyncpg.InternalClientError,
     asyncpg.InterfaceError,

@@ -82,9 +82,13 @@ CREATE FUNCTION registry.complete_end() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    NEW.ended_at := coalesce(NEW.ended_at, now());
+    NEW.ended_at := coalesce(NEW.ended_at, greatest(now(), NEW.started_at));
     NEW.status := 'ended';
     NEW.end_reason := coalesce(NEW.end_reason, 'terminated');
+    IF NEW.ended_at < NEW.started_at THEN
+        RAISE EXCEPTION 'ended_at lies before started_at'
+            USING ERRCODE = 'check_violation', HINT = 'A contract ends after it has started: set ended_at to when it ended.';
+    END IF;
     IF NEW.ended_at > clock_timestamp() + interval '5 minutes' THEN
         RAISE EXCEPTION 'ended_at lies in the future'
             USING ERRCODE = 'check_violation', HINT = 'A contract ends when it has ended: set ended_at then. It takes effect at once.';
@@ -276,7 +280,7 @@ CREATE FUNCTION registry.limit_live_keys() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM FROM registry.messenger AS m WHERE m.messenger_id = NEW.messenger_id FOR UPDATE;
+    PERFORM FROM registry.messenger AS m WHERE m.messenger_id = NEW.messenger_id FOR NO KEY UPDATE;
     IF (SELECT count(*) FROM registry.messenger_key AS k
          WHERE k.messenger_id = NEW.messenger_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())) > 2 THEN
         RAISE EXCEPTION 'a messenger has two live keys at most'
@@ -286,7 +290,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION registry.limit_live_keys IS 'Two live keys are what a rotation needs; a third would be one that nobody tracks.';
-CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE ON registry.messenger_key
+CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE OF messenger_id, expires_at, revoked_at ON registry.messenger_key
     FOR EACH ROW EXECUTE FUNCTION registry.limit_live_keys();
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
@@ -295,15 +299,16 @@ CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE ON registry.messenger_key
 CREATE FUNCTION registry.settle_delivered(messenger integer, ids uuid[], channel registry.delivery_channel) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
+    -- In the order of the ids, so that a push and a pull that settle the same ones at once wait for each other, and never in a circle.
     WITH gone AS (
         DELETE FROM registry.notification AS n
-         USING unnest(ids) AS i(id)
+         USING (SELECT DISTINCT u.id FROM unnest(ids) AS u(id) ORDER BY u.id) AS i
          WHERE n.messenger_id = messenger AND n.deadline_at = registry.time_of(i.id) AND n.notification_id = i.id
         RETURNING n.*
     ), kept AS (
         INSERT INTO registry.notification_delivered (messenger_id, generation, attempts, deadline_at, notification_id, msisdn, terminated_at,
                                                      recorded_at, via, identification_code)
-        SELECT g.messenger_id, g.generation, g.attempts + (channel = 'push')::int, g.deadline_at, g.notification_id, g.msisdn, g.terminated_at,
+        SELECT g.messenger_id, g.generation, least(g.attempts + (channel = 'push')::int, 32767), g.deadline_at, g.notification_id, g.msisdn, g.terminated_at,
                g.recorded_at, channel, g.identification_code
           FROM gone AS g
         RETURNING 1
@@ -328,19 +333,26 @@ CREATE FUNCTION registry.make_partitions(first_day date, days integer) RETURNS i
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET timezone = 'UTC' SET lock_timeout = '2s'
 AS $$
 DECLARE
+    family record;
     day    date;
-    family text;
     made   integer := 0;
 BEGIN
     -- One at a time: workers race here once an hour.
     PERFORM pg_advisory_xact_lock(hashtextextended('registry.make_partitions', 0));
-    FOR day IN SELECT first_day + n FROM generate_series(0, days - 1) AS n LOOP
-        FOREACH family IN ARRAY ARRAY['journal_page', 'notification_delivered', 'delivery_attempt'] LOOP
-            CONTINUE WHEN to_regclass(format('registry.%I', family || to_char(day, '_YYYYMMDD'))) IS NOT NULL;
-            EXECUTE format('CREATE TABLE registry.%I PARTITION OF registry.%I FOR VALUES FROM (%L) TO (%L)',
-                family || to_char(day, '_YYYYMMDD'), family,
-                CASE family WHEN 'journal_page' THEN registry.first_id_of(day)::text ELSE day::text END,
-                CASE family WHEN 'journal_page' THEN registry.first_id_of(day + 1)::text ELSE (day + 1)::text END);
+    FOR family IN SELECT * FROM (VALUES ('journal_page', 'page_id'), ('notification_delivered', 'delivered_at'),
+                                        ('delivery_attempt', 'attempted_at')) AS families(name, key) LOOP
+        FOR day IN SELECT first_day + n FROM generate_series(0, days - 1) AS n LOOP
+            CONTINUE WHEN to_regclass(format('registry.%I', family.name || to_char(day, '_YYYYMMDD'))) IS NOT NULL;
+            -- Made apart and then attached: that stops no writer, and what the default partition caught of this day moves over, where
+            -- it would otherwise forbid the day its partition for ever.
+            EXECUTE format($make$
+                CREATE TABLE registry.%1$I (LIKE registry.%2$I INCLUDING ALL);
+                WITH caught AS (DELETE FROM registry.%3$I WHERE %4$I >= %5$L AND %4$I < %6$L RETURNING *)
+                INSERT INTO registry.%1$I SELECT * FROM caught;
+                ALTER TABLE registry.%2$I ATTACH PARTITION registry.%1$I FOR VALUES FROM (%5$L) TO (%6$L)
+            $make$, family.name || to_char(day, '_YYYYMMDD'), family.name, family.name || '_default', family.key,
+                CASE family.key WHEN 'page_id' THEN registry.first_id_of(day)::text ELSE day::text END,
+                CASE family.key WHEN 'page_id' THEN registry.first_id_of(day + 1)::text ELSE (day + 1)::text END);
             made := made + 1;
         END LOOP;
     END LOOP;
@@ -388,14 +400,17 @@ GRANT SELECT ON registry.schema_migration, registry.policy, registry.numbering_r
 GRANT INSERT, DELETE ON registry.numbering_range TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (status, holder, end_user, ended_at, end_reason) ON registry.contract TO registryd_app;
 GRANT SELECT, INSERT ON registry.feed_event TO registryd_app;
-GRANT SELECT, INSERT, UPDATE ON registry.messenger, registry.messenger_key, registry.messenger_secret TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (endpoint_url, batch_max, includes_phone_number, daily_quota, certificate_sha256, state, suspended_at)
+    ON registry.messenger TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at) ON registry.messenger_key TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (expires_at) ON registry.messenger_secret TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (ended_at, end_reason) ON registry.binding TO registryd_app;
 GRANT INSERT ON registry.journal_page TO registryd_app;
-GRANT SELECT, INSERT, UPDATE ON registry.quota_usage TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (used, absent) ON registry.quota_usage TO registryd_app;
 GRANT SELECT, UPDATE (attempts, not_before, last_error) ON registry.notification TO registryd_app;
 GRANT SELECT ON registry.notification_delivered TO registryd_app;
 GRANT SELECT, INSERT ON registry.delivery_attempt TO registryd_app;
-GRANT SELECT, UPDATE ON registry.lane TO registryd_app;
+GRANT SELECT, UPDATE (owner, token, lease_until, gate_until, failures, last_error, last_success_at) ON registry.lane TO registryd_app;
 GRANT EXECUTE ON FUNCTION
     registry.policy_in_force(timestamptz),
     registry.is_present(registry.contract_status, registry.holder, registry.end_user, registry.organisation_rule, boolean),

@@ -1,0 +1,132 @@
+"""PostgreSQL crashes under the daemon: nothing is lost, receipts wait for it, and delivery resumes within seconds of its return."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from aiohttp.web import Response
+
+from registryd import embedded
+from registryd.delivery import lane
+from tests.conftest import Daemon, Site, TestDatabase, daemon, eventually, prepare_database
+from tests.delivery.burst import Inbox, calls, send
+from tests.delivery.conftest import Received, delivering, listening, looking
+
+
+@pytest.fixture
+def own_server() -> Iterator[embedded.Server]:
+    """A durable PostgreSQL that may crash."""
+    with embedded.Server(embedded.find_binaries()) as running:
+        yield running
+
+
+@pytest.fixture
+def database(own_server: embedded.Server) -> TestDatabase:
+    """In place of a clone on the shared server: `site` stands on it."""
+    asyncio.run(prepare_database(own_server, "crash"))
+    return TestDatabase(own_server, "crash")
+
+
+def test_receipt_waits_for_the_database_also_after_sigterm(site: Site, own_server: embedded.Server) -> None:
+    hold, answered = asyncio.Event(), asyncio.Event()
+
+    async def answer(_: Received) -> Response:
+        await hold.wait()
+        asyncio.get_running_loop().call_soon(answered.set)
+        return Response(status=204)
+
+    async def run() -> None:
+        async with listening(answer) as endpoint:
+            async with looking(site.database) as database:
+                messenger = await site.add_messenger(endpoint=endpoint.url)
+                await database.owe(messenger, "a")
+            with daemon(site) as running:
+                await eventually(lambda: endpoint.received)
+                own_server.kill()
+                running.process.send_signal(signal.SIGTERM)
+                await eventually(lambda: any(line["event"] == "stopping" for line in running.log()))
+                hold.set()
+                await answered.wait()
+                await asyncio.to_thread(own_server.start)
+                assert await asyncio.to_thread(running.process.wait, 40) == 0
+            async with looking(site.database) as database:
+                assert await database.delivered() == 1
+                assert await database.value("SELECT owner IS NULL FROM registry.lane")
+            assert len(endpoint.received) == 1
+
+    asyncio.run(run())
+
+
+def test_stop_does_not_wait_for_ever_for_a_database_that_stays_away(
+    site: Site, own_server: embedded.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "STOP_PATIENCE_S", 1.0)
+    hold = asyncio.Event()
+
+    async def answer(_: Received) -> Response:
+        await hold.wait()
+        return Response(status=204)
+
+    async def run() -> None:
+        async with listening(answer) as endpoint:
+            async with looking(site.database) as database:
+                messenger = await site.add_messenger(endpoint=endpoint.url)
+                await database.owe(messenger, *(f"c{n}" for n in range(3)))
+            async with delivering(site) as dispatcher:
+                await eventually(lambda: len(endpoint.received) == 3)
+                own_server.kill()
+                hold.set()
+                started = time.monotonic()
+                await dispatcher.stop()
+                assert time.monotonic() - started < 5
+                assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("lane ")]
+            await asyncio.to_thread(own_server.start)
+            async with looking(site.database) as database:
+                assert await database.pending() == 3, "still owed: at least once"
+                await database.run("UPDATE registry.lane SET lease_until = now()")
+                async with delivering(site, owner="next"):
+                    await eventually(database.none_pending)
+
+    asyncio.run(run())
+
+
+def test_postgresql_crashing_in_a_burst_loses_nothing_and_delivery_resumes_in_seconds(site: Site, own_server: embedded.Server) -> None:
+    inbox = Inbox(1)
+
+    async def billing(running: Daemon) -> None:
+        for call in calls():
+            while await send(site, running.operator, call) is None:
+                await asyncio.sleep(0.05)
+
+    def arrived() -> int:
+        return sum(len(received.ids) for received in itertools.chain(*inbox.received.values()))
+
+    def at_least(count: int) -> bool:
+        return arrived() >= count
+
+    async def run() -> list[float]:
+        resumed_s = []
+        async with looking(site.database) as database, inbox.open(site, database):
+            with daemon(site) as running:
+                sending = asyncio.create_task(billing(running))
+                for share in (1000, 2500):
+                    await eventually(functools.partial(at_least, share), 30)
+                    own_server.kill()
+                    await asyncio.to_thread(own_server.start)
+                    back_at, before = time.monotonic(), arrived()
+                    await eventually(functools.partial(at_least, before + 1))
+                    resumed_s.append(time.monotonic() - back_at)
+                await sending
+                async with looking(site.database) as reopened:
+                    await eventually(reopened.none_pending, 30)
+                    await inbox.assert_whole(reopened)
+                assert running.stop() == 0
+        return resumed_s
+
+    assert max(asyncio.run(run())) < 5

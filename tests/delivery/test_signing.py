@@ -1,0 +1,137 @@
+"""Signatures: what really leaves for an endpoint is verified by other people's libraries, and the vectors given to integrators hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registryd.delivery import signing
+from registryd.domain.identifiers import MessengerId
+from registryd.store import messengers
+from registryd.store.messengers import SecretBox, SigningSecret
+from tests.conftest import Site, TestMessenger, eventually
+from tests.delivery.conftest import Received, delivering, is_signed_by_key, is_verified, listening, looking
+
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors.json").read_text())["vectors"]
+
+
+def signatures(received: Received) -> list[str]:
+    return received.headers["webhook-signature"].split(" ")
+
+
+async def add_secret(site: Site, messenger: TestMessenger, kind: str = "hmac_sha256") -> SigningSecret:
+    secret = signing.new_secret(kind)
+    async with site.database.pool() as db, db.transaction() as connection:
+        await messengers.add_secret(connection, SecretBox(site.secrets_key), MessengerId(messenger.messenger_id), secret)
+    return secret
+
+
+def test_published_vector_holds() -> None:
+    secret = signing.from_shown("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    assert signing.from_shown("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw") == secret
+    made = signing.signature([secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    assert made == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
+def test_vectors_for_integrators_hold(vector: dict[str, Any]) -> None:
+    message_id, timestamp, body, given = vector["id"], vector["timestamp"], vector["body"].encode(), vector["signature"]
+    ours = [signing.signature([signing.from_shown(shown)], message_id, timestamp, body) for shown in vector["secrets"]]
+    verified = any(signature in given.split(" ") for signature in ours)
+    verified |= any(is_signed_by_key(public, message_id, timestamp, body, given) for public in vector.get("publicKeys", ()))
+    assert verified is vector["valid"]
+
+
+def test_secret_survives_being_shown() -> None:
+    secret = signing.new_secret()
+    assert signing.from_shown(signing.shown(secret)) == secret
+    assert signing.shown(signing.new_secret("ed25519")).startswith("whpk_"), "of an ed25519 pair, the public half alone is shown"
+    with pytest.raises(ValueError, match=r"base64|padding|Only"):
+        signing.from_shown("whsec_not base64")
+
+
+def test_what_is_pushed_is_verified_by_the_library_under_every_live_secret(site: Site) -> None:
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database, delivering(site):
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.owe(messenger, 'a code with "quotes" \\ and ~')
+            await eventually(lambda: endpoint.received)
+            assert is_verified(endpoint.received[0], messenger.secret)
+            assert len(signatures(endpoint.received[0])) == 1
+            assert not is_verified(endpoint.received[0], signing.new_secret()), "the check can fail"
+
+            second, pair = await add_secret(site, messenger), await add_secret(site, messenger, "ed25519")
+            await database.owe(messenger, "during-rotation", first=79_160_000_002)
+            await eventually(lambda: len(endpoint.received) == 2)
+            rotating = endpoint.received[1]
+            assert [is_verified(rotating, secret) for secret in (messenger.secret, second, pair)] == [True] * 3
+            assert sorted(signature.partition(",")[0] for signature in signatures(rotating)) == ["v1", "v1", "v1a"]
+
+            await database.run("UPDATE registry.messenger_secret SET expires_at = now() WHERE secret_id = 1")
+            await database.owe(messenger, "after-rotation", first=79_160_000_003)
+            await eventually(lambda: len(endpoint.received) == 3)
+            assert [is_verified(endpoint.received[2], secret) for secret in (messenger.secret, second, pair)] == [False, True, True]
+            assert len(signatures(endpoint.received[2])) == 2
+
+    asyncio.run(run())
+
+
+def test_retry_has_the_same_id_and_body_and_a_timestamp_of_its_own(site: Site) -> None:
+    async def run() -> None:
+        statuses = iter([500, 204])
+        async with listening(lambda _: next(statuses)) as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.owe(messenger, "a")
+            async with delivering(site):
+                await eventually(database.none_pending)
+            first, *retries = endpoint.received
+            assert len(retries) == 1
+            assert {received.headers["webhook-id"] for received in endpoint.received} == {f"msg_{(await database.id_of('a')).hex}"}
+            assert {received.body for received in endpoint.received} == {first.body}
+            assert all(is_verified(received, messenger.secret) for received in endpoint.received)
+            timestamps = [int(received.headers["webhook-timestamp"]) for received in endpoint.received]
+            assert timestamps[-1] > timestamps[0]
+            assert all(0 <= received.at - timestamp < 2 for received, timestamp in zip(endpoint.received, timestamps, strict=True))
+
+    asyncio.run(run())
+
+
+def test_nothing_is_pushed_unsigned(site: Site) -> None:
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.owe(messenger, "a")
+            await database.run("UPDATE registry.messenger_secret SET expires_at = now()")
+            async with delivering(site):
+                found = await eventually(lambda: database.value("SELECT last_error FROM registry.lane WHERE gate_until IS NOT NULL"))
+                assert found == "no signing secret is live"
+                assert endpoint.received == []
+                secret = await add_secret(site, messenger)
+                await database.time_passes()
+                await eventually(database.none_pending)
+            assert is_verified(endpoint.received[0], secret)
+
+    asyncio.run(run())
+
+
+def test_secrets_under_another_key_gate_the_lane_until_they_are_mended(site: Site) -> None:
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.owe(messenger, "a")
+            sealed = await database.value("SELECT ciphertext FROM registry.messenger_secret")
+            await database.run("UPDATE registry.messenger_secret SET ciphertext = set_byte(ciphertext, 20, 255 - get_byte(ciphertext, 20))")
+            async with delivering(site):
+                found = await eventually(lambda: database.value("SELECT last_error FROM registry.lane WHERE gate_until IS NOT NULL"))
+                assert found == "signing secrets cannot be decrypted"
+                assert endpoint.received == []
+                await database.run("UPDATE registry.messenger_secret SET ciphertext = $1", sealed)
+                await database.time_passes()
+                await eventually(database.none_pending)
+            assert is_verified(endpoint.received[0], messenger.secret)
+
+    asyncio.run(run())

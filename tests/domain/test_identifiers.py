@@ -1,0 +1,117 @@
+"""Numbers, codes and ids: parsed exactly, told without an echo, digested under a key, ordered by time."""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+from uuid import RFC_4122
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from registryd.domain.identifiers import Msisdn, msisdn_digest, parse_code, parse_msisdn, phone_number, query_id, time_ordered_id
+
+KEY = bytes(range(32))
+numbers = st.integers(10**4, 10**15 - 1).map(Msisdn)
+
+
+@given(numbers)
+def test_every_number_survives_the_wire(msisdn: Msisdn) -> None:
+    assert parse_msisdn(phone_number(msisdn)) == msisdn
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "+",
+        "79161234567",
+        "+7916123456a",
+        "+0916123456",
+        "+1234",
+        "+1234567890123456",
+        "+79161234567890123456",
+        " +79161234567",
+        "+79161234567 ",
+        "+79161234567\n",
+        "+7 916 123-45-67",
+        "++79161234567",
+        "+７９１６１２３４５６７",
+        "+٧٩١٦١٢٣٤٥٦٧",
+        "+7916123456²",
+        "+79161234567\x00",
+        "+7_916_123_45",
+        "+0x1234567",
+        "tel:+79161234567",
+    ],
+)
+def test_what_is_not_an_e164_number_is_refused_without_being_repeated(text: str) -> None:
+    with pytest.raises(ValueError, match=r"E\.164") as refused:
+        parse_msisdn(text)
+    assert not re.search(r"[0-9]{6}", str(refused.value))
+
+
+@given(st.text() | st.from_regex(r"\+?\d{0,20}"))
+@example("+79161234567")
+def test_a_text_is_a_number_only_as_we_would_write_it(text: str) -> None:
+    try:
+        msisdn = parse_msisdn(text)
+    except ValueError:
+        assert re.fullmatch(r"\+[1-9][0-9]{4,14}", text, re.ASCII) is None
+    else:
+        assert phone_number(msisdn) == text
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=128))
+def test_printable_ascii_is_a_code(text: str) -> None:
+    assert parse_code(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "a" * 129, "ü", "a\n", "\ta", "a\x7f", "a\x00", "кодъ", "a\u200b", "１"])
+def test_other_texts_are_no_codes_and_are_not_repeated(text: str) -> None:
+    with pytest.raises(ValueError, match="printable ASCII") as refused:
+        parse_code(text)
+    assert not text or text not in str(refused.value)
+
+
+@given(numbers, st.binary(min_size=32, max_size=32))
+def test_digest_of_a_number_is_keyed(msisdn: Msisdn, key: bytes) -> None:
+    digest = msisdn_digest(key, msisdn)
+    assert len(digest) == 16
+    assert digest == msisdn_digest(key, msisdn)
+    assert digest != msisdn_digest(bytes(b ^ 1 for b in key), msisdn)
+    assert digest != blake2b(msisdn.to_bytes(8, "big"), digest_size=16).digest()
+
+
+def test_digest_stays_what_it_was() -> None:
+    """The journal is searched by it years later."""
+    assert msisdn_digest(KEY, Msisdn(79161234567)).hex() == blake2b((79161234567).to_bytes(8, "big"), digest_size=16, key=KEY).hexdigest()
+    assert msisdn_digest(KEY, Msisdn(79161234567)).hex() == "41fa96ee351fda85e89b88d2962f9bc5"
+
+
+milliseconds = st.integers(0, 2**48 - 1)
+randoms = st.binary(min_size=10, max_size=10)
+
+
+@given(milliseconds, randoms)
+def test_page_id_is_a_uuid_of_version_7_with_room_for_an_index(at: int, random: bytes) -> None:
+    page = time_ordered_id(at, random)
+    assert (page.version, page.variant) == (7, RFC_4122)
+    assert page.int >> 80 == at
+    assert page.hex.endswith("0000")
+
+
+@given(milliseconds, milliseconds, randoms, randoms)
+def test_page_ids_are_ordered_by_their_time(one: int, other: int, random: bytes, another: bytes) -> None:
+    if one < other:
+        assert time_ordered_id(one, random) < time_ordered_id(other, another)
+
+
+@given(milliseconds, randoms, st.integers(0, 65_535))
+def test_query_id_leads_back_to_its_page_and_place(at: int, random: bytes, index: int) -> None:
+    page = time_ordered_id(at, random)
+    query = query_id(page, index)
+    assert query.int & 0xFFFF == index
+    assert query.int & ~0xFFFF == page.int
+    assert query.version == 7

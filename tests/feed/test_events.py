@@ -1,0 +1,468 @@
+"""Contract events over the operator API: what each does, why each is refused, and that a call is whole, in order and done once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from registryd.domain.contract import Contract, Event, Refused, apply
+from registryd.domain.errors import Unavailable
+from registryd.domain.identifiers import Msisdn
+from registryd.feed.events import ContractFeed
+from tests.conftest import TestDatabase, wait_for
+from tests.delivery.conftest import database_away
+from tests.http.conftest import Answer, Service, ask, new_number
+
+PATH = "/operator/v1/contract-events"
+NOW = datetime.now(UTC).replace(microsecond=0)
+_ids = itertools.count(1)
+
+
+def ago(**period: float) -> str:
+    return (NOW - timedelta(**period)).isoformat().replace("+00:00", "Z")
+
+
+def event(kind: str, number: int, occurred_at: str | None = None, **facts: str) -> dict[str, str]:
+    return {"eventId": f"e{next(_ids)}", "type": kind, "phoneNumber": f"+{number}", "occurredAt": occurred_at or ago(minutes=1), **facts}
+
+
+def call(service: Service, *events: dict[str, str]) -> Answer:
+    return ask(service.operator, "POST", PATH, {"events": events}, headers=service.site.operator_headers)
+
+
+def send(service: Service, *events: dict[str, str]) -> list[dict[str, str]]:
+    answer = call(service, *events)
+    assert answer.status == 200, answer.body
+    assert [result["eventId"] for result in answer.body["results"]] == [sent["eventId"] for sent in events]
+    return list(answer.body["results"])
+
+
+def outcomes(service: Service, *events: dict[str, str]) -> list[str]:
+    return [result["outcome"] for result in send(service, *events)]
+
+
+def contracts(service: Service, number: int) -> list[tuple[Any, ...]]:
+    """(generation, status, holder, end_user, end_reason) of a number."""
+    rows = service.sql(
+        "SELECT generation, status::text, holder::text, end_user::text, end_reason::text FROM registry.contract"
+        " WHERE msisdn = $1 ORDER BY generation",
+        number,
+    )
+    return [tuple(row) for row in rows]
+
+
+def owed(service: Service, number: int) -> list[tuple[Any, ...]]:
+    """(generation, identification_code) of the notifications for a number."""
+    rows = service.sql("SELECT generation, identification_code FROM registry.notification WHERE msisdn = $1 ORDER BY 1, 2", number)
+    return [tuple(row) for row in rows]
+
+
+def bind(service: Service, number: int, code: str, messenger_id: int, generation: int = 1) -> None:
+    service.sql(
+        "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code) VALUES ($1, $2, $3, $4)",
+        number,
+        generation,
+        messenger_id,
+        code,
+    )
+
+
+def everything(service: Service) -> list[Any]:
+    """All that an event can change."""
+    return [
+        service.sql(f"SELECT t::text FROM registry.{table} AS t ORDER BY 1")
+        for table in ("contract", "binding", "notification", "feed_event")
+    ]
+
+
+def test_each_type_does_what_it_says(service: Service) -> None:
+    number, company = new_number(), new_number()
+    steps = [
+        (event("activated", number, ago(days=9)), (1, "active", "individual", "not_required", None)),
+        (event("suspended", number, ago(days=8)), (1, "suspended", "individual", "not_required", None)),
+        (event("resumed", number, ago(days=7)), (1, "active", "individual", "not_required", None)),
+        (
+            event("holder_changed", number, ago(days=6), holder="sole_trader", endUser="registered"),
+            (2, "active", "sole_trader", "registered", None),
+        ),
+        (event("end_user_withdrawn", number, ago(days=5)), (2, "active", "sole_trader", "unregistered", None)),
+        (event("suspended", number, ago(days=5)), (2, "suspended", "sole_trader", "unregistered", None)),
+        (event("ported_out", number, ago(days=4)), (2, "ended", "sole_trader", "unregistered", "ported_out")),
+        (event("activated", company, ago(days=9), holder="organisation"), (1, "active", "organisation", "unregistered", None)),
+        (event("end_user_registered", company, ago(days=8)), (1, "active", "organisation", "registered", None)),
+        (event("terminated", company, ago(days=7)), (1, "ended", "organisation", "registered", "terminated")),
+    ]
+    for sent, latest in steps:
+        assert send(service, sent) == [{"eventId": sent["eventId"], "outcome": "applied"}]
+        assert contracts(service, number if sent["phoneNumber"] == f"+{number}" else company)[-1] == latest
+    assert contracts(service, number)[0] == (1, "ended", "individual", "not_required", "holder_changed")
+    stored = service.sql("SELECT started_at, ended_at FROM registry.contract WHERE msisdn = $1 ORDER BY generation", number)
+    day = timedelta(days=1)
+    assert [tuple(row) for row in stored] == [(NOW - 9 * day, NOW - 6 * day), (NOW - 6 * day, NOW - 4 * day)]
+
+
+def test_event_that_contradicts_the_state_is_refused_with_a_reason_and_changes_nothing(service: Service) -> None:
+    never, (live,), ended = new_number(), service.contracts(), new_number()
+    [company] = service.contracts(holder="organisation", end_user="registered")
+    [suspended] = service.contracts(status="suspended")
+    send(service, event("activated", ended, ago(days=9)), event("terminated", ended, ago(days=2)))
+    cases = [
+        (event("terminated", never), "no live contract: send activated first"),
+        (event("suspended", never), "no live contract: send activated first"),
+        (event("ported_out", ended), "no live contract: send activated first"),
+        (event("activated", live), "the number has a live contract (generation 1): send terminated, ported_out or holder_changed"),
+        (event("activated", suspended), "the number has a live contract (generation 1)"),
+        (event("activated", ended, ago(days=3)), "before generation 1 ended"),
+        (event("terminated", live, "2019-12-31T23:59:59Z"), "before the live contract (generation 1) started"),
+        (event("terminated", live, ago(hours=-1)), "lies in the future"),
+        (event("activated", never, "1026-01-01T00:00:00Z"), "before 1970: correct the year"),
+        (event("suspended", suspended), "suspended already"),
+        (event("resumed", live), "active already"),
+        (event("end_user_registered", live), "individual, who needs no registered end user"),
+        (event("end_user_registered", company), "registered already"),
+        (event("suspended", live, holder="organisation"), "do not belong to suspended"),
+        (event("terminated", live, endUser="registered"), "do not belong to terminated"),
+        (event("activated", never, holder="individual", endUser="registered"), "endUser belongs to an organisation or sole trader"),
+        (event("holder_changed", live, endUser="unregistered"), "endUser belongs to an organisation or sole trader"),
+    ]
+    before = everything(service)[:3]
+    results = send(service, *(sent for sent, _ in cases))
+    for (sent, reason), result in zip(cases, results, strict=True):
+        assert result["outcome"] == "refused", sent
+        assert reason in result["reason"], sent
+        assert sent["phoneNumber"][1:] not in result["reason"]
+    assert everything(service)[:3] == before
+
+
+def test_what_is_not_refused_in_a_call_is_applied(service: Service) -> None:
+    first, second, third = new_number(), new_number(), new_number()
+    sent = [
+        event("activated", first, ago(days=2)),
+        event("terminated", second),
+        event("activated", third, ago(days=2)),
+        event("resumed", third),
+        event("suspended", third),
+    ]
+    assert outcomes(service, *sent) == ["applied", "refused", "applied", "refused", "applied"]
+    assert [row[1] for number in (first, second, third) for row in contracts(service, number)] == ["active", "suspended"]
+
+
+def test_one_malformed_event_refuses_the_whole_call(service: Service) -> None:
+    number = new_number()
+    answer = call(service, event("activated", number, ago(days=2)), {**event("activated", new_number()), "phoneNumber": "+7"})
+    assert answer.status == 400
+    assert [error["path"] for error in answer.body["errors"]] == ["events[1].phoneNumber"]
+    assert contracts(service, number) == []
+
+
+def test_events_of_one_number_in_one_call_are_applied_in_order(service: Service) -> None:
+    messenger = service.messenger()
+    fresh, [held] = new_number(), service.contracts()
+    bind(service, held, "held", messenger.messenger_id)
+    sent = [
+        event("activated", fresh, ago(hours=9)),
+        event("holder_changed", held, ago(hours=9), holder="organisation"),
+        event("terminated", fresh, ago(hours=8)),
+        event("holder_changed", held, ago(hours=8)),
+        event("activated", fresh, ago(hours=7), holder="sole_trader"),
+        event("suspended", fresh, ago(hours=6)),
+        event("terminated", held, ago(hours=7)),
+        event("terminated", held, ago(hours=7)),
+        event("activated", held, ago(hours=6)),
+    ]
+    assert outcomes(service, *sent) == ["applied"] * 7 + ["refused", "applied"]
+    assert contracts(service, fresh) == [
+        (1, "ended", "individual", "not_required", "terminated"),
+        (2, "suspended", "sole_trader", "unregistered", None),
+    ]
+    assert contracts(service, held) == [
+        (1, "ended", "individual", "not_required", "holder_changed"),
+        (2, "ended", "organisation", "unregistered", "holder_changed"),
+        (3, "ended", "individual", "not_required", "terminated"),
+        (4, "active", "individual", "not_required", None),
+    ]
+    assert owed(service, held) == [(1, "held")], "of the generation that was bound, and of no later one"
+
+
+def test_late_notice_names_the_ended_generation_when_the_number_has_its_next_holder(service: Service) -> None:
+    former, latter = service.messenger(), service.messenger()
+    [number] = service.contracts()
+    bind(service, number, "former", former.messenger_id)
+    assert outcomes(service, event("holder_changed", number, ago(minutes=3))) == ["applied"]
+    bind(service, number, "latter", latter.messenger_id, generation=2)
+    pulled = {
+        name: ask(service.api, "GET", "/v1/notifications", headers=messenger.headers).body["notifications"]
+        for name, messenger in (("former", former), ("latter", latter))
+    }
+    assert [(notice["identificationCode"], notice["generation"]) for notice in pulled["former"]] == [("former", 1)]
+    assert pulled["latter"] == []
+    assert "holder_changed" not in json.dumps(pulled), "the reason is not told"
+
+
+def test_replay_of_a_call_changes_nothing_and_says_the_same(service: Service) -> None:
+    messenger = service.messenger()
+    [number] = service.contracts()
+    bind(service, number, "replayed", messenger.messenger_id)
+    sent = [
+        event("activated", number),
+        event("terminated", number, ago(minutes=9)),
+        event("activated", number, ago(minutes=8)),
+        event("resumed", number),
+    ]
+    first = send(service, *sent)
+    assert [result["outcome"] for result in first] == ["refused", "applied", "applied", "refused"]
+    before = everything(service)
+    for again in (sent, sent[::-1], sent * 2):
+        replayed = {result["eventId"]: result for result in send(service, *again)}
+        for result in first:
+            expected = result if result["outcome"] == "refused" else {**result, "outcome": "duplicate"}
+            assert replayed[result["eventId"]] == expected
+    assert everything(service) == before
+    assert owed(service, number) == [(1, "replayed")]
+
+
+def test_refused_event_stays_refused_though_it_would_fit_now(service: Service) -> None:
+    number = new_number()
+    early = event("terminated", number)
+    assert outcomes(service, early) == ["refused"]
+    assert outcomes(service, event("activated", number, ago(days=1)), early) == ["applied", "refused"]
+    assert outcomes(service, {**early, "eventId": "under-another-id"}) == ["applied"]
+
+
+def test_event_id_used_for_something_else_is_refused_and_not_taken_for_a_replay(service: Service) -> None:
+    number, other = new_number(), new_number()
+    sent = event("activated", number, ago(days=3), holder="organisation", endUser="registered")
+    reused = [
+        {**sent, "phoneNumber": f"+{other}"},
+        {**sent, "type": "holder_changed"},
+        {**sent, "occurredAt": ago(days=2)},
+        {**sent, "holder": "sole_trader"},
+        {**sent, "endUser": "unregistered"},
+        {key: value for key, value in sent.items() if key != "endUser"},
+    ]
+    results = send(service, sent, reused[0], sent)
+    assert [result["outcome"] for result in results] == ["applied", "refused", "duplicate"]
+    before = everything(service)
+    for again in reused:
+        [result] = send(service, again)
+        assert result["outcome"] == "refused"
+        assert "eventId was used before for a different event" in result["reason"]
+    same_instant = {**sent, "occurredAt": sent["occurredAt"].replace("Z", "+00:00")}
+    assert outcomes(service, sent, same_instant) == ["duplicate", "duplicate"], "the same instant, written differently"
+    assert everything(service) == before
+
+
+def test_backdated_termination_is_owed_with_its_past_deadline(service: Service) -> None:
+    messenger = service.messenger()
+    [number] = service.contracts()
+    bind(service, number, "late", messenger.messenger_id)
+    send(service, event("terminated", number, ago(days=3)))
+    [notice] = ask(service.api, "GET", "/v1/notifications", headers=messenger.headers).body["notifications"]
+    assert datetime.fromisoformat(notice["terminatedAt"]) == NOW - timedelta(days=3)
+    assert datetime.fromisoformat(notice["deadlineAt"]) == NOW - timedelta(days=2)
+    account = ask(service.api, "GET", "/v1/account", headers=messenger.headers).body
+    assert account["notifications"] == {"pending": 1, "oldestDeadlineAt": notice["deadlineAt"]}
+
+
+@pytest.mark.parametrize(
+    "occurred_at", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59.999999999Z", "0001-01-01T00:00:00Z"]
+)
+def test_times_at_the_ends_of_the_calendar_spoil_nobody_elses_event(service: Service, occurred_at: str) -> None:
+    number = new_number()
+    answer = call(service, event("activated", new_number(), occurred_at), event("activated", number, ago(days=1)))
+    if answer.status == 400:
+        assert answer.body["errors"][0]["path"] == "events[0].occurredAt"
+    else:
+        assert [result["outcome"] for result in answer.body["results"]] == ["refused", "applied"]
+
+
+def test_feed_remembers_events_without_their_numbers(service: Service) -> None:
+    number = new_number()
+    sent = [event("activated", number, ago(days=1)), event("activated", number), event("terminated", number)]
+    assert outcomes(service, *sent) == ["applied", "refused", "applied"]
+    rows = service.sql("SELECT f.*, f::text AS whole FROM registry.feed_event AS f WHERE event_id = ANY ($1)", [e["eventId"] for e in sent])
+    assert len(rows) == 3
+    for row in rows:
+        assert str(number) not in row["whole"]
+        assert number.to_bytes(8, "big")[3:] not in row["content"]
+        assert len(row["content"]) == 16
+    assert len({row["content"] for row in rows}) == 3
+    log = service.daemon.log_path.read_text()
+    assert str(number) not in log
+
+
+def test_ten_thousand_events_are_one_call(service: Service) -> None:
+    messenger = service.messenger()
+    first = 79_170_000_000
+    service.sql(
+        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
+        " SELECT $1::bigint + n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series(0, 4999) AS n",
+        first,
+    )
+    service.sql(
+        "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code)"
+        " SELECT $1::bigint + n, 1, $2, 'bulk-' || n FROM generate_series(0, 4999) AS n",
+        first,
+        messenger.messenger_id,
+    )
+    sent = [event("terminated", first + n, ago(minutes=5)) for n in range(5000)]
+    sent += [event("activated", first + n, ago(minutes=4)) for n in range(10_000 - len(sent))]
+    started = time.monotonic()
+    assert set(outcomes(service, *sent)) == {"applied"}
+    first_s, started = time.monotonic() - started, time.monotonic()
+    assert set(outcomes(service, *sent)) == {"duplicate"}
+    replay_s = time.monotonic() - started
+    assert (
+        service.sql("SELECT count(*) AS owed FROM registry.notification WHERE messenger_id = $1", messenger.messenger_id)[0]["owed"] == 5000
+    )
+    assert service.sql("SELECT count(*) AS live FROM registry.contract WHERE msisdn >= $1 AND ended_at IS NULL", first)[0]["live"] == 5000
+    assert first_s < 8
+    assert replay_s < 4
+    assert call(service, *sent, event("activated", new_number())).status == 400, "one more is too many"
+
+
+# -- Calls that meet each other, and a DBA --------------------------------------------------------------------------------------------
+
+
+def test_calls_at_once_on_the_same_numbers_take_turns(service: Service) -> None:
+    messenger = service.messenger()
+    numbers = service.contracts(200)
+    for index, number in enumerate(numbers):
+        bind(service, number, f"meet-{index}", messenger.messenger_id)
+    ends = [[event(kind, number, ago(minutes=2)) for number in numbers] for kind in ("terminated", "ported_out")]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda events: outcomes(service, *events), [ends[0], ends[1][::-1], ends[0][::-1], ends[1]]))
+    told = [answers[0], answers[1][::-1], answers[2][::-1], answers[3]]
+    for number, *results in zip(numbers, *told, strict=True):
+        assert sorted(results) == ["applied", "duplicate", "refused", "refused"]
+        [(_, status, _, _, reason)] = contracts(service, number)
+        assert status == "ended"
+        assert reason == ("terminated" if "applied" in (results[0], results[2]) else "ported_out")
+    counted = service.sql("SELECT count(*) AS owed FROM registry.notification WHERE messenger_id = $1", messenger.messenger_id)
+    assert counted[0]["owed"] == 200
+
+
+def held_by_a_dba(service: Service, number: int) -> None:
+    service.sql("BEGIN")
+    service.sql("SELECT FROM registry.contract WHERE msisdn = $1 FOR UPDATE", number)
+
+
+def somebody_waits(service: Service) -> bool:
+    return bool(service.sql("SELECT FROM pg_locks WHERE NOT granted"))
+
+
+def test_number_that_a_dba_holds_fails_the_call_whole_and_only_for_now(service: Service) -> None:
+    [number], other = service.contracts(), new_number()
+    sent = [event("activated", other, ago(days=1)), event("terminated", number), event("activated", number)]
+    held_by_a_dba(service, number)
+    answer = call(service, *sent)
+    assert (answer.status, answer.body["code"]) == (503, "UNAVAILABLE")
+    assert int(answer.headers["retry-after"]) >= 1
+    service.sql("ROLLBACK")
+    assert contracts(service, other) == []
+    assert service.sql("SELECT FROM registry.feed_event WHERE event_id = ANY ($1)", [one["eventId"] for one in sent]) == []
+    assert outcomes(service, *sent) == ["applied"] * 3
+
+
+def while_a_dba_works(service: Service, number: int, sent: dict[str, str], *statements: str) -> dict[str, str]:
+    """What an event is told that came while a DBA's transaction was changing the number."""
+    held_by_a_dba(service, number)
+    results: list[dict[str, str]] = []
+    calling = threading.Thread(target=lambda: results.extend(send(service, sent)))
+    calling.start()
+    wait_for(lambda: somebody_waits(service))
+    for statement in statements:
+        service.sql(statement, number)
+    service.sql("COMMIT")
+    calling.join()
+    return results[0]
+
+
+def test_event_that_waited_for_a_dba_is_judged_by_what_is_then(service: Service) -> None:
+    end = "UPDATE registry.contract SET ended_at = now() - interval '1 hour' WHERE msisdn = $1"
+    begin = (
+        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
+        " VALUES ($1, 2, 'active', 'individual', 'not_required', now() - interval '1 hour')"
+    )
+    unchanged, ended, passed_on = service.contracts(3)
+    assert while_a_dba_works(service, unchanged, event("terminated", unchanged))["outcome"] == "applied"
+    assert "no live contract" in while_a_dba_works(service, ended, event("terminated", ended), end)["reason"]
+    assert while_a_dba_works(service, passed_on, event("terminated", passed_on), end, begin)["outcome"] == "applied"
+    assert [row[:2] for row in contracts(service, passed_on)] == [(1, "ended"), (2, "ended")], "the next holder's contract was meant"
+
+
+# -- Any events at all ----------------------------------------------------------------------------------------------------------------
+
+
+SOME_NUMBERS = [Msisdn(79_160_000_001 + n) for n in range(3)]
+any_event = st.builds(
+    Event,
+    event_id=st.integers(1, 40).map(str),
+    type=st.sampled_from(["activated", "activated", "terminated", "holder_changed", "suspended", "resumed", "end_user_registered"]),
+    msisdn=st.sampled_from(SOME_NUMBERS),
+    occurred_at=st.integers(1, 100).map(lambda hours: NOW - timedelta(hours=hours)),
+    holder=st.sampled_from([None, None, "organisation"]),
+)
+any_calls = st.lists(st.lists(any_event, min_size=1, max_size=12), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(any_calls)
+def test_database_holds_what_the_rule_says_however_events_fall_into_calls(database: TestDatabase, sent: list[list[Event]]) -> None:
+    latest: dict[Msisdn, Contract] = {}
+    rows: dict[tuple[int, int], Contract] = {}
+    seen: dict[str, tuple[Event, str]] = {}
+    expected: list[str] = []
+    for one in itertools.chain(*sent):
+        if one.event_id in seen:
+            former, outcome = seen[one.event_id]
+            expected.append("refused" if former != one or outcome == "refused" else "duplicate")
+            continue
+        try:
+            for row in apply(latest.get(one.msisdn), one, NOW):
+                latest[one.msisdn] = rows[row.msisdn, row.generation] = row
+        except Refused:
+            seen[one.event_id] = one, "refused"
+        else:
+            seen[one.event_id] = one, "applied"
+        expected.append(seen[one.event_id][1])
+
+    async def run() -> tuple[list[str], list[tuple[Any, ...]]]:
+        told: list[str] = []
+        async with database.connect() as dba, database.pool(1) as pool:
+            await dba.execute("DELETE FROM registry.contract; DELETE FROM registry.feed_event")
+            feed = ContractFeed(pool, b"k" * 32, lambda: None, lambda: NOW)
+            for events in sent:
+                told += [result.outcome for result in await feed.apply(events)]
+            stored = await dba.fetch(
+                "SELECT msisdn, generation, status::text, holder::text, end_user::text, started_at, ended_at, end_reason::text"
+                " FROM registry.contract ORDER BY 1, 2"
+            )
+        return told, [tuple(row) for row in stored]
+
+    told, stored = asyncio.run(run())
+    assert told == expected
+    assert stored == [
+        (c.msisdn, c.generation, c.status, c.holder, c.end_user, c.started_at, c.ended_at, c.end_reason) for _, c in sorted(rows.items())
+    ]
+
+
+def test_database_away_applies_nothing_and_says_so() -> None:
+    async def run() -> None:
+        async with database_away() as pool:
+            with pytest.raises(Unavailable):
+                await ContractFeed(pool, b"k" * 32, lambda: None).apply(
+                    [Event(event_id="e", type="activated", msisdn=SOME_NUMBERS[0], occurred_at=NOW)]
+                )
+
+    asyncio.run(run())
