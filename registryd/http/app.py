@@ -34,7 +34,7 @@ class App(Generic[Caller]):
         self, api: str, routes: Mapping[str, Mapping[str, Route[Caller]]], authenticate: Callable[[BaseRequest], Caller], nobody: Caller
     ) -> None:
         self._api = api
-        self._routes = routes
+        self.routes = routes
         self._authenticate = authenticate
         self._nobody = nobody
         self.draining = False
@@ -69,7 +69,7 @@ class App(Generic[Caller]):
         return response
 
     def _match(self, request: BaseRequest) -> Route[Caller]:
-        methods = self._routes.get(request.rel_url.raw_path)
+        methods = self.routes.get(request.rel_url.raw_path)
         if methods is None:
             raise problems.not_found()
         route = methods.get(request.method)

@@ -70,7 +70,9 @@ class Directory:
             raise Unauthenticated
         if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
             raise Unauthenticated
-        messenger = self.messengers[key.messenger_id]
+        messenger = self.messengers.get(key.messenger_id)
+        if messenger is None:  # added while the directory was being read
+            raise Unauthenticated
         if messenger.certificate_sha256 and _certificate_sha256(request) not in messenger.certificate_sha256:
             raise Unauthenticated
         self._used.add(key.key_id)

@@ -25,9 +25,7 @@ class BindingHandlers:
         """Tells whether the number is present, so it is a query like any other: budgeted and journaled."""
         received_at = self.services.now()
         query = wire.presence_query(wire.read(await self.services.body(request), wire.Binding))
-        self.services.quota.admit(messenger.messenger_id, messenger.daily_quota, 1)
-        answer = await self.services.resolver.answer(messenger.messenger_id, query, received_at)
-        self.services.quota.count(messenger.messenger_id, 1, int(not answer.present))
+        answer = await self.services.answer(messenger, query, received_at)
         if answer.bound is None or answer.bound.bound_at is None:
             raise NotPresent
         status = 201 if answer.bound.outcome is Outcome.RECORDED else 200

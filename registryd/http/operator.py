@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from aiohttp.web import BaseRequest, Response
 
@@ -17,7 +17,6 @@ from registryd.domain.identifiers import parse_msisdn
 from registryd.http import transport, wire
 from registryd.http.app import App, Route
 from registryd.http.auth import OperatorToken
-from registryd.http.problems import ERRORS_MAX
 from registryd.store import migrations
 from registryd.store.pool import Database, fetch
 
@@ -33,8 +32,8 @@ class OperatorHandlers:
     apply_events: Callable[[Sequence[Event]], Awaitable[list[Result]]]
 
     async def contract_events(self, request: BaseRequest, _: None) -> Response:
-        items = wire.read_items(await transport.read_body(request, self.api), "events", wire.ContractEvent, EVENTS_MAX)
-        results = await self.apply_events(_events(items))
+        events = wire.read_items(await transport.read_body(request, self.api), "events", wire.ContractEvent, EVENTS_MAX, _event)
+        results = await self.apply_events(events)
         return wire.json_response({"results": [_result(result) for result in results]})
 
     async def healthz(self, request: BaseRequest, _: None) -> Response:
@@ -75,45 +74,36 @@ def operator_app(handlers: OperatorHandlers, token: OperatorToken) -> App[None]:
     return App("operator", routes, token.authenticate, None)
 
 
-def _events(items: Sequence[wire.ContractEvent]) -> list[Event]:
-    """Raises: InvalidArgument, naming the first 20 bad items."""
-    events: list[Event] = []
+def _event(item: wire.ContractEvent) -> Event:
+    """Raises: InvalidArgument."""
     bad: list[tuple[str, str]] = []
-    for index, item in enumerate(items):
-        at = f"events[{index}]."
-        occurred_at = _time(item.occurredAt)
-        if _EVENT_ID.fullmatch(item.eventId) is None:
-            bad.append((at + "eventId", "must be 1 to 128 printable ASCII characters without spaces"))
-        if occurred_at is None:
-            bad.append((at + "occurredAt", "must be an RFC 3339 time with its offset, such as 2026-01-02T03:04:05Z"))
-        try:
-            msisdn = parse_msisdn(item.phoneNumber)
-        except ValueError as error:
-            bad.append((at + "phoneNumber", str(error)))
-        if len(bad) >= ERRORS_MAX:
-            break
-        if not bad and occurred_at is not None:
-            events.append(
-                Event(
-                    event_id=item.eventId,
-                    type=item.type,
-                    msisdn=msisdn,
-                    occurred_at=occurred_at,
-                    holder=item.holder or None,
-                    end_user=item.endUser or None,
-                )
-            )
-    if bad:
+    if _EVENT_ID.fullmatch(item.eventId) is None:
+        bad.append(("eventId", "must be 1 to 128 printable ASCII characters without spaces"))
+    try:
+        msisdn = parse_msisdn(item.phoneNumber)
+    except ValueError as error:
+        bad.append(("phoneNumber", str(error)))
+    occurred_at = _time(item.occurredAt)
+    if occurred_at is None:
+        bad.append(("occurredAt", "must be an RFC 3339 time with its offset, such as 2026-01-02T03:04:05Z"))
+    if bad or occurred_at is None:
         raise InvalidArgument(*bad)
-    return events
+    return Event(
+        event_id=item.eventId,
+        type=item.type,
+        msisdn=msisdn,
+        occurred_at=occurred_at,
+        holder=item.holder or None,
+        end_user=item.endUser or None,
+    )
 
 
 def _time(text: str) -> datetime | None:
     if _DATE_TIME.fullmatch(text) is None:
         return None
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):  # an offset may lead out of the calendar
         return None
 
 

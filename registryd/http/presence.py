@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from aiohttp.web import BaseRequest, Response
 
-from registryd import observe
 from registryd.domain.notification import rfc3339
 from registryd.http import wire
 from registryd.http.services import Services
@@ -21,9 +20,7 @@ class PresenceHandlers:
     async def answer(self, request: BaseRequest, messenger: Messenger) -> Response:
         received_at = self.services.now()
         query = wire.presence_query(wire.read(await self.services.body(request), wire.Query))
-        self.services.quota.admit(messenger.messenger_id, messenger.daily_quota, 1)
-        answer = await self.services.resolver.answer(messenger.messenger_id, query, received_at)
-        self._count(messenger, 1, int(answer.present))
+        answer = await self.services.answer(messenger, query, received_at)
         return wire.json_response(
             {
                 "queryId": str(answer.query_id),
@@ -37,11 +34,8 @@ class PresenceHandlers:
 
     async def answer_batch(self, request: BaseRequest, messenger: Messenger) -> Response:
         received_at = self.services.now()
-        items = wire.read_items(await self.services.body(request), "queries", wire.Query, BATCH_MAX_QUERIES)
-        queries = wire.presence_queries(items)
-        self.services.quota.admit(messenger.messenger_id, messenger.daily_quota, len(queries))
-        batch = await self.services.resolver.answer_batch(messenger.messenger_id, queries, received_at)
-        self._count(messenger, len(queries), sum(present for present, _ in batch.answers))
+        queries = wire.read_items(await self.services.body(request), "queries", wire.Query, BATCH_MAX_QUERIES, wire.presence_query)
+        batch = await self.services.answer_batch(messenger, queries, received_at)
         return wire.json_response(
             {
                 "batchId": str(batch.batch_id),
@@ -51,10 +45,3 @@ class PresenceHandlers:
                 "results": [{"present": present, "binding": bound.outcome if bound else None} for present, bound in batch.answers],
             }
         )
-
-    def _count(self, messenger: Messenger, queries: int, present: int) -> None:
-        self.services.quota.count(messenger.messenger_id, queries, queries - present)
-        if present:
-            observe.queries.labels(messenger.name, "present").inc(present)
-        if queries > present:
-            observe.queries.labels(messenger.name, "absent").inc(queries - present)

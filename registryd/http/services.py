@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from aiohttp.web import BaseRequest
 
+from registryd import observe
 from registryd.config import Api
+from registryd.domain.errors import CodeInUse
 from registryd.domain.notification import TestPush
+from registryd.domain.presence import Answer, PresenceQuery
 from registryd.http import transport
 from registryd.http.auth import Directory
 from registryd.presence.quota import QuotaGuard
-from registryd.presence.resolver import Resolver
+from registryd.presence.resolver import BatchAnswer, Resolver
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 
@@ -33,3 +36,29 @@ class Services:
 
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+    async def answer(self, messenger: Messenger, query: PresenceQuery, received_at: datetime) -> Answer:
+        """One query within the messenger's budget. Raises: QuotaExceeded, CodeInUse, Unavailable."""
+        with self.quota.admit(messenger.messenger_id, messenger.daily_quota, 1):
+            try:
+                answer = await self.resolver.answer(messenger.messenger_id, query, received_at)
+            except CodeInUse:
+                # Only a present number is told so: the messenger has its answer, and it counts.
+                self._count(messenger, 1, 1)
+                raise
+            self._count(messenger, 1, int(answer.present))
+        return answer
+
+    async def answer_batch(self, messenger: Messenger, queries: Sequence[PresenceQuery], received_at: datetime) -> BatchAnswer:
+        """A batch that the messenger's budget holds whole. Raises: QuotaExceeded, Unavailable."""
+        with self.quota.admit(messenger.messenger_id, messenger.daily_quota, len(queries)):
+            batch = await self.resolver.answer_batch(messenger.messenger_id, queries, received_at)
+            self._count(messenger, len(queries), sum(present for present, _ in batch.answers))
+        return batch
+
+    def _count(self, messenger: Messenger, queries: int, present: int) -> None:
+        self.quota.count(messenger.messenger_id, queries, queries - present)
+        if present:
+            observe.queries.labels(messenger.name, "present").inc(present)
+        if queries > present:
+            observe.queries.labels(messenger.name, "absent").inc(queries - present)

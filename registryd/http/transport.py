@@ -26,8 +26,10 @@ from registryd.http import problems
 SWEEP_S = 1.0
 STALLED_MAX_S = 10.0
 TLS_HANDSHAKE_TIMEOUT_S = 10.0
+TLS_SHUTDOWN_TIMEOUT_S = 2.0
 LINGERING_S = 2.0
 DRAIN_S = 2.0
+DRAIN_LOOK_S = 0.02
 BACKLOG = 4096
 
 _SILENT = logging.getLogger("registryd.http.silent")
@@ -100,18 +102,31 @@ class Listener(Server):
     async def listen(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Starts accepting."""
         for sock in sockets:
-            timeout = TLS_HANDSHAKE_TIMEOUT_S if tls else None
-            server = await self._loop.create_server(self, sock=sock, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=timeout)
+            server = await self._loop.create_server(
+                self,
+                sock=sock,
+                ssl=tls,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if tls else None,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S if tls else None,
+            )
             self._servers.append(server)
         self._sweeper = asyncio.create_task(self._sweep())
 
-    def stop_accepting(self) -> None:
+    async def drain(self) -> None:
+        """Accepts no more, and gives the connections there are a while to end with an answer: what was just accepted has yet to be read.
+
+        Who connects now is refused, or waits for the next process where the listener is shared with it.
+        """
         for server in self._servers:
             server.close()
+        for _ in range(int(DRAIN_S / DRAIN_LOOK_S)):
+            await asyncio.sleep(DRAIN_LOOK_S)
+            if not self._connections:
+                break
 
     async def close(self, timeout_s: float) -> None:
         """Ends every connection, after its running request."""
-        self.stop_accepting()
         self.pre_shutdown()
         await self.shutdown(timeout_s)
         if self._sweeper is not None:
@@ -122,10 +137,9 @@ class Listener(Server):
         while True:
             await asyncio.sleep(SWEEP_S)
             observe.connections.labels(self.name).set(len(self._connections))
-            for connection in self.connections:
-                transport = connection.transport
-                if not isinstance(connection, Connection) or transport is None:
-                    continue
+            # aiohttp forgets the transport of a connection that it closes, though what waits to be sent keeps it open: so ask the listener.
+            for connection, transport in list(self._connections.items()):
+                assert isinstance(connection, Connection)
                 waits = transport.get_write_buffer_size() > 0
                 connection.stalled_s = connection.stalled_s + SWEEP_S if waits else 0.0
                 if connection.stalled_s > STALLED_MAX_S:
@@ -142,8 +156,6 @@ async def read_body(request: BaseRequest, api: Api) -> bytes:
     charset = parameter.strip().lower().replace('"', "")
     if kind.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
         raise problems.unsupported_media_type("Send the body as Content-Type: application/json in UTF-8.")
-    if len(headers.getall("Content-Type")) > 1:
-        raise problems.unsupported_media_type("Send one Content-Type.")
     if (request.content_length or 0) > api.body_max_bytes:
         raise problems.too_large(api.body_max_bytes)
     content = request.content
@@ -191,12 +203,14 @@ class Tls:
         return context
 
     def load(self, context: ssl.SSLContext) -> None:
-        """Puts the certificate on disk into service; connections from now on get it."""
+        """Puts the certificate on disk into service; connections from now on get it. Raises: ConfigError, and leaves the former one."""
         key = self.credentials.path("tls-key")
         certificate = self.credentials.path("tls-certificate")
         if key is None or certificate is None:
             raise ConfigError(f"{self.credentials.directory}: tls-certificate and tls-key come together; one is missing")
         try:
+            # First into a context that nobody uses: one that meets a certificate without its key is left with half of each.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
             context.load_cert_chain(certificate, key)
         except (ssl.SSLError, OSError):
             raise ConfigError(f"{certificate}: not a PEM certificate chain that fits {key.name}") from None

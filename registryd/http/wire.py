@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -61,6 +62,7 @@ class ContractEvent(Body, frozen=True):
 
 
 T = TypeVar("T", bound=Body)
+Item = TypeVar("Item")
 
 
 def read(raw: bytes, kind: type[T]) -> T:
@@ -72,8 +74,8 @@ def read(raw: bytes, kind: type[T]) -> T:
         raise InvalidArgument(_where(error)) from None
 
 
-def read_items(raw: bytes, field: str, kind: type[T], items_max: int) -> list[T]:
-    """The items of `{field: [...]}`, 1 to `items_max`. Raises: InvalidArgument, naming the first 20 bad items."""
+def read_items(raw: bytes, field: str, kind: type[T], items_max: int, parse_item: Callable[[T], Item]) -> list[Item]:
+    """The items of `{field: [...]}`, 1 to `items_max`, each through `parse_item`. Raises: InvalidArgument, naming the first 20 bad ones."""
     value = parse(raw)
     if type(value) is not dict or list(value) != [field] or type(value[field]) is not list:
         raise InvalidArgument((field, f"the body is an object with the one field {field}, an array"))
@@ -81,47 +83,39 @@ def read_items(raw: bytes, field: str, kind: type[T], items_max: int) -> list[T]
     if not 1 <= len(items) <= items_max:
         raise InvalidArgument((field, f"1 to {items_max} items"))
     try:
-        return msgspec.convert(items, list[kind])  # type: ignore[valid-type] # a type made at run time
-    except msgspec.ValidationError:
-        bad = []
-        for index, item in enumerate(items):
-            try:
-                msgspec.convert(item, kind)
-            except msgspec.ValidationError as error:
-                path, message = _where(error)
-                bad.append((f"{field}[{index}]{'.' if path else ''}{path}", message))
-                if len(bad) == ERRORS_MAX:
-                    break
-        raise InvalidArgument(*bad) from None
+        return [parse_item(item) for item in msgspec.convert(items, list[kind])]  # type: ignore[valid-type] # a type made at run time
+    except (msgspec.ValidationError, InvalidArgument):
+        raise InvalidArgument(*_bad_items(items, field, kind, parse_item)) from None
 
 
-def presence_query(item: Query | Binding, at: str = "") -> PresenceQuery:
-    """Raises: InvalidArgument, with paths under `at`."""
+def _bad_items(items: list[Any], field: str, kind: type[T], parse_item: Callable[[T], Item]) -> list[tuple[str, str]]:
+    bad: list[tuple[str, str]] = []
+    for index, item in enumerate(items):
+        try:
+            parse_item(msgspec.convert(item, kind))
+        except msgspec.ValidationError as error:
+            found: Sequence[tuple[str, str]] = (_where(error),)
+        except InvalidArgument as error:
+            found = error.errors
+        else:
+            continue
+        bad += [(f"{field}[{index}]{'.' if path else ''}{path}", message) for path, message in found]
+        if len(bad) >= ERRORS_MAX:
+            break
+    return bad
+
+
+def presence_query(item: Query | Binding) -> PresenceQuery:
+    """Raises: InvalidArgument."""
     try:
         msisdn = parse_msisdn(item.phoneNumber)
     except ValueError as error:
-        raise InvalidArgument((f"{at}phoneNumber", str(error))) from None
+        raise InvalidArgument(("phoneNumber", str(error))) from None
     code = item.identificationCode
     try:
         return PresenceQuery(msisdn, parse_code(code) if isinstance(code, str) else None)
     except ValueError as error:
-        raise InvalidArgument((f"{at}identificationCode", str(error))) from None
-
-
-def presence_queries(items: list[Query]) -> list[PresenceQuery]:
-    """Raises: InvalidArgument, naming the first 20 bad items by index."""
-    queries: list[PresenceQuery] = []
-    bad: list[tuple[str, str]] = []
-    for index, item in enumerate(items):
-        try:
-            queries.append(presence_query(item))
-        except InvalidArgument as error:
-            bad += [(f"queries[{index}].{path}", message) for path, message in error.errors]
-            if len(bad) >= ERRORS_MAX:
-                break
-    if bad:
-        raise InvalidArgument(*bad)
-    return queries
+        raise InvalidArgument(("identificationCode", str(error))) from None
 
 
 def parse(raw: bytes) -> Any:

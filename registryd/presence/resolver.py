@@ -4,8 +4,9 @@ A lone query goes to the database at once. Queries that arrive while a statement
 one journal page a messenger, one commit, and each waiter gets its own answer. Batches have a lane of their own, so that a large one
 does not hold up single queries.
 
-Invariants: an answer exists only once its journal page is committed; a database that is away is `Unavailable`, never "absent"; no
-statement names a messenger's number or code twice, so that the outcome of two queries on one is that of some order of them.
+Invariants: an answer exists only once its journal page is committed; a database that is away is `Unavailable`, never "absent"; of all
+queries in running statements no two name the same number or code of a messenger, so that the outcome of two queries on one is that of
+some order of them, and a statement never waits for another's locks.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class BatchAnswer(NamedTuple):
 class _Ask:
     """The queries of one caller that are answered together: after `done`, `page_id` to `bound` hold."""
 
-    __slots__ = ("bound", "done", "first", "messenger_id", "page_id", "present", "queries", "received_at")
+    __slots__ = ("bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received_at")
 
     page_id: UUID
     first: int
@@ -60,6 +61,8 @@ class _Ask:
     ) -> None:
         self.messenger_id = messenger_id
         self.queries = queries
+        self.names = frozenset((messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code))
+        """The numbers and codes that it may bind."""
         self.received_at = received_at
         self.done = done
 
@@ -98,6 +101,7 @@ class Resolver:
         self._queue_max = queue_max
         self._single = _Lane("single", db, statements_in_flight, group_max)
         self._batch = _Lane("batch", batches, 1, BATCH_MAX_QUERIES)
+        self._named: set[tuple[MessengerId, Msisdn | IdentificationCode]] = set()
         self._workers: set[asyncio.Task[None]] = set()
 
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
@@ -113,7 +117,10 @@ class Resolver:
         raise Unavailable
 
     async def answer_batch(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> BatchAnswer:
-        """1 to 10,000 queries, answered as if one after another. Raises: Unavailable; what was recorded by then stays."""
+        """1 to 10,000 queries, answered as if one after another, those that name the same number or code in their order.
+
+        Raises: Unavailable; what was recorded by then stays.
+        """
         answers: list[tuple[bool, Bound | None]] = [(False, None)] * len(queries)
         batch_id: UUID | None = None
         rounds = deque(_rounds(queries))
@@ -149,19 +156,21 @@ class Resolver:
         ask = _Ask(messenger_id, queries, received_at, asyncio.get_running_loop().create_future())
         lane.waiting.append(ask)
         lane.waiting_queries += len(queries)
-        if lane.running < lane.in_flight:
+        self._start_worker(lane)
+        await ask.done
+        return ask
+
+    def _start_worker(self, lane: _Lane) -> None:
+        if lane.waiting and lane.running < lane.in_flight:
             lane.running += 1
             worker = asyncio.create_task(self._work(lane))
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
-        await ask.done
-        return ask
 
     async def _work(self, lane: _Lane) -> None:
-        """Answers groups until nobody waits."""
+        """Answers groups until nobody waits, or only for what another statement names."""
         try:
-            while lane.waiting:
-                group = _take_group(lane)
+            while group := self._take_group(lane):
                 started = time.perf_counter()
                 try:
                     await self._answer_group(lane.db, group)
@@ -171,11 +180,37 @@ class Resolver:
                 except Exception as error:
                     observe.event("background_failed", "error", where="resolver", kind=type(error).__name__)
                     _fail(group, Unavailable())
+                finally:
+                    for ask in group:
+                        self._named -= ask.names
+                for waiting in (self._single, self._batch):
+                    self._start_worker(waiting)
                 observe.query_seconds.labels(lane.name).observe(time.perf_counter() - started)
                 observe.query_groups.labels(lane.name).observe(sum(len(ask.queries) for ask in group))
                 observe.queries_waiting.labels(lane.name).set(lane.waiting_queries)
         finally:
             lane.running -= 1
+
+    def _take_group(self, lane: _Lane) -> list[_Ask]:
+        """The longest-waiting asks, up to the group's bound, that name nothing which a running statement, or one before them, names."""
+        group: list[_Ask] = []
+        later: list[_Ask] = []
+        named_later: set[tuple[MessengerId, Msisdn | IdentificationCode]] = set()
+        size = 0
+        while lane.waiting and (not group or size + len(lane.waiting[0].queries) <= lane.group_max):
+            ask = lane.waiting.popleft()
+            if ask.done.done():  # its caller has gone
+                lane.waiting_queries -= len(ask.queries)
+            elif self._named.isdisjoint(ask.names) and named_later.isdisjoint(ask.names):
+                self._named |= ask.names
+                group.append(ask)
+                size += len(ask.queries)
+            else:
+                named_later |= ask.names
+                later.append(ask)
+        lane.waiting.extendleft(reversed(later))
+        lane.waiting_queries -= size
+        return group
 
     async def _answer_group(self, db: Database, group: list[_Ask]) -> None:
         key = self._digest_key.key
@@ -210,29 +245,6 @@ class Resolver:
                 ask.bound = [None if outcome is None else Bound(Outcome(outcome), bound_at) for outcome, bound_at in pairs]
             if not ask.done.done():
                 ask.done.set_result(now)
-
-
-def _take_group(lane: _Lane) -> list[_Ask]:
-    """The longest-waiting asks, up to the group's bound; one that names a messenger's number or code again waits for the next group."""
-    group: list[_Ask] = []
-    later: list[_Ask] = []
-    size = 0
-    taken: set[tuple[MessengerId, Msisdn | IdentificationCode]] = set()
-    while lane.waiting and (not group or size + len(lane.waiting[0].queries) <= lane.group_max):
-        ask = lane.waiting.popleft()
-        if ask.done.done():
-            lane.waiting_queries -= len(ask.queries)
-            continue
-        named = {(ask.messenger_id, name) for query in ask.queries if query.code is not None for name in (query.msisdn, query.code)}
-        if named & taken:
-            later.append(ask)
-            continue
-        taken |= named
-        group.append(ask)
-        size += len(ask.queries)
-    lane.waiting.extendleft(reversed(later))
-    lane.waiting_queries -= size
-    return group
 
 
 def _rounds(queries: Sequence[PresenceQuery]) -> list[list[int]]:

@@ -1,0 +1,228 @@
+"""The database goes away, freezes and crashes under load: 503 meanwhile, never a guess, and what was answered is in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+
+from registryd import embedded
+from registryd.domain.identifiers import Msisdn, msisdn_digest
+from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, client, daemon, eventually, prepare_database
+from tests.http.conftest import make_site
+
+PRESENT = range(79_160_000_000, 79_160_000_050)
+ABSENT = range(79_160_000_050, 79_160_000_100)
+BACK_WITHIN_S = 5.0
+NAME = "away"
+
+
+class Away(NamedTuple):
+    """A registry on a PostgreSQL of its own, which alone may be stopped."""
+
+    server: embedded.Server
+    site: Site
+    daemon: Daemon
+    messenger: TestMessenger
+
+    async def journal(self, query_ids: list[str]) -> dict[str, tuple[bytes, bool]]:
+        async with self.site.database.connect() as connection:
+            rows = await connection.fetch("SELECT q.* FROM unnest($1::uuid[]) AS id, registry.find_query(id) AS q", query_ids)
+        return {str(row["query_id"]): (row["msisdn_digest"], row["present"]) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
+    directory = Path("/tmp") / f"registryd-away-{secrets.token_hex(4)}"  # its user may not enter pytest's
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        server = stack.enter_context(embedded.Server(embedded.find_binaries(), directory, durable=True))
+        asyncio.run(prepare_database(server, NAME))
+        site = make_site(TestDatabase(server, NAME), tmp_path_factory.mktemp("away"))
+        site.write_config(database="connect_timeout_s = 1.0\ncommand_timeout_s = 1.0")
+        messenger = asyncio.run(site.add_messenger())
+        asyncio.run(site.add_contracts(*PRESENT))
+        yield Away(server, site, stack.enter_context(daemon(site)), messenger)
+
+
+class Told(NamedTuple):
+    number: int
+    status: int
+    body: Any
+    retry_after: str | None
+    at: float
+
+
+@asynccontextmanager
+async def load(away: Away, clients: int = 8) -> AsyncIterator[list[Told]]:
+    """Asks without a pause, in turn about present and absent numbers, with codes and without, and collects what is told."""
+    told: list[Told] = []
+    stop = asyncio.Event()
+
+    async def ask(session: aiohttp.ClientSession, place: int) -> None:
+        turn = place
+        while not stop.is_set():
+            number = (PRESENT if turn % 2 else ABSENT)[turn * 7 % 50]
+            body = {"phoneNumber": f"+{number}"} | ({"identificationCode": f"u{number}"} if turn % 3 else {})
+            async with session.post("/v1/presence", json=body) as response:
+                told.append(Told(number, response.status, await response.json(), response.headers.get("Retry-After"), time.monotonic()))
+            turn += clients + 1
+
+    async with client(away.daemon.api, away.messenger) as session:
+        tasks = [asyncio.create_task(ask(session, place)) for place in range(clients)]
+        try:
+            yield told
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+
+
+def assert_never_guessed(told: list[Told]) -> None:
+    for answer in told:
+        if answer.status == 200:
+            assert answer.body["present"] is (answer.number in PRESENT)
+        else:
+            assert (answer.status, answer.body["code"]) == (503, "UNAVAILABLE")
+            assert int(answer.retry_after or 0) >= 1
+            assert "present" not in answer.body
+
+
+async def more(told: list[Told], status: int, count: int = 20, within: float = 30) -> float:
+    """Waits until `count` more such answers came; returns how long the first took."""
+    started, seen = time.monotonic(), len(told)
+    while len([answer for answer in told[seen:] if answer.status == status]) < count:
+        assert time.monotonic() - started < within, f"no {count} answers {status}"
+        await asyncio.sleep(0.01)
+    return next(answer.at for answer in told[seen:] if answer.status == status) - started
+
+
+async def assert_journaled(away: Away, told: list[Told]) -> None:
+    answered = {answer.body["queryId"]: answer for answer in told if answer.status == 200}
+    assert len(answered) == len([answer for answer in told if answer.status == 200]), "no id is told twice"
+    key = away.site.settings.credentials.key("digest-key")
+    found = await away.journal(sorted(answered))
+    assert found == {query_id: (msisdn_digest(key, Msisdn(answer.number)), answer.body["present"]) for query_id, answer in answered.items()}
+
+
+def test_an_absent_database_is_never_an_absent_number(away: Away) -> None:
+    async def run() -> None:
+        async with load(away) as told:
+            await more(told, 200)
+            await asyncio.to_thread(stop_database, away)
+            await more(told, 503, 100)
+            await every_route_is_unavailable(away)
+            await eventually(lambda: logged(away, "database_away"))
+            await asyncio.to_thread(away.server.start)
+            assert await more(told, 200) < BACK_WITHIN_S
+            await eventually(lambda: logged(away, "database_back"))
+        assert_never_guessed(told)
+        await assert_journaled(away, told)
+
+    asyncio.run(run())
+    assert not logged(away, "request_failed")
+
+
+def logged(away: Away, event: str) -> list[dict[str, Any]]:
+    return [line for line in away.daemon.log() if line["event"] == event]
+
+
+def stop_database(away: Away) -> None:
+    """Stops it in order; `stop` keeps a directory that was given."""
+    away.server.stop()
+    assert away.server.pid is None
+
+
+async def every_route_is_unavailable(away: Away) -> None:
+    number = {"phoneNumber": f"+{PRESENT[0]}"}
+    code = {"identificationCode": "a"}
+    async with client(away.daemon.api, away.messenger) as session:
+        for method, path, body in (
+            ("POST", "/v1/presence", number | code),
+            ("POST", "/v1/presence/batch", {"queries": [number, number]}),
+            ("POST", "/v1/bindings", number | code),
+            ("POST", "/v1/bindings/retrieve", code),
+            ("POST", "/v1/bindings/remove", code),
+            ("GET", "/v1/notifications", None),
+            ("POST", "/v1/notifications/acknowledge", {"notificationIds": ["00000000-0000-0000-0000-000000000000"]}),
+            ("GET", "/v1/account", None),
+        ):
+            async with session.request(method, path, json=body) as response:
+                assert response.status == 503, path
+                assert int(response.headers["Retry-After"]) >= 1
+                assert response.content_type == "application/problem+json"
+                assert (await response.json(content_type=None))["code"] == "UNAVAILABLE"
+        async with session.post("/v1/presence", json={"phoneNumber": "7"}) as response:
+            assert response.status == 400, "what is wrong is wrong whether or not the database is there"
+        async with session.post("/v1/presence", json=number, headers={"Authorization": "Bearer x"}) as response:
+            assert response.status == 401
+    async with client(away.daemon.operator) as session:
+        for path, status in (("/healthz", 200), ("/metrics", 200), ("/", 200), ("/readyz", 503)):
+            async with session.get(path) as response:
+                assert response.status == status, path
+        async with session.get("/readyz") as response:
+            assert await response.json() == {"ready": False, "checks": {"database": "away", "schema": "unknown"}}
+        event = {"eventId": "e1", "type": "terminated", "phoneNumber": f"+{PRESENT[0]}", "occurredAt": "2026-01-01T00:00:00Z"}
+        async with session.post("/operator/v1/contract-events", json={"events": [event]}, headers=away.site.operator_headers) as response:
+            assert response.status == 503
+            assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_every_answer_outlives_a_crash_of_the_database(away: Away) -> None:
+    async def run() -> None:
+        async with load(away) as told:
+            for _ in range(2):
+                await more(told, 200, 200)
+                await asyncio.to_thread(away.server.kill)
+                await more(told, 503)
+                await asyncio.to_thread(away.server.start)
+                assert await more(told, 200) < BACK_WITHIN_S
+        assert_never_guessed(told)
+        await assert_journaled(away, told)
+
+    asyncio.run(run())
+
+
+def test_a_frozen_database_is_given_up_in_time(away: Away) -> None:
+    """As a network that has died in silence: nobody says that the database is gone."""
+
+    async def run() -> None:
+        async with load(away) as told:
+            await more(told, 200)
+            with frozen(away.server):
+                started = time.monotonic()
+                await more(told, 503, within=10)
+                assert time.monotonic() - started < 10
+                async with client(away.daemon.operator) as session, session.get("/healthz") as response:
+                    assert response.status == 200
+            assert await more(told, 200) < BACK_WITHIN_S
+        assert_never_guessed(told)
+        await assert_journaled(away, told)
+
+    asyncio.run(run())
+
+
+@contextlib.contextmanager
+def frozen(server: embedded.Server) -> Iterator[None]:
+    """The server's processes stand still."""
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    pids = [server.pid, *map(int, children)]
+    try:
+        for pid in pids[1:]:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,295 @@
+"""The operator API over HTTP: who may come in, what a call must look like, and what health, metrics and the console tell."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.http.conftest import Answer, Service, ask, exchange, new_number, parse_answer
+
+EVENTS = "/operator/v1/contract-events"
+NUMBER = "+79161357924"
+TRACES = (b"79161357924", b"zebra", b"okapi")
+OPEN = ("/healthz", "/readyz", "/metrics", "/")
+
+
+def event(**fields: Any) -> dict[str, Any]:
+    """An event that may be applied, unless `fields` say otherwise; None leaves one out."""
+    made = {"eventId": secrets.token_hex(8), "type": "activated", "phoneNumber": NUMBER, "occurredAt": "2026-01-02T03:04:05Z"} | fields
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def send(service: Service, *events: object, headers: dict[str, str] | None = None) -> Answer:
+    return ask(service.operator, "POST", EVENTS, {"events": list(events)}, headers=headers or service.site.operator_headers)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_repeated(service: Service) -> Iterator[None]:
+    """Whatever the test sends, no line of the log may repeat it."""
+    path = service.daemon.log_path
+    start = path.stat().st_size
+    yield
+    log = path.read_bytes()[start:]
+    for trace in (*TRACES, service.site.operator_token.encode()):
+        assert trace not in log
+    assert b"request_failed" not in log
+
+
+def refused(answer: Answer, status: int = 400, code: str = "INVALID_ARGUMENT") -> list[str]:
+    """The paths that a refusal names."""
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json"), answer.raw
+    assert answer.body["code"] == code
+    assert answer.headers["x-correlator"]
+    for trace in TRACES:
+        assert trace not in answer.raw
+    return [error["path"] for error in answer.body.get("errors", [])]
+
+
+def recorded(service: Service) -> int:
+    [row] = service.sql("SELECT count(*) FROM registry.feed_event")
+    return int(row["count"])
+
+
+def test_events_are_answered_in_their_order(service: Service) -> None:
+    number = f"+{new_number()}"
+    events = [
+        event(phoneNumber=number, occurredAt="2026-01-02T03:04:05.123456789+03:00", holder="organisation", endUser="registered"),
+        event(phoneNumber=number, type="resumed"),
+        event(phoneNumber=number, type="terminated", occurredAt="2026-01-03T00:00:00z".upper()),
+    ]
+    answer = send(service, *events)
+    assert answer.status == 200
+    assert list(answer.body) == ["results"]
+    assert [result["eventId"] for result in answer.body["results"]] == [sent["eventId"] for sent in events]
+    assert [result["outcome"] for result in answer.body["results"]] == ["applied", "refused", "applied"]
+    assert [set(result) for result in answer.body["results"]] == [
+        {"eventId", "outcome"},
+        {"eventId", "outcome", "reason"},
+        {"eventId", "outcome"},
+    ]
+    assert [result["outcome"] for result in send(service, *events).body["results"]] == ["duplicate", "refused", "duplicate"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"eventId": None}, ""),
+        ({"type": None}, ""),
+        ({"phoneNumber": None}, ""),
+        ({"occurredAt": None}, ""),
+        ({"fieldzebra": 1}, ""),
+        ({"eventId": ""}, ".eventId"),
+        ({"eventId": "zebra zebra"}, ".eventId"),
+        ({"eventId": "zebra\n"}, ".eventId"),
+        ({"eventId": "z\u00e9bra"}, ".eventId"),
+        ({"eventId": "zebra" * 26}, ".eventId"),
+        ({"eventId": 7}, ".eventId"),
+        ({"type": "zebra"}, ".type"),
+        ({"type": "Activated"}, ".type"),
+        ({"type": 1}, ".type"),
+        ({"phoneNumber": NUMBER[1:]}, ".phoneNumber"),
+        ({"phoneNumber": NUMBER + "0" * 8}, ".phoneNumber"),
+        ({"phoneNumber": 79161357924}, ".phoneNumber"),
+        ({"phoneNumber": "+٧٩١٦١٣٥٧٩٢٤"}, ".phoneNumber"),
+        ({"occurredAt": "2026-01-02T03:04:05"}, ".occurredAt"),
+        ({"occurredAt": "2026-01-02"}, ".occurredAt"),
+        ({"occurredAt": "2026-02-30T00:00:00Z"}, ".occurredAt"),
+        ({"occurredAt": "2026-01-02T24:00:00Z"}, ".occurredAt"),
+        ({"occurredAt": "2026-01-02T03:04:05+25:00"}, ".occurredAt"),
+        ({"occurredAt": "2026-01-02 03:04:05Z"}, ".occurredAt"),
+        ({"occurredAt": "0000-01-02T03:04:05Z"}, ".occurredAt"),
+        ({"occurredAt": "0001-01-01T00:00:00+23:59"}, ".occurredAt"),
+        ({"occurredAt": "9999-12-31T23:59:59-23:59"}, ".occurredAt"),
+        ({"occurredAt": "zebra"}, ".occurredAt"),
+        ({"occurredAt": 1767323045}, ".occurredAt"),
+        ({"holder": "zebra"}, ".holder"),
+        ({"endUser": "zebra"}, ".endUser"),
+        ({"endUser": "not_required"}, ".endUser"),
+    ],
+)
+def test_one_malformed_event_refuses_the_call(service: Service, fields: dict[str, object], where: str) -> None:
+    held = recorded(service)
+    answer = send(service, event(phoneNumber=f"+{new_number()}"), event(**fields), event(phoneNumber=f"+{new_number()}"))
+    assert refused(answer) == [f"events[1]{where}"]
+    assert recorded(service) == held
+
+
+@pytest.mark.parametrize("field", ["holder", "endUser", "type", "eventId", "phoneNumber", "occurredAt"])
+def test_null_is_no_value(service: Service, field: str) -> None:
+    answer = send(service, event() | {field: None})
+    assert refused(answer) == [f"events[0].{field}"]
+
+
+def test_everything_that_is_wrong_with_an_event_is_named(service: Service) -> None:
+    answer = send(service, event(), {"eventId": "zebra zebra", "type": "activated", "phoneNumber": "okapi", "occurredAt": "zebra"}, 7)
+    assert refused(answer) == ["events[1].eventId", "events[1].phoneNumber", "events[1].occurredAt", "events[2]"]
+    answer = send(service, *(event(phoneNumber="okapi") for _ in range(10_000)))
+    assert refused(answer) == [f"events[{place}].phoneNumber" for place in range(20)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b"{}", b"null", b'{"events": []}', b'{"events": {}}', b'{"events": [], "events": []}', b'{"zebra": []}'),
+        *(b'{"events": [{"eventId": "a", "eventId": "b"}]}', b'{"events": [7]}', b'{"events": ["\xff"]}', b'{"events": [], "zebra": 1}'),
+        b'{"events": [' + b",".join([b"{}"] * 10_001) + b"]}",
+    ],
+    ids=lambda body: body[:30].decode("latin-1"),
+)
+def test_a_call_of_another_shape_is_refused(service: Service, body: bytes) -> None:
+    refused(ask(service.operator, "POST", EVENTS, raw=body, headers=service.site.operator_headers))
+
+
+def test_a_call_takes_json_of_bounded_size(service: Service) -> None:
+    headers = service.site.operator_headers
+    answer = ask(service.operator, "POST", EVENTS, {"events": [event()]}, headers={**headers, "Content-Type": "text/plain"})
+    refused(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+    answer = ask(service.operator, "POST", EVENTS, {"events": [event()]}, headers={**headers, "Content-Encoding": "gzip"})
+    refused(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+    head = f"POST {EVENTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {service.site.operator_token}\r\n"
+    raw = exchange(service.operator, f"{head}Content-Length: {64 * 1024 * 1024}\r\nConnection: close\r\n\r\n".encode())
+    refused(parse_answer(raw), 413, "TOO_LARGE")
+    refused(ask(service.operator, "POST", f"{EVENTS}?zebra=1", {"events": [event()]}, headers=headers))
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.9Z"])
+def test_a_time_that_cannot_be_is_refused_by_its_reason(service: Service, at: str) -> None:
+    answer = send(service, event(occurredAt=at, phoneNumber=f"+{new_number()}"))
+    assert answer.status == 200
+    [result] = answer.body["results"]
+    assert result["outcome"] == "refused"
+    assert "occurredAt" in result["reason"]
+
+
+def test_the_operator_s_token_is_needed_for_events(service: Service) -> None:
+    token = service.site.operator_token
+    held = recorded(service)
+    good = f"Authorization: Bearer {token}"
+    body = json.dumps({"events": [event(phoneNumber=f"+{new_number()}")]})
+    told = set()
+    wrong = {
+        "none": [],
+        "another": ["Authorization: Bearer okapi"],
+        "two": [good, good],
+        "longer": [good + "0"],
+        "shorter": [good[:-1]],
+        "no scheme": [f"Authorization: {token}"],
+        "another scheme": [f"Authorization: Basic {token}"],
+        "empty": ["Authorization: Bearer "],
+        "a messenger's": [f"Authorization: Bearer {service.messenger().api_key}"],
+        "not ASCII": ["Authorization: Bearer \xff"],
+        "another header": [f"X-Token: {token}"],
+    }
+    for lines in wrong.values():
+        head = "\r\n".join([f"POST {EVENTS} HTTP/1.1", "Host: x", "Content-Type: application/json", "Connection: close", *lines])
+        raw = exchange(service.operator, f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
+        answer = parse_answer(raw)
+        refused(answer, 401, "UNAUTHENTICATED")
+        assert answer.headers["www-authenticate"] == "Bearer"
+        told.add(json.dumps(answer.body))
+    assert len(told) == 1, "which of these it was is not told"
+    assert recorded(service) == held
+
+
+def test_health_needs_no_token_and_no_database(service: Service) -> None:
+    answer = ask(service.operator, "GET", "/healthz")
+    assert (answer.status, answer.raw) == (200, b"ok\n")
+    assert answer.headers["content-type"].startswith("text/plain")
+
+
+def test_readiness_tells_what_is_wrong_with_the_schema(service: Service) -> None:
+    assert ask(service.operator, "GET", "/readyz").body == {"ready": True, "checks": {"database": "ok", "schema": "ok"}}
+    newest = "SELECT max(version) FROM registry.schema_migration"
+    [last] = service.sql(f"DELETE FROM registry.schema_migration WHERE version = ({newest}) RETURNING *")
+    try:
+        answer = ask(service.operator, "GET", "/readyz")
+        assert (answer.status, answer.headers["content-type"]) == (503, "application/json")
+        assert answer.body["ready"] is False
+        assert answer.body["checks"]["database"] == "ok"
+        assert "migrate" in answer.body["checks"]["schema"]
+    finally:
+        service.sql("INSERT INTO registry.schema_migration VALUES ($1, $2, $3)", *last)
+    assert ask(service.operator, "GET", "/readyz").status == 200
+
+
+def test_readiness_tells_of_a_primary_that_was_demoted(service: Service) -> None:
+    """A standby answers reads; the daemon must not be sent queries then, and does not guess."""
+    messenger = service.messenger()
+    [number] = service.contracts()
+    name = service.site.database.name
+    service.sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    reconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+    try:
+        service.sql(reconnect, name)
+        answer = ask(service.operator, "GET", "/readyz")
+        assert answer.status == 503
+        assert answer.body["checks"]["database"] != "ok"
+        answer = ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}"}, headers=messenger.headers)
+        assert (answer.status, answer.body["code"]) == (503, "UNAVAILABLE")
+    finally:
+        service.sql("SET default_transaction_read_only = off")
+        service.sql(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        service.sql(reconnect, name)
+    answer = ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}"}, headers=messenger.headers)
+    assert answer.body.get("present") is True
+    assert ask(service.operator, "GET", "/readyz").status == 200
+
+
+def test_metrics_are_prometheus_text_without_a_trace_of_anybody(service: Service) -> None:
+    messenger = service.messenger()
+    [number] = service.contracts()
+    code = f"zebra{secrets.token_hex(4)}"
+    ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}", "identificationCode": code}, headers=messenger.headers)
+    ask(service.api, "POST", "/v1/zebra", {}, headers=messenger.headers)
+    answer = ask(service.operator, "GET", "/metrics")
+    assert answer.status == 200
+    assert re.fullmatch(r"text/plain; version=0\.0\.4; charset=utf-8", answer.headers["content-type"])
+    families = {family.name: family for family in text_string_to_metric_families(answer.raw.decode())}
+    assert {"registryd_requests", "registryd_queries", "registryd_query_group_size", "registryd_ready"} <= set(families)
+    assert all(family.documentation for family in families.values())
+    routes = {sample.labels["route"] for sample in families["registryd_requests"].samples}
+    assert "unknown" in routes, "a path that a client made up is no label"
+    for trace in (str(number), code, messenger.api_key, messenger.api_key.split("_")[1], "zebra"):
+        assert trace not in answer.raw.decode()
+    assert service.metric("registryd_queries_total") >= 1
+
+
+def test_the_console_is_one_page_that_loads_nothing(service: Service) -> None:
+    answer = ask(service.operator, "GET", "/")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/html"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none';")
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert b"<title>registryd</title>" in answer.raw
+    assert not re.search(rb"(src|href)\s*=|https?://|@import", answer.raw)
+
+
+@pytest.mark.parametrize("path", [*OPEN, EVENTS])
+def test_the_messenger_api_knows_nothing_of_the_operator_s(service: Service, path: str) -> None:
+    messenger = service.messenger()
+    for method in ("GET", "POST"):
+        for headers in ({}, messenger.headers, service.site.operator_headers):
+            refused(ask(service.api, method, path, {"events": [event()]}, headers=headers), 404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("path", ["/v1/presence", "/v1/presence/batch", "/v1/bindings", "/v1/notifications", "/v1/account", "/zebra"])
+def test_the_operator_api_knows_nothing_of_the_messengers(service: Service, path: str) -> None:
+    messenger = service.messenger()
+    for method in ("GET", "POST"):
+        for headers in ({}, messenger.headers, service.site.operator_headers):
+            refused(ask(service.operator, method, path, {"phoneNumber": NUMBER}, headers=headers), 404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("path", [*OPEN, EVENTS])
+def test_another_method_is_refused(service: Service, path: str) -> None:
+    allowed = "POST" if path == EVENTS else "GET"
+    for method in {"GET", "POST", "PUT", "DELETE", "OPTIONS"} - {allowed}:
+        answer = ask(service.operator, method, path, headers=service.site.operator_headers)
+        refused(answer, 405, "METHOD_NOT_ALLOWED")
+        assert answer.headers["allow"] == allowed

@@ -1,0 +1,624 @@
+"""Connections: slow, silent and broken clients are closed in time, TLS and client certificates are as configured, a stop loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import hashlib
+import ipaddress
+import json
+import secrets
+import signal
+import socket
+import ssl
+import stat
+import sys
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, eventually, wait_for
+from tests.http.conftest import exchange, make_site, parse_answer
+
+CLOSED_WITHIN_S = 15.0
+STALLED = 'registryd_connections_closed_total{api="messenger",reason="stalled"} 1.0'
+NUMBERS = range(79_160_000_000, 79_160_000_100)
+FOUND = json.dumps({"phoneNumber": f"+{NUMBERS[0]}"}).encode()
+
+
+class Pair(NamedTuple):
+    """A certificate and its key, as PEM."""
+
+    certificate: bytes
+    key: bytes
+
+    @property
+    def sha256(self) -> bytes:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate.decode())).digest()
+
+    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
+        paths = directory / f"{name}.pem", directory / f"{name}.key"
+        paths[0].write_bytes(self.certificate)
+        paths[1].write_bytes(self.key)
+        return paths
+
+
+def make_pair(name: str, issuer: Pair | None = None) -> Pair:
+    """A certificate for 127.0.0.1, by `issuer` or by itself (a CA then)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    signer = serialization.load_pem_private_key(issuer.key, None) if issuer else key
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(x509.load_pem_x509_certificate(issuer.certificate).subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return Pair(certificate.public_bytes(pem), secret)
+
+
+class Tls(NamedTuple):
+    """Who vouches for whom."""
+
+    directory: Path
+    ca: Pair
+    server: Pair
+    pinned: Pair
+    unpinned: Pair
+    stranger: Pair
+
+    def context(self, pair: Pair | None = None) -> ssl.SSLContext:
+        """A client's, that presents `pair`."""
+        context = ssl.create_default_context(cadata=self.ca.certificate.decode())
+        if pair is not None:
+            context.load_cert_chain(*pair.write(self.directory, hashlib.sha256(pair.certificate).hexdigest()))
+        return context
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    ca = make_pair("test CA")
+    server, pinned, unpinned = (make_pair(name, ca) for name in ("registry", "pinned", "unpinned"))
+    return Tls(tmp_path_factory.mktemp("tls"), ca, server, pinned, unpinned, make_pair("stranger"))
+
+
+@pytest.fixture(scope="module")
+def site(module_database: TestDatabase, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    site = make_site(module_database, tmp_path_factory.mktemp("transport"))
+    asyncio.run(site.add_contracts(*NUMBERS))
+    return site
+
+
+@pytest.fixture(scope="module")
+def messenger(site: Site) -> TestMessenger:
+    return asyncio.run(site.add_messenger("plain"))
+
+
+@pytest.fixture(scope="module")
+def pinned(site: Site, tls: Tls) -> TestMessenger:
+    """A messenger that must present its certificate."""
+    return asyncio.run(site.add_messenger("pinned", certificate_sha256=[tls.pinned.sha256]))
+
+
+@pytest.fixture(scope="module")
+def tls_site(site: Site, tls: Tls, messenger: TestMessenger, pinned: TestMessenger, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The same registry behind TLS."""
+    made = make_site(site.database, tmp_path_factory.mktemp("tls-site"))
+    credentials = made.directory / "credentials"
+    (credentials / "secrets-key").write_text(site.secrets_key.hex())
+    put_certificate(made, tls.server)
+    (credentials / "client-ca").write_bytes(tls.ca.certificate)
+    return made
+
+
+def put_certificate(site: Site, pair: Pair) -> None:
+    (site.directory / "credentials" / "tls-certificate").write_bytes(pair.certificate)
+    (site.directory / "credentials" / "tls-key").write_bytes(pair.key)
+
+
+@pytest.fixture(scope="module")
+def plain_daemon(site: Site, messenger: TestMessenger) -> Iterator[Daemon]:
+    with daemon(site) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def tls_daemon(tls_site: Site) -> Iterator[Daemon]:
+    with daemon(tls_site) as started:
+        started.api = started.api.replace("http://", "https://")
+        yield started
+
+
+@contextlib.contextmanager
+def activated(site: Site, listener: socket.socket) -> Iterator[Daemon]:
+    """A daemon on a listener that another process holds open, as systemd hands it over."""
+    script = site.directory / "activate"
+    script.write_text(
+        f"#!{sys.executable}\nimport os, sys\n"
+        "os.dup2(int(os.environ['LISTENER']), 3)\n"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+    )
+    script.chmod(0o700)
+    with daemon(site, environment={"LISTENER": str(listener.fileno())}, executable=str(script), pass_fds=(listener.fileno(),)) as started:
+        yield started
+
+
+def listening(host: str = "127.0.0.1", sndbuf: int | None = None) -> socket.socket:
+    listener = socket.socket()
+    if sndbuf is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)  # its connections inherit it
+    listener.bind((host, 0))
+    listener.listen(512)
+    return listener
+
+
+def address(base: str) -> tuple[str, int]:
+    host, _, port = base.partition("://")[2].rpartition(":")
+    return host, int(port)
+
+
+def request(messenger: TestMessenger, body: bytes = FOUND, *headers: str, path: str = "/v1/presence", length: int | None = None) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Authorization: Bearer {messenger.api_key}", *headers]
+    lines.append(f"Content-Length: {len(body) if length is None else length}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+# -- slow and silent clients
+
+Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Client = Callable[[asyncio.StreamReader, asyncio.StreamWriter, TestMessenger], Awaitable[None]]
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
+    """Connects and says nothing."""
+    await reader.read()
+
+
+async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> None:
+    """A byte every 50 ms until the daemon closes."""
+    closed = asyncio.ensure_future(reader.read())
+    for byte in data:
+        if closed.done():
+            break
+        writer.write(bytes([byte]))
+        await asyncio.wait([closed], timeout=0.05)
+    await closed
+
+
+async def drips_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
+    await drip(reader, writer, b"POST /v1/presence HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"a" * 5000)
+
+
+async def drips_a_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
+    writer.write(request(messenger, b"", length=5000))
+    await drip(reader, writer, b" " * 5000)
+
+
+async def drips_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
+    writer.write(request(messenger, b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked"))
+    await drip(reader, writer, b"1\r\n \r\n" * 1000)
+
+
+async def drips_a_body_that_nobody_wants(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
+    writer.write(request(messenger, b"", length=5000, path="/v1/nowhere"))
+    await drip(reader, writer, b" " * 5000)
+
+
+async def promises_a_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
+    writer.write(request(messenger, b"", "Expect: 100-continue", length=5000))
+    await reader.read()
+
+
+async def keeps_alive_for_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
+    """Asks once, is answered, and stays."""
+    writer.write(request(messenger))
+    assert b" 200 " in await reader.readline()
+    await reader.read()
+
+
+async def stops_in_a_second_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
+    writer.write(request(messenger) + request(messenger)[:50])
+    await reader.read()
+
+
+async def never_reads(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
+    """Sends request after request and leaves the answers lying; timed from when the network takes no more."""
+    queries = json.dumps({"queries": [{"phoneNumber": f"+{NUMBERS[0]}"}] * 10_000}).encode()
+    stuck = time.monotonic()
+    try:
+        while True:
+            writer.write(request(messenger, queries, path="/v1/presence/batch"))
+            await writer.drain()
+            stuck = time.monotonic()
+    finally:
+        assert time.monotonic() - stuck < CLOSED_WITHIN_S
+
+
+HANDSHAKE: dict[str, bytes] = {"no TLS at all": b"", "half a ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"}
+SLOW: list[Client] = [
+    *(silent, drips_headers, drips_a_body, drips_chunks, drips_a_body_that_nobody_wants, promises_a_body, keeps_alive_for_nothing),
+    *(stops_in_a_second_request, never_reads),
+]
+
+
+def test_slow_and_silent_clients_are_closed_in_time_and_others_are_not(
+    site: Site, plain_daemon: Daemon, tls_daemon: Daemon, tls: Tls, messenger: TestMessenger
+) -> None:
+    async def timed(name: str, work: Awaitable[None]) -> tuple[str, float]:
+        started = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(work, 2 * CLOSED_WITHIN_S)
+        return name, time.monotonic() - started
+
+    async def misbehave(base: str, behaviour: Client, context: ssl.SSLContext | None) -> None:
+        reader, writer = await asyncio.open_connection(*address(base), ssl=context, limit=1024)
+        try:
+            with contextlib.suppress(ConnectionError):
+                await behaviour(reader, writer, messenger)
+        finally:
+            writer.transport.abort()
+
+    async def leave_an_answer_lying(small: Daemon) -> None:
+        """One answer, more than the network holds and less than makes the daemon wait before it closes."""
+        queries = json.dumps({"queries": [{"phoneNumber": f"+{NUMBERS[0]}"}] * 1_000}).encode()
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            sock.connect(address(small.api))
+            sock.sendall(request(messenger, queries, path="/v1/presence/batch"))
+            # The end of the connection stands behind what was not read, so the daemon's word is taken for it.
+            await eventually(lambda: STALLED in small.metrics(), 40)
+
+    async def handshake(base: str, hello: bytes) -> None:
+        reader, writer = await asyncio.open_connection(*address(base))
+        writer.write(hello)
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()
+        writer.transport.abort()
+
+    async def behave(base: str, context: ssl.SSLContext | None) -> None:
+        """Asks every 2 s over one connection."""
+        reader, writer = await asyncio.open_connection(*address(base), ssl=context)
+        for _ in range(8):
+            writer.write(request(messenger))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            await reader.readexactly(int(head.partition(b"Content-Length: ")[2].partition(b"\r")[0]))
+            await asyncio.sleep(2)
+        writer.transport.abort()
+
+    async def run(small: Daemon) -> list[tuple[str, float]]:
+        context = tls.context()
+        slow = [
+            timed(f"{'TLS ' if secure else ''}{behaviour.__name__}", misbehave(base, behaviour, secure))
+            for base, secure in ((plain_daemon.api, None), (tls_daemon.api, context))
+            for behaviour in SLOW
+        ]
+        slow += [timed(name, handshake(tls_daemon.api, hello)) for name, hello in HANDSHAKE.items()]
+        slow.append(timed("leaves an answer lying", leave_an_answer_lying(small)))
+        good = asyncio.gather(behave(plain_daemon.api, None), behave(tls_daemon.api, context))
+        took = await asyncio.gather(*slow)
+        await good
+        return list(took)
+
+    site.write_config(api='listen = "127.0.0.1:0"\nkeepalive_timeout_s = 2.0')
+    try:
+        with listening(sndbuf=4096) as listener, activated(site, listener) as small:
+            took = asyncio.run(run(small))
+    finally:
+        site.write_config()
+    assert not [(name, seconds) for name, seconds in took if seconds > CLOSED_WITHIN_S and not name.endswith("never_reads")]
+    for started in (plain_daemon, tls_daemon):
+        assert STALLED in started.metrics()
+        assert not [line for line in started.log() if line["event"] in ("request_failed", "background_failed")]
+
+
+# -- the protocol's corners
+
+
+def test_connections_are_capped(site: Site, messenger: TestMessenger) -> None:
+    site.write_config(api='listen = "127.0.0.1:0"\nconnections_max = 20')
+    with contextlib.ExitStack() as stack:
+        stack.callback(site.write_config)
+        started = stack.enter_context(daemon(site))
+        served = [stack.enter_context(sock) for _ in range(20) if (sock := connect(started, messenger))]
+        assert len(served) == 20
+        refused = [stack.enter_context(socket.create_connection(address(started.api))) for _ in range(5)]
+        for sock in refused:
+            sock.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b"", "closed at once, without an answer"
+        for sock in served:
+            assert asked_again(sock, messenger), "those that were there are served on"
+        assert 'registryd_connections_closed_total{api="messenger",reason="cap"} 5.0' in started.metrics()
+        served[0].close()
+        stack.enter_context(wait_for(lambda: connect(started, messenger)))  # where one has gone, another may come
+
+
+def connect(started: Daemon, messenger: TestMessenger) -> socket.socket | None:
+    """A connection that is served; None where none is."""
+    sock = socket.create_connection(address(started.api), timeout=5)
+    with contextlib.suppress(ConnectionError):
+        if asked_again(sock, messenger):
+            return sock
+    sock.close()
+    return None
+
+
+def asked_again(sock: socket.socket, messenger: TestMessenger) -> bool:
+    sock.sendall(request(messenger))
+    return sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_may_ask_before_it_sends_its_body(plain_daemon: Daemon, messenger: TestMessenger) -> None:
+    """Expect: 100-continue (RFC 9110 10.1.1)."""
+    with socket.create_connection(address(plain_daemon.api), timeout=5) as sock:
+        sock.sendall(request(messenger, b"", "Expect: 100-continue", "Connection: close", length=len(FOUND)))
+        assert sock.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(FOUND)
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+    for length, headers, status in (
+        (10**9, (), 413),
+        (len(FOUND), ("Content-Encoding: gzip",), 415),
+        (len(FOUND), ("Authorization: Bearer x",), 401),
+    ):
+        with socket.create_connection(address(plain_daemon.api), timeout=5) as sock:
+            sock.sendall(request(messenger, b"", "Expect: 100-continue", *headers, length=length))
+            assert sock.recv(65536).startswith(b"HTTP/1.1 %d " % status), "refused without asking for the body"
+
+
+def test_http_1_0_is_answered_and_closed(plain_daemon: Daemon, messenger: TestMessenger) -> None:
+    raw = request(messenger).replace(b"HTTP/1.1", b"HTTP/1.0")
+    started = time.monotonic()
+    answer = parse_answer(exchange(plain_daemon.api, raw))
+    assert (answer.status, answer.body["present"]) == (200, True)
+    assert time.monotonic() - started < 1
+    kept = raw.replace(b"Host: x", b"Connection: keep-alive")
+    with socket.create_connection(address(plain_daemon.api), timeout=5) as sock:
+        for _ in range(2):
+            sock.sendall(kept)
+            assert sock.recv(65536).startswith(b"HTTP/1.0 200 ")
+
+
+def test_pipelined_requests_are_answered_in_order(plain_daemon: Daemon, messenger: TestMessenger) -> None:
+    bodies = [json.dumps({"phoneNumber": f"+{number}"}).encode() for number in (NUMBERS[0], NUMBERS[0] - 1) * 50]
+    raw = b"".join(request(messenger, body, f"x-correlator: {place}") for place, body in enumerate(bodies[:-1]))
+    told = exchange(plain_daemon.api, raw + request(messenger, bodies[-1], "x-correlator: 99", "Connection: close"))
+    answers = told.split(b"HTTP/1.1 200 OK")[1:]
+    assert len(answers) == 100
+    for place, answer in enumerate(answers):
+        assert f"x-correlator: {place}\r\n".encode() in answer
+        assert (b'"present":true' in answer) is (place % 2 == 0)
+
+
+def test_the_messenger_api_listens_on_a_unix_socket_too(site: Site, messenger: TestMessenger) -> None:
+    path = Path(f"/tmp/registryd-{secrets.token_hex(6)}.sock")  # pytest's paths are too long for one
+    site.write_config(api=f'listen = "unix:{path}"')
+    try:
+        for _ in range(2):  # a socket that the last run left behind does not stop the next one
+            with daemon(site) as started:
+                assert started.api == f"unix:{path}"
+                assert stat.S_IMODE(path.stat().st_mode) == 0o660
+                assert stat.S_ISSOCK(path.stat().st_mode)
+                assert asyncio.run(present(lambda: aiohttp.UnixConnector(str(path)), "http://registry", messenger)) == 200
+    finally:
+        path.unlink(missing_ok=True)
+        site.write_config()
+
+
+async def present(connector: Callable[[], aiohttp.BaseConnector], base: str, messenger: TestMessenger) -> int:
+    """The status of a query."""
+    async with (
+        aiohttp.ClientSession(base, connector=connector(), headers=messenger.headers) as session,
+        session.post("/v1/presence", data=FOUND, headers={"Content-Type": "application/json"}) as response,
+    ):
+        await response.read()
+        return response.status
+
+
+# -- TLS
+
+
+def test_plain_http_never_crosses_a_network(site: Site, tls: Tls) -> None:
+    """Refused at the start, by its address and by the listener that systemd hands over."""
+    site.write_config(api='listen = "0.0.0.0:0"')
+    try:
+        with pytest.raises(AssertionError, match=r"ended with 3: .*tls-certificate"), daemon(site):
+            pass
+        site.write_config()
+        with (
+            listening("0.0.0.0") as listener,
+            pytest.raises(AssertionError, match=r"ended with 3: .*needs TLS"),
+            activated(site, listener),
+        ):
+            pass
+    finally:
+        site.write_config()
+
+
+def test_a_certificate_without_its_key_is_refused_at_the_start(tls_site: Site, tls: Tls) -> None:
+    put_certificate(tls_site, Pair(tls.server.certificate, tls.pinned.key))
+    try:
+        with pytest.raises(AssertionError, match=r"ended with 3: .*tls-key"), daemon(tls_site):
+            pass
+    finally:
+        put_certificate(tls_site, tls.server)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_1_2_and_1_3_are_spoken(tls_daemon: Daemon, tls: Tls, messenger: TestMessenger, version: ssl.TLSVersion) -> None:
+    context = tls.context()
+    context.minimum_version = context.maximum_version = version
+    with socket.create_connection(address(tls_daemon.api)) as sock, context.wrap_socket(sock, server_hostname="127.0.0.1") as secure:
+        assert secure.version() == f"TLSv1.{version.value - 0x301}"
+        secure.sendall(request(messenger))
+        assert secure.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_tls_1_1_is_refused(tls_daemon: Daemon, tls: Tls) -> None:
+    context = tls.context()
+    context.set_ciphers("ALL:@SECLEVEL=0")  # so that it is not our side that refuses
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with socket.create_connection(address(tls_daemon.api)) as sock, pytest.raises(ssl.SSLError, match=r"PROTOCOL_VERSION|UNEXPECTED_EOF"):
+        context.wrap_socket(sock, server_hostname="127.0.0.1")
+
+
+def test_plain_http_to_a_tls_listener_is_cut_off(tls_daemon: Daemon, messenger: TestMessenger) -> None:
+    with socket.create_connection(address(tls_daemon.api), timeout=5) as sock:
+        sock.sendall(request(messenger))
+        with contextlib.suppress(ConnectionResetError):
+            assert b"HTTP" not in sock.recv(65536)
+
+
+def test_a_pinned_messenger_must_present_its_certificate(
+    tls_daemon: Daemon, tls: Tls, plain_daemon: Daemon, messenger: TestMessenger, pinned: TestMessenger
+) -> None:
+    def status(asker: TestMessenger, pair: Pair | None) -> int:
+        return asyncio.run(present(lambda: aiohttp.TCPConnector(ssl=tls.context(pair)), tls_daemon.api, asker))
+
+    assert status(pinned, tls.pinned) == 200
+    assert status(pinned, tls.unpinned) == 401, "a certificate of the same CA is not the one that is pinned"
+    assert status(pinned, None) == 401
+    assert status(messenger, tls.pinned) == 200, "nothing is asked of a messenger without a pin"
+    assert status(messenger, None) == 200
+    with pytest.raises(aiohttp.ClientError):
+        status(pinned, tls.stranger)
+    assert asyncio.run(present(aiohttp.TCPConnector, plain_daemon.api, pinned)) == 401, "there is no certificate without TLS"
+
+
+def test_a_renewed_certificate_is_served_after_a_reload(tls_site: Site, tls_daemon: Daemon, tls: Tls, messenger: TestMessenger) -> None:
+    def served() -> bytes:
+        with (
+            socket.create_connection(address(tls_daemon.api)) as sock,
+            tls.context().wrap_socket(sock, server_hostname="127.0.0.1") as secure,
+        ):
+            secure.sendall(request(messenger))
+            assert secure.recv(65536).startswith(b"HTTP/1.1 200 ")
+            return secure.getpeercert(True) or b""
+
+    def reload(event: str) -> None:
+        seen = len(events(tls_daemon, event))
+        tls_daemon.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(events(tls_daemon, event)) > seen)
+
+    former = ssl.PEM_cert_to_DER_cert(tls.server.certificate.decode())
+    renewed = make_pair("registry", tls.ca)
+    try:
+        with (
+            socket.create_connection(address(tls_daemon.api)) as sock,
+            tls.context().wrap_socket(sock, server_hostname="127.0.0.1") as kept,
+        ):
+            assert served() == former
+            put_certificate(tls_site, Pair(renewed.certificate, tls.server.key))
+            reload("background_failed")
+            assert served() == former, "half of a renewal changes nothing"
+            (tls_site.directory / "credentials" / "tls-key").unlink()
+            reload("background_failed")
+            assert served() == former
+            put_certificate(tls_site, renewed)
+            reload("reloaded")
+            assert served() == ssl.PEM_cert_to_DER_cert(renewed.certificate.decode())
+            kept.sendall(request(messenger))
+            assert kept.recv(65536).startswith(b"HTTP/1.1 200 "), "connections from before go on"
+    finally:
+        put_certificate(tls_site, tls.server)
+
+
+def events(started: Daemon, name: str) -> list[dict[str, Any]]:
+    return [line for line in started.log() if line["event"] == name]
+
+
+# -- stopping
+
+
+def test_a_restart_under_load_loses_no_request(site: Site, messenger: TestMessenger) -> None:
+    """Behind a listener that stays, as under systemd: every request is answered, by the old process or by the new one."""
+
+    async def run(listener: socket.socket) -> tuple[list[str], list[str]]:
+        answered: list[str] = []
+        lost: list[str] = []
+        ended = asyncio.Event()
+        host, port = listener.getsockname()
+
+        async def ask(session: aiohttp.ClientSession) -> None:
+            while not ended.is_set():
+                try:
+                    async with session.post("/v1/presence", data=FOUND, headers={"Content-Type": "application/json"}) as response:
+                        body = await response.json()
+                        assert (response.status, body["present"]) == (200, True)
+                        answered.append(body["queryId"])
+                except aiohttp.ClientError as error:
+                    lost.append(repr(error))
+
+        async def more(count: int) -> None:
+            seen = len(answered)
+            await eventually(lambda: len(answered) >= seen + count, 30)
+
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(f"http://{host}:{port}", connector=connector, headers=messenger.headers) as session:
+            with contextlib.ExitStack() as stack:
+                current = await asyncio.to_thread(stack.enter_context, activated(site, listener))
+                tasks = [asyncio.create_task(ask(session)) for _ in range(32)]
+                for _ in range(2):
+                    await more(300)
+                    assert await asyncio.to_thread(current.stop) == 0
+                    assert not [line for line in current.log() if line["event"] in ("request_failed", "background_failed")]
+                    current = await asyncio.to_thread(stack.enter_context, activated(site, listener))
+                await more(300)
+                ended.set()
+                await asyncio.gather(*tasks)
+        return answered, lost
+
+    with listening() as listener:
+        answered, lost = asyncio.run(run(listener))
+    assert lost == []
+    assert len(set(answered)) == len(answered) > 1000
+
+    async def journaled() -> int:
+        async with site.database.connect() as connection:
+            count = await connection.fetchval(
+                "SELECT count(*) FROM unnest($1::uuid[]) AS id, registry.find_query(id) AS q WHERE q.present", answered
+            )
+            return int(count)
+
+    assert asyncio.run(journaled()) == len(answered)
+
+
+def test_a_stop_waits_for_the_running_request(site: Site, messenger: TestMessenger) -> None:
+    """One that has begun is answered; the connection then ends, and no new one is taken."""
+    with daemon(site) as started, socket.create_connection(address(started.api), timeout=10) as sock:
+        sock.sendall(request(messenger, b"", length=len(FOUND)))
+        wait_for(lambda: 'registryd_connections{api="messenger"} 1.0' in started.metrics())
+        started.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: events(started, "stopping"))
+        sock.sendall(FOUND)
+        answer = sock.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in answer.lower()
+        assert sock.recv(65536) == b""
+        assert started.process.wait(20) == 0
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address(started.api))

@@ -1,0 +1,153 @@
+"""The enumeration guard: a day's budget that workers share, and that neither a busy nor a missing database opens."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from registryd.domain.errors import QuotaExceeded, Unavailable
+from registryd.domain.identifiers import MessengerId
+from registryd.presence.quota import QuotaGuard
+from registryd.store.pool import Database
+from tests.conftest import Site
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self, now: datetime = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def answered(guard: QuotaGuard, messenger_id: MessengerId, numbers: int, absent: int = 0, quota: int | None = 10) -> None:
+    with guard.admit(messenger_id, quota, numbers):
+        guard.count(messenger_id, numbers, absent)
+
+
+async def add_messenger(site: Site, name: str = "one") -> MessengerId:
+    return MessengerId((await site.add_messenger(name)).messenger_id)
+
+
+async def recorded(site: Site) -> dict[tuple[int, date], tuple[int, int]]:
+    async with site.database.connect() as connection:
+        rows = await connection.fetch("SELECT * FROM registry.quota_usage")
+    return {(row["messenger_id"], row["day"]): (row["used"], row["absent"]) for row in rows}
+
+
+def test_workers_share_one_budget(site: Site) -> None:
+    async def run(db: Database) -> None:
+        messenger_id, other = await add_messenger(site), await add_messenger(site, "two")
+        clock = Clock()
+        first, second = QuotaGuard(db, clock), QuotaGuard(db, clock)
+        answered(first, messenger_id, 6, absent=2)
+        answered(second, messenger_id, 3, absent=3)
+        for guard in (first, second, first):
+            await guard.exchange()
+        for guard in (first, second):
+            assert guard.usage(messenger_id) == (NOON.date(), 9, 5)
+            assert guard.usage(other) == (NOON.date(), 0, 0)
+            with pytest.raises(QuotaExceeded):
+                answered(guard, messenger_id, 2)
+            answered(guard, other, 10)
+        answered(second, messenger_id, 1)
+        with pytest.raises(QuotaExceeded):
+            answered(second, messenger_id, 1)
+        answered(second, messenger_id, 1_000, quota=None)
+        for guard in (first, second):
+            await guard.exchange()
+        assert await recorded(site) == {(messenger_id, NOON.date()): (1_010, 5), (other, NOON.date()): (20, 0)}
+
+    async def with_pool() -> None:
+        async with site.database.pool() as db:
+            await run(db)
+
+    asyncio.run(with_pool())
+
+
+def test_what_is_being_answered_holds_its_part_of_the_budget() -> None:
+    guard = QuotaGuard(nobody(), Clock())
+    messenger_id = MessengerId(1)
+    with guard.admit(messenger_id, 10, 6):
+        with pytest.raises(QuotaExceeded), guard.admit(messenger_id, 10, 5):
+            pass
+        with guard.admit(messenger_id, 10, 4), pytest.raises(QuotaExceeded), guard.admit(messenger_id, 10, 1):
+            pass
+        with guard.admit(MessengerId(2), 10, 10):
+            pass
+    assert guard.usage(messenger_id).used == 0, "what was not answered is given back"
+    with pytest.raises(Unavailable), guard.admit(messenger_id, 10, 10):
+        raise Unavailable
+    answered(guard, messenger_id, 10)
+    assert guard.usage(messenger_id).used == 10
+
+
+def nobody() -> Database:
+    """A database that is not asked."""
+    return Database("", {}, size=1, connect_timeout_s=1, command_timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("now", "wait_s"),
+    [(NOON, 43_200), (datetime(2026, 3, 2, tzinfo=UTC), 86_400), (datetime(2026, 3, 2, 23, 59, 59, 900_000, tzinfo=UTC), 1)],
+)
+def test_the_budget_begins_anew_at_midnight_utc(now: datetime, wait_s: int) -> None:
+    clock = Clock(now)
+    guard = QuotaGuard(nobody(), clock)
+    messenger_id = MessengerId(1)
+    answered(guard, messenger_id, 10)
+    with pytest.raises(QuotaExceeded) as refused:
+        answered(guard, messenger_id, 1)
+    assert refused.value.retry_after_s == wait_s
+    clock.now += timedelta(seconds=wait_s)
+    assert guard.usage(messenger_id) == (date(2026, 3, 3), 0, 0)
+    answered(guard, messenger_id, 10)
+
+
+def test_yesterday_s_numbers_are_counted_for_yesterday(site: Site) -> None:
+    async def run() -> None:
+        messenger_id = await add_messenger(site)
+        clock = Clock()
+        async with site.database.pool() as db:
+            guard = QuotaGuard(db, clock)
+            answered(guard, messenger_id, 4, absent=1)
+            await guard.exchange()
+            answered(guard, messenger_id, 3, absent=2)
+            clock.now += timedelta(days=1)
+            answered(guard, messenger_id, 5)
+            await guard.exchange()
+            assert guard.usage(messenger_id) == (NOON.date() + timedelta(days=1), 5, 0)
+        assert await recorded(site) == {(messenger_id, NOON.date()): (7, 3), (messenger_id, clock().date()): (5, 0)}
+
+    asyncio.run(run())
+
+
+def test_counts_are_kept_while_the_database_does_not_take_them(site: Site) -> None:
+    async def run() -> None:
+        messenger_id = await add_messenger(site)
+        async with site.database.pool() as db, site.database.connect() as other:
+            guard = QuotaGuard(db, Clock())
+            answered(guard, messenger_id, 4, absent=1)
+            async with other.transaction():
+                await other.execute("LOCK TABLE registry.quota_usage")
+                exchange = asyncio.create_task(guard.exchange())
+                while not exchange.done():
+                    assert guard.usage(messenger_id).used >= 4, "on their way they count as before"
+                    if guard.usage(messenger_id).used < 9:
+                        answered(guard, messenger_id, 5)
+                    await asyncio.sleep(0.01)
+                with pytest.raises(Unavailable):
+                    await exchange
+            assert guard.usage(messenger_id) == (NOON.date(), 9, 1)
+            with pytest.raises(QuotaExceeded):
+                answered(guard, messenger_id, 2)
+            for _ in range(2):
+                await guard.exchange()
+                assert guard.usage(messenger_id) == (NOON.date(), 9, 1)
+        assert await recorded(site) == {(messenger_id, NOON.date()): (9, 1)}
+
+    asyncio.run(run())
