@@ -1,4 +1,4 @@
-"""One private PostgreSQL a session, a migrated template, a clone of it for each test that asks; a daemon in this process or as a real one."""
+"""One private PostgreSQL a session, a migrated template, a clone of it for each test that asks; the real daemon as a process."""
 
 from __future__ import annotations
 
@@ -159,7 +159,8 @@ class Site:
             "log": 'level = "debug"',
             **sections,
         }
-        texts = [f'[database]\ndsn = "{self.database.dsn("registryd_app")}"\nowner_dsn = "{self.database.dsn()}"\n{sections.pop("database", "")}']
+        dsn, owner_dsn = self.database.dsn("registryd_app"), self.database.dsn()
+        texts = [f'[database]\ndsn = "{dsn}"\nowner_dsn = "{owner_dsn}"\n{sections.pop("database", "")}']
         texts += [f"[{name}]\n{text}" for name, text in sections.items()]
         texts.append(f'[credentials]\ndirectory = "{self.directory / "credentials"}"')
         self.path.write_text("\n\n".join(texts) + "\n")
@@ -176,7 +177,8 @@ class Site:
 
     async def add_contracts(self, *msisdns: int, **facts: str) -> None:
         """Live contracts, individuals' unless `facts` say otherwise."""
-        columns = {"generation": "1", "status": "active", "holder": "individual", "end_user": "not_required", "started_at": "2020-01-01", **facts}
+        usual = {"generation": "1", "status": "active", "holder": "individual", "end_user": "not_required", "started_at": "2020-01-01"}
+        columns = usual | facts
         names, values = ", ".join(columns), ", ".join(f"'{value}'" for value in columns.values())
         async with self.database.connect() as connection:
             await connection.executemany(

@@ -70,7 +70,7 @@ async def migrate(context: Context, *, as_script: bool, dsn: str | None) -> None
         connection = await connect(dsn)
     try:
         if as_script:
-            click.echo(migrations.script(await migrations.pending(connection)), nl=False)
+            click.echo(await migrations.script(connection), nl=False)
             return
         done = await migrations.migrate(connection)
     finally:

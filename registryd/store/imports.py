@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import asyncpg
 
-from registryd.store.pool import fetch
+from registryd.domain.errors import Unavailable
+from registryd.store.pool import TRANSIENT, fetch
 from registryd.store.queries import Nothing, Query
 
 COLUMNS = ("msisdn", "generation", "status", "holder", "end_user", "started_at", "ended_at", "end_reason")
@@ -37,6 +38,8 @@ CREATE_STAGING = Query("imports", "create_staging", Nothing)
 FIND_BAD_LINES = Query("imports", "find_bad_lines", BadLine, int)
 SKIP_FRIENDLY_REFUSAL = Query("imports", "skip_friendly_refusal", BulkLoad)
 INSERT_STAGED = Query("imports", "insert_staged", Nothing)
+FIND_REPEATED_LINES = Query("imports", "find_repeated_lines", BadLine, int)
+FIND_SECOND_LIVE = Query("imports", "find_second_live", BadLine, int)
 INSERT_RANGE = Query("imports", "insert_range", Nothing, list[int], list[int], list[str], list[str])
 DELETE_RANGES = Query("imports", "delete_ranges", Nothing)
 
@@ -46,30 +49,46 @@ async def import_contracts(
 ) -> Imported:
     """Imports CSV lines (`chunks`, the header left out) with `columns`. Contracts that are there already are left as they are.
 
-    Raises: ImportRefused.
+    Raises: ImportRefused, Unavailable; nothing was changed then.
     """
     transaction = connection.transaction()
-    await transaction.start()
     try:
-        await connection.execute(CREATE_STAGING.sql)
-        copied = await connection.copy_to_table("import_line", source=chunks, columns=columns, format="csv")
-        bad = await fetch(connection, FIND_BAD_LINES, BAD_LINES_TOLD)
-        if bad:
-            raise ImportRefused("\n".join(f"line {line.line}: {line.reason}" for line in bad))
-        await fetch(connection, SKIP_FRIENDLY_REFUSAL)
-        inserted = await connection.execute(INSERT_STAGED.sql)
-        imported = Imported(_count(copied), _count(inserted))
+        await transaction.start()
+        try:
+            imported = await _load(connection, columns, chunks)
+        except BaseException:
+            await transaction.rollback()
+            raise
+        await (transaction.rollback() if dry_run else transaction.commit())
+    except TRANSIENT as error:
+        raise Unavailable from error
     except asyncpg.PostgresError as error:
-        await transaction.rollback()
         raise _refusal(error) from None
-    except BaseException:
-        await transaction.rollback()
-        raise
-    if dry_run:
-        await transaction.rollback()
-    else:
-        await transaction.commit()
     return imported
+
+
+async def _load(connection: asyncpg.Connection[asyncpg.Record], columns: Sequence[str], chunks: AsyncIterator[bytes]) -> Imported:
+    await connection.execute(CREATE_STAGING.sql)
+    lines = _count(await connection.copy_to_table("import_line", source=chunks, columns=columns, format="csv"))
+    await _refuse_lines(connection, FIND_BAD_LINES)
+    await fetch(connection, SKIP_FRIENDLY_REFUSAL)
+    try:
+        # A savepoint, so that the staged lines are still there to be searched.
+        async with connection.transaction():
+            inserted = _count(await connection.execute(INSERT_STAGED.sql))
+    except asyncpg.UniqueViolationError:
+        await _refuse_lines(connection, FIND_SECOND_LIVE)
+        raise
+    if inserted < lines:
+        await _refuse_lines(connection, FIND_REPEATED_LINES)
+    return Imported(lines, inserted)
+
+
+async def _refuse_lines(connection: asyncpg.Connection[asyncpg.Record], query: Query[BadLine]) -> None:
+    """Raises: ImportRefused, where `query` finds lines that it names."""
+    bad = await fetch(connection, query, BAD_LINES_TOLD)
+    if bad:
+        raise ImportRefused("\n".join(f"line {line.line}: {line.reason}" for line in bad))
 
 
 async def replace_ranges(connection: asyncpg.Connection[asyncpg.Record], ranges: Sequence[tuple[int, int, str, str]]) -> None:
@@ -91,16 +110,13 @@ def _count(status: str) -> int:
 def _refusal(error: asyncpg.PostgresError) -> ImportRefused:
     """PostgreSQL's error in words that quote nothing of the file."""
     if isinstance(error, asyncpg.UniqueViolationError):
-        return ImportRefused(
-            "a number would have two live contracts: the file and the registry (or two lines of the file) disagree on its holder; "
-            "end the former contract first, by a contract event"
-        )
+        return ImportRefused("a number would have two live contracts: the registry changed meanwhile; import the file again")
     if isinstance(error, asyncpg.CheckViolationError):
         return ImportRefused(f"a contract breaks the rule {error.constraint_name}")
     line = re.search(r"line (\d+)", error.context or "")
     where = f"line {int(line[1]) + 1}: " if line else ""
     if isinstance(error, asyncpg.BadCopyFileFormatError):
-        return ImportRefused(f"{where}does not have the header's {len(COLUMNS)} fields")
-    if isinstance(error, asyncpg.DataError):
-        return ImportRefused(f"{where}a time or number is out of range")
+        return ImportRefused(f"{where}does not have the header's {len(COLUMNS)} fields, or leaves a quote open")
+    if isinstance(error, asyncpg.CharacterNotInRepertoireError):
+        return ImportRefused(f"{where}is not UTF-8 text")
     return ImportRefused(f"{where}PostgreSQL refused it ({type(error).__name__})")

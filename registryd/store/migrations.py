@@ -69,41 +69,37 @@ def reports_sql() -> str:
 
 
 async def applied(connection: Connection) -> dict[int, bytes]:
-    """The applied migrations' checksums by version; empty where there is no schema yet."""
-    if await connection.fetchval("SELECT to_regclass('registry.schema_migration')") is None:
-        return {}
-    return {row.version: row.checksum for row in await fetch(connection, APPLIED_MIGRATIONS)}
+    """The applied migrations' checksums by version; empty where there is no schema yet. Raises: SchemaMismatch."""
+    try:
+        if await connection.fetchval("SELECT to_regclass('registry.schema_migration')") is None:
+            return {}
+        return {row.version: row.checksum for row in await fetch(connection, APPLIED_MIGRATIONS)}
+    except asyncpg.InsufficientPrivilegeError:
+        raise SchemaMismatch(
+            "this role may not see the registry's schema: connect as registryd_app, or to migrate as one that may SET ROLE registryd_owner"
+        ) from None
 
 
 async def check(connection: Connection) -> None:
     """Raises: SchemaMismatch, unless exactly this program's migrations are applied, unchanged."""
     found = await applied(connection)
-    known = {m.version: m for m in migrations()}
     if not found:
         raise SchemaMismatch("the database has no registry schema: run `registryd migrate` (as the owner; see sql/README.md)")
-    for version, checksum in found.items():
-        if version not in known:
-            raise SchemaMismatch(
-                f"the database is at migration {version:04d}, which is newer than this program: install the release that made it"
-            )
-        if checksum != known[version].checksum:
-            raise SchemaMismatch(
-                f"{known[version].path.name} is not the file that was applied: install the release that was, or restore the file"
-            )
-    missing = [f"{version:04d}" for version in known if version not in found]
+    missing = [f"{m.version:04d}" for m in _missing(found)]
     if missing:
         raise SchemaMismatch(f"migrations {', '.join(missing)} are not applied: run `registryd migrate`")
 
 
-async def pending(connection: Connection) -> list[Migration]:
-    """Raises: SchemaMismatch where an applied file was edited or is unknown."""
-    found = await applied(connection)
-    if found:
-        try:
-            await check(connection)
-        except SchemaMismatch as mismatch:
-            if "not applied" not in str(mismatch):
-                raise
+def _missing(found: dict[int, bytes]) -> list[Migration]:
+    """What is not applied yet. Raises: SchemaMismatch, where something else was."""
+    known = {m.version: m for m in migrations()}
+    for version, checksum in found.items():
+        if version not in known:
+            raise SchemaMismatch(f"the database is at migration {version:04d}, newer than this program: install the release that made it")
+        if checksum != known[version].checksum:
+            raise SchemaMismatch(
+                f"{known[version].path.name} is not the file that was applied: install the release that was, or restore the file"
+            )
     return [m for m in migrations() if m.version not in found]
 
 
@@ -112,12 +108,10 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[Migrat
 
     Raises: SchemaMismatch; asyncpg.PostgresError where a statement fails: that migration is then undone whole.
     """
-    if await connection.fetchval("SELECT to_regrole($1)", OWNER) is None:
-        raise SchemaMismatch("the roles are missing: run `psql -d DATABASE -f sql/roles.sql` as a superuser first")
+    await _act_as_owner(connection)
     await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
     try:
-        await connection.execute(f"SET ROLE {OWNER}")
-        todo = await pending(connection)
+        todo = _missing(await applied(connection))
         for migration in todo:
             async with connection.transaction():
                 await connection.execute(migration.sql)
@@ -128,15 +122,28 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[Migrat
             await connection.execute(reports_sql())
         await connection.execute("SELECT registry.make_partitions((now() AT TIME ZONE 'UTC')::date, 8)")
         return todo
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise SchemaMismatch(f"{error}: run `psql -d DATABASE -f sql/roles.sql` as a superuser first") from None
     finally:
-        await connection.execute("RESET ROLE")
         await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
+        await connection.execute("RESET ROLE")
 
 
-def script(todo: list[Migration]) -> str:
-    """The same work as a psql script, for a DBA who runs it himself."""
+async def _act_as_owner(connection: Connection) -> None:
+    """Raises: SchemaMismatch."""
+    try:
+        await connection.execute(f"SET ROLE {OWNER}")
+    except asyncpg.InvalidParameterValueError:
+        raise SchemaMismatch("the roles are missing: run `psql -d DATABASE -f sql/roles.sql` as a superuser first") from None
+    except asyncpg.InsufficientPrivilegeError:
+        raise SchemaMismatch(f"this role may not SET ROLE {OWNER}: give --dsn or [database] owner_dsn of one that may") from None
+
+
+async def script(connection: Connection) -> str:
+    """The same work as a psql script, for a DBA who runs it himself. Raises: SchemaMismatch."""
+    await _act_as_owner(connection)
     parts = ["\\set ON_ERROR_STOP on", f"SELECT pg_advisory_lock({LOCK});", f"SET ROLE {OWNER};"]
-    for m in todo:
+    for m in _missing(await applied(connection)):
         parts += [
             f"\n-- {m.path.name}\nBEGIN;",
             m.sql.rstrip(),

@@ -72,7 +72,7 @@ async def read_owed(db: Database, messenger_id: MessengerId, after: Key, limit: 
 
 async def acknowledge(db: Database, messenger_id: MessengerId, ids: Sequence[UUID]) -> int:
     """Settles by pull; returns how many this call settled. Others' ids and settled ones are ignored."""
-    return (await db.fetch(SETTLE_DELIVERED, messenger_id, ids, "pull"))[0].settled
+    return (await db.fetch_retrying(SETTLE_DELIVERED, messenger_id, ids, "pull"))[0].settled
 
 
 async def count_pending(db: Database, messenger_id: MessengerId) -> Backlog:

@@ -68,10 +68,10 @@ INSERT INTO registry.policy VALUES (
     'Decree 1801 of 2021-10-20, in force from 2022-03-01; it lapses in March 2028: add the row of its successor before then.'
 );
 
-CREATE FUNCTION registry.policy_in_force(at timestamptz) RETURNS registry.policy
-LANGUAGE sql STABLE PARALLEL SAFE
+CREATE FUNCTION registry.policy_in_force(at timestamptz) RETURNS SETOF registry.policy
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 AS 'SELECT p.* FROM registry.policy AS p WHERE p.effective_from <= at ORDER BY p.effective_from DESC LIMIT 1';
-COMMENT ON FUNCTION registry.policy_in_force IS 'The policy row in force at a time.';
+COMMENT ON FUNCTION registry.policy_in_force IS 'The policy row in force at a time; no row where none was yet, so that nothing is answered by a rule that is not there.';
 
 CREATE FUNCTION registry.is_present(
     status registry.contract_status, holder registry.holder, end_user registry.end_user,

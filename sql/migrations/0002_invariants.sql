@@ -196,6 +196,7 @@ COMMENT ON FUNCTION registry.refuse_truncate IS 'TRUNCATE would slip past the ro
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.contract FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.binding FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification_delivered FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.journal_page FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
@@ -241,11 +242,15 @@ BEGIN
         USING ERRCODE = 'restrict_violation', HINT = 'Set ended_at and end_reason together, once, and insert a new binding.';
 END
 $$;
-COMMENT ON FUNCTION registry.refuse_binding_change IS 'active -> ended is the only move of a binding.';
+COMMENT ON FUNCTION registry.refuse_binding_change IS 'active -> ended is the only move of a binding; a live one is not deleted either.';
 CREATE TRIGGER refuse_binding_change BEFORE UPDATE ON registry.binding
     FOR EACH ROW WHEN (OLD.ended_at IS NOT NULL OR OLD.msisdn <> NEW.msisdn OR OLD.generation <> NEW.generation
                        OR OLD.messenger_id <> NEW.messenger_id OR OLD.identification_code <> NEW.identification_code
                        OR OLD.bound_at <> NEW.bound_at)
+    EXECUTE FUNCTION registry.refuse_binding_change();
+-- A live binding that is gone would never be notified. Ended ones leave by retention.
+CREATE TRIGGER refuse_deleting_live_binding BEFORE DELETE ON registry.binding
+    FOR EACH ROW WHEN (OLD.ended_at IS NULL)
     EXECUTE FUNCTION registry.refuse_binding_change();
 
 CREATE FUNCTION registry.refuse_deleting_bound_messenger() RETURNS trigger

@@ -3,20 +3,22 @@
 
 -- name: lease_lanes
 -- Why: a worker takes free lanes with something due; the token fences out whoever held the lane before. Its own lease it may take anew
--- (a task that died with the database), except for the lanes it is working ($4).
+-- (a task that died with the database), except for the lanes it is working ($4). Materialized: found once, so that the limit holds.
+WITH due AS MATERIALIZED (
+    SELECT free.messenger_id
+      FROM registry.lane AS free JOIN registry.messenger AS m ON m.messenger_id = free.messenger_id
+     WHERE (free.owner IS NULL OR free.lease_until < now() OR free.owner = $1)
+       AND free.messenger_id <> ALL ($4::integer[])
+       AND (free.gate_until IS NULL OR free.gate_until <= now())
+       AND m.endpoint_url IS NOT NULL
+       AND EXISTS (SELECT FROM registry.notification AS n WHERE n.messenger_id = free.messenger_id AND n.not_before <= now())
+     ORDER BY free.messenger_id
+     LIMIT $3
+       FOR UPDATE OF free SKIP LOCKED
+)
 UPDATE registry.lane AS l
    SET owner = $1, token = l.token + 1, lease_until = now() + $2::interval
-  FROM (SELECT free.messenger_id
-          FROM registry.lane AS free JOIN registry.messenger AS m ON m.messenger_id = free.messenger_id
-         WHERE (free.owner IS NULL OR free.lease_until < now() OR free.owner = $1)
-           AND free.messenger_id <> ALL ($4::integer[])
-           AND (free.gate_until IS NULL OR free.gate_until <= now())
-           AND m.endpoint_url IS NOT NULL
-           AND EXISTS (SELECT FROM registry.notification AS n WHERE n.messenger_id = free.messenger_id AND n.not_before <= now())
-         ORDER BY free.messenger_id
-         LIMIT $3
-           FOR UPDATE OF free SKIP LOCKED) AS due,
-       registry.messenger AS m
+  FROM due, registry.messenger AS m
  WHERE l.messenger_id = due.messenger_id AND m.messenger_id = l.messenger_id
 RETURNING l.messenger_id, l.token, l.failures, m.name, m.endpoint_url, m.batch_max, m.includes_phone_number;
 

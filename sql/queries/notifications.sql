@@ -24,7 +24,8 @@ SELECT registry.settle_delivered($1, $2::uuid[], $3::registry.delivery_channel) 
 -- Why: a failure counts only while the token is the lane's; a former owner's view of it is stale.
 UPDATE registry.notification AS n
    SET attempts = least(n.attempts + 1, 32767), not_before = f.not_before, last_error = f.error
-  FROM unnest($3::uuid[], $4::timestamptz[], $5::text[]) AS f(notification_id, not_before, error)
+  FROM (SELECT u.* FROM unnest($3::uuid[], $4::timestamptz[], $5::text[]) AS u(notification_id, not_before, error)
+         ORDER BY u.notification_id) AS f
  WHERE n.messenger_id = $1 AND n.deadline_at = registry.time_of(f.notification_id) AND n.notification_id = f.notification_id
    AND EXISTS (SELECT FROM registry.lane AS l WHERE l.messenger_id = $1 AND l.token = $2)
 RETURNING n.notification_id;

@@ -49,45 +49,48 @@ WITH rule AS MATERIALIZED (
      CROSS JOIN rule
       JOIN page ON page.page = q.page
       LEFT JOIN registry.contract AS c ON c.msisdn = q.msisdn AND c.ended_at IS NULL
-), held AS MATERIALIZED (
-    SELECT c.msisdn, a.messenger_id
-      FROM answered AS a
-      JOIN registry.contract AS c ON c.msisdn = a.msisdn AND c.ended_at IS NULL
-     WHERE a.present AND a.code IS NOT NULL
-       FOR SHARE OF c SKIP LOCKED
 ), judged AS MATERIALIZED (
-    SELECT a.page, a.position, a.msisdn, a.generation, a.messenger_id, a.code, a.present, same_code.bound_at,
+    -- Each probe is a LATERAL of its own: locked in the order of the numbers, and never more than one descent of an index a query.
+    SELECT a.page, a.position, a.msisdn, a.generation, a.messenger_id, a.code, a.present,
            CASE WHEN NOT a.present OR a.code IS NULL THEN NULL
-                WHEN h.msisdn IS NULL THEN 'busy'
+                WHEN contract.held IS NULL THEN 'busy'
                 WHEN same_code.msisdn = a.msisdn THEN 'unchanged'
                 WHEN same_code.msisdn IS NOT NULL THEN 'code_in_use'
-                WHEN same_number.msisdn IS NOT NULL THEN 'replaced'
-                ELSE 'recorded' END AS outcome
+                WHEN same_number.held THEN 'replaced'
+                ELSE 'recorded' END AS outcome,
+           CASE WHEN same_code.msisdn = a.msisdn THEN same_code.bound_at ELSE clock_timestamp() END AS bound_at
       FROM answered AS a
-      LEFT JOIN held AS h ON h.msisdn = a.msisdn AND h.messenger_id = a.messenger_id
-      LEFT JOIN registry.binding AS same_code
-             ON same_code.messenger_id = a.messenger_id AND same_code.identification_code = a.code AND same_code.ended_at IS NULL
-      LEFT JOIN registry.binding AS same_number
-             ON same_number.msisdn = a.msisdn AND same_number.messenger_id = a.messenger_id AND same_number.ended_at IS NULL
+      LEFT JOIN LATERAL (
+           SELECT true AS held FROM registry.contract AS c
+            WHERE a.present AND a.code IS NOT NULL AND c.msisdn = a.msisdn AND c.ended_at IS NULL
+              FOR SHARE SKIP LOCKED) AS contract ON true
+      LEFT JOIN LATERAL (
+           SELECT b.msisdn, b.bound_at FROM registry.binding AS b
+            WHERE contract.held AND b.messenger_id = a.messenger_id AND b.identification_code = a.code AND b.ended_at IS NULL
+            LIMIT 1) AS same_code ON true
+      LEFT JOIN LATERAL (
+           SELECT true AS held FROM registry.binding AS b
+            WHERE contract.held AND same_code.msisdn IS NULL AND b.msisdn = a.msisdn AND b.messenger_id = a.messenger_id AND b.ended_at IS NULL
+              FOR NO KEY UPDATE SKIP LOCKED) AS same_number ON true
 ), replaced AS (
     UPDATE registry.binding AS b
-       SET ended_at = clock_timestamp(), end_reason = 'replaced'
+       SET ended_at = j.bound_at, end_reason = 'replaced'
       FROM judged AS j
      WHERE j.outcome = 'replaced' AND b.msisdn = j.msisdn AND b.messenger_id = j.messenger_id AND b.ended_at IS NULL
-    RETURNING b.msisdn, b.messenger_id
+    RETURNING 1
 ), recorded AS (
-    -- Joined to `replaced`, so that the old binding has ended before the new one meets the unique index.
+    -- Counting `replaced` makes it run first, so that the old bindings have ended before the new ones meet the unique index. One that
+    -- another statement wrote meanwhile meets it too: the group is then undone and asked again.
     INSERT INTO registry.binding (msisdn, bound_at, messenger_id, generation, identification_code)
-    SELECT j.msisdn, clock_timestamp(), j.messenger_id, j.generation, j.code
-      FROM judged AS j LEFT JOIN replaced AS r ON r.msisdn = j.msisdn AND r.messenger_id = j.messenger_id
-     WHERE j.outcome = 'recorded' OR (j.outcome = 'replaced' AND r.msisdn IS NOT NULL)
-    RETURNING msisdn, messenger_id, bound_at
+    SELECT j.msisdn, j.bound_at, j.messenger_id, j.generation, j.code
+      FROM (SELECT count(*) FROM replaced) AS first CROSS JOIN judged AS j
+     WHERE j.outcome IN ('recorded', 'replaced')
 ), paged AS MATERIALIZED (
     SELECT j.page, count(*)::integer AS queries, (count(*) FILTER (WHERE j.present))::integer AS present_count,
            string_agg(CASE WHEN j.present THEN '1' ELSE '0' END, '' ORDER BY j.position) AS bits,
-           array_agg(CASE WHEN j.outcome IN ('recorded', 'replaced') AND n.msisdn IS NULL THEN 'busy' ELSE j.outcome END ORDER BY j.position) AS outcomes,
-           array_agg(coalesce(n.bound_at, CASE WHEN j.outcome = 'unchanged' THEN j.bound_at END) ORDER BY j.position) AS bound_at
-      FROM judged AS j LEFT JOIN recorded AS n ON n.msisdn = j.msisdn AND n.messenger_id = j.messenger_id
+           array_agg(j.outcome ORDER BY j.position) AS outcomes,
+           array_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN j.bound_at END ORDER BY j.position) AS bound_at
+      FROM judged AS j
      GROUP BY j.page
 ), journaled AS (
     INSERT INTO registry.journal_page (page_id, received_at, answered_at, messenger_id, queries, present_count, digest_key, digests, present)

@@ -17,4 +17,4 @@ SELECT format('%s on %s', needed.privilege, needed.relation) AS privilege
                ('INSERT', 'registry.journal_page'), ('SELECT', 'registry.notification'), ('UPDATE', 'registry.lane'),
                ('INSERT', 'registry.delivery_attempt'), ('UPDATE', 'registry.quota_usage'), ('INSERT', 'registry.feed_event'),
                ('SELECT', 'registry.messenger_secret')) AS needed(privilege, relation)
- WHERE NOT has_table_privilege(needed.relation, needed.privilege);
+ WHERE NOT has_any_column_privilege(needed.relation, needed.privilege);

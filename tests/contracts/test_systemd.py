@@ -59,7 +59,8 @@ def test_systemd_accepts_the_units_without_a_warning(units: Path) -> None:
 def test_the_service_is_hardened(units: Path) -> None:
     code, output = run(tool("systemd-analyze"), "security", "--offline=true", "--no-pager", units / "registryd@1.service")
     exposure = re.search(r"Overall exposure level for registryd@1\.service: ([0-9.]+)", output)
-    assert code == 0 and exposure, output
+    assert code == 0, output
+    assert exposure, output
     assert float(exposure.group(1)) <= EXPOSURE_MAX, output
 
 
@@ -119,7 +120,7 @@ def test_tmpfiles_makes_the_directories_with_their_modes(tmp_path: Path) -> None
         ("registryd/credentials/digest-key", "0o600", 0, 0),
         ("credstore", "0o700", 0, 0),
     ]
-    assert os.readlink(etc / "credstore/registryd.tls-key") == "/etc/registryd/credentials/tls-key"
+    assert (etc / "credstore/registryd.tls-key").readlink() == Path("/etc/registryd/credentials/tls-key")
 
 
 def manual() -> tuple[str, dict[str, Any]]:

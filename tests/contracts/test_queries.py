@@ -1,0 +1,356 @@
+"""sql/queries/ against the migrated schema: every statement declared once, typed as its row class says; the hot ones' plans pinned."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+import re
+import types
+import typing
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Union, get_args, get_origin, get_type_hints
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from registryd import embedded, resources, store
+from registryd.domain.identifiers import time_ordered_id
+from registryd.store import bindings, contracts, imports, lanes, notifications, presence, queries
+from registryd.store.pool import BATCHES, PROBES
+from registryd.store.queries import DECLARED, Query
+from tests.conftest import TestDatabase
+from tests.store.conftest import FIRST, Connection, Explained, Plan, add_contracts, add_messengers, bind, cloned, explaining
+
+for module in pkgutil.iter_modules(store.__path__, "registryd.store."):
+    importlib.import_module(module.name)
+
+FILES = sorted(resources.path("sql/queries").glob("*.sql"))
+
+PYTHON_TYPES = {
+    **dict.fromkeys(("int2", "int4", "int8"), int),
+    **dict.fromkeys(("text", "varchar"), str),
+    "bool": bool,
+    "bytea": bytes,
+    "uuid": UUID,
+    "date": date,
+    "timestamptz": datetime,
+    "interval": timedelta,
+    "numeric": Decimal,
+}
+"""What asyncpg makes of PostgreSQL's types, as far as a statement may use them."""
+
+
+def written() -> dict[str, str]:
+    """The statements of sql/queries by name, each with its comments."""
+    found: dict[str, str] = {}
+    for path in FILES:
+        parts = re.split(r"^-- name: (.*)\n", path.read_text("utf-8"), flags=re.MULTILINE)[1:]
+        for name, text in zip(parts[::2], parts[1::2], strict=True):
+            assert f"{path.stem}.{name}" not in found, f"{path.name} has two statements {name}"
+            found[f"{path.stem}.{name}"] = text
+    return found
+
+
+def test_every_statement_is_declared_by_exactly_one_query() -> None:
+    assert Counter(query.name for query in DECLARED) == Counter(list(written()))
+
+
+def test_a_statements_name_is_a_verb_and_a_noun() -> None:
+    assert [name for name in written() if not re.fullmatch(r"[a-z]+\.[a-z]+(_[a-z]+)+", name) and name != "messengers.touch_keys"] == []
+
+
+def test_every_statement_but_the_shortest_says_why() -> None:
+    silent = [
+        name for name, text in written().items() if "-- Why: " not in text and sum(bool(line.strip()) for line in text.splitlines()) > 4
+    ]
+    assert silent == []
+
+
+def test_no_statement_selects_columns_it_does_not_name() -> None:
+    bodies = {query.name: query.sql for query in DECLARED}
+    # A table expression inside find_binding is narrowed by the statement around it.
+    assert [name for name, sql in bodies.items() if re.search(r"SELECT\s+\*|RETURNING\s+\*", sql)] == ["bindings.find_binding"]
+
+
+def test_parameters_and_columns_are_of_the_declared_types(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect("registryd_app") as connection, connection.transaction():
+            # What an import's statements speak of is there once its first one has run.
+            await connection.execute(imports.CREATE_STAGING.sql)
+            kinds = await types_by_oid(connection)
+            wrong = {}
+            for query in DECLARED:
+                statement = await connection.prepare(query.sql)
+                taken = [python_type(kinds, parameter.oid) for parameter in statement.get_parameters()]
+                given = [(column.name, python_type(kinds, column.type.oid)) for column in statement.get_attributes()]
+                hints = get_type_hints(query.row)
+                declared = [(name, plain(hints[name])) for name in query.row._fields]
+                if (taken, given) != ([plain(parameter) for parameter in query.params], declared):
+                    wrong[query.name] = {"parameters": taken, "declared": query.params, "columns": given, "row class": declared}
+            assert wrong == {}
+
+    asyncio.run(run())
+
+
+def test_a_type_that_differs_would_be_noticed(database: TestDatabase) -> None:
+    """The comparison itself: what it must tell apart, and what it must not."""
+
+    async def run() -> None:
+        async with database.connect() as connection:
+            kinds = await types_by_oid(connection)
+            statement = await connection.prepare(
+                "SELECT 1::smallint, 'active'::registry.contract_status, ARRAY[gen_random_uuid()], now(), "
+                "ARRAY['pull'::registry.delivery_channel]"
+            )
+            found = [python_type(kinds, column.type.oid) for column in statement.get_attributes()]
+            assert found == [int, str, list[UUID], datetime, list[str]]
+            assert plain(MessengerHint) is int
+            assert plain(str | None) is str
+            assert plain(list[str | None]) == list[str]
+
+    asyncio.run(run())
+
+
+MessengerHint = typing.NewType("MessengerHint", int)
+
+
+def plain(annotation: Any) -> Any:
+    """An annotation without what SQL's types do not know: NULL and NewType."""
+    if hasattr(annotation, "__supertype__"):
+        return plain(annotation.__supertype__)
+    if get_origin(annotation) in (Union, types.UnionType):
+        (inner,) = (argument for argument in get_args(annotation) if argument is not type(None))
+        return plain(inner)
+    if get_origin(annotation) is list:
+        return list[plain(get_args(annotation)[0])]  # type: ignore[misc]
+    return annotation
+
+
+Kinds = Mapping[int, tuple[str, str, int]]
+
+
+async def types_by_oid(connection: Connection) -> Kinds:
+    """PostgreSQL's types: name, kind, and element where the type is an array."""
+    rows = await connection.fetch("SELECT oid, typname, typtype, CASE typcategory WHEN 'A' THEN typelem ELSE 0 END AS element FROM pg_type")
+    return {row["oid"]: (row["typname"], row["typtype"].decode(), row["element"]) for row in rows}
+
+
+def python_type(kinds: Kinds, oid: int) -> Any:
+    name, kind, element = kinds[oid]
+    if element:
+        return list[python_type(kinds, element)]  # type: ignore[misc]
+    return str if kind == "e" else PYTHON_TYPES[name]
+
+
+# The hot statements' plans, on a registry large enough that a wrong one would be chosen if it could be.
+
+CONTRACTS = 100_000
+BOUND = 4_000
+ENDED = 1_500
+
+
+@pytest.fixture(scope="module")
+def populated(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
+    async def populate(database: TestDatabase) -> None:
+        async with database.connect() as connection:
+            await add_contracts(connection, CONTRACTS)
+            await connection.execute("INSERT INTO registry.numbering_range (first_msisdn, last_msisdn) VALUES (79160000000, 79169999999)")
+            for messenger_id in await add_messengers(connection, 3, "http://127.0.0.1:1/"):
+                await bind(connection, messenger_id, BOUND)
+            await connection.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn < $1", FIRST + ENDED)
+            await connection.execute("VACUUM ANALYZE")
+
+    with cloned(server, template) as database:
+        asyncio.run(populate(database))
+        yield database
+
+
+def group(size: int, codes: bool = False) -> list[Any]:
+    """The arguments of a group of queries of two messengers, half of them on bound numbers."""
+    numbers = [FIRST + ENDED + i * (CONTRACTS - ENDED) // size for i in range(size)]
+    pages = [i % 2 for i in range(size)]
+    positions = [i // 2 for i in range(size)]
+    ids = [time_ordered_id(int(datetime.now(UTC).timestamp() * 1000), uuid4().bytes) for _ in range(2)]
+    digests = [bytes(16 * pages.count(page)) for page in range(2)]
+    arguments = [numbers, pages, positions, ids, [datetime.now(UTC)] * 2, [1, 2], digests, 1]
+    return [*arguments, [f"new-{i}" for i in range(size)]] if codes else arguments
+
+
+async def planned(explained: Explained, query: Query[Any], *arguments: Any) -> Plan:
+    # Prepared and run twice: the second run has the plan that stays.
+    statement = await explained.connection.prepare(query.sql)
+    for _ in range(2):
+        savepoint = explained.connection.transaction()
+        await savepoint.start()
+        await statement.fetch(*arguments)
+        await savepoint.rollback()
+    return (await explained.plans(f"/* {query.name} */"))[-1]
+
+
+def assert_probes_only(plan: Plan) -> None:
+    """No table of the registry is read but by an index."""
+    read = [node for node in plan.nodes if "Relation Name" in node and "Scan" in node["Node Type"]]
+    assert read
+    assert [node for node in read if "Index" not in node["Node Type"]] == []
+
+
+@pytest.mark.parametrize(("planner", "size"), [(PROBES, 1), (PROBES, 256), (BATCHES, 500)], ids=["single", "group", "batch"])
+def test_a_query_is_answered_by_the_index_of_live_contracts(populated: TestDatabase, planner: dict[str, str], size: int) -> None:
+    async def run() -> None:
+        async with explaining(populated, planner) as explained:
+            plan = await planned(explained, presence.ANSWER, *group(size))
+            assert_probes_only(plan)
+            assert plan.indexes("contract") == {"contract_live"}
+            assert plan.indexes("numbering_range") <= {"numbering_range_pkey", "numbering_ranges_do_not_overlap"}
+            # A row a query in each of a few nodes: neither the table nor the group's square.
+            assert plan.rows_touched() < 20 * size + 50
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("planner", "size"), [(PROBES, 1), (PROBES, 256), (BATCHES, 500)], ids=["single", "group", "batch"])
+def test_a_query_with_a_code_is_bound_by_the_indexes_of_live_bindings(populated: TestDatabase, planner: dict[str, str], size: int) -> None:
+    async def run() -> None:
+        async with explaining(populated, planner) as explained:
+            plan = await planned(explained, presence.ANSWER_AND_BIND, *group(size, codes=True))
+            assert_probes_only(plan)
+            assert plan.indexes("contract") == {"contract_live"}
+            assert plan.indexes("binding") == {"binding_live_number", "binding_live_code"}
+            assert all("messenger_id" in c and "identification_code" in c for c in plan.conditions("binding_live_code"))
+            assert all("msisdn" in c and "messenger_id" in c for c in plan.conditions("binding_live_number"))
+            assert plan.rows_touched() < 30 * size + 50
+            for guard in (await explained.plans("FROM added"))[-2:]:
+                assert guard.indexes("contract") <= {"contract_live", "contract_pkey"}
+                assert guard.rows_touched() < 12 * size + 50
+
+    asyncio.run(run())
+
+
+def test_due_and_owed_notifications_are_read_in_the_order_of_their_key(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            for query in (notifications.READ_DUE, notifications.READ_OWED):
+                plan = await planned(explained, query, 1, *notifications.BEGINNING, 100)
+                assert plan.indexes("notification") == {"notification_pkey"}
+                assert plan.conditions("notification_pkey") == [
+                    "((messenger_id = $1) AND (ROW(deadline_at, notification_id) > ROW($2, $3)))"
+                ]
+                assert [node["Node Type"] for node in plan.nodes] == ["Limit", "Index Scan"]
+                assert plan.rows_touched() == 200
+
+    asyncio.run(run())
+
+
+def test_receipts_and_refusals_find_their_notifications_by_the_key(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            ids = [
+                row["notification_id"]
+                for row in await explained.connection.fetch("SELECT notification_id FROM registry.notification LIMIT 64")
+            ]
+            await planned(explained, notifications.SETTLE_DELIVERED, 1, ids, "push")
+            body = (await explained.plans("WITH gone AS"))[-1]
+            refusal = await planned(explained, notifications.DEFER_REFUSED, 1, 0, ids, [datetime.now(UTC)] * 64, ["status 400"] * 64)
+            for plan in (body, refusal):
+                assert_probes_only(plan)
+                assert plan.indexes("notification") == {"notification_pkey"}
+                (condition,) = plan.conditions("notification_pkey")
+                assert all(column in condition for column in ("messenger_id", "deadline_at", "notification_id"))
+                # In one order everywhere, so that a push and a pull cannot wait for each other in a circle.
+                assert any(node["Node Type"] == "Sort" for node in plan.nodes)
+                assert plan.rows_touched() < 64 * 12
+
+    asyncio.run(run())
+
+
+def test_lanes_are_found_once_and_their_work_by_the_key(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            plan = await planned(explained, lanes.LEASE_LANES, "worker", timedelta(seconds=45), 256, [])
+            assert_probes_only(plan)
+            assert plan.indexes("notification") == {"notification_pkey"}
+            assert plan.indexes("lane") == {"lane_pkey"}
+            (locking,) = [node for node in plan.nodes if node["Node Type"] == "LockRows"]
+            assert locking["Actual Loops"] == 1
+
+    asyncio.run(run())
+
+
+def test_a_code_is_found_by_its_two_indexes(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            plan = await planned(explained, bindings.FIND_BINDING, 1, f"u-{FIRST + ENDED}")
+            assert plan.indexes("binding") == {"binding_live_code", "binding_ended_code"}
+            assert all("identification_code" in c for index in plan.indexes("binding") for c in plan.conditions(index))
+            ended = await planned(explained, bindings.REMOVE_BINDING, 1, f"u-{FIRST + ENDED}")
+            assert ended.indexes("binding") == {"binding_live_code"}
+
+    asyncio.run(run())
+
+
+def test_events_find_their_contracts_by_the_key(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            numbers = list(range(FIRST + ENDED, FIRST + ENDED + 100))
+            found = await planned(explained, contracts.FIND_LATEST, numbers)
+            now = datetime.now(UTC)
+            ends = [numbers, *([word] * 100 for word in (1, "ended", "individual", "not_required", now, "terminated"))]
+            ended = await planned(explained, contracts.UPDATE_CONTRACTS, *ends)
+            for plan in (found, ended):
+                assert_probes_only(plan)
+                assert plan.indexes("contract") <= {"contract_pkey", "contract_live"}
+                assert plan.rows_touched() < 100 * 20
+            (fan_out,) = (await explained.plans("WITH ended AS"))[-1:]
+            assert fan_out.indexes("binding") <= {"binding_live_number", "binding_pkey"}
+            assert fan_out.rows_touched() < 300 * 12
+
+    asyncio.run(run())
+
+
+def test_statements_are_loaded_without_comments_and_under_their_name() -> None:
+    for name, sql in ((f"{path.stem}.{name}", sql) for path in FILES for name, sql in queries.statements(path.stem).items()):
+        assert sql.startswith(f"/* {name} */ ")
+        assert not re.search(r"^\s*--", sql, re.MULTILINE)
+        assert not sql.endswith(";")
+
+
+def test_a_statement_that_is_not_there_cannot_be_declared() -> None:
+    with pytest.raises(KeyError):
+        Query("presence", "no_such_statement", queries.Nothing)
+
+
+def test_the_daemons_role_may_run_every_statement(populated: TestDatabase) -> None:
+    """Preparing checks no privilege, so each is run, on arguments that mean nothing."""
+    samples: dict[Any, Any] = {
+        int: 1,
+        str: "active",
+        bool: True,
+        bytes: b"",
+        UUID: UUID(int=0),
+        date: date(2026, 1, 1),
+        datetime: datetime(2026, 1, 1, tzinfo=UTC),
+        timedelta: timedelta(seconds=1),
+    }
+
+    async def run() -> None:
+        async with populated.connect("registryd_app") as connection, connection.transaction():
+            await connection.execute(imports.CREATE_STAGING.sql)
+            for query in DECLARED:
+                arguments = [[] if get_origin(parameter) is list else samples[parameter] for parameter in query.params]
+                savepoint = connection.transaction()
+                await savepoint.start()
+                try:
+                    await connection.fetch(query.sql, *arguments)
+                except asyncpg.InsufficientPrivilegeError as error:
+                    raise AssertionError(f"{query.name}: {error}") from None
+                except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.DuplicateTableError):
+                    pass  # the sample's fault
+                finally:
+                    await savepoint.rollback()
+
+    asyncio.run(run())

@@ -1,0 +1,173 @@
+"""Clones of the template for a whole module, contracts and bindings in bulk, and the plans of what really ran."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+from registryd import embedded
+from registryd.domain.identifiers import MessengerId, Msisdn, time_ordered_id
+from registryd.store import presence
+from registryd.store.pool import Database
+from tests.conftest import TestDatabase, eventually
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+FIRST = 79_160_000_000
+"""Numbers of the tests begin here."""
+
+
+@contextmanager
+def cloned(server: embedded.Server, template: str | None) -> Iterator[TestDatabase]:
+    """A database of its own, for a module as for a test; without a template an empty one."""
+    name = f"m_{secrets.token_hex(6)}"
+
+    async def admin(statement: str) -> None:
+        connection = await asyncpg.connect(server.dsn())
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(admin(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"'))
+    try:
+        yield TestDatabase(server, name)
+    finally:
+        asyncio.run(admin(f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture(scope="module")
+def shared(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
+    """One database for a module whose tests undo what they do, or keep to numbers of their own."""
+    with cloned(server, template) as database:
+        yield database
+
+
+async def add_messengers(connection: Connection, count: int, endpoint: str | None = None) -> list[int]:
+    rows = await connection.fetch(
+        "INSERT INTO registry.messenger (name, endpoint_url) SELECT $2 || i, $3 FROM generate_series(1, $1) AS i RETURNING messenger_id",
+        count,
+        f"m{secrets.token_hex(4)}-",
+        endpoint,
+    )
+    return [row["messenger_id"] for row in rows]
+
+
+async def add_contracts(connection: Connection, count: int, first: int = FIRST) -> None:
+    """Live contracts of individuals on `count` numbers from `first` on."""
+    async with connection.transaction():
+        await connection.execute("SET LOCAL registry.bulk_load = 'on'")
+        await connection.execute(
+            "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+            "SELECT $1::bigint + i, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series(0, $2::integer - 1) AS i",
+            first,
+            count,
+        )
+
+
+async def bind(connection: Connection, messenger_id: int, count: int, first: int = FIRST) -> None:
+    """Binds `count` numbers from `first` on to one messenger, as a DBA would. A number's code is `u-<number>`."""
+    await connection.execute(
+        "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code) "
+        "SELECT c.msisdn, c.generation, $1, 'u-' || c.msisdn FROM registry.contract AS c "
+        "WHERE c.ended_at IS NULL AND c.msisdn BETWEEN $2::bigint AND $2::bigint + $3::integer - 1",
+        messenger_id,
+        first,
+        count,
+    )
+
+
+async def ask(db: Database, messenger_id: int, *queries: tuple[int, str | None]) -> tuple[list[str | None], str]:
+    """One group of a messenger's queries, each a number and perhaps a code: what became of the codes, and the answers as bits."""
+    numbers = sorted((Msisdn(msisdn), 0, position, code) for position, (msisdn, code) in enumerate(queries))
+    page_id = time_ordered_id(int(datetime.now(UTC).timestamp() * 1000), secrets.token_bytes(10))
+    page = presence.Page(page_id, datetime.now(UTC), MessengerId(messenger_id), bytes(16 * len(queries)))
+    (answered,) = await presence.answer(db, numbers, [page], 1)  # type: ignore[arg-type]
+    return answered.outcomes if isinstance(answered, presence.BoundPage) else [None] * len(queries), answered.bits
+
+
+async def waits(connection: Connection, pid: int) -> None:
+    """Returns once the backend `pid` waits for a lock."""
+    await eventually(lambda: connection.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", pid))
+
+
+@dataclass
+class Plan:
+    """One statement as PostgreSQL ran it, the statements inside functions and triggers included."""
+
+    statement: str
+    nodes: list[dict[str, Any]]
+
+    def scans(self, relation: str) -> list[dict[str, Any]]:
+        """The nodes that read a table of schema registry."""
+        return [node for node in self.nodes if node.get("Relation Name") == relation and "Scan" in node["Node Type"]]
+
+    def indexes(self, relation: str) -> set[str]:
+        """By which indexes a table was reached; the node's type where it was by none."""
+        return {str(node.get("Index Name", node["Node Type"])) for node in self.scans(relation)}
+
+    def conditions(self, index: str) -> list[str]:
+        return [str(node.get("Index Cond", "")) for node in self.nodes if node.get("Index Name") == index]
+
+    def rows_touched(self) -> int:
+        """All rows that all nodes gave or threw away: the work done, whatever the machine's speed."""
+        removed = ("Rows Removed by Filter", "Rows Removed by Join Filter", "Rows Removed by Index Recheck")
+        return sum(round(node["Actual Loops"] * (node["Actual Rows"] + sum(node.get(key, 0) for key in removed))) for node in self.nodes)
+
+
+@dataclass
+class Explained:
+    """A connection that tells the plan of everything it runs."""
+
+    connection: Connection
+    told: list[Plan] = field(default_factory=list)
+
+    async def plans(self, words: str) -> list[Plan]:
+        """The plans so far of statements that hold `words`."""
+        await asyncio.sleep(0)  # log listeners are called on the loop's next turn
+        return [plan for plan in self.told if words in plan.statement]
+
+
+@asynccontextmanager
+async def explaining(database: TestDatabase, planner: Mapping[str, str] | None = None) -> AsyncIterator[Explained]:
+    """Inside a transaction that is undone. The plans are PostgreSQL's own record (auto_explain), not what EXPLAIN would guess."""
+    connection = await asyncpg.connect(database.dsn(), server_settings={"jit": "off", "timezone": "UTC", **(planner or {})})
+    explained = Explained(connection)
+
+    def note(_: object, message: asyncpg.PostgresLogMessage) -> None:
+        text = str(message.message)
+        if " plan:\n{" in text:
+            said = json.loads(text[text.index("{") :])
+            explained.told.append(Plan(said["Query Text"], list(_walk(said["Plan"]))))
+
+    try:
+        await connection.execute(
+            "LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on; "
+            "SET auto_explain.log_format = json; SET auto_explain.log_analyze = on; SET auto_explain.log_timing = off; "
+            "SET client_min_messages = log"
+        )
+        connection.add_log_listener(note)
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            yield explained
+        finally:
+            await transaction.rollback()
+    finally:
+        connection.remove_log_listener(note)
+        await connection.close()
+
+
+def _walk(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", []):
+        yield from _walk(child)

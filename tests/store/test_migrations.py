@@ -1,0 +1,415 @@
+"""The schema's way into a database: in order, once, one at a time, by command or by psql; and who refuses to serve on another one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from registryd import embedded, resources
+from registryd.store import migrations
+from registryd.store.migrations import SchemaMismatch
+from tests.conftest import Site, TestDatabase
+from tests.store.conftest import cloned, waits
+
+DONE, FAILED, CONFIG, DATABASE_AWAY, SCHEMA = 0, 1, 3, 4, 5
+VERSIONS = [m.version for m in migrations.migrations()]
+
+
+@pytest.fixture
+def empty(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
+    """A database with the roles and nothing else."""
+    with cloned(server, None) as database:
+        grant(database)
+        yield database
+
+
+def grant(database: TestDatabase) -> None:
+    done = database.psql("-f", str(resources.path("sql/roles.sql")))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def registryd(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "registryd", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+async def applied(database: TestDatabase) -> list[tuple[int, bytes]]:
+    async with database.connect() as connection:
+        rows = await connection.fetch("SELECT version, checksum FROM registry.schema_migration ORDER BY version")
+        return [(row["version"], row["checksum"]) for row in rows]
+
+
+def dump(database: TestDatabase) -> str:
+    """The whole schema as pg_dump tells it, grants and comments included."""
+    server = database.server
+    done = subprocess.run(
+        [str(server.binaries.directory / "pg_dump"), "--schema-only", database.dsn()],
+        env=server.binaries.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # Newer ones guard their output by a random word.
+    return "\n".join(text for text in done.stdout.splitlines() if not re.match(r"\\(un)?restrict ", text))
+
+
+def test_the_command_and_its_psql_script_make_the_same_schema(server: embedded.Server, template: str) -> None:
+    with cloned(server, None) as by_command, cloned(server, None) as by_psql:
+        grant(by_psql)
+        done = registryd("migrate", "--dsn", by_command.dsn())
+        assert done.returncode == SCHEMA
+        assert "permission denied for database" in done.stderr
+        assert "sql/roles.sql" in done.stderr
+        grant(by_command)
+        done = registryd("migrate", "--dsn", by_command.dsn())
+        assert done.returncode == DONE, done.stderr
+        names = [m.path.name for m in migrations.migrations()]
+        assert re.findall(r"^applied (\S+)$", done.stdout, re.MULTILINE) == names == sorted(names)
+
+        script = registryd("migrate", "--print", "--dsn", by_psql.dsn())
+        assert script.returncode == DONE, script.stderr
+        assert re.findall(r"^-- (0\d{3}_\S+)$", script.stdout, re.MULTILINE) == names
+        ran = by_psql.psql("-f", "-", stdin=script.stdout)
+        assert (ran.returncode, ran.stderr) == (0, "")
+
+        assert dump(by_psql) == dump(by_command)
+        checksums = asyncio.run(applied(by_command))
+        assert checksums == asyncio.run(applied(by_psql)) == [(m.version, m.checksum) for m in migrations.migrations()]
+
+        # Again changes nothing, either way.
+        before = dump(by_command)
+        again = registryd("migrate", "--dsn", by_command.dsn())
+        assert again.returncode == DONE
+        assert "applied" not in again.stdout
+        script = registryd("migrate", "--print", "--dsn", by_command.dsn())
+        assert "CREATE TABLE registry." not in script.stdout
+        assert by_command.psql("-f", "-", stdin=script.stdout).returncode == 0
+        assert dump(by_command) == before
+        assert asyncio.run(applied(by_command)) == checksums
+
+
+def test_a_second_migrate_waits_for_the_first_and_finds_nothing_to_do(empty: TestDatabase) -> None:
+    async def run() -> None:
+        async with empty.connect() as one, empty.connect() as other, empty.connect() as look:
+            await look.execute("SELECT pg_advisory_lock($1)", migrations.LOCK)
+            both = asyncio.gather(migrations.migrate(one), migrations.migrate(other))
+            await waits(look, one.get_server_pid())
+            await waits(look, other.get_server_pid())
+            await look.execute("SELECT pg_advisory_unlock($1)", migrations.LOCK)
+            done = await both
+            assert sorted([m.version for m in todo] for todo in done) == [[], VERSIONS]
+            assert [await connection.fetchval("SELECT current_user") for connection in (one, other)] == ["postgres"] * 2
+            assert await look.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+        assert [version for version, _ in await applied(empty)] == VERSIONS
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of sql/migrations that a test may change, as a checkout of another release would have it."""
+    copy = tmp_path / "sql"
+    shutil.copytree(resources.path("sql"), copy)
+    monkeypatch.setattr(resources, "path", lambda name: tmp_path / name)
+    for cached in (migrations.migrations, migrations.reports_sql):
+        cached.cache_clear()
+    yield copy / "migrations"
+    monkeypatch.undo()
+    for cached in (migrations.migrations, migrations.reports_sql):
+        cached.cache_clear()
+
+
+def test_a_migration_that_fails_is_undone_whole_and_those_before_it_stand(empty: TestDatabase, files: Path) -> None:
+    (files / "0003_first.sql").write_text("CREATE TABLE registry.first ();")
+    (files / "0004_second.sql").write_text("CREATE TABLE registry.second (); SELECT 1 / 0;")
+    (files / "0005_third.sql").write_text("CREATE TABLE registry.third ();")
+
+    async def run() -> None:
+        async with empty.connect() as connection:
+            with pytest.raises(asyncpg.DivisionByZeroError):
+                await migrations.migrate(connection)
+            assert [version for version, _ in await applied(empty)] == [*VERSIONS, 3]
+            assert await connection.fetchval("SELECT to_regclass('registry.second')") is None
+            # The connection is as it was: mended, the rest goes in.
+            (files / "0004_second.sql").write_text("CREATE TABLE registry.second ();")
+            migrations.migrations.cache_clear()
+            assert [m.version for m in await migrations.migrate(connection)] == [4, 5]
+            owner = "SELECT relowner::regrole::text FROM pg_class WHERE relname = 'third'"
+            assert await connection.fetchval(owner) == "registryd_owner"
+            assert await connection.fetchval("SELECT current_user") == "postgres"
+            await migrations.check(connection)
+
+    asyncio.run(run())
+
+
+def test_a_file_that_was_edited_after_it_was_applied_is_refused(database: TestDatabase, files: Path) -> None:
+    edited = files / migrations.migrations()[0].path.name
+    edited.write_text(edited.read_text() + "-- a last word\n")
+    (files / "0003_new.sql").write_text("CREATE TABLE registry.new ();")
+    migrations.migrations.cache_clear()
+
+    async def run() -> None:
+        async with database.connect() as connection:
+            for refuses in (migrations.check, migrations.script, migrations.migrate):
+                with pytest.raises(SchemaMismatch, match=rf"{edited.name} is not the file that was applied"):
+                    await refuses(connection)
+            assert [version for version, _ in await applied(database)] == VERSIONS
+            assert await connection.fetchval("SELECT to_regclass('registry.new')") is None
+            assert await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+    asyncio.run(run())
+
+
+def test_a_role_that_may_not_see_the_schema_is_told_whom_to_be(shared: TestDatabase) -> None:
+    async def run() -> None:
+        async with shared.connect() as connection:
+            await connection.execute("SET SESSION AUTHORIZATION registryd_breakglass")
+            with pytest.raises(SchemaMismatch, match="connect as registryd_app"):
+                await migrations.check(connection)
+
+    asyncio.run(run())
+
+
+def test_a_file_without_its_number_is_refused(files: Path) -> None:
+    (files / "third.sql").write_text("SELECT 1;")
+    migrations.migrations.cache_clear()
+    with pytest.raises(SchemaMismatch, match="begins with four digits"):
+        migrations.migrations()
+
+
+def test_migrating_wants_the_roles_and_the_right_to_be_their_owner(empty: TestDatabase) -> None:
+    with embedded.Server(embedded.find_binaries(), durable=False) as bare:
+        done = registryd("migrate", "--dsn", bare.dsn())
+        assert done.returncode == SCHEMA
+        assert "roles are missing" in done.stderr
+        assert "sql/roles.sql" in done.stderr
+    away = registryd("migrate", "--dsn", bare.dsn())
+    assert away.returncode == DATABASE_AWAY
+    assert "the database is away" in away.stderr
+
+    other = registryd("migrate", "--dsn", empty.dsn("registryd_app"))
+    assert other.returncode == SCHEMA
+    assert "may not SET ROLE registryd_owner" in other.stderr
+
+
+def test_a_dba_who_may_act_as_the_owner_migrates_without_being_a_superuser(empty: TestDatabase) -> None:
+    name = f"dba_{secrets.token_hex(4)}"
+
+    async def run() -> None:
+        async with empty.connect() as connection:
+            await connection.execute(f"CREATE ROLE {name} LOGIN NOINHERIT IN ROLE registryd_owner")
+            try:
+                await connection.execute(f'GRANT CONNECT ON DATABASE "{empty.name}" TO {name}')
+                async with empty.connect(name) as dba:
+                    assert [m.version for m in await migrations.migrate(dba)] == VERSIONS
+                    assert await migrations.migrate(dba) == []
+                owners = await connection.fetch(
+                    "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'registry'::regnamespace"
+                )
+                assert [row[0] for row in owners] == ["registryd_owner"]
+            finally:
+                await connection.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+    asyncio.run(run())
+
+
+def test_serve_refuses_a_schema_that_does_not_fit_and_says_how(server: embedded.Server, template: str, site: Site) -> None:
+    """Every case at once: each is a daemon that must end."""
+    config = site.path.read_text()
+    states = {
+        "empty": ("DROP SCHEMA registry, report CASCADE", "no registry schema: run `registryd migrate`"),
+        "older": ("DELETE FROM registry.schema_migration WHERE version = 2", "migrations 0002 are not applied: run `registryd migrate`"),
+        "newer": ("INSERT INTO registry.schema_migration VALUES (9998, sha256('x'))", "9998, newer than this program"),
+    }
+    expected: dict[str, tuple[int, str]] = {name: (SCHEMA, words) for name, (_, words) in states.items()}
+    configs: dict[str, str] = {
+        "a stranger": config.replace("registryd_app@", "registryd_breakglass@"),
+        "no such server": config.replace("port=", "port=1"),
+        "an unknown key": config + "\n[nonsense]\nx = 1\n",
+    }
+    expected |= {
+        "a stranger": (DATABASE_AWAY, "the database is away"),  # it may not log in
+        "no such server": (DATABASE_AWAY, "the database is away"),
+        "an unknown key": (CONFIG, "nonsense"),
+    }
+    told: dict[str, tuple[int, str]] = {}
+    with cloned(server, template) as empty, cloned(server, template) as older, cloned(server, template) as newer:
+        for name, database in {"empty": empty, "older": older, "newer": newer}.items():
+            assert database.psql("-c", f"SET client_min_messages = warning; {states[name][0]}").returncode == 0
+            configs[name] = config.replace(site.database.name, database.name)
+        daemons: dict[str, subprocess.Popen[str]] = {}
+        try:
+            for name, text in configs.items():
+                path = site.directory / f"{name.replace(' ', '-')}.toml"
+                path.write_text(text)
+                command = [sys.executable, "-m", "registryd", "--config", str(path), "serve"]
+                daemons[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for name, process in daemons.items():
+                output, _ = process.communicate(timeout=60)
+                told[name] = (process.returncode, output)
+        finally:
+            for process in daemons.values():
+                process.kill()
+                process.wait()
+    assert set(told) == set(expected)
+    wrong = {name: told[name] for name, (code, words) in expected.items() if told[name][0] != code or words not in told[name][1]}
+    assert wrong == {}
+    assert [name for name, (_, output) in told.items() if "Traceback" in output] == []
+
+
+# What the schema is.
+
+TABLES = {
+    "policy": "effective_from answer_within notice_within organisation_rule suspended_is_present journal_kept notification_kept note",
+    "numbering_range": "first_msisdn last_msisdn region note",
+    "contract": "msisdn generation status holder end_user started_at ended_at end_reason recorded_at",
+    "messenger": "messenger_id name agreement register_no state endpoint_url batch_max includes_phone_number daily_quota "
+    "certificate_sha256",
+    "messenger_key": "key_id messenger_id secret_sha256 created_at expires_at revoked_at last_used_at",
+    "messenger_secret": "messenger_id",
+    "binding": "msisdn generation messenger_id identification_code bound_at ended_at end_reason",
+    "journal_page": "page_id messenger_id received_at answered_at queries present_count digests present",
+    "presence_query": "query_id messenger_id msisdn_digest present received_at answered_at",
+    "notification": "messenger_id deadline_at notification_id msisdn generation identification_code terminated_at recorded_at not_before "
+    "attempts last_error",
+    "notification_delivered": "messenger_id deadline_at notification_id msisdn generation identification_code terminated_at recorded_at "
+    "delivered_at via attempts",
+    "delivery_attempt": "messenger_id attempted_at notifications outcome http_status latency_ms error",
+    "lane": "messenger_id owner token lease_until gate_until failures last_error",
+    "feed_event": "event_id",
+    "schema_migration": "version checksum applied_at",
+}
+PRIMARY_KEYS = {
+    "policy": ["effective_from"],
+    "contract": ["msisdn", "generation"],
+    "journal_page": ["page_id"],
+    "notification": ["messenger_id", "deadline_at", "notification_id"],
+}
+REPORTS = {
+    *("presence_daily", "answer_deadline", "binding_by_messenger", "contract_daily", "notification_backlog"),
+    *("notification_deadline", "delivery_attempt_daily", "endpoint_health", "quota_today", "feed_lag"),
+}
+
+
+def test_tables_columns_and_keys_have_their_agreed_names(shared: TestDatabase) -> None:
+    async def run() -> None:
+        async with shared.connect() as connection:
+            rows = await connection.fetch(
+                "SELECT table_name, array_agg(column_name::text) AS columns FROM information_schema.columns "
+                "WHERE table_schema = 'registry' GROUP BY 1"
+            )
+            there = {row["table_name"]: set(row["columns"]) for row in rows}
+            wanted = {table: set(columns.split()) for table, columns in TABLES.items()}
+            assert {table: columns & there.get(table, set()) for table, columns in wanted.items()} == wanted
+            keys = await connection.fetch(
+                "SELECT conrelid::regclass::text AS table, array_agg(a.attname::text ORDER BY k.place) AS columns FROM pg_constraint "
+                "CROSS JOIN LATERAL unnest(conkey) WITH ORDINALITY AS k(number, place) "
+                "JOIN pg_attribute AS a ON a.attrelid = conrelid AND a.attnum = k.number WHERE contype = 'p' GROUP BY conrelid"
+            )
+            found = {row["table"]: row["columns"] for row in keys}
+            assert {table: found[f"registry.{table}"] for table in PRIMARY_KEYS} == PRIMARY_KEYS
+            views = await connection.fetch("SELECT viewname FROM pg_views WHERE schemaname = 'report'")
+            assert {row["viewname"] for row in views} == REPORTS
+
+    asyncio.run(run())
+
+
+def test_everything_has_a_comment(shared: TestDatabase) -> None:
+    async def run() -> None:
+        async with shared.connect() as connection:
+            silent = await connection.fetch(
+                """
+                SELECT c.oid::regclass::text AS name FROM pg_class AS c
+                 WHERE c.relnamespace::regnamespace::text IN ('registry', 'report') AND c.relkind IN ('r', 'p', 'v')
+                   AND NOT c.relispartition AND obj_description(c.oid, 'pg_class') IS NULL
+                UNION ALL
+                SELECT c.oid::regclass || '.' || a.attname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+                 WHERE c.relnamespace = 'registry'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
+                   AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
+                UNION ALL
+                SELECT f.oid::regprocedure::text FROM pg_proc AS f
+                 WHERE f.pronamespace::regnamespace::text IN ('registry', 'report') AND obj_description(f.oid, 'pg_proc') IS NULL
+                UNION ALL
+                SELECT n.nspname FROM pg_namespace AS n
+                 WHERE n.nspname IN ('registry', 'report') AND obj_description(n.oid, 'pg_namespace') IS NULL
+                """
+            )
+            assert [row["name"] for row in silent] == []
+            decree = "SELECT obj_description('registry.policy'::regclass) || string_agg(note, '') FROM registry.policy"
+            assert "Decree 1801" in await connection.fetchval(decree)
+            assert "March 2028" in await connection.fetchval(decree)
+
+    asyncio.run(run())
+
+
+def test_every_state_that_has_a_time_is_tied_to_it(shared: TestDatabase) -> None:
+    """States are words, each with its timestamp: a row that has one without the other is refused by the table itself."""
+    contract = "INSERT INTO registry.contract VALUES (79160000001, '2020-01-01', now(), "
+    page = "INSERT INTO registry.journal_page VALUES (registry.id_at(now()), now(), now(), 1, "
+    wrong = [
+        f"{contract} 'ended', 'individual', 'not_required', 1, NULL, NULL)",
+        f"{contract} 'active', 'individual', 'not_required', 1, now(), 'terminated')",
+        f"{contract} 'ended', 'individual', 'not_required', 1, now(), NULL)",
+        f"{contract} 'ended', 'individual', 'not_required', 1, '2019-01-01', 'terminated')",
+        f"{contract} 'active', 'individual', 'registered', 1)",
+        f"{contract} 'active', 'organisation', 'not_required', 1)",
+        f"{contract} 'active', 'individual', 'not_required', 0)",
+        "INSERT INTO registry.contract VALUES (999, now(), now(), 'active', 'individual', 'not_required', 1)",
+        "INSERT INTO registry.messenger (name, state) VALUES ('one', 'suspended')",
+        "INSERT INTO registry.messenger (name, suspended_at) VALUES ('one', now())",
+        "INSERT INTO registry.messenger (name, endpoint_url) VALUES ('one', 'ftp://x')",
+        "INSERT INTO registry.messenger (name) VALUES ('Not A Name')",
+        "INSERT INTO registry.numbering_range VALUES (79160000000, 79150000000)",
+        "INSERT INTO registry.numbering_range VALUES (79160000000, 79169999999), (79169999999, 79170000000)",
+        "INSERT INTO registry.feed_event VALUES ('e', 'terminated', sha256('x'), 'applied', NULL, now())",
+        "INSERT INTO registry.feed_event VALUES ('e', 'terminated', decode(repeat('00', 16), 'hex'), 'refused', NULL, now())",
+        f"{page} 2, 1, 1, decode(repeat('00', 16), 'hex'), B'10')",
+        f"{page} 1, 1, 1, decode(repeat('00', 16), 'hex'), B'10')",
+        "UPDATE registry.lane SET owner = 'a'",
+        "UPDATE registry.lane SET gate_until = now()",
+    ]
+
+    async def run() -> None:
+        async with shared.connect() as connection:
+            await connection.execute("INSERT INTO registry.messenger (name) VALUES ('with-a-lane') ON CONFLICT DO NOTHING")
+            taken = []
+            for statement in wrong:
+                try:
+                    async with connection.transaction():
+                        await connection.execute(statement)
+                    taken.append(statement)
+                except asyncpg.IntegrityConstraintViolationError:
+                    pass
+            assert taken == []
+
+    asyncio.run(run())
+
+
+def test_a_live_contract_takes_about_120_bytes_with_its_indexes(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection:
+            await connection.execute(
+                "SET registry.bulk_load = 'on'; INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+                "SELECT 79160000000 + i, 1, 'active', 'individual', 'not_required', now() FROM generate_series(1, 50000) AS i"
+            )
+            size = await connection.fetchval("SELECT pg_total_relation_size('registry.contract')")
+            assert size / 50_000 < 130
+
+    asyncio.run(run())

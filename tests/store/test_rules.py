@@ -1,0 +1,416 @@
+"""The rules that stand in SQL and in Python say the same, ids lead where they say, days have their partitions, and the reports add up."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, get_args, get_type_hints
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from registryd.domain import binding, contract, identifiers, notification
+from registryd.domain.contract import EndReason, EndUser, Holder, Status
+from registryd.domain.identifiers import MessengerId, Msisdn, query_id, time_ordered_id
+from registryd.domain.presence import Policy, is_present
+from registryd.store import journal, lanes, notifications, presence, reports
+from registryd.store.notifications import Attempt
+from tests.conftest import TestDatabase
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
+
+ORGANISATION_RULES = ("subscriber", "verified_end_user")
+KEY = bytes(range(32))
+
+
+def test_who_is_present_is_the_same_in_sql_and_python_for_every_combination(shared: TestDatabase) -> None:
+    cases = itertools.product(get_args(Status), get_args(Holder), get_args(EndUser), ORGANISATION_RULES, (False, True))
+
+    async def run() -> None:
+        async with shared.connect() as connection:
+            call = await connection.prepare(
+                "SELECT registry.is_present($1::registry.contract_status, $2::registry.holder, $3::registry.end_user, "
+                "$4::registry.organisation_rule, $5)"
+            )
+            said = {case: await call.fetchval(*case) for case in cases}
+        assert said == {
+            (status, holder, end_user, rule, suspended): is_present(status, end_user, Policy(rule, suspended))
+            for status, holder, end_user, rule, suspended in said
+        }
+        assert set(said.values()) == {False, True}
+
+    asyncio.run(run())
+
+
+def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -> None:
+    enums = {
+        "contract_status": contract.STATUSES,
+        "holder": get_args(Holder),
+        "end_user": get_args(EndUser),
+        "end_reason": get_args(EndReason),
+        "organisation_rule": ORGANISATION_RULES,
+        "binding_end_reason": binding.END_REASONS,
+        "delivery_channel": notification.CHANNELS,
+        "delivery_outcome": get_args(get_type_hints(Attempt)["outcome"]),
+        "messenger_state": ("active", "suspended"),
+        "secret_kind": ("hmac_sha256", "ed25519"),
+        "feed_outcome": ("applied", "refused"),
+    }
+
+    async def run() -> None:
+        async with shared.connect() as connection:
+            rows = await connection.fetch(
+                "SELECT t.typname, array_agg(e.enumlabel::text ORDER BY e.enumsortorder) AS words FROM pg_type AS t "
+                "JOIN pg_enum AS e ON e.enumtypid = t.oid WHERE t.typnamespace = 'registry'::regnamespace GROUP BY t.typname"
+            )
+            assert {row["typname"]: tuple(row["words"]) for row in rows} == enums
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [(contract, "active <-> suspended ; active|suspended -> ended"), (lanes, "free -> leased -> free ;  open <-> gated")],
+    ids=["contract", "lane"],
+)
+def test_the_module_that_owns_a_state_machine_draws_it(at: Any, words: str) -> None:
+    assert words in (at.__doc__ or "")
+    assert f"active -> ended ({' | '.join(binding.END_REASONS)})" in (binding.__doc__ or "")
+    assert f"pending -> delivered ({' | '.join(notification.CHANNELS)})" in (notification.__doc__ or "")
+
+
+def test_the_sql_moves_a_contract_and_a_binding_as_their_modules_draw_it(database: TestDatabase) -> None:
+    """Every move from every state, tried: what the drawings allow is done, and nothing else."""
+
+    async def run() -> None:
+        async with database.connect() as connection:
+            (messenger_id,) = await add_messengers(connection, 1)
+            moves = set()
+            for number, (start, end) in enumerate(itertools.permutations(contract.STATUSES, 2), FIRST):
+                await add_contracts(connection, 1, number)
+                await connection.execute("UPDATE registry.contract SET status = $2 WHERE msisdn = $1", number, start)
+                if await does(connection, "UPDATE registry.contract SET status = $2 WHERE msisdn = $1", number, end):
+                    moves.add((start, end))
+            assert moves == {("active", "suspended"), ("suspended", "active"), ("active", "ended"), ("suspended", "ended")}
+
+            await add_contracts(connection, 3, FIRST + 100)
+            await bind(connection, messenger_id, 3, FIRST + 100)
+            end = "UPDATE registry.binding SET ended_at = now(), end_reason = $2 WHERE msisdn = $1"
+            for number, reason in enumerate(binding.END_REASONS, FIRST + 100):
+                assert await does(connection, end, number, reason)
+                assert not await does(connection, end, number, "removed")
+                assert not await does(
+                    connection, "UPDATE registry.binding SET ended_at = NULL, end_reason = NULL WHERE msisdn = $1", number
+                )
+
+    asyncio.run(run())
+
+
+async def does(connection: Connection, statement: str, *arguments: Any) -> bool:
+    try:
+        await connection.execute(statement, *arguments)
+    except asyncpg.IntegrityConstraintViolationError:
+        return False
+    return True
+
+
+def test_an_ids_time_is_the_same_made_and_read_in_sql_and_python(shared: TestDatabase) -> None:
+    moments = [
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2026, 11, 22, 8, 30, 0, 1_499, tzinfo=UTC),
+        datetime(2999, 12, 31, tzinfo=UTC),
+    ]
+
+    async def run() -> None:
+        async with shared.connect() as connection:
+            for moment in moments:
+                truncated = moment - timedelta(microseconds=moment.microsecond % 1000)
+                made: UUID = await connection.fetchval("SELECT registry.id_at($1)", moment)
+                assert (made.version, made.variant) == (7, "specified in RFC 4122")
+                milliseconds = (truncated - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+                assert made.int >> 80 == milliseconds
+                assert await connection.fetchval("SELECT registry.time_of($1)", made) == truncated
+                ours = time_ordered_id(milliseconds, secrets.token_bytes(10))
+                assert (ours.version, ours.variant) == (7, "specified in RFC 4122")
+                assert await connection.fetchval("SELECT registry.time_of($1)", ours) == truncated
+                assert await connection.fetchval("SELECT registry.time_of($1)", query_id(ours, 65_535)) == truncated
+            first: UUID = await connection.fetchval("SELECT registry.first_id_of('2026-03-01')")
+            assert (
+                time_ordered_id(first.int >> 80, bytes(10)) > first > query_id(time_ordered_id((first.int >> 80) - 1, b"\xff" * 10), 65_535)
+            )
+            made_ids = await connection.fetch("SELECT registry.id_at(now()) AS id FROM generate_series(1, 1000)")
+            assert len({row["id"] for row in made_ids}) == 1000
+
+    asyncio.run(run())
+
+
+async def journaled(database: TestDatabase, messenger_id: int, numbers: Sequence[int], received_at: datetime) -> tuple[UUID, str]:
+    """A page of real queries under a real key."""
+    page_id = time_ordered_id(int(received_at.timestamp() * 1000), secrets.token_bytes(10))
+    digests = b"".join(identifiers.msisdn_digest(KEY, Msisdn(number)) for number in numbers)
+    async with database.pool() as db:
+        asked = sorted((Msisdn(number), 0, position, None) for position, number in enumerate(numbers))
+        (page,) = await presence.answer(db, asked, [presence.Page(page_id, received_at, MessengerId(messenger_id), digests)], 1)
+    return page_id, page.bits
+
+
+def test_every_query_is_found_by_its_id_and_says_what_its_page_says(database: TestDatabase) -> None:
+    async def run() -> None:
+        received_at = datetime.now(UTC)
+        async with database.connect() as connection:
+            await add_contracts(connection, 10)
+            (messenger_id,) = await add_messengers(connection, 1)
+            numbers = [FIRST + i for i in (3, 99, 0, 50, 9)]
+            page_id, bits = await journaled(database, messenger_id, numbers, received_at)
+            assert bits == "10101"
+            listed = await connection.fetch("SELECT * FROM registry.presence_query ORDER BY query_id")
+            assert [row["query_id"] for row in listed] == [query_id(page_id, i) for i in range(5)]
+            for i, number in enumerate(numbers):
+                (found,) = await connection.fetch("SELECT * FROM registry.find_query($1)", query_id(page_id, i))
+                assert found == listed[i]
+                assert found["msisdn_digest"] == identifiers.msisdn_digest(KEY, Msisdn(number))
+                assert (found["messenger_id"], found["present"], found["received_at"]) == (messenger_id, bits[i] == "1", received_at)
+                assert found["answered_at"] >= received_at
+            for unknown in (query_id(page_id, 5), time_ordered_id(1, bytes(10))):
+                assert await connection.fetch("SELECT * FROM registry.find_query($1)", unknown) == []
+            page = await connection.fetchrow("SELECT queries, present_count, digest_key FROM registry.journal_page")
+            assert tuple(page or ()) == (5, 3, 1)
+
+    asyncio.run(run())
+
+
+def test_numbers_outside_the_operators_capacity_answer_absent(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            await add_contracts(connection, 6)
+            (messenger_id,) = await add_messengers(connection, 1)
+            asked: list[tuple[int, str | None]] = [(FIRST + i, None) for i in range(6)]
+            with_codes: list[tuple[int, str | None]] = [(FIRST + i, f"u-{i}") for i in range(6)]
+            assert (await ask(db, messenger_id, *asked))[1] == "111111"
+            await connection.execute("INSERT INTO registry.numbering_range VALUES ($1::bigint, $1 + 1), ($1 + 3, $1 + 3)", FIRST)
+            assert (await ask(db, messenger_id, *asked))[1] == "110100"
+            outcomes, bits = await ask(db, messenger_id, *with_codes)
+            assert bits == "110100"
+            assert outcomes == ["recorded", "recorded", None, "recorded", None, None]
+
+    asyncio.run(run())
+
+
+def test_without_a_policy_in_force_nothing_is_answered_rather_than_absent(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            await add_contracts(connection, 1)
+            (messenger_id,) = await add_messengers(connection, 1)
+            await connection.execute("UPDATE registry.policy SET effective_from = now() + interval '1 day'")
+            for code in (None, "u-1"):
+                with pytest.raises(ValueError, match="not enough values"):  # no page comes back
+                    await ask(db, messenger_id, (FIRST, code))
+            assert await connection.fetchval("SELECT count(*) FROM registry.journal_page") == 0
+            assert await connection.fetchval("SELECT count(*) FROM registry.binding") == 0
+
+    asyncio.run(run())
+
+
+def test_the_latest_policy_that_has_begun_is_in_force(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            await connection.execute(
+                "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+                "VALUES ($1::bigint, 1, 'active', 'organisation', 'unregistered', now()), "
+                "($1 + 1, 1, 'suspended', 'individual', 'not_required', now())",
+                FIRST,
+            )
+            (messenger_id,) = await add_messengers(connection, 1)
+            assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 1, None)))[1] == "01"
+            add = (
+                "INSERT INTO registry.policy SELECT now() + $1::interval, answer_within, notice_within, 'subscriber', false, journal_kept, "
+                "notification_kept, 'another law' FROM registry.policy LIMIT 1"
+            )
+            await connection.execute(add, timedelta(days=1))
+            assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 1, None)))[1] == "01"
+            await connection.execute(add, timedelta(days=-1))
+            assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 1, None)))[1] == "10"
+
+    asyncio.run(run())
+
+
+FAMILIES = ("journal_page", "notification_delivered", "delivery_attempt")
+
+
+def test_a_week_of_partitions_is_made_ahead_once(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db, database.pool() as other:
+            rows = await connection.fetch("SELECT inhparent::regclass::text AS parent, count(*) FROM pg_inherits GROUP BY 1")
+            # Indexes have partitions too, of the same names with a suffix.
+            counts = {row["parent"]: row["count"] for row in rows}
+            assert {counts[f"registry.{family}"] for family in FAMILIES} == {journal.DAYS_AHEAD + 2}
+            await journal.make_partitions(db)  # the clone may be of yesterday
+            assert list(await asyncio.gather(journal.make_partitions(db), journal.make_partitions(other))) == [0, 0]
+            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 2)") == 2 * len(FAMILIES)
+            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 3)") == len(FAMILIES)
+
+    asyncio.run(run())
+
+
+def partition(family: str, day: date) -> str:
+    return f"registry.{family}_{day:%Y%m%d}"
+
+
+def test_rows_go_to_their_days_partition_by_utc(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection:
+            await connection.execute("SET timezone = 'Europe/Moscow'")
+            await connection.execute("SELECT registry.make_partitions('2031-05-01', 2)")
+            (messenger_id,) = await add_messengers(connection, 1)
+            for at, day in (
+                (datetime(2031, 5, 1, tzinfo=UTC), date(2031, 5, 1)),
+                (datetime(2031, 5, 1, 23, 59, 59, 999_000, tzinfo=UTC), date(2031, 5, 1)),
+                (datetime(2031, 5, 2, tzinfo=UTC), date(2031, 5, 2)),
+            ):
+                assert await insert_rows(connection, messenger_id, at) == [partition(family, day) for family in FAMILIES]
+            assert await insert_rows(connection, messenger_id, datetime(2031, 5, 3, tzinfo=UTC)) == [
+                f"registry.{family}_default" for family in FAMILIES
+            ]
+
+    asyncio.run(run())
+
+
+async def insert_rows(connection: Connection, messenger_id: int, at: datetime) -> list[str]:
+    """A row of each family at a time; where each went."""
+    values = {
+        "journal_page": "(registry.id_at($1), $1, $1, $2, 1, 1, 1, decode(repeat('00', 16), 'hex'), B'1')",
+        "notification_delivered": "($2, 1, 1, $1, registry.id_at($1), 79160000000, $1, $1, $1, 'push', 'u')",
+        "delivery_attempt": "($2, $1, 1, 'acknowledged', 204, 5, NULL)",
+    }
+    return [
+        await connection.fetchval(
+            f"INSERT INTO registry.{family} VALUES {values[family]} RETURNING tableoid::regclass::text", at, messenger_id
+        )
+        for family in FAMILIES
+    ]
+
+
+def test_what_the_default_partition_caught_moves_to_its_day_when_that_is_made(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.connect() as writer:
+            (messenger_id,) = await add_messengers(connection, 1)
+            at = datetime(2031, 5, 1, 12, tzinfo=UTC)
+            for hours in (0, 24):
+                await insert_rows(connection, messenger_id, at + timedelta(hours=hours))
+            # It stops no writer: one of today has its transaction open all the while.
+            transaction = writer.transaction()
+            await transaction.start()
+            await insert_rows(writer, messenger_id, datetime.now(UTC))
+            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 1)") == len(FAMILIES)
+            await transaction.commit()
+            for family in FAMILIES:
+                where = {
+                    row["tableoid"]: row["count"]
+                    for row in await connection.fetch(f"SELECT tableoid::regclass::text, count(*) FROM registry.{family} GROUP BY 1")
+                }
+                assert where[partition(family, at.date())] == where[f"registry.{family}_default"] == 1
+                assert sum(where.values()) == 3
+
+    asyncio.run(run())
+
+
+def test_the_reports_of_a_small_registry_add_up(database: TestDatabase) -> None:
+    today = datetime.now(UTC).date()
+
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            await add_contracts(connection, 10)
+            busy, idle = await add_messengers(connection, 2, "http://127.0.0.1:1/")
+            names = {
+                row["messenger_id"]: row["name"] for row in await connection.fetch("SELECT messenger_id, name FROM registry.messenger")
+            }
+            name = names[busy]
+            await bind(connection, busy, 5)
+            await bind(connection, idle, 1)
+
+            # Six numbers asked, two of them absent; one page was late.
+            await journaled(database, busy, [FIRST, FIRST + 1, FIRST + 99, FIRST + 98], datetime.now(UTC))
+            late = datetime.now(UTC) - timedelta(minutes=21)
+            await journaled(database, busy, [FIRST, FIRST + 1], late)
+            await journal.exchange_usage(db, today, [(MessengerId(busy), today, 6, 2)])
+
+            # Four of its five bindings end: three a day and an hour ago, so late or overdue; one now.
+            ended_at = datetime.now(UTC) - timedelta(hours=25)
+            end = "UPDATE registry.contract SET ended_at = $2 WHERE msisdn = ANY ($1::bigint[])"
+            await connection.execute(end, [FIRST + 1, FIRST + 2, FIRST + 3], ended_at)
+            await connection.execute(end, [FIRST + 4], datetime.now(UTC))
+            await connection.execute("UPDATE registry.binding SET ended_at = now(), end_reason = 'removed' WHERE messenger_id = $1", idle)
+            owed = await notifications.read_owed(db, MessengerId(busy), notifications.BEGINNING, 10)
+            (lease,) = await lanes.lease(db, "worker", 10, [])
+            async with db.transaction() as own:
+                acknowledged = Attempt(datetime.now(UTC), 1, "acknowledged", 204, 10, None)
+                failed = Attempt(datetime.now(UTC), 1, "failed", None, 30, "timeout")
+                delivered, attempts = [owed[0].notification_id, owed[3].notification_id], [acknowledged, failed, acknowledged]
+                assert await notifications.settle_push(own, lease.messenger_id, lease.token, delivered, [], attempts) == 2
+                await lanes.gate(own, lease, datetime.now(UTC) + timedelta(minutes=1), "timeout")
+            await connection.execute(
+                "INSERT INTO registry.feed_event (event_id, type, content, outcome, reason, occurred_at) VALUES "
+                "('e-1', 'terminated', decode(repeat('00', 16), 'hex'), 'applied', NULL, now() - interval '2 minutes'), "
+                "('e-2', 'terminated', decode(repeat('00', 16), 'hex'), 'refused', 'why', now())"
+            )
+            views = {view.name: view for view in await reports.list_views(connection)}
+            shown: dict[str, list[dict[str, Any]]] = {}
+            for view in views.values():
+                table = await reports.read(connection, view)
+                shown[view.name] = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+            def of(report: str, messenger: str = name, **where: object) -> dict[str, Any]:
+                (row,) = [r for r in shown[report] if r.get("messenger") == messenger and all(r[key] == where[key] for key in where)]
+                return row
+
+            assert sum(row["queries"] for row in shown["presence_daily"]) == 6
+            assert sum(row["present"] for row in shown["presence_daily"]) == 4
+            assert sum(row["absent"] for row in shown["presence_daily"]) == 2
+            deadlines = shown["answer_deadline"]
+            assert (sum(row["in_time"] for row in deadlines), sum(row["late"] for row in deadlines)) == (4, 2)
+            assert max(row["worst_wait"] for row in deadlines) >= timedelta(minutes=21)
+            assert {row["allowed"] for row in deadlines} == {timedelta(minutes=20)}
+            row = of("binding_by_messenger")
+            assert (row["live"], row["terminated"], row["replaced"], row["removed"]) == (1, 4, 0, 0)
+            assert of("binding_by_messenger", names[idle])["removed"] == 1
+            assert sum(row["terminated"] for row in shown["contract_daily"]) == 4
+            assert sum(row["activated"] for row in shown["contract_daily"]) == 10
+            row = of("notification_backlog")
+            assert (row["pending"], row["overdue"], row["delivered_last_hour"], row["eta"]) == (2, 2, 2, timedelta(hours=1))
+            assert row["oldest_deadline_at"] == owed[1].deadline_at
+            assert row["slack"] < timedelta(0)
+            assert of("notification_backlog", names[idle])["pending"] == 0
+            row = of("notification_deadline", day=ended_at.date())
+            assert (row["owed"], row["in_time"], row["late"], row["overdue"], row["pending"]) == (3, 0, 1, 2, 0)
+            row = of("notification_deadline", day=owed[3].terminated_at.date())
+            assert (row["owed"], row["in_time"], row["late"], row["overdue"], row["pending"]) == (1, 1, 0, 0, 0)
+            row = of("delivery_attempt_daily", outcome="acknowledged")
+            assert (row["attempts"], row["notifications"], row["mean_latency_ms"]) == (2, 2, Decimal("10.0"))
+            assert of("delivery_attempt_daily", outcome="failed")["http_status"] is None
+            row = of("endpoint_health")
+            assert (row["state"], row["failures"], row["last_error"], row["worker"]) == ("gated", 1, "timeout", "worker")
+            assert of("endpoint_health", names[idle])["state"] == "healthy"
+            row = of("quota_today")
+            assert (row["used"], row["absent"], row["absent_ratio"], row["quota"]) == (6, 2, Decimal("0.3333"), None)
+            lag = {row["outcome"]: row for row in shown["feed_lag"]}
+            assert lag["applied"]["worst_lag"] == timedelta(minutes=2)
+            assert lag["refused"]["events"] == 1
+
+    asyncio.run(run())
+
+
+def test_no_report_shows_a_number_or_a_code(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection:
+            columns = await connection.fetch(
+                "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'report' "
+                "AND (column_name ~ 'msisdn|number|code|digest|secret' OR data_type IN ('bytea', 'uuid'))"
+            )
+            assert columns == []
+
+    asyncio.run(run())
