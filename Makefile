@@ -17,7 +17,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 
 ## make demo    a private PostgreSQL, a million-shaped registry and the whole story, then it goes on serving
 demo: $(STAMP)
-	$(BIN)/registryd demo $(ARGS)
+	@$(BIN)/registryd demo $(ARGS)
 
 ## make test    linters, types, import contracts and every test (ARGS='tests/http -k batch' narrows it)
 test: lint

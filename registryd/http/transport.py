@@ -47,10 +47,10 @@ def assert_c_parser() -> None:
 class Connection(web_protocol.RequestHandler):
     """One client's connection, without aiohttp's echoes."""
 
-    __slots__ = ("stalled_s",)
+    __slots__ = ("waits_since",)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.stalled_s = 0.0
+        self.waits_since: float | None = None
         listener = self._manager
         assert isinstance(listener, Listener)
         if len(listener.connections) >= listener.connections_max:
@@ -137,12 +137,13 @@ class Listener(Server):
         while True:
             await asyncio.sleep(SWEEP_S)
             observe.connections.labels(self.name).set(len(self._connections))
+            now = self._loop.time()
             # aiohttp forgets the transport of a connection that it closes, though what waits to be sent keeps it open: so ask the listener.
             for connection, transport in list(self._connections.items()):
                 assert isinstance(connection, Connection)
                 waits = transport.get_write_buffer_size() > 0
-                connection.stalled_s = connection.stalled_s + SWEEP_S if waits else 0.0
-                if connection.stalled_s > STALLED_MAX_S:
+                connection.waits_since = (connection.waits_since or now) if waits else None
+                if connection.waits_since is not None and now - connection.waits_since > STALLED_MAX_S:
                     observe.connections_closed.labels(self.name, "stalled").inc()
                     transport.abort()
 

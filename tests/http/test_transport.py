@@ -31,6 +31,7 @@ from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, ev
 from tests.http.conftest import exchange, make_site, parse_answer
 
 CLOSED_WITHIN_S = 15.0
+SNDBUF = 65536
 STALLED = 'registryd_connections_closed_total{api="messenger",reason="stalled"} 1.0'
 NUMBERS = range(79_160_000_000, 79_160_000_100)
 FOUND = json.dumps({"phoneNumber": f"+{NUMBERS[0]}"}).encode()
@@ -138,13 +139,13 @@ def put_certificate(site: Site, pair: Pair) -> None:
 
 @pytest.fixture(scope="module")
 def plain_daemon(site: Site, messenger: TestMessenger) -> Iterator[Daemon]:
-    with daemon(site) as started:
+    with listening(SNDBUF) as listener, activated(site, listener) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def tls_daemon(tls_site: Site) -> Iterator[Daemon]:
-    with daemon(tls_site) as started:
+    with listening(SNDBUF) as listener, activated(tls_site, listener) as started:
         started.api = started.api.replace("http://", "https://")
         yield started
 
@@ -164,10 +165,11 @@ def activated(site: Site, listener: socket.socket) -> Iterator[Daemon]:
         yield started
 
 
-def listening(host: str = "127.0.0.1", sndbuf: int | None = None) -> socket.socket:
+def listening(sndbuf: int | None = None, host: str = "127.0.0.1") -> socket.socket:
+    """A listener whose connections let the daemon send so much ahead of its client."""
     listener = socket.socket()
     if sndbuf is not None:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)  # its connections inherit it
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
     listener.bind((host, 0))
     listener.listen(512)
     return listener
@@ -323,7 +325,7 @@ def test_slow_and_silent_clients_are_closed_in_time_and_others_are_not(
 
     site.write_config(api='listen = "127.0.0.1:0"\nkeepalive_timeout_s = 2.0')
     try:
-        with listening(sndbuf=4096) as listener, activated(site, listener) as small:
+        with listening(4096) as listener, activated(site, listener) as small:
             took = asyncio.run(run(small))
     finally:
         site.write_config()
@@ -447,7 +449,7 @@ def test_plain_http_never_crosses_a_network(site: Site, tls: Tls) -> None:
             pass
         site.write_config()
         with (
-            listening("0.0.0.0") as listener,
+            listening(host="0.0.0.0") as listener,
             pytest.raises(AssertionError, match=r"ended with 3: .*needs TLS"),
             activated(site, listener),
         ):
