@@ -40,7 +40,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(ARGS)
 
 ## make lock    resolve the dependencies anew into the hashed lock files
-LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-config
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-config
 lock: $(STAMP)
 	$(BIN)/$(LOCK) pyproject.toml -o requirements.lock
 	$(BIN)/$(LOCK) -c requirements.lock --extra dev pyproject.toml -o requirements-dev.lock

@@ -101,8 +101,9 @@ class TestDatabase:
         return Database(self.dsn("registryd_app"), planner, size=size, connect_timeout_s=3, command_timeout_s=30)
 
 
-@pytest.fixture
-def database(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
+@contextlib.contextmanager
+def cloned(server: embedded.Server, template: str | None) -> Iterator[TestDatabase]:
+    """A database of its own, for a test or a module; without a template an empty one."""
     name = f"t_{secrets.token_hex(6)}"
 
     async def admin(statement: str) -> None:
@@ -112,9 +113,17 @@ def database(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
         finally:
             await connection.close()
 
-    asyncio.run(admin(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
-    yield TestDatabase(server, name)
-    asyncio.run(admin(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    asyncio.run(admin(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"'))
+    try:
+        yield TestDatabase(server, name)
+    finally:
+        asyncio.run(admin(f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+def database(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
+    with cloned(server, template) as clone:
+        yield clone
 
 
 @dataclass
@@ -186,18 +195,22 @@ class Site:
             )
 
 
-@pytest.fixture
-def site(database: TestDatabase, tmp_path: Path) -> Site:
-    credentials = tmp_path / "credentials"
-    credentials.mkdir(mode=0o700)
+def make_site(database: TestDatabase, directory: Path) -> Site:
+    """Credentials and registryd.toml beside a database."""
+    credentials = directory / "credentials"
+    credentials.mkdir(mode=0o700, parents=True)
     keys = {name: secrets.token_hex(32) for name in ("operator-token", "digest-key", "secrets-key")}
     for name, text in keys.items():
-        path = credentials / name
-        path.write_text(text + "\n")
-        path.chmod(0o600)
-    made = Site(database, tmp_path, keys["operator-token"], bytes.fromhex(keys["secrets-key"]), tmp_path / "registryd.toml")
+        (credentials / name).write_text(text + "\n")
+        (credentials / name).chmod(0o600)
+    made = Site(database, directory, keys["operator-token"], bytes.fromhex(keys["secrets-key"]), directory / "registryd.toml")
     made.write_config()
     return made
+
+
+@pytest.fixture
+def site(database: TestDatabase, tmp_path: Path) -> Site:
+    return make_site(database, tmp_path)
 
 
 @dataclass

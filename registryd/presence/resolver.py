@@ -29,8 +29,8 @@ from registryd.store import presence as store
 from registryd.store.pool import Database
 
 BATCH_MAX_QUERIES = 10_000
-BUSY_RETRIES_MAX = 40
-BUSY_PAUSE_S = 0.05
+BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+"""Between asking again for a contract that is being ended. Each asking is journaled, so they are few."""
 
 
 class DigestKey(NamedTuple):
@@ -106,14 +106,14 @@ class Resolver:
 
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
         """One query. Raises: CodeInUse (journaled all the same), Unavailable."""
-        for _ in range(BUSY_RETRIES_MAX):
+        for pause_s in (*BUSY_PAUSES_S, 0.0):
             ask = await self._ask(self._single, messenger_id, (query,), received_at)
             bound = ask.bound[0] if ask.bound else None
             if bound is None or bound.outcome is not Outcome.BUSY:
                 if bound is not None and bound.outcome is Outcome.CODE_IN_USE:
                     raise CodeInUse
                 return Answer(query_id(ask.page_id, ask.first), ask.present == "1", bound, ask.done.result())
-            await asyncio.sleep(BUSY_PAUSE_S)
+            await asyncio.sleep(pause_s)
         raise Unavailable
 
     async def answer_batch(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> BatchAnswer:
@@ -124,7 +124,7 @@ class Resolver:
         answers: list[tuple[bool, Bound | None]] = [(False, None)] * len(queries)
         batch_id: UUID | None = None
         rounds = deque(_rounds(queries))
-        tries = 0
+        pauses_s = iter(BUSY_PAUSES_S)
         while rounds:
             indexes = rounds.popleft()
             ask = await self._ask(self._batch, messenger_id, [queries[i] for i in indexes], received_at)
@@ -136,11 +136,11 @@ class Resolver:
                 if bound is not None and bound.outcome is Outcome.BUSY:
                     busy.append(index)
             if busy:
-                tries += 1
-                if tries > BUSY_RETRIES_MAX:
+                pause_s = next(pauses_s, None)
+                if pause_s is None:
                     raise Unavailable
                 rounds.appendleft(busy)
-                await asyncio.sleep(BUSY_PAUSE_S)
+                await asyncio.sleep(pause_s)
         assert batch_id is not None, "a batch holds a query at least"
         return BatchAnswer(batch_id, answers, self._clock())
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from registryd import embedded, resources
 from registryd.demo import population
 from tests.bench.load import run_load
-from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, prepare_database
+from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, make_site, prepare_database
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 ROUNDS = 3
@@ -43,13 +43,7 @@ def bench_site(server: embedded.Server, directory: Path) -> Iterator[Site]:
     """A registry of its own on the bench's durable server."""
     name = f"bench_{secrets.token_hex(4)}"
     asyncio.run(prepare_database(server, name))
-    directory = directory / name
-    (directory / "credentials").mkdir(parents=True, mode=0o700)
-    keys = {key: secrets.token_hex(32) for key in ("operator-token", "digest-key", "secrets-key")}
-    for key, text in keys.items():
-        (directory / "credentials" / key).write_text(text)
-    database = TestDatabase(server, name)
-    site = Site(database, directory, keys["operator-token"], bytes.fromhex(keys["secrets-key"]), directory / "registryd.toml")
+    site = make_site(TestDatabase(server, name), directory / name)
     site.write_config(log='level = "info"')
     yield site
 

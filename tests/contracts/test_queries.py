@@ -23,8 +23,8 @@ from registryd.domain.identifiers import time_ordered_id
 from registryd.store import bindings, contracts, imports, lanes, notifications, presence, queries
 from registryd.store.pool import BATCHES, PROBES
 from registryd.store.queries import DECLARED, Query
-from tests.conftest import TestDatabase
-from tests.store.conftest import FIRST, Connection, Explained, Plan, add_contracts, add_messengers, bind, cloned, explaining
+from tests.conftest import TestDatabase, cloned
+from tests.store.conftest import FIRST, Connection, Explained, Plan, add_contracts, add_messengers, bind, explaining
 
 for module in pkgutil.iter_modules(store.__path__, "registryd.store."):
     importlib.import_module(module.name)

@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import itertools
 import json
-import secrets
 import signal
 import socket
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
@@ -20,7 +18,7 @@ import asyncpg
 import pytest
 
 from registryd import embedded
-from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, wait_for
+from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, cloned, daemon, make_site, wait_for
 
 RANGE = (79_160_000_000, 79_169_999_999)
 """The operator's capacity here; NUMBERS are taken from it, and OUTSIDE is not in it."""
@@ -33,19 +31,6 @@ _numbers = itertools.count(RANGE[0])
 def new_number() -> int:
     """An MSISDN that no other test has."""
     return next(_numbers)
-
-
-def make_site(database: TestDatabase, directory: Path) -> Site:
-    """Credentials and registryd.toml beside a database."""
-    credentials = directory / "credentials"
-    credentials.mkdir(mode=0o700)
-    keys = {name: secrets.token_hex(32) for name in ("operator-token", "digest-key", "secrets-key")}
-    for name, text in keys.items():
-        (credentials / name).write_text(text + "\n")
-        (credentials / name).chmod(0o600)
-    site = Site(database, directory, keys["operator-token"], bytes.fromhex(keys["secrets-key"]), directory / "registryd.toml")
-    site.write_config()
-    return site
 
 
 @dataclass
@@ -99,18 +84,8 @@ class Service:
 
 @pytest.fixture(scope="module")
 def module_database(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
-    name = f"t_{secrets.token_hex(6)}"
-
-    async def admin(statement: str) -> None:
-        connection = await asyncpg.connect(server.dsn())
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(admin(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
-    yield TestDatabase(server, name)
-    asyncio.run(admin(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    with cloned(server, template) as clone:
+        yield clone
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ import pytest
 
 from registryd import embedded
 from registryd.domain.identifiers import Msisdn, msisdn_digest
-from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, client, daemon, eventually, prepare_database
-from tests.http.conftest import make_site
+from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, client, daemon, eventually, make_site, prepare_database
 
 PRESENT = range(79_160_000_000, 79_160_000_050)
 ABSENT = range(79_160_000_050, 79_160_000_100)

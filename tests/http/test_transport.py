@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, eventually, wait_for
-from tests.http.conftest import exchange, make_site, parse_answer
+from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, eventually, make_site, wait_for
+from tests.http.conftest import exchange, parse_answer
 
 CLOSED_WITHIN_S = 15.0
 SNDBUF = 65536

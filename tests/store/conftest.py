@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -18,31 +18,12 @@ from registryd import embedded
 from registryd.domain.identifiers import MessengerId, Msisdn, time_ordered_id
 from registryd.store import presence
 from registryd.store.pool import Database
-from tests.conftest import TestDatabase, eventually
+from tests.conftest import TestDatabase, cloned, eventually
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 FIRST = 79_160_000_000
 """Numbers of the tests begin here."""
-
-
-@contextmanager
-def cloned(server: embedded.Server, template: str | None) -> Iterator[TestDatabase]:
-    """A database of its own, for a module as for a test; without a template an empty one."""
-    name = f"m_{secrets.token_hex(6)}"
-
-    async def admin(statement: str) -> None:
-        connection = await asyncpg.connect(server.dsn())
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(admin(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"'))
-    try:
-        yield TestDatabase(server, name)
-    finally:
-        asyncio.run(admin(f'DROP DATABASE "{name}" WITH (FORCE)'))
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ import pytest
 from registryd import embedded, resources
 from registryd.store import migrations
 from registryd.store.migrations import SchemaMismatch
-from tests.conftest import Site, TestDatabase
-from tests.store.conftest import cloned, waits
+from tests.conftest import Site, TestDatabase, cloned
+from tests.store.conftest import waits
 
 DONE, FAILED, CONFIG, DATABASE_AWAY, SCHEMA = 0, 1, 3, 4, 5
 VERSIONS = [m.version for m in migrations.migrations()]
