@@ -24,7 +24,7 @@ import pytest
 
 from registryd import config, embedded, resources
 from registryd.delivery import signing
-from registryd.demo.receiver import Receipt, Receiver
+from registryd.delivery.receiver import Receipt, Receiver
 from registryd.http import auth
 from registryd.store import messengers, migrations
 from registryd.store.messengers import Messenger, SecretBox, SigningSecret

@@ -12,7 +12,7 @@ import orjson
 
 from registryd.cli.running import Exit, command, err, fail, out
 from registryd.delivery import signing
-from registryd.demo.receiver import Receipt, Receiver
+from registryd.delivery.receiver import Receipt, Receiver
 
 
 @click.command()

@@ -1,1 +1,1 @@
-"""Delivers notifications: `dispatcher` leases lanes, `lane` works one messenger's, `push` is one signed POST."""
+"""Delivers notifications: `dispatcher` leases lanes, `lane` works one messenger's, `push` is one signed POST, `receiver` the other end of it."""

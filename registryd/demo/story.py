@@ -25,7 +25,7 @@ from rich.markup import escape
 
 from registryd import embedded
 from registryd.delivery import signing
-from registryd.demo.receiver import Receipt, Receiver
+from registryd.delivery.receiver import Receipt, Receiver
 from registryd.demo.site import DemoError, Examples, Site, daemon, fill, prepare
 from registryd.domain.identifiers import phone_number
 from registryd.domain.notification import rfc3339
