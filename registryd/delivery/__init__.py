@@ -1,1 +1,1 @@
-"""Delivers notifications: `dispatcher` leases lanes, `lane` works one messenger's, `push` is one signed POST, `receiver` the other end of it."""
+"""Delivers notifications: `dispatcher` leases lanes, `lane` works one, `push` is one signed POST, `receiver` its other end."""
