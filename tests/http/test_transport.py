@@ -422,7 +422,7 @@ def test_the_messenger_api_listens_on_a_unix_socket_too(site: Site, messenger: T
                 assert started.api == f"unix:{path}"
                 assert stat.S_IMODE(path.stat().st_mode) == 0o660
                 assert stat.S_ISSOCK(path.stat().st_mode)
-                assert asyncio.run(present(lambda: aiohttp.UnixConnector(str(path)), "http://registry", messenger)) == 200
+                assert asyncio.run(present(lambda: aiohttp.UnixConnector(str(path)), "http://localhost", messenger)) == 200
     finally:
         path.unlink(missing_ok=True)
         site.write_config()
