@@ -31,6 +31,8 @@ from registryd.domain.identifiers import phone_number
 from registryd.domain.notification import rfc3339
 
 RECEIPT_TIMEOUT_S = 20.0
+KNOWN_TIMEOUT_S = 10.0
+KNOWN_LOOK_S = 0.05
 MESSENGER = "demo"
 
 out = Console(highlight=False)
@@ -144,6 +146,7 @@ async def _tell(options: Options, say: Console, site: Site, examples: Examples, 
         await asyncio.to_thread(site.run, "messenger", "set", MESSENGER, "--endpoint", receiver.url)
         api, operator = f"http://{facts['api'][0]}", f"http://{facts['operator']}"
         scene = Scene(site, api, operator, account, examples, receiver, http, receipts, told)
+        await _wait_known(scene)
         if options.as_json:
             click.echo(orjson.dumps(_facts(scene)))
         else:
@@ -165,6 +168,17 @@ async def _tell(options: Options, say: Console, site: Site, examples: Examples, 
             while not receipts.empty():
                 _show(say, receipts.get_nowait())
     return True
+
+
+async def _wait_known(scene: Scene) -> None:
+    """Until the daemon knows the messenger and its endpoint: it reads its directory every second. Raises: DemoError."""
+    headers = {"Authorization": f"Bearer {scene.account['apiKey']}"}
+    for _ in range(int(KNOWN_TIMEOUT_S / KNOWN_LOOK_S)):
+        async with scene.http.get(scene.api + "/v1/account", headers=headers) as response:
+            if response.status == 200 and (await response.json())["endpoint"]["url"] == scene.receiver.url:
+                return
+        await asyncio.sleep(KNOWN_LOOK_S)
+    raise DemoError(f"the daemon does not know the messenger {MESSENGER} after {KNOWN_TIMEOUT_S:g} s")
 
 
 def _account(site: Site) -> tuple[dict[str, Any], int]:
