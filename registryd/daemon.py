@@ -108,7 +108,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:
             background.append(_every("watchdog", watchdog_s, _feed_watchdog))
-        _spare_the_collector()
+        spare_the_collector()
         stop = _signals(lambda: _reload(settings, directory, tls, tls_context))
         observe.ready.set(1)
         observe.event(
@@ -138,7 +138,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         observe.event("stopped")
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """What is there now stays for good, and a request leaves no cycle behind: the collector need not look so often (a tenth of the CPU)."""
     gc.collect()
     gc.freeze()
