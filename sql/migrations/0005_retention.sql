@@ -19,16 +19,12 @@
 CREATE TABLE registry.retention (
     family         text COLLATE "C" PRIMARY KEY CHECK (family IN ('journal_page', 'notification_delivered', 'delivery_attempt')),
     key            text NOT NULL,
-    closed_through date NOT NULL,
-    open_from      timestamptz NOT NULL GENERATED ALWAYS AS ((closed_through + 1)::timestamp AT TIME ZONE 'UTC') STORED,
-    open_from_id   uuid NOT NULL GENERATED ALWAYS AS (registry.first_id_of(closed_through + 1)) STORED
+    closed_through date NOT NULL
 );
 COMMENT ON TABLE registry.retention IS 'How far the days of each partitioned table are closed: one row each, moved on by registry.close_day.';
 COMMENT ON COLUMN registry.retention.family IS 'The partitioned table.';
 COMMENT ON COLUMN registry.retention.key IS 'The column it is partitioned by: a time, or page_id, which begins with one.';
 COMMENT ON COLUMN registry.retention.closed_through IS 'The last closed day (UTC): the figures of its rows and of those before it stand in the tables of figures.';
-COMMENT ON COLUMN registry.retention.open_from IS 'Where the open rows begin, by time.';
-COMMENT ON COLUMN registry.retention.open_from_id IS 'Where the open rows begin, by time-ordered id.';
 
 CREATE TABLE registry.presence_day (
     day           date NOT NULL,
@@ -114,95 +110,104 @@ AS $$
 $$;
 COMMENT ON FUNCTION registry.kept_from IS 'The first day that the policy in force still keeps of a partitioned table, in part at least; NULL where no policy is in force, so that nothing goes.';
 
--- What the figures do not hold yet. The default partition's rows never enter a closed day: they stand beside it until they are over.
-CREATE VIEW registry.open_page AS
-SELECT p.messenger_id, p.received_at, p.answered_at, p.queries, p.present_count FROM registry.journal_page AS p
- WHERE p.page_id >= (SELECT r.open_from_id FROM registry.retention AS r WHERE r.family = 'journal_page')
-UNION ALL
-SELECT p.messenger_id, p.received_at, p.answered_at, p.queries, p.present_count FROM registry.journal_page_default AS p
- WHERE p.page_id < (SELECT r.open_from_id FROM registry.retention AS r WHERE r.family = 'journal_page');
-COMMENT ON VIEW registry.open_page IS 'The journal''s pages that presence_day does not count yet.';
-COMMENT ON COLUMN registry.open_page.messenger_id IS 'Who asked.';
-COMMENT ON COLUMN registry.open_page.received_at IS 'When the first query was received.';
-COMMENT ON COLUMN registry.open_page.answered_at IS 'When the answers were decided.';
-COMMENT ON COLUMN registry.open_page.queries IS 'How many queries.';
-COMMENT ON COLUMN registry.open_page.present_count IS 'How many of them present.';
-
-CREATE VIEW registry.open_delivered AS
-SELECT d.messenger_id, d.deadline_at, d.terminated_at, d.delivered_at FROM registry.notification_delivered AS d
- WHERE d.delivered_at >= (SELECT r.open_from FROM registry.retention AS r WHERE r.family = 'notification_delivered')
-UNION ALL
-SELECT d.messenger_id, d.deadline_at, d.terminated_at, d.delivered_at FROM registry.notification_delivered_default AS d
- WHERE d.delivered_at < (SELECT r.open_from FROM registry.retention AS r WHERE r.family = 'notification_delivered');
-COMMENT ON VIEW registry.open_delivered IS 'Delivered notifications that delivered_day does not count yet.';
-COMMENT ON COLUMN registry.open_delivered.messenger_id IS 'Who was notified.';
-COMMENT ON COLUMN registry.open_delivered.deadline_at IS 'By when it was due.';
-COMMENT ON COLUMN registry.open_delivered.terminated_at IS 'When the contract ended.';
-COMMENT ON COLUMN registry.open_delivered.delivered_at IS 'When the receipt was recorded.';
-
-CREATE VIEW registry.open_attempt AS
-SELECT a.messenger_id, a.attempted_at, a.notifications, a.outcome, a.http_status, a.latency_ms FROM registry.delivery_attempt AS a
- WHERE a.attempted_at >= (SELECT r.open_from FROM registry.retention AS r WHERE r.family = 'delivery_attempt')
-UNION ALL
-SELECT a.messenger_id, a.attempted_at, a.notifications, a.outcome, a.http_status, a.latency_ms FROM registry.delivery_attempt_default AS a
- WHERE a.attempted_at < (SELECT r.open_from FROM registry.retention AS r WHERE r.family = 'delivery_attempt');
-COMMENT ON VIEW registry.open_attempt IS 'Delivery attempts that attempt_day does not count yet.';
-COMMENT ON COLUMN registry.open_attempt.messenger_id IS 'To whom.';
-COMMENT ON COLUMN registry.open_attempt.attempted_at IS 'When the push began.';
-COMMENT ON COLUMN registry.open_attempt.notifications IS 'How many notifications it carried.';
-COMMENT ON COLUMN registry.open_attempt.outcome IS 'acknowledged, rejected or failed.';
-COMMENT ON COLUMN registry.open_attempt.http_status IS 'The answer''s status; NULL where none came.';
-COMMENT ON COLUMN registry.open_attempt.latency_ms IS 'From the start to the answer, in milliseconds.';
-
 -- ---------------------------------------------------------------------------------------------------------------------------------
--- Closing and dropping
+-- Figures: one text of each, for days that are closed and for those that are open
 
-CREATE FUNCTION registry.counting(family text, entries text) RETURNS text
+CREATE FUNCTION registry.figures(family text) RETURNS text
 LANGUAGE sql IMMUTABLE
 AS $$
-    SELECT format(CASE family
+    SELECT CASE family
         WHEN 'journal_page' THEN $pages$
-            WITH entry AS (%s)
-            INSERT INTO registry.presence_day AS kept (day, messenger_id, queries, present_count, in_time, late, worst_wait, allowed)
-            SELECT (e.received_at AT TIME ZONE 'UTC')::date, e.messenger_id, sum(e.queries), sum(e.present_count),
+            SELECT (e.received_at AT TIME ZONE 'UTC')::date AS day, e.messenger_id, sum(e.queries), sum(e.present_count),
                    coalesce(sum(e.queries) FILTER (WHERE e.answered_at - e.received_at <= law.answer_within), 0),
                    coalesce(sum(e.queries) FILTER (WHERE e.answered_at - e.received_at > law.answer_within), 0),
                    max(e.answered_at - e.received_at), max(law.answer_within)
               FROM entry AS e
-              LEFT JOIN (SELECT p.answer_within, tstzrange(p.effective_from, lead(p.effective_from) OVER (ORDER BY p.effective_from)) AS period
-                           FROM registry.policy AS p) AS law ON law.period @> e.received_at
+              LEFT JOIN (SELECT p.answer_within, p.effective_from,
+                                coalesce(lead(p.effective_from) OVER (ORDER BY p.effective_from), 'infinity') AS superseded_at
+                           FROM registry.policy AS p) AS law ON e.received_at >= law.effective_from AND e.received_at < law.superseded_at
              GROUP BY 1, 2 ORDER BY 1, 2
+        $pages$
+        WHEN 'notification_delivered' THEN $delivered$
+            SELECT (e.terminated_at AT TIME ZONE 'UTC')::date AS day, e.messenger_id, count(*) FILTER (WHERE e.delivered_at <= e.deadline_at),
+                   count(*) FILTER (WHERE e.delivered_at > e.deadline_at), max(e.delivered_at - e.terminated_at)
+              FROM entry AS e
+             GROUP BY 1, 2 ORDER BY 1, 2
+        $delivered$
+        WHEN 'delivery_attempt' THEN $attempts$
+            SELECT (e.attempted_at AT TIME ZONE 'UTC')::date AS day, e.messenger_id, e.outcome, e.http_status, count(*), sum(e.notifications),
+                   sum(e.latency_ms), max(e.latency_ms)
+              FROM entry AS e
+             GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+        $attempts$
+    END
+$$;
+COMMENT ON FUNCTION registry.figures IS 'The SELECT that makes figures, in the order of their table''s columns, of the rows of `entry`.';
+
+CREATE FUNCTION registry.counting(family text, entries text) RETURNS text
+LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT format('WITH entry AS (%s) INSERT INTO registry.%s', entries, CASE family
+        WHEN 'journal_page' THEN 'presence_day AS kept' || registry.figures(family) || $pages$
                 ON CONFLICT (day, messenger_id) DO UPDATE
                SET queries = kept.queries + excluded.queries, present_count = kept.present_count + excluded.present_count,
                    in_time = kept.in_time + excluded.in_time, late = kept.late + excluded.late,
                    worst_wait = greatest(kept.worst_wait, excluded.worst_wait), allowed = greatest(kept.allowed, excluded.allowed)
         $pages$
-        WHEN 'notification_delivered' THEN $delivered$
-            WITH entry AS (%s)
-            INSERT INTO registry.delivered_day AS kept (day, messenger_id, in_time, late, worst_delay)
-            SELECT (e.terminated_at AT TIME ZONE 'UTC')::date, e.messenger_id, count(*) FILTER (WHERE e.delivered_at <= e.deadline_at),
-                   count(*) FILTER (WHERE e.delivered_at > e.deadline_at), max(e.delivered_at - e.terminated_at)
-              FROM entry AS e
-             GROUP BY 1, 2 ORDER BY 1, 2
+        WHEN 'notification_delivered' THEN 'delivered_day AS kept' || registry.figures(family) || $delivered$
                 ON CONFLICT (day, messenger_id) DO UPDATE
                SET in_time = kept.in_time + excluded.in_time, late = kept.late + excluded.late,
                    worst_delay = greatest(kept.worst_delay, excluded.worst_delay)
         $delivered$
-        WHEN 'delivery_attempt' THEN $attempts$
-            WITH entry AS (%s)
-            INSERT INTO registry.attempt_day AS kept (day, messenger_id, outcome, http_status, attempts, notifications, latency_sum_ms, latency_max_ms)
-            SELECT (e.attempted_at AT TIME ZONE 'UTC')::date, e.messenger_id, e.outcome, e.http_status, count(*), sum(e.notifications),
-                   sum(e.latency_ms), max(e.latency_ms)
-              FROM entry AS e
-             GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+        WHEN 'delivery_attempt' THEN 'attempt_day AS kept' || registry.figures(family) || $attempts$
                 ON CONFLICT (day, messenger_id, outcome, http_status) DO UPDATE
                SET attempts = kept.attempts + excluded.attempts, notifications = kept.notifications + excluded.notifications,
                    latency_sum_ms = kept.latency_sum_ms + excluded.latency_sum_ms,
                    latency_max_ms = greatest(kept.latency_max_ms, excluded.latency_max_ms)
         $attempts$
-    END, entries)
+    END)
 $$;
 COMMENT ON FUNCTION registry.counting IS 'The statement that adds entries of a partitioned table (the text of a SELECT or DELETE RETURNING) to its figures.';
+
+CREATE FUNCTION registry.counting_open(family text) RETURNS text
+LANGUAGE sql STABLE
+AS $$
+    SELECT format('WITH entry AS (SELECT * FROM registry.%1$I WHERE %2$I >= %4$L UNION ALL SELECT * FROM registry.%3$I WHERE %2$I < %4$L) %5$s',
+                  r.family, r.key, r.family || '_default', registry.first_key_of(r.key, r.closed_through + 1), registry.figures(r.family))
+      FROM registry.retention AS r WHERE r.family = counting_open.family
+$$;
+COMMENT ON FUNCTION registry.counting_open IS 'The statement that makes figures of what no table of figures counts: open days, and what lies in the default partition.';
+
+-- The reports' other half. Planned for the day they begin at (EXECUTE): a view that named the partitioned table would plan, lock and,
+-- with JIT, compile a scan of every closed day before it left it out.
+
+CREATE FUNCTION registry.open_presence() RETURNS SETOF registry.presence_day
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = registry, pg_temp SET enable_sort = off SET jit = off
+AS $$ BEGIN RETURN QUERY EXECUTE registry.counting_open('journal_page'); END $$;
+COMMENT ON FUNCTION registry.open_presence IS 'The figures of presence_day for pages that it does not count.';
+
+CREATE FUNCTION registry.open_delivered() RETURNS SETOF registry.delivered_day
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = registry, pg_temp SET enable_sort = off SET jit = off
+AS $$ BEGIN RETURN QUERY EXECUTE registry.counting_open('notification_delivered'); END $$;
+COMMENT ON FUNCTION registry.open_delivered IS 'The figures of delivered_day for deliveries that it does not count.';
+
+CREATE FUNCTION registry.open_attempts() RETURNS SETOF registry.attempt_day
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = registry, pg_temp SET enable_sort = off SET jit = off
+AS $$ BEGIN RETURN QUERY EXECUTE registry.counting_open('delivery_attempt'); END $$;
+COMMENT ON FUNCTION registry.open_attempts IS 'The figures of attempt_day for attempts that it does not count.';
+
+CREATE FUNCTION registry.delivered_last_hour() RETURNS TABLE (messenger_id integer, delivered bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = registry, pg_temp SET jit = off
+AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('SELECT d.messenger_id, count(*) FROM registry.notification_delivered AS d WHERE d.delivered_at > %L GROUP BY 1',
+                                now() - interval '1 hour');
+END
+$$;
+COMMENT ON FUNCTION registry.delivered_last_hour IS 'How many notifications each messenger received in the last hour: the pace of report.notification_backlog.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Closing and dropping
 
 CREATE FUNCTION registry.count_late_entry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -216,7 +221,7 @@ COMMENT ON FUNCTION registry.count_late_entry IS 'A row that reaches a closed pa
 
 CREATE FUNCTION registry.close_day(family text) RETURNS date
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = registry, pg_temp SET timezone = 'UTC' SET lock_timeout = '3s' SET enable_seqscan = on SET enable_hashjoin = on
+SET search_path = registry, pg_temp SET timezone = 'UTC' SET lock_timeout = '3s' SET enable_seqscan = on SET enable_sort = off SET jit = off
 AS $$
 DECLARE
     ended date;
@@ -233,9 +238,11 @@ BEGIN
     IF ended IS NULL OR now() < ended + interval '1 day 1 hour' THEN
         RETURN NULL;
     END IF;
-    -- A day that was not made ahead lies in the default partition.
-    PERFORM registry.make_partitions(ended, 1);
     part := family || to_char(ended, '_YYYYMMDD');
+    IF to_regclass(format('registry.%I', part)) IS NULL THEN
+        -- Not made ahead: what there is of the day lies in the default partition.
+        PERFORM registry.make_partitions(ended, 1);
+    END IF;
     -- Nobody writes the day meanwhile: a row is counted here or by the trigger, never by both or neither. The wait is long enough for an
     -- autovacuum to give way.
     BEGIN
@@ -354,4 +361,6 @@ END
 $$;
 COMMENT ON FUNCTION registry.find_query IS 'One query by its id: one probe of the primary key of one day''s partition.';
 
+GRANT EXECUTE ON FUNCTION registry.open_presence(), registry.open_delivered(), registry.open_attempts(), registry.delivered_last_hour()
+    TO registryd_report, registryd_app;
 GRANT EXECUTE ON FUNCTION registry.close_day(text), registry.drop_day(text), registry.retention_state() TO registryd_app;

@@ -1,5 +1,6 @@
 -- The views of schema report: the DBA's contract. Made anew by every `registryd migrate`; columns are only ever added.
--- Days are UTC. Numbers and codes appear masked or not at all.
+-- Days are UTC: closed ones stand in tables of figures, open ones are counted as they are asked for (0005_retention.sql). Numbers and codes
+-- appear masked or not at all.
 
 SET LOCAL client_min_messages = warning;
 DROP VIEW IF EXISTS report.presence_daily, report.answer_deadline, report.binding_by_messenger, report.contract_daily,
@@ -7,12 +8,9 @@ DROP VIEW IF EXISTS report.presence_daily, report.answer_deadline, report.bindin
     report.quota_today, report.feed_lag;
 
 CREATE VIEW report.presence_daily AS
-SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.present)::bigint AS present, sum(f.queries - f.present)::bigint AS absent,
-       round(sum(f.queries - f.present)::numeric / sum(f.queries), 4) AS absent_ratio
-  FROM (SELECT d.day, d.messenger_id, d.queries, d.present_count AS present FROM registry.presence_day AS d
-        UNION ALL
-        SELECT (p.received_at AT TIME ZONE 'UTC')::date, p.messenger_id, sum(p.queries), sum(p.present_count)
-          FROM registry.open_page AS p GROUP BY 1, 2) AS f
+SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.present_count)::bigint AS present,
+       sum(f.queries - f.present_count)::bigint AS absent, round(sum(f.queries - f.present_count) / sum(f.queries), 4) AS absent_ratio
+  FROM (TABLE registry.presence_day UNION ALL SELECT * FROM registry.open_presence()) AS f
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.presence_daily IS 'Presence queries and answers by day and messenger.';
@@ -20,18 +18,9 @@ COMMENT ON VIEW report.presence_daily IS 'Presence queries and answers by day an
 CREATE VIEW report.answer_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late)::bigint AS queries, sum(f.in_time)::bigint AS in_time, sum(f.late)::bigint AS late,
        max(f.worst_wait) AS worst_wait, max(f.allowed) AS allowed
-  FROM (SELECT d.day, d.messenger_id, d.in_time, d.late, d.worst_wait, d.allowed FROM registry.presence_day AS d
-         WHERE d.allowed IS NOT NULL
-        UNION ALL
-        SELECT (p.received_at AT TIME ZONE 'UTC')::date, p.messenger_id,
-               coalesce(sum(p.queries) FILTER (WHERE p.answered_at - p.received_at <= law.answer_within), 0),
-               coalesce(sum(p.queries) FILTER (WHERE p.answered_at - p.received_at > law.answer_within), 0),
-               max(p.answered_at - p.received_at), max(law.answer_within)
-          FROM registry.open_page AS p
-          JOIN (SELECT l.answer_within, tstzrange(l.effective_from, lead(l.effective_from) OVER (ORDER BY l.effective_from)) AS period
-                  FROM registry.policy AS l) AS law ON law.period @> p.received_at
-         GROUP BY 1, 2) AS f
+  FROM (TABLE registry.presence_day UNION ALL SELECT * FROM registry.open_presence()) AS f
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
+ WHERE f.allowed IS NOT NULL
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.answer_deadline IS 'Decree 1801 of 2021: how many queries were answered within the policy''s time, and the worst wait, by day and messenger. Unanswered queries are not journaled: see the metrics of refusals.';
 
@@ -56,23 +45,19 @@ SELECT m.name AS messenger, count(n.notification_id) AS pending,
        count(*) FILTER (WHERE n.deadline_at < now()) AS overdue,
        min(n.deadline_at) AS oldest_deadline_at,
        min(n.deadline_at) - now() AS slack,
-       pace.delivered_last_hour,
-       count(n.notification_id) * interval '1 hour' / nullif(pace.delivered_last_hour, 0) AS eta
+       coalesce(max(pace.delivered), 0) AS delivered_last_hour,
+       count(n.notification_id) * interval '1 hour' / max(pace.delivered) AS eta
   FROM registry.messenger AS m
   LEFT JOIN registry.notification AS n ON n.messenger_id = m.messenger_id
- CROSS JOIN LATERAL (SELECT count(*) AS delivered_last_hour FROM registry.notification_delivered AS d
-                      WHERE d.messenger_id = m.messenger_id AND d.delivered_at > now() - interval '1 hour') AS pace
- GROUP BY m.name, pace.delivered_last_hour;
+  LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id
+ GROUP BY m.name;
 COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace.';
 
 CREATE VIEW report.notification_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pending)::bigint AS owed, sum(f.in_time)::bigint AS in_time,
        sum(f.late)::bigint AS late, sum(f.overdue)::bigint AS overdue, sum(f.pending)::bigint AS pending, max(f.worst_delay) AS worst_delay
-  FROM (SELECT d.day, d.messenger_id, d.in_time, d.late, 0 AS overdue, 0 AS pending, d.worst_delay FROM registry.delivered_day AS d
-        UNION ALL
-        SELECT (d.terminated_at AT TIME ZONE 'UTC')::date, d.messenger_id, count(*) FILTER (WHERE d.delivered_at <= d.deadline_at),
-               count(*) FILTER (WHERE d.delivered_at > d.deadline_at), 0, 0, max(d.delivered_at - d.terminated_at)
-          FROM registry.open_delivered AS d GROUP BY 1, 2
+  FROM (SELECT d.day, d.messenger_id, d.in_time, d.late, 0 AS overdue, 0 AS pending, d.worst_delay
+          FROM (TABLE registry.delivered_day UNION ALL SELECT * FROM registry.open_delivered()) AS d
         UNION ALL
         SELECT (n.terminated_at AT TIME ZONE 'UTC')::date, n.messenger_id, 0, 0, count(*) FILTER (WHERE n.deadline_at < now()),
                count(*) FILTER (WHERE n.deadline_at >= now()), NULL
@@ -85,12 +70,7 @@ CREATE VIEW report.delivery_attempt_daily AS
 SELECT f.day, m.name AS messenger, f.outcome::text AS outcome, f.http_status,
        sum(f.attempts)::bigint AS attempts, sum(f.notifications)::bigint AS notifications,
        round(sum(f.latency_sum_ms) / sum(f.attempts), 1) AS mean_latency_ms, max(f.latency_max_ms) AS max_latency_ms
-  FROM (SELECT d.day, d.messenger_id, d.outcome, d.http_status, d.attempts, d.notifications, d.latency_sum_ms, d.latency_max_ms
-          FROM registry.attempt_day AS d
-        UNION ALL
-        SELECT (a.attempted_at AT TIME ZONE 'UTC')::date, a.messenger_id, a.outcome, a.http_status, count(*), sum(a.notifications),
-               sum(a.latency_ms), max(a.latency_ms)
-          FROM registry.open_attempt AS a GROUP BY 1, 2, 3, 4) AS f
+  FROM (TABLE registry.attempt_day UNION ALL SELECT * FROM registry.open_attempts()) AS f
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name, f.outcome, f.http_status;
 COMMENT ON VIEW report.delivery_attempt_daily IS 'Pushes by day, messenger, outcome and HTTP status.';

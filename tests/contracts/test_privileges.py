@@ -181,7 +181,7 @@ DENIED = {
         "UPDATE registry.retention SET closed_through = now()",
         "UPDATE registry.presence_day SET queries = 0",
         "DELETE FROM registry.delivered_day",
-        "SELECT * FROM registry.open_page",
+        "SELECT * FROM registry.presence_day",
         "CREATE TABLE registry.mine ()",
         "CREATE TABLE public.mine ()",
         "CREATE SCHEMA mine",
