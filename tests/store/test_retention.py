@@ -82,12 +82,22 @@ async def days_of(connection: Connection, family: str) -> list[date]:
     return [row["day"] for row in await connection.fetch("SELECT day FROM registry.day_partition WHERE family = $1 ORDER BY day", family)]
 
 
+async def watch(database: TestDatabase, expected: list[dict[str, Any]]) -> None:
+    """Reads a report as its role does, again and again until cancelled, while days are closed and dropped under it."""
+    async with database.connect("registryd_report") as connection:
+        while True:
+            rows = await connection.fetch("SELECT * FROM report.presence_daily ORDER BY 1, 2, 3, 4")
+            assert [dict(row) for row in rows] == expected
+
+
 def test_no_report_changes_while_days_are_closed_and_dropped(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.connect("registryd_app") as app:
             one, other = await add_messengers(connection, 2)
             await since(connection, 5)
             await keep(connection, 2)
+            for family in FAMILIES:  # a day that nobody made ahead: its rows lie in the default partition
+                await connection.execute(f"DROP TABLE registry.{family}_{day_before(4):%Y%m%d}")
             for days in range(6):
                 await leave_evidence(connection, one, at_noon(day_before(days)))
                 await leave_evidence(connection, one, at_noon(day_before(days)), wait=timedelta(minutes=21))
@@ -103,6 +113,7 @@ def test_no_report_changes_while_days_are_closed_and_dropped(database: TestDatab
             assert sum(row["attempts"] for row in before["delivery_attempt_daily"]) == 30
             assert {row["mean_latency_ms"] for row in before["delivery_attempt_daily"]} == {7, 30}
 
+            watching = asyncio.create_task(watch(database, before["presence_daily"]))
             closed, dropped = set(), set()
             for family in FAMILIES:
                 while day := await app.fetchval("SELECT registry.close_day($1)", family):
@@ -111,6 +122,9 @@ def test_no_report_changes_while_days_are_closed_and_dropped(database: TestDatab
                 while day := await app.fetchval("SELECT registry.drop_day($1)", family):
                     dropped.add((family, day))
                     assert await read_reports(connection) == before
+            watching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await watching
             over = datetime.now(UTC) - timedelta(hours=1)
             assert closed == {
                 (family, day_before(days)) for family in FAMILIES for days in range(1 if over.date() == day_before(0) else 2, 6)
