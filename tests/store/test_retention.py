@@ -204,7 +204,7 @@ def test_closing_waits_for_who_is_writing_the_day_and_counts_it(database: TestDa
             assert await connection.fetchval("SELECT sum(queries) FROM registry.presence_day") == 3
             for isolation in ("repeatable_read", "serializable"):
                 with pytest.raises(asyncpg.PostgresError, match="READ COMMITTED"):
-                    async with app.transaction(isolation=isolation):  # type: ignore[arg-type]
+                    async with app.transaction(isolation=isolation):
                         await app.fetchval("SELECT registry.close_day('journal_page')")
 
     asyncio.run(run())
@@ -355,13 +355,13 @@ def test_a_query_is_found_and_journaled_in_one_partition_of_thirty(shared: TestD
                 assert (scan["Node Type"], scan["Relation Name"], scan["Index Name"]) == ("Index Scan", name, f"{name}_pkey")
                 assert scan["Index Cond"].startswith("(page_id = ")
         # What a plan would hide is what it locks: journaling a page opens that day's partition and no other.
-        async with shared.connect() as look, shared.pool(1, planner) as db, db.transaction() as connection:
+        async with shared.connect() as look, shared.pool(1, planner) as db, db.transaction() as own:
             await since(look, 29)
             page = time_ordered_id(int(datetime.now(UTC).timestamp() * 1000), secrets.token_bytes(10))
-            await connection.fetch(presence.ANSWER.sql, [FIRST], [0], [0], [page], [datetime.now(UTC)], [1], [bytes(16)], 1)
+            await own.fetch(presence.ANSWER.sql, [FIRST], [0], [0], [page], [datetime.now(UTC)], [1], [bytes(16)], 1)
             locked = await look.fetch(
                 "SELECT d.day FROM pg_locks AS l JOIN registry.day_partition AS d ON d.partition = l.relation WHERE l.pid = $1",
-                connection.get_server_pid(),
+                own.get_server_pid(),
             )
             assert [row["day"] for row in locked] == [datetime.now(UTC).date()]
 
