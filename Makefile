@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test lint serve bench bench-days lock audit clean
+.PHONY: help demo test lint serve bench bench-days bench-100m lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -42,6 +42,10 @@ bench: $(STAMP)
 ## make bench-days   the hot statement, a look-up and the reports with ten days of partitions and with three years
 bench-days: $(STAMP)
 	$(BIN)/python -m tests.bench.days
+
+## make bench-100m   what a query costs among 100 million contracts: 13 GB, half an hour (ARGS='--data DIR --json FILE')
+bench-100m: $(STAMP)
+	$(BIN)/python -m tests.bench growth --scale 10 $(ARGS)
 
 ## make lock    resolve the dependencies anew into the hashed lock files
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-config
