@@ -72,6 +72,8 @@ Event = Literal[
     "endpoint_gone",
     "secrets_unreadable",
     "background_failed",
+    "workers_ready",
+    "worker_ended",
 ]
 
 _log = structlog.get_logger()
