@@ -65,6 +65,7 @@ Event = Literal[
     "request_failed",
     "database_away",
     "database_back",
+    "primary_found",
     "lane_gated",
     "lane_opened",
     "lane_lost",

@@ -106,7 +106,7 @@ class _Worker:
         loop.remove_reader(handle)
         os.close(handle)
         pid, self._pid = self._pid, None
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222 # it has ended
 
     def _become(self, parent: int) -> None:
         """Turns a fork into the instance."""
@@ -114,7 +114,7 @@ class _Worker:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon handles it: what it would reload, it is about to read
         os.environ["NOTIFY_SOCKET"] = "@" + self._notices.getsockname()[1:].decode()
         sdnotify.hand_over(self._listener)
-        os.execv(self._command[0], self._command)
+        os.execv(self._command[0], self._command)  # noqa: S606 # our own program
 
     def _hear(self) -> None:
         if b"READY=1" in self._notices.recv(4096).split(b"\n"):

@@ -1,0 +1,116 @@
+"""Which of a DSN's hosts is the primary: a look at each of them twice a second, over a connection kept for it.
+
+Each promotion begins a timeline, so that of several servers of a cluster that take writes the one on the highest timeline is the primary,
+and the others were left behind (whoever promoted it could not stop them, or not yet). Owns: those looks. Never does: a conclusion from
+silence; a server that is slow or away stays the primary until another one says that it is.
+
+Invariant: as long as this process lives, no server takes over from one of its own cluster that is on a higher timeline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import asyncpg
+
+from registryd import observe
+from registryd.store.queries import Query
+
+LOOK_S = 0.5
+LOOK_TIMEOUT_S = 1.0
+
+
+class Server(NamedTuple):
+    system_id: int
+    """The same for a primary and its standbys, another for an upgraded or a restored cluster."""
+    timeline: int
+    """0 where it takes no writes."""
+
+
+class Primary(NamedTuple):
+    dsn: str
+    server: Server
+
+
+DESCRIBE_SERVER = Query("schema", "describe_server", Server)
+
+
+class Watch:
+    """`primary` is what was found, None until then; `moved` is called when it is another one. `async with Watch(...)`."""
+
+    def __init__(self, dsn: str, password: str | None, name: str, moved: Callable[[], None]) -> None:
+        self.primary: Primary | None = None
+        self._password = password
+        self._name = name
+        self._moved = moved
+        self._seen: dict[str, Server | None] = dict.fromkeys(split_hosts(dsn))
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Watch:
+        looked = [asyncio.Event() for _ in self._seen]
+        self._tasks = [asyncio.create_task(self._look(dsn, event), name="primary") for dsn, event in zip(self._seen, looked, strict=True)]
+        if len(self._seen) > 1:  # the choice among several hosts is not left to the order in which they answer
+            await asyncio.gather(*(event.wait() for event in looked))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _look(self, dsn: str, looked: asyncio.Event) -> None:
+        connection: asyncpg.Connection[asyncpg.Record] | None = None
+        settings = {"application_name": f"{self._name} watch"}
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(LOOK_TIMEOUT_S):
+                        if connection is None:
+                            connection = await asyncpg.connect(dsn, password=self._password, server_settings=settings)
+                        row = await connection.fetchrow(DESCRIBE_SERVER.sql)
+                    assert row is not None, "the statement has one row"
+                    self._judge(dsn, Server(*row.values()))
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
+                    self._seen[dsn] = None
+                    if connection is not None:
+                        connection.terminate()
+                        connection = None
+                looked.set()
+                await asyncio.sleep(LOOK_S)
+        finally:
+            if connection is not None:
+                connection.terminate()
+
+    def _judge(self, dsn: str, server: Server) -> None:
+        self._seen[dsn] = server
+        if server.timeline and (self.primary is None or self._succeeds(server, self.primary)):
+            is_another = self.primary is not None or len(self._seen) > 1
+            self.primary = Primary(dsn, server)
+            if is_another:
+                observe.event("primary_found", pool=self._name, timeline=server.timeline)
+                self._moved()
+
+    def _succeeds(self, server: Server, known: Primary) -> bool:
+        if server.system_id == known.server.system_id and server.timeline != known.server.timeline:
+            return server.timeline > known.server.timeline
+        return self._seen[known.dsn] != known.server
+
+
+def split_hosts(dsn: str) -> list[str]:
+    """A DSN for each host of one that names several as libpq has it: `a:1,b:2` before the database, or in `host=` and `port=`."""
+    url = urlsplit(dsn)
+    user, at, named = url.netloc.rpartition("@")
+    options = dict(parse_qsl(url.query))
+    hosts = (options.pop("host", "") or named).split(",")
+    if len(hosts) == 1:
+        return [dsn]
+    ports = options.pop("port", "").split(",")
+    ports *= len(hosts) if len(ports) == 1 else 1
+    singles = []
+    for host, port in zip(hosts, ports, strict=True):
+        place = {"host": host} | ({"port": port} if port else {})
+        singles.append(url._replace(netloc=user + at, query=urlencode(options | place)).geturl())
+    return singles

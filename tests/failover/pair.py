@@ -1,0 +1,98 @@
+"""A primary and its standby on this machine, and a registry whose DSN names both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from registryd import embedded
+from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, make_site, prepare_database, psql
+from tests.http.test_database_away import PRESENT, Away
+
+NAME = "registry"
+# A killed process loses nothing that the kernel has, so only the commit's wait for the standby is wanted of durability.
+OPTIONS = {"synchronous_commit": "on", "wal_receiver_status_interval": "1s"}
+
+
+class PairDatabase(TestDatabase):
+    """The database of a pair, under a DSN of both hosts, the first one first."""
+
+    def __init__(self, first: embedded.Server, second: embedded.Server) -> None:
+        super().__init__(first, NAME)
+        self.second = second
+
+    def dsn(self, user: str = "postgres") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.server.port},127.0.0.1:{self.second.port}/{self.name}"
+
+
+@dataclass
+class Pair:
+    """`first` streams to `second`, synchronously, until `promote`."""
+
+    first: embedded.Server
+    second: embedded.Server
+    site: Site
+    messenger: TestMessenger
+    daemon: Daemon
+
+    @property
+    def as_away(self) -> Away:
+        return Away(self.first, self.site, self.daemon, self.messenger)
+
+    def sql(self, server: embedded.Server, *statements: str) -> str:
+        """What psql prints on one of the two."""
+        done = psql(server, server.dsn(NAME), "-At", *(word for statement in statements for word in ("-c", statement)))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def promote(self) -> None:
+        """Makes the second the primary; returns when it takes writes."""
+        assert self.sql(self.second, "SELECT pg_promote()") == "t"
+
+
+@contextlib.contextmanager
+def pair(directory: Path, *, connect_timeout_s: float = 3.0, command_timeout_s: float = 10.0) -> Iterator[Pair]:
+    """Makes both, waits until the standby is synchronous, and starts the daemon, with the timeouts of its default configuration."""
+    place = Path("/tmp") / f"registryd-pair-{secrets.token_hex(4)}"  # PostgreSQL's user may not enter pytest's
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, place, ignore_errors=True)
+        place.mkdir(mode=0o711)
+        binaries = embedded.find_binaries()
+        first = embedded.Server(binaries, place / "first", port=0, durable=False, options=OPTIONS)
+        stack.callback(first.stop)
+        first.start()
+        asyncio.run(prepare_database(first, NAME))
+        first.stop()
+        second_options = OPTIONS | {"primary_conninfo": f"host={first.socket_directory} port={first.port} user=postgres"}
+        second = embedded.Server(binaries, place / "second", port=0, durable=False, options=second_options)
+        copy_cold(first, second)
+        first.start()
+        stack.callback(second.stop)
+        second.start()
+        site = make_site(PairDatabase(first, second), directory)
+        site.write_config(database=f"connect_timeout_s = {connect_timeout_s}\ncommand_timeout_s = {command_timeout_s}")
+        messenger = asyncio.run(site.add_messenger())
+        asyncio.run(site.add_contracts(*PRESENT))
+        made = Pair(first, second, site, messenger, stack.enter_context(daemon(site)))
+        made.sql(first, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+        while made.sql(first, "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") != "1":
+            pass
+        yield made
+
+
+def copy_cold(primary: embedded.Server, standby: embedded.Server) -> None:
+    """A base backup of a server that is stopped: its files, and the sign that says standby. pg_basebackup is not in every package."""
+    source, target = primary.directory / "data", standby.directory / "data"
+    standby.directory.mkdir(mode=0o711)
+    subprocess.run(["cp", "-a", source, target], check=True)
+    signal_file = target / "standby.signal"
+    signal_file.touch()
+    owner = target.stat()
+    os.chown(signal_file, owner.st_uid, owner.st_gid)
