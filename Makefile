@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test lint serve bench lock audit clean
+.PHONY: help demo test lint serve bench failover lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -38,6 +38,10 @@ serve: $(STAMP)
 ## make bench   what it does in a second here, beside baselines of the same run (ARGS='queries --scale 10 --json FILE')
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+## make failover   the outage when a primary is stopped, killed or hung and its standby promoted (ARGS='--rounds 5 --json FILE')
+failover: $(STAMP)
+	$(BIN)/python -m tests.failover $(ARGS)
 
 ## make lock    resolve the dependencies anew into the hashed lock files
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-config

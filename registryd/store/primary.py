@@ -72,7 +72,7 @@ class Watch:
                             connection = await asyncpg.connect(dsn, password=self._password, server_settings=settings)
                         row = await connection.fetchrow(DESCRIBE_SERVER.sql)
                     assert row is not None, "the statement has one row"
-                    self._judge(dsn, Server(*row.values()))
+                    self.judge(dsn, Server(*row.values()))
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
                     self._seen[dsn] = None
                     if connection is not None:
@@ -84,7 +84,8 @@ class Watch:
             if connection is not None:
                 connection.terminate()
 
-    def _judge(self, dsn: str, server: Server) -> None:
+    def judge(self, dsn: str, server: Server) -> None:
+        """Takes in what a look at one host has shown."""
         self._seen[dsn] = server
         if server.timeline and (self.primary is None or self._succeeds(server, self.primary)):
             is_another = self.primary is not None or len(self._seen) > 1

@@ -8,13 +8,16 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from registryd import embedded
+from registryd.domain.identifiers import Msisdn, msisdn_digest
 from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, make_site, prepare_database, psql
-from tests.http.test_database_away import PRESENT, Away
+from tests.http.test_database_away import PRESENT, Away, Told, frozen, load, more
 
 NAME = "registry"
 # A killed process loses nothing that the kernel has, so only the commit's wait for the standby is wanted of durability.
@@ -96,3 +99,75 @@ def copy_cold(primary: embedded.Server, standby: embedded.Server) -> None:
     signal_file.touch()
     owner = target.stat()
     os.chown(signal_file, owner.st_uid, owner.st_gid)
+
+
+@contextlib.contextmanager
+def stopped(pair: Pair) -> Iterator[None]:
+    """Shut down in order, as by its operator."""
+    pair.first.stop()
+    yield
+
+
+@contextlib.contextmanager
+def killed(pair: Pair) -> Iterator[None]:
+    """All its processes at once, as by a loss of power."""
+    pair.first.kill()
+    yield
+
+
+@contextlib.contextmanager
+def hung(pair: Pair) -> Iterator[None]:
+    """It accepts connections and answers none of them, as behind a network that has died in silence; then it goes on, and takes writes."""
+    with frozen(pair.first):
+        yield
+
+
+FAILURES = {"stopped": stopped, "killed": killed, "hung": hung}
+
+
+class Outcome(NamedTuple):
+    """Times in seconds. `without_answers`: from the last answer of the old primary to the first of the new one; `after_promotion`: the part
+    of it after the standby took writes. `lost`: answers of which the new primary's journal does not hold the page."""
+
+    without_answers: float
+    after_promotion: float
+    answers: int
+    refused: int
+    wrong: int
+    lost: int
+
+
+async def fail_over(pair: Pair, failure: str, answers: int = 300) -> Outcome:
+    """Fails the first under load, promotes the second at once, and goes on until both have answered enough."""
+    async with load(pair.as_away) as told:
+        await more(told, 200, answers)
+        with FAILURES[failure](pair):
+            failed = len(told)
+            await asyncio.to_thread(pair.promote)
+            promoted = time.monotonic()
+            after_promotion = await more(told, 200, 1)
+        await more(told, 200, answers)
+    good = [answer for answer in told if answer.status == 200]
+    first = next(answer.at for answer in good if answer.at > promoted)
+    last = max((answer.at for answer in good if answer.at < promoted), default=told[failed - 1].at)
+    wrong = sum(not is_right(answer) for answer in told)
+    return Outcome(first - last, after_promotion, len(good), len(told) - len(good), wrong, await count_lost(pair, good))
+
+
+def is_right(answer: Told) -> bool:
+    """Whether it is true, or 503 with a time to come back."""
+    if answer.status == 200:
+        return answer.body["present"] is (answer.number in PRESENT)
+    return answer.status == 503 and int(answer.retry_after or 0) >= 1 and "present" not in answer.body
+
+
+async def count_lost(pair: Pair, answers: list[Told], server: embedded.Server | None = None) -> int:
+    """How many answers are not in a server's journal as they were told; the second's unless another is named."""
+    key = pair.site.settings.credentials.key("digest-key")
+    async with TestDatabase(server or pair.second, NAME).connect() as connection:
+        ids = [answer.body["queryId"] for answer in answers]
+        rows = await connection.fetch("SELECT q.* FROM unnest($1::uuid[]) AS id, registry.find_query(id) AS q", ids)
+    found = {str(row["query_id"]): (row["msisdn_digest"], row["present"]) for row in rows}
+    expected = {answer.body["queryId"]: (msisdn_digest(key, Msisdn(answer.number)), answer.body["present"]) for answer in answers}
+    assert len(expected) == len(answers), "no id is told twice"
+    return sum(found.get(query) != page for query, page in expected.items())

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from registryd.domain.identifiers import Msisdn, msisdn_digest
-from registryd.store.primary import split_hosts
-from tests.conftest import client, eventually
-from tests.failover.pair import Pair, pair
-from tests.http.test_database_away import Told, assert_never_guessed, frozen, load, more
+from tests.conftest import client
+from tests.failover.pair import Outcome, Pair, count_lost, fail_over, is_right, pair
+from tests.http.test_database_away import frozen, load, more
 
 BACK_WITHIN_S = 5.0
+AWAY = {"database": "away", "schema": "unknown"}
 
 
 @pytest.fixture
@@ -29,33 +28,47 @@ async def readyz(running: Pair) -> tuple[int, dict[str, str]]:
         return response.status, (await response.json())["checks"]
 
 
-async def assert_journaled(running: Pair, told: list[Told]) -> None:
-    """Every answer stands in the journal of the new primary."""
-    answered = {answer.body["queryId"]: answer for answer in told if answer.status == 200}
-    key = running.site.settings.credentials.key("digest-key")
-    import asyncpg
-
-    connection = await asyncpg.connect(running.second.dsn(running.site.database.name))
-    rows = await connection.fetch("SELECT q.* FROM unnest($1::uuid[]) AS id, registry.find_query(id) AS q", sorted(answered))
-    await connection.close()
-    found = {str(row["query_id"]): (row["msisdn_digest"], row["present"]) for row in rows}
-    assert found == {query: (msisdn_digest(key, Msisdn(answer.number)), answer.body["present"]) for query, answer in answered.items()}
+def assert_survived(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        sys.stdout.write(f"\n{outcome}\n")
+    assert outcome.after_promotion < BACK_WITHIN_S
+    assert (outcome.wrong, outcome.lost) == (0, 0)
 
 
-def test_a_frozen_primary_is_left_for_the_promoted_standby_and_never_returned_to(running: Pair) -> None:
+def test_a_killed_primary_is_followed_by_its_standby(running: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_survived(asyncio.run(fail_over(running, "killed")), capsys)
+
+
+def test_a_hung_primary_is_left_and_never_returned_to(running: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once it goes on, it takes writes again, as one that nobody could stop: what is answered then is journaled at the new one alone."""
+
     async def run() -> None:
+        with frozen(running.first):
+            assert await readyz(running) == (503, AWAY)
+        assert_survived(await fail_over(running, "hung"), capsys)
+        assert await readyz(running) == (200, {"database": "ok", "schema": "ok"})
         async with load(running.as_away) as told:
             await more(told, 200, 100)
-            with frozen(running.first):
-                assert await readyz(running) == (503, {"database": "away", "schema": "unknown"})
-                await asyncio.to_thread(running.promote)
-                assert await more(told, 200, 100) < BACK_WITHIN_S
-                assert await readyz(running) == (200, {"database": "ok", "schema": "ok"})
-            # It takes writes again, as one that nobody could stop: what is answered now is journaled at the new one alone.
-            pages = running.sql(running.first, "SELECT count(*) FROM registry.journal_page")
-            await more(told, 200, 300)
-            assert running.sql(running.first, "SELECT count(*) FROM registry.journal_page") == pages
-        assert_never_guessed(told)
-        await assert_journaled(running, told)
+        answers = [answer for answer in told if answer.status == 200]
+        assert await count_lost(running, answers) == 0
+        assert await count_lost(running, answers, running.first) == len(answers)
+
+    asyncio.run(run())
+
+
+def test_a_primary_demoted_under_its_connections_is_never_asked(running: Pair) -> None:
+    async def run() -> None:
+        async with load(running.as_away) as told:
+            await more(told, 200)
+            demoted = len(told)
+            running.sql(running.first, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            await more(told, 503, 50)
+            status, checks = await readyz(running)
+            assert (status, checks["database"] != "ok") == (503, True)
+            running.sql(running.first, "SET default_transaction_read_only = off", "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
+            assert await more(told, 200) < BACK_WITHIN_S
+            assert await readyz(running) == (200, {"database": "ok", "schema": "ok"})
+        assert all(map(is_right, told))
+        assert any(answer.status == 503 for answer in told[demoted:])
 
     asyncio.run(run())
