@@ -65,7 +65,7 @@ Event = Literal[
     "request_failed",
     "database_away",
     "database_back",
-    "primary_found",
+    "primary_moved",
     "lane_gated",
     "lane_opened",
     "lane_lost",

@@ -88,10 +88,10 @@ class Watch:
         """Takes in what a look at one host has shown."""
         self._seen[dsn] = server
         if server.timeline and (self.primary is None or self._succeeds(server, self.primary)):
-            is_another = self.primary is not None or len(self._seen) > 1
-            self.primary = Primary(dsn, server)
-            if is_another:
-                observe.event("primary_found", pool=self._name, timeline=server.timeline)
+            known, self.primary = self.primary, Primary(dsn, server)
+            if known is not None:
+                observe.event("primary_moved", "warning", pool=self._name, timeline=server.timeline)
+            if known is not None or len(self._seen) > 1:  # what was opened before one was known may lead to another host
                 self._moved()
 
     def _succeeds(self, server: Server, known: Primary) -> bool:

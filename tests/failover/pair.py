@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,8 +128,8 @@ FAILURES = {"stopped": stopped, "killed": killed, "hung": hung}
 
 
 class Outcome(NamedTuple):
-    """Times in seconds. `without_answers`: from the last answer of the old primary to the first of the new one; `after_promotion`: the part
-    of it after the standby took writes. `lost`: answers of which the new primary's journal does not hold the page."""
+    """Times in seconds. `without_answers`: the longest time between two answers; `after_promotion`: the part of it after the standby took
+    writes. `lost`: answers of which the new primary's journal does not hold the page."""
 
     without_answers: float
     after_promotion: float
@@ -142,16 +144,14 @@ async def fail_over(pair: Pair, failure: str, answers: int = 300) -> Outcome:
     async with load(pair.as_away) as told:
         await more(told, 200, answers)
         with FAILURES[failure](pair):
-            failed = len(told)
             await asyncio.to_thread(pair.promote)
             promoted = time.monotonic()
-            after_promotion = await more(told, 200, 1)
+            await more(told, 200, answers)
         await more(told, 200, answers)
-    good = [answer for answer in told if answer.status == 200]
-    first = next(answer.at for answer in good if answer.at > promoted)
-    last = max((answer.at for answer in good if answer.at < promoted), default=told[failed - 1].at)
+    good = sorted((answer for answer in told if answer.status == 200), key=attrgetter("at"))
+    without, back_at = max((after.at - before.at, after.at) for before, after in itertools.pairwise(good))
     wrong = sum(not is_right(answer) for answer in told)
-    return Outcome(first - last, after_promotion, len(good), len(told) - len(good), wrong, await count_lost(pair, good))
+    return Outcome(without, max(0.0, back_at - promoted), len(good), len(told) - len(good), wrong, await count_lost(pair, good))
 
 
 def is_right(answer: Told) -> bool:
