@@ -44,18 +44,21 @@ async def supervise(settings: Settings, count: int) -> int:
     loop.add_signal_handler(signal.SIGINT, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hang_up)
 
-    async def keep(worker: _Worker) -> int:
-        while True:
+    failures: list[int] = []
+
+    async def keep(worker: _Worker) -> None:
+        while not stop.is_set():
             code = await worker.run()
-            if stop.is_set():
-                return code
-            observe.event("worker_ended", "error", instance=worker.instance, code=code)
-            if not is_ready.done():
+            if not stop.is_set():
+                observe.event("worker_ended", "error", instance=worker.instance, code=code)
+                if is_ready.done():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), RESTART_PAUSE_S)
+                    continue
                 stop.set()
-                return code or 1
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), RESTART_PAUSE_S)
-                return 0
+            elif code in (0, -signal.SIGTERM):  # the latter: asked to end before it could listen
+                continue
+            failures.append(max(code, 1))
 
     kept = asyncio.gather(*map(keep, workers))
     stopped = asyncio.create_task(stop.wait())
@@ -68,8 +71,8 @@ async def supervise(settings: Settings, count: int) -> int:
     sdnotify.stopping()
     for worker in workers:
         worker.signal(signal.SIGTERM)
-    failed = [code for code in await kept if code]
-    return max(failed[0], 1) if failed else 0
+    await kept
+    return failures[0] if failures else 0
 
 
 class _Worker:

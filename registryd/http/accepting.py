@@ -46,6 +46,7 @@ class Acceptor:
         self._loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
+        pause_s = PAUSE_S
         try:
             for _ in range(ACCEPT_MAX):
                 client, _address = self._listener.accept()
@@ -53,16 +54,12 @@ class Acceptor:
                 task = self._loop.create_task(self._open(client))
                 self._opening.add(task)
                 task.add_done_callback(self._opening.discard)
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # nobody waits any more
+        except (BlockingIOError, ConnectionAbortedError):  # nobody waits any more
+            pass
         except OSError:  # out of descriptors
-            self._pause(FULL_PAUSE_S)
-        else:
-            self._pause(PAUSE_S)
-
-    def _pause(self, seconds: float) -> None:
+            pause_s = FULL_PAUSE_S
         self._loop.remove_reader(self._listener)
-        self._turn = self._loop.call_later(seconds, self._resume)
+        self._turn = self._loop.call_later(pause_s, self._resume)
 
     async def _open(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError, TimeoutError):  # a handshake that failed
