@@ -49,16 +49,16 @@ async def supervise(settings: Settings, count: int) -> int:
     async def keep(worker: _Worker) -> None:
         while not stop.is_set():
             code = await worker.run()
-            if not stop.is_set():
-                observe.event("worker_ended", "error", instance=worker.instance, code=code)
-                if is_ready.done():
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(stop.wait(), RESTART_PAUSE_S)
-                    continue
+            if stop.is_set():
+                if code not in (0, -signal.SIGTERM):  # the latter: asked to end before it could listen
+                    failures.append(max(code, 1))
+                return
+            observe.event("worker_ended", "error", instance=worker.instance, code=code)
+            if not is_ready.done():
+                failures.append(max(code, 1))
                 stop.set()
-            elif code in (0, -signal.SIGTERM):  # the latter: asked to end before it could listen
-                continue
-            failures.append(max(code, 1))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), RESTART_PAUSE_S)
 
     kept = asyncio.gather(*map(keep, workers))
     stopped = asyncio.create_task(stop.wait())

@@ -210,13 +210,17 @@ async def _keep_session(_: Connection) -> None:
 
 
 async def connect(dsn: str, *, password: str | None = None, timeout_s: float = 5.0) -> asyncpg.Connection[asyncpg.Record]:
-    """One connection for a command's work: imports, migrations.
+    """One connection to the primary for a command's work: imports, migrations.
 
     Raises: Unavailable.
     """
     try:
         return await asyncpg.connect(
-            dsn, password=password, timeout=timeout_s, server_settings={"application_name": f"registryd {os.getpid()}", "timezone": "UTC"}
+            dsn,
+            password=password,
+            timeout=timeout_s,
+            target_session_attrs=SessionAttribute.read_write,
+            server_settings={"application_name": f"registryd {os.getpid()}", "timezone": "UTC"},
         )
     except TRANSIENT as error:
         raise Unavailable from error

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
 from registryd import observe
+from registryd.config import split_hosts
 from registryd.store.queries import Query
 
 LOOK_S = 0.5
@@ -74,7 +74,7 @@ class Watch:
                     assert row is not None, "the statement has one row"
                     self.judge(dsn, Server(*row.values()))
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
-                    self._seen[dsn] = None
+                    self.judge(dsn, None)
                     if connection is not None:
                         connection.terminate()
                         connection = None
@@ -84,10 +84,10 @@ class Watch:
             if connection is not None:
                 connection.terminate()
 
-    def judge(self, dsn: str, server: Server) -> None:
-        """Takes in what a look at one host has shown."""
+    def judge(self, dsn: str, server: Server | None) -> None:
+        """Takes in what a look at one host has shown; None where it showed nothing."""
         self._seen[dsn] = server
-        if server.timeline and (self.primary is None or self._succeeds(server, self.primary)):
+        if server is not None and server.timeline and (self.primary is None or self._succeeds(server, self.primary)):
             known, self.primary = self.primary, Primary(dsn, server)
             if known is not None:
                 observe.event("primary_moved", "warning", pool=self._name, timeline=server.timeline)
@@ -98,20 +98,3 @@ class Watch:
         if server.system_id == known.server.system_id and server.timeline != known.server.timeline:
             return server.timeline > known.server.timeline
         return self._seen[known.dsn] != known.server
-
-
-def split_hosts(dsn: str) -> list[str]:
-    """A DSN for each host of one that names several as libpq has it: `a:1,b:2` before the database, or in `host=` and `port=`."""
-    url = urlsplit(dsn)
-    user, at, named = url.netloc.rpartition("@")
-    options = dict(parse_qsl(url.query))
-    hosts = (options.pop("host", "") or named).split(",")
-    if len(hosts) == 1:
-        return [dsn]
-    ports = options.pop("port", "").split(",")
-    ports *= len(hosts) if len(ports) == 1 else 1
-    singles = []
-    for host, port in zip(hosts, ports, strict=True):
-        place = {"host": host} | ({"port": port} if port else {})
-        singles.append(url._replace(netloc=user + at, query=urlencode(options | place)).geturl())
-    return singles

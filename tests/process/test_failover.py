@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from registryd.cli import main
 from tests.conftest import client
 from tests.failover.pair import Outcome, Pair, count_lost, fail_over, is_right, pair
 from tests.http.test_database_away import frozen, load, more
@@ -37,6 +39,9 @@ def assert_survived(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_killed_primary_is_followed_by_its_standby(running: Pair, capsys: pytest.CaptureFixture[str]) -> None:
     assert_survived(asyncio.run(fail_over(running, "killed")), capsys)
+    for words in (["check"], ["migrate"]):
+        done = CliRunner().invoke(main, ["--config", str(running.site.path), *words])
+        assert done.exit_code == 0, done.output
 
 
 def test_a_hung_primary_is_left_and_never_returned_to(running: Pair, capsys: pytest.CaptureFixture[str]) -> None:
