@@ -62,7 +62,7 @@ class Acceptor:
         self._turn = self._loop.call_later(pause_s, self._resume)
 
     async def _open(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError, TimeoutError):  # a handshake that failed
+        with contextlib.suppress(OSError):  # a handshake that failed
             await self._loop.connect_accepted_socket(
                 self._protocol_factory,
                 client,

@@ -21,6 +21,7 @@ from registryd.store.queries import Query
 
 LOOK_S = 0.5
 LOOK_TIMEOUT_S = 1.0
+SILENCE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
 class Server(NamedTuple):
@@ -73,7 +74,9 @@ class Watch:
                         row = await connection.fetchrow(DESCRIBE_SERVER.sql)
                     assert row is not None, "the statement has one row"
                     self.judge(dsn, Server(*row.values()))
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
+                except Exception as error:
+                    if not isinstance(error, SILENCE):
+                        observe.event("background_failed", "error", where="primary", kind=type(error).__name__)
                     self.judge(dsn, None)
                     if connection is not None:
                         connection.terminate()
