@@ -39,7 +39,7 @@ serve: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(ARGS)
 
-## make failover   the outage when a primary is stopped, killed or hung and its standby promoted (ARGS='--rounds 5 --json FILE')
+## make failover   the outage when a primary is stopped, killed or hung and its standby promoted (ARGS='--rounds 5 --delay 15')
 failover: $(STAMP)
 	$(BIN)/python -m tests.failover $(ARGS)
 

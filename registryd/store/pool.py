@@ -24,6 +24,8 @@ from registryd.store.primary import Watch
 from registryd.store.queries import Query, Row
 
 ACQUIRE_TIMEOUT_S = 2.0
+CANCEL_TIMEOUT_S = 1.0
+"""What a server is given to obey, once a statement took too long: one that hangs does not, and its connection is cut."""
 TCP_USER_TIMEOUT_MS = 10_000
 
 TRANSIENT = (
@@ -87,6 +89,7 @@ class Database:
         self._planner = planner
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._watch = Watch(dsn, password, name, self._leave)
+        self._opening: set[asyncio.Timeout] = set()
         self._opened: weakref.WeakSet[asyncpg.Connection[asyncpg.Record]] = weakref.WeakSet()
 
     async def __aenter__(self) -> Database:
@@ -125,15 +128,20 @@ class Database:
     async def _open(self, dsn: str | None = None, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
         """Opens one of the pool's connections: to the primary; while none is known, to the first host that takes writes."""
         primary = self._watch.primary
-        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(primary.dsn if primary else dsn, **options)
-        if primary is not None and primary is not self._watch.primary:
-            connection.terminate()
-            raise ConnectionError("the primary moved meanwhile")
+        async with asyncio.timeout(None) as patience:
+            self._opening.add(patience)
+            try:
+                connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(primary.dsn if primary else dsn, **options)
+            finally:
+                self._opening.discard(patience)
         self._opened.add(connection)
         return connection
 
     def _leave(self) -> None:
-        """Cuts the connections to what is no longer the primary: where it hangs they would for as long as a statement may take."""
+        """Cuts the connections to what is no longer the primary: where it hangs they would, for as long as a statement may take."""
+        opening, self._opening = self._opening, set()
+        for patience in opening:
+            patience.reschedule(0)
         for connection in list(self._opened):
             connection.terminate()
 
@@ -145,8 +153,11 @@ class Database:
         """
         assert self._pool is not None, "the database is entered before it is used"
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s) as connection:
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s)
+            try:
                 yield connection
+            finally:
+                await self._pool.release(connection, timeout=CANCEL_TIMEOUT_S)
         except TRANSIENT as error:
             observe.database_errors.labels(type(error).__name__).inc()
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # demoted under us: each of its connections is of no use

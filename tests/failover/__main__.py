@@ -1,4 +1,4 @@
-"""`make failover`: a primary is stopped, killed and hung under load, its standby promoted at once; what messengers saw meanwhile.
+"""`make failover`: a primary is stopped, killed and hung under load, its standby promoted; what messengers saw meanwhile.
 
 Two local PostgreSQL instances, streaming replication, synchronous_standby_names on, the daemon with its default timeouts.
 """
@@ -21,14 +21,15 @@ from tests.failover.pair import FAILURES, Outcome, fail_over, pair
 
 @click.command()
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Of each failure.")
+@click.option("--delay", "delay_s", type=click.FloatRange(0, 60), default=0, help="From the failure to the promotion, in seconds.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the outcomes there as well.")
-def main(rounds: int, json_path: Path | None) -> None:
+def main(rounds: int, delay_s: float, json_path: Path | None) -> None:
     console = Console()
     table = Table("primary", "no answer for, s", "of it after the promotion, s", "answers", "503", "wrong", "lost")
     outcomes: list[tuple[str, Outcome]] = []
     for failure in track([failure for failure in FAILURES for _ in range(rounds)], "failing over", console=Console(stderr=True)):
         with tempfile.TemporaryDirectory() as directory, pair(Path(directory)) as made:
-            outcome = asyncio.run(fail_over(made, failure, 1000))
+            outcome = asyncio.run(fail_over(made, failure, 1000, delay_s))
         outcomes.append((failure, outcome))
         table.add_row(failure, *(f"{value:.2f}" if isinstance(value, float) else str(value) for value in outcome))
     console.print(table)

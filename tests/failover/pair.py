@@ -139,11 +139,12 @@ class Outcome(NamedTuple):
     lost: int
 
 
-async def fail_over(pair: Pair, failure: str, answers: int = 300) -> Outcome:
-    """Fails the first under load, promotes the second at once, and goes on until both have answered enough."""
+async def fail_over(pair: Pair, failure: str, answers: int = 300, delay_s: float = 0) -> Outcome:
+    """Fails the first under load, promotes the second `delay_s` later, and goes on until both have answered enough."""
     async with load(pair.as_away) as told:
         await more(told, 200, answers)
         with FAILURES[failure](pair):
+            await asyncio.sleep(delay_s)
             await asyncio.to_thread(pair.promote)
             promoted = time.monotonic()
             await more(told, 200, answers)
