@@ -70,6 +70,7 @@ Event = Literal[
     "request_failed",
     "database_away",
     "database_back",
+    "primary_moved",
     "lane_gated",
     "lane_opened",
     "lane_lost",
@@ -80,6 +81,8 @@ Event = Literal[
     "day_dropped",
     "rows_unplaced",
     "background_failed",
+    "workers_ready",
+    "worker_ended",
 ]
 
 _log = structlog.get_logger()
