@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test lint serve bench lock audit clean
+.PHONY: help demo test lint serve bench scans lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -38,6 +38,10 @@ serve: $(STAMP)
 ## make bench   what it does in a second here, beside baselines of the same run (ARGS='queries --scale 10 --json FILE')
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+## make scans   what the enumeration guard finds after how much, and what wrongly: ten million honest queries, thousands of scans
+scans: $(STAMP)
+	@$(BIN)/python -m tests.presence.scans $(ARGS)
 
 ## make lock    resolve the dependencies anew into the hashed lock files
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-config

@@ -114,6 +114,7 @@ def test_every_error_of_the_code_is_documented_and_no_other() -> None:
 EVERY_ERROR: list[Exception] = [
     errors.InvalidArgument(("phoneNumber", "wanted")),
     errors.QuotaExceeded(7),
+    errors.Throttled(7),
     *(kind() for kind in (errors.NotPresent, errors.CodeInUse, errors.NotFound, errors.Unavailable)),
     *(kind() for kind in (errors.Unauthenticated, errors.PermissionDenied)),
     *(problems.not_found(), problems.method_not_allowed(["GET"]), problems.too_large(7), problems.too_slow(7)),
