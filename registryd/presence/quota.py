@@ -34,16 +34,16 @@ class Usage(NamedTuple):
 
 
 class Trickle:
-    """What an alarm leaves a messenger: so many numbers a minute, of which a minute's may be saved up, beginning with one.
+    """What an alarm leaves a messenger: so many numbers a minute, of which a minute's may be saved up.
 
     Kept as the time by which what was taken is paid for (the generic cell rate algorithm, ITU-T I.371).
     """
 
     __slots__ = ("_paid_at", "until")
 
-    def __init__(self, now: datetime, until: datetime, per_minute: int) -> None:
+    def __init__(self, now: datetime, until: datetime) -> None:
         self.until = until
-        self._paid_at = now + MINUTE - MINUTE / per_minute
+        self._paid_at = now
 
     def take(self, now: datetime, numbers: int, per_minute: int) -> None:
         """Raises: Throttled, until when so many are there; until the alarm's end, if they never will be."""
@@ -175,7 +175,7 @@ class QuotaGuard:
     def _throttle(self, messenger_id: MessengerId, now: datetime, until: datetime) -> None:
         trickle = self._trickles.get(messenger_id)
         if trickle is None:
-            self._trickles[messenger_id] = Trickle(now, until, self._per_minute)
+            self._trickles[messenger_id] = Trickle(now, until)
         else:
             trickle.until = until
 
