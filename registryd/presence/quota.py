@@ -11,9 +11,10 @@ and the duty to answer is not. It lasts until the policy's time after the last s
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from math import ceil
 from typing import NamedTuple
 
@@ -24,7 +25,9 @@ from registryd.domain.identifiers import MessengerId
 from registryd.store import guard
 from registryd.store.pool import Database
 
-MINUTE = timedelta(minutes=1)
+MINUTE_S = 60.0
+DAY_S = 86_400
+EPOCH = date(1970, 1, 1)
 
 
 class Usage(NamedTuple):
@@ -41,33 +44,36 @@ class Trickle:
 
     __slots__ = ("_paid_at", "until")
 
-    def __init__(self, now: datetime, until: datetime) -> None:
+    def __init__(self, until: float) -> None:
         self.until = until
-        self._paid_at = now
+        self._paid_at = 0.0
 
-    def take(self, now: datetime, numbers: int, per_minute: int) -> None:
+    def take(self, now: float, numbers: int, per_minute: int) -> None:
         """Raises: Throttled, until when so many are there; until the alarm's end, if they never will be."""
-        paid_at = max(self._paid_at, now) + numbers * MINUTE / per_minute
-        if paid_at > now + MINUTE:
-            wait = self.until - now if numbers > per_minute else min(self.until, paid_at - MINUTE) - now
-            raise Throttled(max(1, ceil(wait.total_seconds())))
+        paid_at = max(self._paid_at, now) + numbers * MINUTE_S / per_minute
+        if paid_at > now + MINUTE_S:
+            free_at = self.until if numbers > per_minute else min(self.until, paid_at - MINUTE_S)
+            raise Throttled(max(1, ceil(free_at - now)))
         self._paid_at = paid_at
 
 
 class QuotaGuard:
-    """Judges nothing before the first `exchange`, which the daemon awaits before it listens."""
+    """Judges nothing before the first `exchange`, which the daemon awaits before it listens. `clock()`: seconds since 1970, UTC.
 
-    def __init__(self, db: Database, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    Days are numbered from 1970: a hot path has no time for dates.
+    """
+
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
         self._db = db
         self._clock = clock
         self._shared: dict[MessengerId, tuple[int, int]] = {}
-        self._shared_day = date.min
-        self._own: dict[tuple[MessengerId, date], tuple[int, int]] = {}
-        self._sent: dict[tuple[MessengerId, date], tuple[int, int]] = {}
+        self._shared_day = 0
+        self._own: dict[tuple[MessengerId, int], tuple[int, int]] = {}
+        self._sent: dict[tuple[MessengerId, int], tuple[int, int]] = {}
         self._in_flight: Counter[MessengerId] = Counter()
         self._weights: Weights | None = None
         self._canaries: frozenset[int] = frozenset()
-        self._alarm_lasts = timedelta(0)
+        self._alarm_lasts_s = 0.0
         self._per_minute = 1
         self._watches: dict[MessengerId, Watch] = {}
         self._trickles: dict[MessengerId, Trickle] = {}
@@ -78,11 +84,12 @@ class QuotaGuard:
 
         Raises: QuotaExceeded, where the budget does not hold them; Throttled, where an alarm's trickle does not.
         """
-        if daily_quota is not None and self.usage(messenger_id).used + self._in_flight[messenger_id] + numbers > daily_quota:
-            observe.queries_refused.labels("quota").inc(numbers)
+        if daily_quota is not None:
             now = self._clock()
-            midnight = datetime.combine(now.date() + timedelta(days=1), time(tzinfo=UTC))
-            raise QuotaExceeded(max(1, int((midnight - now).total_seconds())))
+            day = int(now // DAY_S)
+            if self._asked(messenger_id, day)[0] + self._in_flight[messenger_id] + numbers > daily_quota:
+                observe.queries_refused.labels("quota").inc(numbers)
+                raise QuotaExceeded(max(1, int((day + 1) * DAY_S - now)))
         if messenger_id in self._trickles:
             self._slow_down(messenger_id, numbers)
         self._in_flight[messenger_id] += numbers
@@ -93,7 +100,7 @@ class QuotaGuard:
 
     def record(self, messenger_id: MessengerId, numbers: Sequence[int], presents: Sequence[bool]) -> None:
         """Counts answered numbers against the budget and looks whether they are a sign of a search. In the order they were asked."""
-        self._add((messenger_id, self._clock().date()), len(numbers), presents.count(False))
+        self._add((messenger_id, int(self._clock() // DAY_S)), len(numbers), presents.count(False))
         if self._weights is None:
             return
         watch = self._watches.get(messenger_id)
@@ -107,19 +114,17 @@ class QuotaGuard:
 
     def usage(self, messenger_id: MessengerId) -> Usage:
         """What the messenger asked today, over all workers, up to a second ago, and over this one up to now."""
-        today = self._clock().date()
-        shared = self._shared.get(messenger_id, (0, 0)) if self._shared_day == today else (0, 0)
-        sent = self._sent.get((messenger_id, today), (0, 0))
-        own = self._own.get((messenger_id, today), (0, 0))
-        return Usage(today, shared[0] + sent[0] + own[0], shared[1] + sent[1] + own[1])
+        today = int(self._clock() // DAY_S)
+        return Usage(_date(today), *self._asked(messenger_id, today))
 
     async def exchange(self) -> None:
         """Shares this worker's counts and signs; learns the sums, the alarms and the measures. Raises: Unavailable; nothing is lost."""
         self._sent, self._own = self._own, {}
         signs, self._signs = self._signs, set()
-        today = self._clock().date()
+        today = int(self._clock() // DAY_S)
+        usage = [(messenger_id, _date(day), used, absent) for (messenger_id, day), (used, absent) in self._sent.items()]
         try:
-            shared = await guard.exchange(self._db, today, [(*key, *count) for key, count in self._sent.items()], sorted(signs))
+            shared = await guard.exchange(self._db, _date(today), usage, sorted(signs))
         except BaseException:
             for key, count in self._sent.items():
                 self._add(key, *count)
@@ -136,7 +141,15 @@ class QuotaGuard:
             if raised.is_new:
                 observe.event("enumeration_alarm", "warning", messenger=raised.name, kind=raised.kind)
 
-    def _add(self, key: tuple[MessengerId, date], used: int, absent: int) -> None:
+    def _asked(self, messenger_id: MessengerId, day: int) -> tuple[int, int]:
+        """(used, absent) of a day, as far as this worker knows."""
+        key = (messenger_id, day)
+        used, absent = self._own.get(key, (0, 0))
+        used_sent, absent_sent = self._sent.get(key, (0, 0))
+        used_shared, absent_shared = self._shared.get(messenger_id, (0, 0)) if self._shared_day == day else (0, 0)
+        return used + used_sent + used_shared, absent + absent_sent + absent_shared
+
+    def _add(self, key: tuple[MessengerId, int], used: int, absent: int) -> None:
         used_before, absent_before = self._own.get(key, (0, 0))
         self._own[key] = (used_before + used, absent_before + absent)
 
@@ -152,30 +165,29 @@ class QuotaGuard:
             honest_queries_per_alarm=measures.honest_queries_per_alarm,
         )
         self._canaries = frozenset(measures.canaries)
-        self._alarm_lasts = measures.alarm_lasts
+        self._alarm_lasts_s = measures.alarm_lasts.total_seconds()
         self._per_minute = measures.alarm_queries_per_minute
 
     def _take_alarms(self, throttled: Sequence[guard.Throttled]) -> None:
         """The database's alarms are the alarms, and those that came up while it was asked."""
         now = self._clock()
-        ends = {row.messenger_id: now + row.remaining for row in throttled}
-        ends |= {messenger_id: now + self._alarm_lasts for messenger_id, _ in self._signs}
+        ends = {row.messenger_id: now + row.remaining.total_seconds() for row in throttled}
+        ends |= {messenger_id: now + self._alarm_lasts_s for messenger_id, _ in self._signs}
         for messenger_id in self._trickles.keys() - ends.keys():
             del self._trickles[messenger_id]
             self._watches.pop(messenger_id, None)
         for messenger_id, until in ends.items():
-            self._throttle(messenger_id, now, until)
+            self._throttle(messenger_id, until)
         observe.messengers_throttled.set(len(self._trickles))
 
     def _alarm(self, messenger_id: MessengerId, sign: Sign) -> None:
         self._signs.add((messenger_id, sign))
-        now = self._clock()
-        self._throttle(messenger_id, now, now + self._alarm_lasts)
+        self._throttle(messenger_id, self._clock() + self._alarm_lasts_s)
 
-    def _throttle(self, messenger_id: MessengerId, now: datetime, until: datetime) -> None:
+    def _throttle(self, messenger_id: MessengerId, until: float) -> None:
         trickle = self._trickles.get(messenger_id)
         if trickle is None:
-            self._trickles[messenger_id] = Trickle(now, until)
+            self._trickles[messenger_id] = Trickle(until)
         else:
             trickle.until = until
 
@@ -190,3 +202,7 @@ class QuotaGuard:
         except Throttled:
             observe.queries_refused.labels("alarm").inc(numbers)
             raise
+
+
+def _date(day: int) -> date:
+    return EPOCH + timedelta(days=day)

@@ -20,8 +20,8 @@ class Clock:
     def __init__(self, now: datetime = NOON) -> None:
         self.now = now
 
-    def __call__(self) -> datetime:
-        return self.now
+    def __call__(self) -> float:
+        return self.now.timestamp()
 
 
 def answered(guard: QuotaGuard, messenger_id: MessengerId, numbers: int, absent: int = 0, quota: int | None = 10) -> None:
@@ -122,7 +122,7 @@ def test_yesterday_s_numbers_are_counted_for_yesterday(site: Site) -> None:
             answered(guard, messenger_id, 5)
             await guard.exchange()
             assert guard.usage(messenger_id) == (NOON.date() + timedelta(days=1), 5, 0)
-        assert await recorded(site) == {(messenger_id, NOON.date()): (7, 3), (messenger_id, clock().date()): (5, 0)}
+        assert await recorded(site) == {(messenger_id, NOON.date()): (7, 3), (messenger_id, clock.now.date()): (5, 0)}
 
     asyncio.run(run())
 
