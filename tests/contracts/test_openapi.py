@@ -259,6 +259,7 @@ def test_schemathesis_finds_nothing_in_2000_cases(site: Site, tmp_path: Path) ->
 
     async def run() -> int:
         messenger = await site.add_messenger()
+        await site.slow_nobody()
         await site.add_contracts(79161234567, 79169876543)
         async with receiving(messenger.secret) as (receiver, _):
             await give_endpoint(site, messenger, receiver.url)

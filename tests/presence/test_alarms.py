@@ -277,7 +277,7 @@ def test_a_change_of_policy_is_in_force_at_the_next_exchange(site: Site) -> None
 
 def test_alarms_can_be_told_without_slowing_anybody(site: Site) -> None:
     async def story(world: World) -> None:
-        await world.policy(alarm_queries_per_minute=2**31 - 1)
+        await world.site.slow_nobody()
         scanner = await world.messenger()
         guard = await world.worker()
         for _ in range(30):

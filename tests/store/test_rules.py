@@ -16,6 +16,7 @@ import pytest
 
 from registryd.domain import binding, contract, identifiers, notification
 from registryd.domain.contract import EndReason, EndUser, Holder, Status
+from registryd.domain.enumeration import Sign
 from registryd.domain.identifiers import MessengerId, Msisdn, query_id, time_ordered_id
 from registryd.domain.presence import Policy, is_present
 from registryd.store import guard, journal, lanes, notifications, presence, reports
@@ -59,6 +60,7 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "messenger_state": ("active", "suspended"),
         "secret_kind": ("hmac_sha256", "ed25519"),
         "feed_outcome": ("applied", "refused"),
+        "alarm_kind": get_args(Sign),
     }
 
     async def run() -> None:
