@@ -173,6 +173,10 @@ DENIED = {
         "UPDATE registry.messenger SET name = 'x'",
         "UPDATE registry.policy SET notice_within = '1 year'",
         "INSERT INTO registry.policy DEFAULT VALUES",
+        "INSERT INTO registry.canary_number VALUES (79010800002)",
+        "DELETE FROM registry.canary_number",
+        "DELETE FROM registry.enumeration_alarm",
+        "UPDATE registry.enumeration_alarm SET raised_at = now()",
         "INSERT INTO registry.contract_movement DEFAULT VALUES",
         "INSERT INTO registry.schema_migration DEFAULT VALUES",
         "SELECT registry.notify_messengers_of_ends()",
@@ -188,6 +192,7 @@ DENIED = {
     "registryd_report": [
         "SELECT * FROM registry.contract",
         "SELECT * FROM registry.presence_query",
+        "SELECT * FROM registry.canary_number",
         "SELECT registry.policy_in_force(now())",
         "SELECT registry.settle_delivered(1, '{}', 'pull')",
         "SELECT registry.make_partitions('2031-05-01', 1)",
