@@ -66,6 +66,6 @@ class Services:
         self.quota.record(messenger.messenger_id, numbers, presents)
         absent = presents.count(False)
         if absent < len(presents):
-            observe.queries.labels(messenger.name, "present").inc(len(presents) - absent)
+            observe.child(observe.queries, messenger.name, "present").inc(len(presents) - absent)
         if absent:
-            observe.queries.labels(messenger.name, "absent").inc(absent)
+            observe.child(observe.queries, messenger.name, "absent").inc(absent)
