@@ -4,6 +4,7 @@ The law in data            sql/migrations/   tables, triggers and grants: what n
 The rules                  domain/           pure functions and types: who is present, what an event does, when to try again
 The database               store/            one module a family of tables; its statements stand in sql/queries/ under the same name
 A query is answered        http/presence.py  -> presence/resolver.py (group commit) -> store/presence.py -> sql/queries/presence.sql
+A search is slowed down    presence/quota.py (counts, alarms, what all workers share) -> domain/enumeration.py (what is a sign of one)
 A contract ends            http/operator.py  -> feed/events.py -> domain/contract.py -> store/contracts.py; the trigger in
                                                 sql/migrations/0002_invariants.sql ends the bindings and writes what is owed
 A notification leaves      delivery/dispatcher.py (leases lanes) -> lane.py (one messenger's) -> push.py (one signed POST)

@@ -45,8 +45,15 @@ query_seconds = Histogram(
 )
 queries_waiting = Gauge("registryd_queries_waiting", "Queries admitted and not yet in a statement.", ["lane"], registry=METRICS)
 queries_refused = Counter(
-    "registryd_queries_refused", "Queries refused: quota, queue (too many waiting), database (away).", ["reason"], registry=METRICS
+    "registryd_queries_refused",
+    "Queries refused: quota, alarm (slowed down), queue (too many waiting), database (away).",
+    ["reason"],
+    registry=METRICS,
 )
+enumeration_alarms = Counter(
+    "registryd_enumeration_alarms", "Signs of a search for subscribers, by messenger and kind.", ["messenger", "kind"], registry=METRICS
+)
+messengers_throttled = Gauge("registryd_messengers_throttled", "Messengers slowed down by an enumeration alarm.", registry=METRICS)
 events_applied = Counter("registryd_contract_events", "Contract events by type and outcome.", ["type", "outcome"], registry=METRICS)
 lanes_leased = Gauge("registryd_lanes_leased", "Lanes this worker holds.", registry=METRICS)
 pushes = Counter("registryd_pushes", "Delivery attempts.", ["messenger", "outcome"], registry=METRICS)
@@ -75,6 +82,7 @@ Event = Literal[
     "lane_opened",
     "lane_lost",
     "notification_overdue",
+    "enumeration_alarm",
     "endpoint_gone",
     "secrets_unreadable",
     "day_closed",

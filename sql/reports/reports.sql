@@ -5,7 +5,7 @@
 SET LOCAL client_min_messages = warning;
 DROP VIEW IF EXISTS report.presence_daily, report.answer_deadline, report.binding_by_messenger, report.contract_daily,
     report.notification_backlog, report.notification_deadline, report.delivery_attempt_daily, report.endpoint_health,
-    report.quota_today, report.feed_lag;
+    report.quota_today, report.enumeration_alarm, report.feed_lag;
 
 CREATE VIEW report.presence_daily AS
 SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.present_count)::bigint AS present,
@@ -89,6 +89,15 @@ SELECT m.name AS messenger, m.daily_quota AS quota, coalesce(u.used, 0) AS used,
   FROM registry.messenger AS m
   LEFT JOIN registry.quota_usage AS u ON u.messenger_id = m.messenger_id AND u.day = (now() AT TIME ZONE 'UTC')::date;
 COMMENT ON VIEW report.quota_today IS 'What each messenger has asked today (UTC), up to a second ago, against its budget.';
+
+CREATE VIEW report.enumeration_alarm AS
+SELECT m.name AS messenger, a.raised_at, a.kind::text AS kind, a.cleared_at IS NULL AND a.ends_at > now() AS in_force,
+       a.ends_at, a.cleared_at, a.signs, coalesce(u.used, 0) AS used_that_day, coalesce(u.absent, 0) AS absent_that_day,
+       round(u.absent::numeric / nullif(u.used, 0), 4) AS absent_ratio_that_day
+  FROM registry.enumeration_alarm AS a
+  JOIN registry.messenger AS m ON m.messenger_id = a.messenger_id
+  LEFT JOIN registry.quota_usage AS u ON u.messenger_id = a.messenger_id AND u.day = (a.raised_at AT TIME ZONE 'UTC')::date;
+COMMENT ON VIEW report.enumeration_alarm IS 'Messengers whose queries looked like a search for subscribers: absent (too many absent answers), consecutive (numbers in a row) or canary (a number never issued). In force, a messenger is slowed down.';
 
 CREATE VIEW report.feed_lag AS
 SELECT (e.recorded_at AT TIME ZONE 'UTC')::date AS day, e.type, e.outcome::text AS outcome, count(*) AS events,

@@ -34,6 +34,7 @@ FILES = sorted(resources.path("sql/queries").glob("*.sql"))
 PYTHON_TYPES = {
     **dict.fromkeys(("int2", "int4", "int8"), int),
     **dict.fromkeys(("text", "varchar"), str),
+    "float8": float,
     "bool": bool,
     "bytea": bytes,
     "uuid": UUID,
