@@ -46,9 +46,9 @@ COMMENT ON VIEW report.contract_daily IS 'Contracts that started, and that ended
 
 CREATE VIEW report.notification_backlog AS
 SELECT m.name AS messenger, count(n.notification_id) AS pending,
-       count(*) FILTER (WHERE n.deadline_at < now()) AS overdue,
-       min(n.deadline_at) AS oldest_deadline_at,
-       min(n.deadline_at) - now() AS slack,
+       count(*) FILTER (WHERE n.deadline_at < now() AND NOT n.replayed) AS overdue,
+       min(n.deadline_at) FILTER (WHERE NOT n.replayed) AS oldest_deadline_at,
+       min(n.deadline_at) FILTER (WHERE NOT n.replayed) - now() AS slack,
        pace.delivered_last_hour,
        count(n.notification_id) * interval '1 hour' / nullif(pace.delivered_last_hour, 0) AS eta
   FROM registry.messenger AS m
@@ -56,7 +56,7 @@ SELECT m.name AS messenger, count(n.notification_id) AS pending,
  CROSS JOIN LATERAL (SELECT count(*) AS delivered_last_hour FROM registry.notification_delivered AS d
                       WHERE d.messenger_id = m.messenger_id AND d.delivered_at > now() - interval '1 hour') AS pace
  GROUP BY m.name, pace.delivered_last_hour;
-COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace.';
+COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace. What a replay owes again is pending, and has no deadline to miss.';
 
 CREATE VIEW report.notification_deadline AS
 SELECT fate.day, m.name AS messenger, count(*) AS owed,
@@ -64,15 +64,18 @@ SELECT fate.day, m.name AS messenger, count(*) AS owed,
        count(*) FILTER (WHERE fate.delivered_at > fate.deadline_at) AS late,
        count(*) FILTER (WHERE fate.delivered_at IS NULL AND fate.deadline_at < now()) AS overdue,
        count(*) FILTER (WHERE fate.delivered_at IS NULL AND fate.deadline_at >= now()) AS pending,
-       max(fate.delivered_at - fate.terminated_at) AS worst_delay
-  FROM (SELECT (d.terminated_at AT TIME ZONE 'UTC')::date AS day, d.messenger_id, d.deadline_at, d.terminated_at, d.delivered_at
+       max(fate.delivered_at - fate.terminated_at) AS worst_delay,
+       count(*) FILTER (WHERE fate.via = 'hand') AS by_hand
+  FROM (SELECT (d.terminated_at AT TIME ZONE 'UTC')::date AS day, d.messenger_id, d.deadline_at, d.terminated_at, d.delivered_at, d.via
           FROM registry.notification_delivered AS d
+         WHERE NOT EXISTS (SELECT FROM registry.replayed_notification AS r
+                            WHERE r.messenger_id = d.messenger_id AND r.notification_id = d.notification_id AND r.replayed_at < d.delivered_at)
         UNION ALL
-        SELECT (n.terminated_at AT TIME ZONE 'UTC')::date, n.messenger_id, n.deadline_at, n.terminated_at, NULL
-          FROM registry.notification AS n) AS fate
+        SELECT (n.terminated_at AT TIME ZONE 'UTC')::date, n.messenger_id, n.deadline_at, n.terminated_at, NULL, NULL
+          FROM registry.notification AS n WHERE NOT n.replayed) AS fate
   JOIN registry.messenger AS m ON m.messenger_id = fate.messenger_id
  GROUP BY 1, 2;
-COMMENT ON VIEW report.notification_deadline IS 'Decree 1801 of 2021: notifications delivered in time, late, overdue and still pending, by day of the contract''s end and messenger.';
+COMMENT ON VIEW report.notification_deadline IS 'Decree 1801 of 2021: notifications delivered in time, late, overdue and still pending, by day of the contract''s end and messenger; by_hand: of the delivered ones, through a second channel. Each counts once, by its first delivery.';
 
 CREATE VIEW report.delivery_attempt_daily AS
 SELECT (a.attempted_at AT TIME ZONE 'UTC')::date AS day, m.name AS messenger, a.outcome::text AS outcome, a.http_status,

@@ -1,0 +1,192 @@
+-- Operating what is owed: the watch, replays, delivery by hand, the daily digest.
+--
+--   the watch    one worker at a time counts what is owed, alarms and lets replays in; its lease is the one row of registry.watch
+--   a replay     owes delivered notifications again under their own ids: a request in registry.replay, a row for each notification in
+--                registry.replayed_notification, and from there, at the request's pace, back into registry.notification
+--   by hand      a file handed over through a channel with a name: registry.settle_by_hand settles it, registry.handover keeps the name
+--   the digest   what was delivered to a messenger on a day, told once, so that it can notice what it lost
+--
+-- A replayed notification is owed by courtesy: its first delivery stays in registry.notification_delivered as the proof, and reports,
+-- counts and alarms look at that one alone.
+
+ALTER TYPE registry.delivery_channel ADD VALUE 'hand';
+COMMENT ON COLUMN registry.notification_delivered.via IS 'push, pull and acknowledge, or hand: then registry.handover has the channel''s name.';
+
+ALTER TABLE registry.policy ADD COLUMN alarm_slack interval[] NOT NULL DEFAULT '{22 hours,12 hours,1 hour,0}' CHECK (cardinality(alarm_slack) > 0);
+COMMENT ON COLUMN registry.policy.alarm_slack IS 'An alarm is raised when a notification that is still owed has less than this left to its deadline; once for each of them.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- The watch
+
+CREATE TABLE registry.watch (
+    one         boolean PRIMARY KEY DEFAULT true CHECK (one),
+    holder      text,
+    lease_until timestamptz,
+    CHECK ((holder IS NULL) = (lease_until IS NULL))
+) WITH (fillfactor = 50);
+INSERT INTO registry.watch DEFAULT VALUES;
+COMMENT ON TABLE registry.watch IS 'Which worker is on watch: what needs doing once, whatever the number of workers. One row.';
+COMMENT ON COLUMN registry.watch.one IS 'There is one row.';
+COMMENT ON COLUMN registry.watch.holder IS 'The worker on watch; NULL: nobody yet.';
+COMMENT ON COLUMN registry.watch.lease_until IS 'When another worker may take the watch unless it is renewed.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Replays
+
+ALTER TABLE registry.notification ADD COLUMN replayed boolean NOT NULL DEFAULT false;
+COMMENT ON TABLE registry.notification IS 'What is owed: one termination to one messenger for one binding. Written by the fan-out trigger and by registry.owe_again; a row leaves only by registry.settle_delivered. Nothing expires.';
+COMMENT ON COLUMN registry.notification.replayed IS 'Owed again by a replay: it was delivered before, so it is neither late nor overdue.';
+-- Empty but for the few that a replay has let in, so it costs the fan-out nothing.
+CREATE INDEX notification_replayed ON registry.notification (messenger_id) WHERE replayed;
+
+CREATE TABLE registry.replay (
+    replay_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    messenger_id integer NOT NULL REFERENCES registry.messenger,
+    per_second   integer NOT NULL CHECK (per_second BETWEEN 1 AND 10000),
+    asked_at     timestamptz NOT NULL DEFAULT now(),
+    finished_at  timestamptz
+);
+COMMENT ON TABLE registry.replay IS 'An operator''s request that delivered notifications be delivered again. Set finished_at to end one early.';
+COMMENT ON COLUMN registry.replay.replay_id IS 'The request''s number.';
+COMMENT ON COLUMN registry.replay.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.replay.per_second IS 'How many are let in a second, and how many may wait in registry.notification, so that the endpoint is not swamped.';
+COMMENT ON COLUMN registry.replay.asked_at IS 'When it was asked for.';
+COMMENT ON COLUMN registry.replay.finished_at IS 'When its last notification was let in.';
+
+CREATE TABLE registry.replayed_notification (
+    replay_id       bigint NOT NULL,
+    messenger_id    integer NOT NULL,
+    notification_id uuid NOT NULL,
+    replayed_at     timestamptz,
+    PRIMARY KEY (messenger_id, notification_id, replay_id)
+);
+CREATE INDEX replayed_notification_waiting ON registry.replayed_notification (replay_id, notification_id) WHERE replayed_at IS NULL;
+COMMENT ON TABLE registry.replayed_notification IS 'What each replay chose: waiting to be let in, and from then on the mark that tells a repeated delivery from the first.';
+COMMENT ON COLUMN registry.replayed_notification.replay_id IS 'The request.';
+COMMENT ON COLUMN registry.replayed_notification.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.replayed_notification.notification_id IS 'The notification, under its own id.';
+COMMENT ON COLUMN registry.replayed_notification.replayed_at IS 'When it was owed again; NULL: it waits. A delivery after that is a repeat.';
+
+CREATE FUNCTION registry.delivered_since(id uuid) RETURNS timestamptz
+LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = registry, pg_temp
+AS $$ SELECT registry.time_of(id) - (SELECT max(p.notice_within) FROM registry.policy AS p) - interval '1 day' $$;
+COMMENT ON FUNCTION registry.delivered_since IS 'A time before which a notification cannot have been delivered, from its id: what keeps a look-up to few partitions.';
+
+CREATE FUNCTION registry.owe_again(replay bigint, at_most integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+DECLARE
+    chosen bigint;
+    owed   bigint;
+BEGIN
+    PERFORM FROM registry.replay AS r WHERE r.replay_id = replay AND r.finished_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    WITH let_in AS (
+        UPDATE registry.replayed_notification AS w SET replayed_at = now()
+          FROM (SELECT next.messenger_id, next.notification_id FROM registry.replayed_notification AS next
+                 WHERE next.replay_id = replay AND next.replayed_at IS NULL
+                 ORDER BY next.notification_id LIMIT at_most) AS next
+         WHERE w.messenger_id = next.messenger_id AND w.notification_id = next.notification_id AND w.replay_id = replay
+        RETURNING w.messenger_id, w.notification_id
+    ), added AS (
+        INSERT INTO registry.notification (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, recorded_at,
+                                           identification_code, replayed)
+        SELECT d.messenger_id, d.generation, d.deadline_at, d.notification_id, d.msisdn, d.terminated_at, d.recorded_at,
+               d.identification_code, true
+          FROM let_in AS l
+         CROSS JOIN LATERAL (SELECT p.* FROM registry.notification_delivered AS p
+                              WHERE p.messenger_id = l.messenger_id AND p.notification_id = l.notification_id
+                                AND p.delivered_at >= registry.delivered_since(l.notification_id)
+                              LIMIT 1) AS d
+            ON CONFLICT DO NOTHING
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM let_in), (SELECT count(*) FROM added) INTO chosen, owed;
+    IF chosen < at_most THEN
+        UPDATE registry.replay AS r SET finished_at = now() WHERE r.replay_id = replay;
+    END IF;
+    RETURN owed;
+END
+$$;
+COMMENT ON FUNCTION registry.owe_again IS 'Lets in the next notifications of a replay: rows of registry.notification again, with the ids and times they had. One that is owed already is left as it is. Returns how many were added.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Delivery by hand
+
+CREATE TABLE registry.handover (
+    messenger_id  integer NOT NULL REFERENCES registry.messenger,
+    handed_at     timestamptz NOT NULL DEFAULT now(),
+    channel       text NOT NULL CHECK (channel ~ '^[a-z0-9][a-z0-9._-]{0,62}$'),
+    notifications bigint NOT NULL CHECK (notifications > 0),
+    file_sha256   bytea CHECK (octet_length(file_sha256) = 32),
+    PRIMARY KEY (messenger_id, handed_at)
+);
+COMMENT ON TABLE registry.handover IS 'The second channel: notifications handed over otherwise than over HTTP. Append-only; its deliveries have via = hand and the same time.';
+COMMENT ON COLUMN registry.handover.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.handover.handed_at IS 'When the receipt was recorded: delivered_at of each of them.';
+COMMENT ON COLUMN registry.handover.channel IS 'The channel''s name, as the operator gave it.';
+COMMENT ON COLUMN registry.handover.notifications IS 'How many this settled.';
+COMMENT ON COLUMN registry.handover.file_sha256 IS 'SHA-256 of the file that was handed over or receipted; NULL where ids were given.';
+
+-- PL/pgSQL, because an SQL function would name 'hand' in the transaction that makes it.
+CREATE FUNCTION registry.settle_by_hand(messenger integer, ids uuid[], channel_name text, file bytea) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+DECLARE
+    settled bigint := registry.settle_delivered(messenger, ids, 'hand');
+BEGIN
+    IF settled > 0 THEN
+        INSERT INTO registry.handover (messenger_id, channel, notifications, file_sha256) VALUES (messenger, channel_name, settled, file);
+    END IF;
+    RETURN settled;
+END
+$$;
+COMMENT ON FUNCTION registry.settle_by_hand IS 'Settles notifications that were handed over, with the name of the channel. Returns how many; others'' ids and settled ids are ignored.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- The daily digest
+
+CREATE TABLE registry.digest (
+    messenger_id  integer NOT NULL REFERENCES registry.messenger,
+    day           date NOT NULL,
+    notifications bigint NOT NULL CHECK (notifications >= 0),
+    first_id      uuid,
+    last_id       uuid,
+    sha256        bytea NOT NULL CHECK (octet_length(sha256) = 32),
+    made_at       timestamptz NOT NULL DEFAULT now(),
+    attempts      integer NOT NULL DEFAULT 0,
+    not_before    timestamptz NOT NULL DEFAULT now(),
+    delivered_at  timestamptz,
+    last_error    text,
+    PRIMARY KEY (messenger_id, day),
+    CHECK ((notifications = 0) = (first_id IS NULL) AND (first_id IS NULL) = (last_id IS NULL))
+);
+CREATE INDEX digest_due ON registry.digest (not_before) WHERE delivered_at IS NULL;
+COMMENT ON TABLE registry.digest IS 'What was delivered to a messenger on a day (UTC), by whatever channel: one row, and one notifications.digest event, a messenger and day.';
+COMMENT ON COLUMN registry.digest.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.digest.day IS 'The day, UTC, of delivered_at.';
+COMMENT ON COLUMN registry.digest.notifications IS 'How many different notifications.';
+COMMENT ON COLUMN registry.digest.first_id IS 'The lowest id; NULL where there was none.';
+COMMENT ON COLUMN registry.digest.last_id IS 'The highest id; NULL where there was none.';
+COMMENT ON COLUMN registry.digest.sha256 IS 'SHA-256 over the ids in ascending order, each in lower case and followed by a line feed.';
+COMMENT ON COLUMN registry.digest.made_at IS 'When it was made: the event''s timestamp, the same on every retry.';
+COMMENT ON COLUMN registry.digest.attempts IS 'Pushes begun.';
+COMMENT ON COLUMN registry.digest.not_before IS 'When the next push is due.';
+COMMENT ON COLUMN registry.digest.delivered_at IS 'When the endpoint answered 2xx; NULL: not yet.';
+COMMENT ON COLUMN registry.digest.last_error IS 'What the last push met.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Who may do what
+
+GRANT SELECT, UPDATE (holder, lease_until) ON registry.watch TO registryd_app;
+GRANT SELECT, INSERT ON registry.replay TO registryd_app;
+GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.replayed_notification TO registryd_app;
+GRANT SELECT ON registry.handover TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON registry.digest TO registryd_app;
+GRANT EXECUTE ON FUNCTION
+    registry.delivered_since(uuid),
+    registry.owe_again(bigint, integer),
+    registry.settle_by_hand(integer, uuid[], text, bytea)
+    TO registryd_app;
