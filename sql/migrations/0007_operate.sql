@@ -46,6 +46,7 @@ CREATE TABLE registry.replay (
     asked_at     timestamptz NOT NULL DEFAULT now(),
     finished_at  timestamptz
 );
+CREATE INDEX replay_unfinished ON registry.replay (messenger_id, replay_id) WHERE finished_at IS NULL;
 COMMENT ON TABLE registry.replay IS 'An operator''s request that delivered notifications be delivered again. Set finished_at to end one early.';
 COMMENT ON COLUMN registry.replay.replay_id IS 'The request''s number.';
 COMMENT ON COLUMN registry.replay.messenger_id IS 'To whom.';

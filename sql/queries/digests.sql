@@ -1,14 +1,15 @@
 -- The daily digest: one for each messenger and day, made when the day is over, pushed until it is received.
 
 -- name: read_missing
--- Why: the days without a digest, a week back at most; a day is over ten minutes after midnight, when every settlement of it has committed.
+-- Why: the days without a digest since the messenger was added, a week back at most; a day is over ten minutes after midnight, when every
+-- settlement of it has committed.
 SELECT m.messenger_id, missing.day::date AS day
   FROM registry.messenger AS m
  CROSS JOIN (SELECT (now() AT TIME ZONE 'UTC' - interval '10 minutes')::date - 1 AS day) AS yesterday
  CROSS JOIN LATERAL (SELECT max(d.day) AS day FROM registry.digest AS d WHERE d.messenger_id = m.messenger_id) AS latest
  CROSS JOIN LATERAL generate_series(greatest(coalesce(latest.day + 1, yesterday.day), yesterday.day - 6), yesterday.day, interval '1 day')
             AS missing(day)
- WHERE m.endpoint_url IS NOT NULL
+ WHERE m.endpoint_url IS NOT NULL AND missing.day >= (m.created_at AT TIME ZONE 'UTC')::date
  ORDER BY m.messenger_id, missing.day;
 
 -- name: read_delivered
