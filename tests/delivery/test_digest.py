@@ -9,13 +9,10 @@ from uuid import UUID
 
 from aiohttp.web import Response
 
-from registryd.delivery.digest import Digests
-from registryd.delivery.push import Pusher
 from registryd.delivery.receiver import MIDNIGHT, Ledger, Receipt
 from registryd.domain.digest import digest_event, digest_of
-from registryd.store.messengers import SecretBox
 from tests.conftest import Site, TestMessenger, daemon, eventually
-from tests.delivery.conftest import FIRST_NUMBER, LOOPBACK, Lookup, Received, delivering, is_verified, listening, looking
+from tests.delivery.conftest import FIRST_NUMBER, Lookup, Received, delivering, is_verified, listening, looking, send_digests
 
 YESTERDAY = "((now() AT TIME ZONE 'UTC' - interval '10 minutes')::date - 1)"
 DIGESTS = "SELECT day, notifications, delivered_at IS NOT NULL, attempts, last_error FROM registry.digest ORDER BY messenger_id, day"
@@ -41,14 +38,10 @@ async def deliver_yesterday(database: Lookup, messenger: TestMessenger, *codes: 
         via,
     )
     await database.run(
-        f"UPDATE registry.notification_delivered SET delivered_at = ({YESTERDAY} + time '12:00') AT TIME ZONE 'UTC' WHERE identification_code = ANY ($1)",
+        f"UPDATE registry.notification_delivered SET delivered_at = ({YESTERDAY} + time '12:00') AT TIME ZONE 'UTC'"
+        " WHERE identification_code = ANY ($1)",
         list(codes),
     )
-
-
-async def send(site: Site, workers: int = 1) -> None:
-    async with site.database.pool() as db, Pusher(db, SecretBox(site.secrets_key), LOOPBACK) as pusher:
-        await asyncio.gather(*(Digests(db, pusher, lambda: True).send() for _ in range(workers)))
 
 
 def test_the_digest_of_a_day_is_over_what_was_delivered_that_day_and_by_any_channel(site: Site) -> None:
@@ -59,10 +52,11 @@ def test_the_digest_of_a_day_is_over_what_was_delivered_that_day_and_by_any_chan
                 await deliver_yesterday(database, messenger, f"a{n}", f"b{n}", first=FIRST_NUMBER + 10 * n, via=via)
             await deliver_yesterday(database, other, "z", first=FIRST_NUMBER + 100)
             await database.run(
-                f"UPDATE registry.notification_delivered SET delivered_at = ({YESTERDAY} + time '24:00') AT TIME ZONE 'UTC' WHERE identification_code = 'b2'"
+                f"UPDATE registry.notification_delivered SET delivered_at = ({YESTERDAY} + 1)::timestamp AT TIME ZONE 'UTC'"
+                " WHERE identification_code = 'b2'"
             )
             ids = [str(await database.id_of(code)) for code in ("a0", "b0", "a1", "b1", "a2")]
-            await send(site)
+            await send_digests(site)
             [received] = endpoint.received
             assert is_verified(received, messenger.secret)
             day = await yesterday(database)
@@ -86,12 +80,12 @@ def test_a_day_has_one_digest_whatever_the_workers_and_restarts(site: Site) -> N
             messenger = await known_for_long(site, endpoint=endpoint.url)
             await known_for_long(site, "pulls")
             await deliver_yesterday(database, messenger, "a")
-            await send(site, workers=4)
-            await send(site)
+            await send_digests(site, workers=4)
+            await send_digests(site)
             assert len(endpoint.received) == 1
             # Told late of a delivery, or pruned: what was said of the day stays said.
             await database.run("DELETE FROM registry.notification_delivered")
-            await send(site)
+            await send_digests(site)
             assert [row[1:3] for row in await database.rows(DIGESTS)] == [(1, True)]
 
     asyncio.run(run())
@@ -101,7 +95,7 @@ def test_a_messenger_is_told_of_no_day_before_it_was_added(site: Site) -> None:
     async def run() -> None:
         async with listening() as endpoint:
             await site.add_messenger(endpoint=endpoint.url)
-            await send(site)
+            await send_digests(site)
             assert endpoint.received == []
 
     asyncio.run(run())
@@ -112,7 +106,7 @@ def test_days_missed_are_made_up_for_and_a_day_of_nothing_is_told(site: Site) ->
         async with listening() as endpoint, looking(site.database) as database:
             messenger = await known_for_long(site, endpoint=endpoint.url)
             day = await yesterday(database)
-            await send(site)
+            await send_digests(site)
             assert [received.event["data"]["count"] for received in endpoint.received] == [0]
             for ago, days in ((3, 3), (30, 7)):
                 await database.run("DELETE FROM registry.digest")
@@ -123,7 +117,7 @@ def test_days_missed_are_made_up_for_and_a_day_of_nothing_is_told(site: Site) ->
                     bytes(32),
                 )
                 endpoint.received.clear()
-                await send(site)
+                await send_digests(site)
                 told = sorted(received.event["data"]["day"] for received in endpoint.received)
                 assert told == [(day - timedelta(days=n)).isoformat() for n in reversed(range(days))]
 
@@ -137,11 +131,11 @@ def test_a_digest_is_pushed_until_it_is_received_with_the_same_id_and_body(site:
         async with listening(lambda _: next(answers)) as endpoint, looking(site.database) as database:
             await known_for_long(site, endpoint=endpoint.url)
             for error in ("status 500", "status 400", "status 302", None):
-                await send(site)
-                await send(site)  # not due yet
+                await send_digests(site)
+                await send_digests(site)  # not due yet
                 assert [row[2:] for row in await database.rows(DIGESTS)] == [(error is None, len(endpoint.received), error)]
                 await database.run("UPDATE registry.digest SET not_before = now()")
-            await send(site)
+            await send_digests(site)
             assert len(endpoint.received) == 4
             assert len({(received.headers["webhook-id"], received.body) for received in endpoint.received}) == 1
 
@@ -155,7 +149,7 @@ def test_a_refused_digest_does_not_hold_up_the_lane(site: Site) -> None:
     async def run() -> None:
         async with listening(answer) as endpoint, looking(site.database) as database:
             messenger = await known_for_long(site, endpoint=endpoint.url)
-            await send(site)
+            await send_digests(site)
             await database.owe(messenger, "a")
             async with delivering(site):
                 await eventually(database.none_pending)
@@ -180,7 +174,7 @@ def test_a_hanging_endpoint_does_not_keep_another_from_its_digest(site: Site) ->
         async with listening(hang) as hanging, listening(note) as healthy:
             await known_for_long(site, "hanging", hanging.url)
             await known_for_long(site, "healthy", healthy.url)
-            await send(site)
+            await send_digests(site)
             assert len(hanging.received) == len(healthy.received) == 1
 
     asyncio.run(run())
