@@ -20,7 +20,7 @@ from registryd.domain.notification import rfc3339
 from registryd.store import proof, replays, watch
 from registryd.store.messengers import SecretBox, signing_secrets
 from registryd.store.pool import connect
-from registryd.store.proof import Delivery, Pending
+from registryd.store.proof import Delivered, Pending
 from registryd.store.replays import EVER, Choice
 
 ATTEMPTS_TOLD = 20
@@ -80,36 +80,42 @@ async def status(context: Context, *, as_json: bool) -> None:
 async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> None:
     """Tell one notification's whole life: the contract's end, its deadline, the attempts on its lane, its delivery. ID: notificationId."""
     async with context.database() as db:
-        pending, deliveries = await proof.find(db, notification_id)
-        known = deliveries[0] if deliveries else pending
+        pending, delivered = await proof.find(db, notification_id)
+        known = delivered or pending
         if known is None:
             fail("there is no such notification: it is neither owed nor among what is kept of the delivered ones")
         ended = await proof.find_ended(db, known.msisdn, known.generation)
         again = await proof.find_replays(db, known.messenger_id, notification_id)
-        until = deliveries[0].delivered_at if deliveries else datetime.now(UTC)
+        until = delivered.delivered_at if delivered else datetime.now(UTC)
         attempts = await proof.read_attempts(db, known.messenger_id, known.recorded_at, until, ATTEMPTS_TOLD)
-    life: list[tuple[datetime | None, str]] = []
+    life: list[tuple[datetime, str]] = []
     if ended is not None and ended.ended_at is not None:
         life.append((ended.ended_at, f"the contract ended ({ended.end_reason}); it had begun {ended.started_at:%F}"))
     life.append((known.recorded_at, "the registry wrote the notification"))
     for a in attempts:
         answer = a.error or f"status {a.http_status}"
         life.append((a.attempted_at, f"push of {a.notifications} on its lane: {a.outcome}, {answer}, {a.latency_ms} ms"))
-    life += [(d.delivered_at, _delivery(d)) for d in deliveries]
-    life += [(r.replayed_at or r.asked_at, "owed again by a replay" if r.replayed_at else "a replay is asked for") for r in again]
+    if delivered is not None:
+        life.append((delivered.delivered_at, _delivery(delivered)))
+    for replay in again:
+        life.append((replay.asked_at, "a replay was asked for"))
+        if replay.replayed_at is not None:
+            life.append((replay.replayed_at, "owed again by the replay"))
+        if replay.delivered_at is not None:
+            life.append((replay.delivered_at, f"delivered again by {replay.via}"))
     life.append((known.deadline_at, "the deadline"))
     if pending is not None:
         error = f"; last: {pending.last_error}" if pending.last_error else ""
         life.append((pending.not_before, f"its next attempt is due; {pending.attempts} have failed{error}"))
-    life.sort(key=lambda event: event[0] or EVER)
+    life.sort(key=lambda event: event[0])
     if as_json:
-        events = [{"at": rfc3339(at), "what": what} for at, what in life if at]
-        click.echo(orjson.dumps({**_notification(notification_id, known, pending, deliveries), "life": events}))
+        events = [{"at": rfc3339(at), "what": what} for at, what in life]
+        click.echo(orjson.dumps({**_notification(notification_id, pending, delivered), "life": events}))
         return
-    for label, value in _notification(notification_id, known, pending, deliveries).items():
+    for label, value in _notification(notification_id, pending, delivered).items():
         out.print(f"{label:<20} {value}", markup=False)
     for at, what in life:
-        out.print(f"{rfc3339(at) if at else '':<25} {what}", markup=False, soft_wrap=True)
+        out.print(f"{rfc3339(at):<25} {what}", markup=False, soft_wrap=True)
 
 
 @notifications.command()
@@ -249,27 +255,26 @@ def _endpoint(b: Backlog, now: datetime) -> str:
     return f"gated: {b.last_error}" if b.is_gated else "healthy"
 
 
-def _notification(
-    notification_id: UUID, known: Pending | Delivery, pending: Pending | None, deliveries: list[Delivery]
-) -> dict[str, object]:
-    first = deliveries[0] if deliveries else None
-    late = (first.delivered_at if first else datetime.now(UTC)) - known.deadline_at
+def _notification(notification_id: UUID, pending: Pending | None, delivered: Delivered | None) -> dict[str, object]:
+    known = delivered or pending
+    assert known is not None, "it is one of both"
+    is_late = (delivered.delivered_at if delivered else datetime.now(UTC)) > known.deadline_at
     return {
         "notificationId": str(notification_id),
         "messenger": known.name,
-        "state": ("owed again" if pending else "delivered") if deliveries else "pending",
+        "state": ("owed again" if pending else "delivered") if delivered else "pending",
         "number": masked_number(known.msisdn),
         "generation": known.generation,
         "identificationCode": masked_code(known.identification_code),
         "terminatedAt": rfc3339(known.terminated_at),
         "deadlineAt": rfc3339(known.deadline_at),
-        "deliveredAt": rfc3339(first.delivered_at) if first else None,
-        "via": (first.channel or first.via) if first else None,
-        "verdict": ("late" if first else "overdue") if late > timedelta(0) else ("in time" if first else "owed"),
+        "deliveredAt": rfc3339(delivered.delivered_at) if delivered else None,
+        "via": (delivered.channel or delivered.via) if delivered else None,
+        "verdict": ("late" if is_late else "in time") if delivered else ("overdue" if is_late else "owed"),
     }
 
 
-def _delivery(d: Delivery) -> str:
+def _delivery(d: Delivered) -> str:
     if d.via == "hand":
         file = f", file SHA-256 {d.file_sha256.hex()}" if d.file_sha256 else ""
         return f"delivered by hand: {d.channel}{file}"

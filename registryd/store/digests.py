@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from datetime import time as time_of_day
 from typing import NamedTuple
 from uuid import UUID
@@ -44,7 +44,7 @@ class Claimed(NamedTuple):
 
 
 READ_MISSING = Query("digests", "read_missing", Missing)
-READ_DELIVERED = Query("digests", "read_delivered", Id, int, datetime, datetime, UUID, int)
+READ_DELIVERED = Query("digests", "read_delivered", Id, int, datetime, UUID, int)
 ADD_DIGEST = Query("digests", "add_digest", Nothing, int, date, int, UUID, UUID, bytes)
 CLAIM_DIGESTS = Query("digests", "claim_digests", Claimed)
 SETTLE_DIGEST = Query("digests", "settle_digest", Nothing, int, date, str)
@@ -58,10 +58,9 @@ async def read_missing(db: Database) -> list[Missing]:
 async def read_delivered(db: Database, messenger_id: MessengerId, day: date) -> AsyncIterator[list[UUID]]:
     """The ids that were delivered on a day, in ascending order, in pages."""
     begins = datetime.combine(day, time_of_day(), UTC)
-    ends = begins + timedelta(days=1)
     after = UUID(int=0)
     while True:
-        page = [row.notification_id for row in await db.fetch(READ_DELIVERED, messenger_id, begins, ends, after, PAGE)]
+        page = [row.notification_id for row in await db.fetch(READ_DELIVERED, messenger_id, begins, after, PAGE)]
         yield page
         if len(page) < PAGE:
             return

@@ -32,7 +32,7 @@ class Pending(NamedTuple):
     replayed: bool
 
 
-class Delivery(NamedTuple):
+class Delivered(NamedTuple):
     messenger_id: MessengerId
     name: str
     msisdn: int
@@ -57,6 +57,8 @@ class Ended(NamedTuple):
 class Replayed(NamedTuple):
     asked_at: datetime
     replayed_at: datetime | None
+    delivered_at: datetime | None
+    via: str | None
 
 
 class Attempt(NamedTuple):
@@ -73,17 +75,18 @@ class Settled(NamedTuple):
 
 
 FIND_PENDING = Query("proof", "find_pending", Pending, UUID)
-FIND_DELIVERIES = Query("proof", "find_deliveries", Delivery, UUID)
+FIND_DELIVERED = Query("proof", "find_delivered", Delivered, UUID)
 FIND_ENDED = Query("proof", "find_ended", Ended, int, int)
 FIND_REPLAYS = Query("proof", "find_replays", Replayed, int, UUID)
 READ_ATTEMPTS = Query("proof", "read_attempts", Attempt, int, datetime, datetime, int)
 SETTLE_BY_HAND = Query("proof", "settle_by_hand", Settled, int, list[UUID], str, bytes)
 
 
-async def find(db: Database, notification_id: UUID) -> tuple[Pending | None, list[Delivery]]:
-    """The notification as it is owed now, and every delivery of it, the first one first."""
+async def find(db: Database, notification_id: UUID) -> tuple[Pending | None, Delivered | None]:
+    """The notification as it is owed now, and its delivery; both where a replay owes it again."""
     pending = await db.fetch(FIND_PENDING, notification_id)
-    return (pending[0] if pending else None), await db.fetch(FIND_DELIVERIES, notification_id)
+    delivered = await db.fetch(FIND_DELIVERED, notification_id)
+    return (pending[0] if pending else None), (delivered[0] if delivered else None)
 
 
 async def find_ended(db: Database, msisdn: int, generation: int) -> Ended | None:

@@ -6,8 +6,8 @@
 --   by hand      a file handed over through a channel with a name: registry.settle_by_hand settles it, registry.handover keeps the name
 --   the digest   what was delivered to a messenger on a day, told once, so that it can notice what it lost
 --
--- A replayed notification is owed by courtesy: its first delivery stays in registry.notification_delivered as the proof, and reports,
--- counts and alarms look at that one alone.
+-- A replayed notification is owed by courtesy. Its first delivery stays in registry.notification_delivered as the proof and is joined by
+-- no other: a repeated one is recorded in registry.replayed_notification, so that reports, counts and alarms know first deliveries alone.
 
 ALTER TYPE registry.delivery_channel ADD VALUE 'hand';
 COMMENT ON COLUMN registry.notification_delivered.via IS 'push, pull and acknowledge, or hand: then registry.handover has the channel''s name.';
@@ -59,14 +59,22 @@ CREATE TABLE registry.replayed_notification (
     messenger_id    integer NOT NULL,
     notification_id uuid NOT NULL,
     replayed_at     timestamptz,
-    PRIMARY KEY (messenger_id, notification_id, replay_id)
+    delivered_at    timestamptz,
+    via             registry.delivery_channel,
+    PRIMARY KEY (messenger_id, notification_id, replay_id),
+    CHECK ((delivered_at IS NULL) = (via IS NULL) AND (delivered_at IS NULL OR replayed_at IS NOT NULL))
 );
 CREATE INDEX replayed_notification_waiting ON registry.replayed_notification (replay_id, notification_id) WHERE replayed_at IS NULL;
-COMMENT ON TABLE registry.replayed_notification IS 'What each replay chose: waiting to be let in, and from then on the mark that tells a repeated delivery from the first.';
+-- A day's repeats in the order of their ids, for its digest.
+CREATE INDEX replayed_notification_delivered ON registry.replayed_notification
+    (messenger_id, ((delivered_at AT TIME ZONE 'UTC')::date), notification_id) WHERE delivered_at IS NOT NULL;
+COMMENT ON TABLE registry.replayed_notification IS 'What each replay chose: waiting to be let in, then owed again, then delivered again.';
 COMMENT ON COLUMN registry.replayed_notification.replay_id IS 'The request.';
 COMMENT ON COLUMN registry.replayed_notification.messenger_id IS 'To whom.';
 COMMENT ON COLUMN registry.replayed_notification.notification_id IS 'The notification, under its own id.';
-COMMENT ON COLUMN registry.replayed_notification.replayed_at IS 'When it was owed again; NULL: it waits. A delivery after that is a repeat.';
+COMMENT ON COLUMN registry.replayed_notification.replayed_at IS 'When it was owed again; NULL: it waits.';
+COMMENT ON COLUMN registry.replayed_notification.delivered_at IS 'When the messenger''s receipt of the repeat was recorded.';
+COMMENT ON COLUMN registry.replayed_notification.via IS 'push, pull or hand.';
 
 CREATE FUNCTION registry.delivered_since(id uuid) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = registry, pg_temp
@@ -111,7 +119,32 @@ BEGIN
     RETURN owed;
 END
 $$;
-COMMENT ON FUNCTION registry.owe_again IS 'Lets in the next notifications of a replay: rows of registry.notification again, with the ids and times they had. One that is owed already is left as it is. Returns how many were added.';
+COMMENT ON FUNCTION registry.owe_again IS 'Lets in the next notifications of a replay: rows of registry.notification again, with the ids and times they had. One that is owed again already is left as it is. Returns how many were added.';
+
+CREATE OR REPLACE FUNCTION registry.settle_delivered(messenger integer, ids uuid[], channel registry.delivery_channel) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    -- In the order of the ids, so that a push and a pull that settle the same ones at once wait for each other, and never in a circle.
+    WITH gone AS (
+        DELETE FROM registry.notification AS n
+         USING (SELECT DISTINCT u.id FROM unnest(ids) AS u(id) ORDER BY u.id) AS i
+         WHERE n.messenger_id = messenger AND n.deadline_at = registry.time_of(i.id) AND n.notification_id = i.id
+        RETURNING n.*
+    ), kept AS (
+        INSERT INTO registry.notification_delivered (messenger_id, generation, attempts, deadline_at, notification_id, msisdn, terminated_at,
+                                                     recorded_at, via, identification_code)
+        SELECT g.messenger_id, g.generation, least(g.attempts + (channel = 'push')::int, 32767), g.deadline_at, g.notification_id, g.msisdn, g.terminated_at,
+               g.recorded_at, channel, g.identification_code
+          FROM gone AS g WHERE NOT g.replayed
+    ), repeated AS (
+        UPDATE registry.replayed_notification AS r SET delivered_at = now(), via = channel
+          FROM gone AS g
+         WHERE g.replayed AND r.messenger_id = g.messenger_id AND r.notification_id = g.notification_id
+           AND r.replayed_at IS NOT NULL AND r.delivered_at IS NULL
+    )
+    SELECT count(*) FROM gone
+$$;
+COMMENT ON FUNCTION registry.settle_delivered IS 'Settles delivered notifications of one messenger: the only way out of registry.notification. They move to notification_delivered, where their proof is not there already. Returns how many; others'' ids and settled ids are ignored.';
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- Delivery by hand

@@ -7,21 +7,20 @@ SELECT m.messenger_id, m.name, n.msisdn, n.generation, n.identification_code, n.
   FROM registry.messenger AS m
   JOIN registry.notification AS n ON n.messenger_id = m.messenger_id AND n.deadline_at = registry.time_of($1) AND n.notification_id = $1;
 
--- name: find_deliveries
--- Why: the same among the delivered, in the days from the contract's end on; a replayed one has several, the first is the proof.
+-- name: find_delivered
+-- Why: the same among the delivered, in the days from the contract's end on.
 SELECT m.messenger_id, m.name, d.msisdn, d.generation, d.identification_code, d.terminated_at, d.deadline_at, d.recorded_at, d.attempts,
        d.delivered_at, d.via, h.channel, h.file_sha256
   FROM registry.messenger AS m
   JOIN registry.notification_delivered AS d
     ON d.messenger_id = m.messenger_id AND d.notification_id = $1 AND d.delivered_at >= registry.delivered_since($1)
-  LEFT JOIN registry.handover AS h ON h.messenger_id = d.messenger_id AND h.handed_at = d.delivered_at
- ORDER BY d.delivered_at;
+  LEFT JOIN registry.handover AS h ON h.messenger_id = d.messenger_id AND h.handed_at = d.delivered_at;
 
 -- name: find_ended
 SELECT c.started_at, c.ended_at, c.end_reason FROM registry.contract AS c WHERE c.msisdn = $1 AND c.generation = $2;
 
 -- name: find_replays
-SELECT r.asked_at, n.replayed_at
+SELECT r.asked_at, n.replayed_at, n.delivered_at, n.via
   FROM registry.replayed_notification AS n JOIN registry.replay AS r ON r.replay_id = n.replay_id
  WHERE n.messenger_id = $1 AND n.notification_id = $2 ORDER BY r.asked_at;
 

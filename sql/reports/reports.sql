@@ -64,18 +64,15 @@ SELECT fate.day, m.name AS messenger, count(*) AS owed,
        count(*) FILTER (WHERE fate.delivered_at > fate.deadline_at) AS late,
        count(*) FILTER (WHERE fate.delivered_at IS NULL AND fate.deadline_at < now()) AS overdue,
        count(*) FILTER (WHERE fate.delivered_at IS NULL AND fate.deadline_at >= now()) AS pending,
-       max(fate.delivered_at - fate.terminated_at) AS worst_delay,
-       count(*) FILTER (WHERE fate.via = 'hand') AS by_hand
-  FROM (SELECT (d.terminated_at AT TIME ZONE 'UTC')::date AS day, d.messenger_id, d.deadline_at, d.terminated_at, d.delivered_at, d.via
+       max(fate.delivered_at - fate.terminated_at) AS worst_delay
+  FROM (SELECT (d.terminated_at AT TIME ZONE 'UTC')::date AS day, d.messenger_id, d.deadline_at, d.terminated_at, d.delivered_at
           FROM registry.notification_delivered AS d
-         WHERE NOT EXISTS (SELECT FROM registry.replayed_notification AS r
-                            WHERE r.messenger_id = d.messenger_id AND r.notification_id = d.notification_id AND r.replayed_at < d.delivered_at)
         UNION ALL
-        SELECT (n.terminated_at AT TIME ZONE 'UTC')::date, n.messenger_id, n.deadline_at, n.terminated_at, NULL, NULL
+        SELECT (n.terminated_at AT TIME ZONE 'UTC')::date, n.messenger_id, n.deadline_at, n.terminated_at, NULL
           FROM registry.notification AS n WHERE NOT n.replayed) AS fate
   JOIN registry.messenger AS m ON m.messenger_id = fate.messenger_id
  GROUP BY 1, 2;
-COMMENT ON VIEW report.notification_deadline IS 'Decree 1801 of 2021: notifications delivered in time, late, overdue and still pending, by day of the contract''s end and messenger; by_hand: of the delivered ones, through a second channel. Each counts once, by its first delivery.';
+COMMENT ON VIEW report.notification_deadline IS 'Decree 1801 of 2021: notifications delivered in time, late, overdue and still pending, by day of the contract''s end and messenger.';
 
 CREATE VIEW report.delivery_attempt_daily AS
 SELECT (a.attempted_at AT TIME ZONE 'UTC')::date AS day, m.name AS messenger, a.outcome::text AS outcome, a.http_status,

@@ -303,7 +303,7 @@ def test_a_notification_is_found_by_its_id_in_a_probe_for_each_messenger(populat
             await explained.connection.execute(
                 "SELECT registry.settle_delivered(messenger_id, $1, 'push') FROM registry.messenger", [known]
             )
-            delivered = await planned(explained, proof.FIND_DELIVERIES, known)
+            delivered = await planned(explained, proof.FIND_DELIVERED, known)
             for plan in (pending, delivered):
                 assert_probes_only(plan)
                 assert plan.rows_touched() < 30

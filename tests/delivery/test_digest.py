@@ -51,11 +51,21 @@ def test_the_digest_of_a_day_is_over_what_was_delivered_that_day_and_by_any_chan
             for n, via in enumerate(("push", "pull", "hand")):
                 await deliver_yesterday(database, messenger, f"a{n}", f"b{n}", first=FIRST_NUMBER + 10 * n, via=via)
             await deliver_yesterday(database, other, "z", first=FIRST_NUMBER + 100)
+            # What was replayed came again that day: a1 as well, and a3, which was delivered the day before.
+            await deliver_yesterday(database, messenger, "a3", first=FIRST_NUMBER + 200)
+            await database.run(
+                "UPDATE registry.notification_delivered SET delivered_at = delivered_at - interval '1 day' WHERE identification_code = 'a3'"
+            )
+            await database.run(
+                "INSERT INTO registry.replayed_notification (replay_id, messenger_id, notification_id, replayed_at, delivered_at, via)"
+                f" SELECT r, d.messenger_id, d.notification_id, d.recorded_at, ({YESTERDAY} + time '23:59') AT TIME ZONE 'UTC', 'push'"
+                " FROM registry.notification_delivered AS d, generate_series(1, 2) AS r WHERE d.identification_code IN ('a1', 'a3')"
+            )
             await database.run(
                 f"UPDATE registry.notification_delivered SET delivered_at = ({YESTERDAY} + 1)::timestamp AT TIME ZONE 'UTC'"
                 " WHERE identification_code = 'b2'"
             )
-            ids = [str(await database.id_of(code)) for code in ("a0", "b0", "a1", "b1", "a2")]
+            ids = [str(await database.id_of(code)) for code in ("a0", "b0", "a1", "b1", "a2", "a3")]
             await send_digests(site)
             [received] = endpoint.received
             assert is_verified(received, messenger.secret)
@@ -64,12 +74,12 @@ def test_the_digest_of_a_day_is_over_what_was_delivered_that_day_and_by_any_chan
             assert received.event["type"] == "notifications.digest"
             assert received.event["data"] == {
                 "day": day.isoformat(),
-                "count": 5,
+                "count": 6,
                 "firstNotificationId": min(ids),
                 "lastNotificationId": max(ids),
                 "sha256": hashlib.sha256("".join(f"{i}\n" for i in sorted(ids)).encode()).hexdigest(),
             }
-            assert await database.rows(DIGESTS) == [(day, 5, True, 1, None)]
+            assert await database.rows(DIGESTS) == [(day, 6, True, 1, None)]
 
     asyncio.run(run())
 
