@@ -53,8 +53,8 @@ notifications_delivered = Counter("registryd_notifications_delivered", "Notifica
 notifications_late = Counter("registryd_notifications_late", "Notifications pushed after their deadline.", ["messenger"], registry=METRICS)
 lane_gates = Counter("registryd_lane_gates", "Times a failing endpoint gated its lane.", ["messenger"], registry=METRICS)
 on_watch = Gauge("registryd_on_watch", "1 on the worker that watches what is owed, and alone shows it.", registry=METRICS)
-pending = Gauge("registryd_notifications_pending", "Notifications owed; estimated beyond 10,000.", ["messenger"], registry=METRICS)
-overdue = Gauge("registryd_notifications_overdue", "Of these past their deadline; counted to 10,000.", ["messenger"], registry=METRICS)
+pending = Gauge("registryd_notifications_pending", "Notifications owed; estimated beyond 20,000.", ["messenger"], registry=METRICS)
+overdue = Gauge("registryd_notifications_overdue", "Of these past their deadline; counted to 20,000.", ["messenger"], registry=METRICS)
 slack_seconds = Gauge("registryd_notifications_slack_seconds", "Left to the earliest deadline.", ["messenger"], registry=METRICS)
 eta_seconds = Gauge("registryd_notifications_eta_seconds", "Until all is delivered at the present pace.", ["messenger"], registry=METRICS)
 oldest_age_seconds = Gauge(

@@ -11,7 +11,7 @@ from registryd.store.pool import Database
 from registryd.store.queries import Nothing, Query
 
 LEASE = timedelta(seconds=15)
-COUNTED_MAX = 10_000
+COUNTED_MAX = 20_000
 """How far a backlog is counted row by row; beyond it, it is estimated from a sample, and the overdue ones are told as so many at least."""
 
 
@@ -45,7 +45,7 @@ async def leave(db: Database, worker: str) -> None:
 
 
 async def read_backlogs(db: Database) -> list[Backlog]:
-    """Every messenger's backlog; `pending` is exact up to 10,000 and an estimate of a few per cent beyond."""
+    """Every messenger's backlog; `pending` is exact up to 20,000 and an estimate beyond, the better the larger its share of the table."""
     backlogs = await db.fetch(READ_BACKLOGS, COUNTED_MAX)
     if all(backlog.pending < COUNTED_MAX for backlog in backlogs):
         return backlogs

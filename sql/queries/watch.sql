@@ -35,10 +35,10 @@ SELECT m.messenger_id, m.name, m.endpoint_url IS NOT NULL AS has_endpoint, owed.
  ORDER BY m.messenger_id;
 
 -- name: sample_pending
--- Why: how many are pending beyond the bound, by messenger, from 2,000 pages of the table, however large it is.
+-- Why: how many are pending beyond the bound, by messenger, from 5,000 pages of the table, however large it is.
 SELECT n.messenger_id, round(count(*) * scale.factor)::bigint AS pending
-  FROM (SELECT greatest(pg_relation_size('registry.notification') / 8192 / 2000.0, 1)::real AS factor) AS scale
- CROSS JOIN registry.notification AS n TABLESAMPLE SYSTEM (100.0 / greatest(pg_relation_size('registry.notification') / 8192 / 2000.0, 1))
+  FROM (SELECT greatest(pg_relation_size('registry.notification') / 8192 / 5000.0, 1)::real AS factor) AS scale
+ CROSS JOIN registry.notification AS n TABLESAMPLE SYSTEM (100.0 / greatest(pg_relation_size('registry.notification') / 8192 / 5000.0, 1))
  GROUP BY n.messenger_id, scale.factor;
 
 -- name: read_thresholds
