@@ -6,10 +6,11 @@ Owns: the wiring, the background work and the signals. Never does: SQL, a rule, 
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 
 from registryd import config, observe, sdnotify
@@ -30,7 +31,7 @@ from registryd.presence.quota import QuotaGuard
 from registryd.presence.resolver import DigestKey, Resolver
 from registryd.store import journal, migrations
 from registryd.store.messengers import SecretBox
-from registryd.store.pool import BATCHES, PROBES, Database
+from registryd.store.pool import Database
 
 QUOTA_EXCHANGE_S = 1.0
 KEY_USE_S = 30.0
@@ -41,12 +42,11 @@ CLOSE_TIMEOUT_S = 15.0
 DIGEST_KEY_ID = 1
 
 
-def database(settings: Settings, name: str, planner: Mapping[str, str] = PROBES) -> Database:
+def database(settings: Settings, name: str) -> Database:
     """A pool of the daemon's, not yet entered."""
     section = settings.file.database
     return Database(
         section.dsn,
-        planner,
         size=section.pool_size,
         connect_timeout_s=section.connect_timeout_s,
         command_timeout_s=section.command_timeout_s,
@@ -65,7 +65,6 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
     api, delivery, credentials = settings.file.api, settings.file.delivery, settings.credentials
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(database(settings, f"registryd@{instance}"))
-        batches = await stack.enter_async_context(database(settings, f"registryd@{instance} batches", BATCHES))
         async with db.connection() as connection:
             await migrations.check(connection)
         digest_key = credentials.key("digest-key")
@@ -82,7 +81,6 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         limits = settings.file.presence
         resolver = Resolver(
             db,
-            batches,
             DigestKey(DIGEST_KEY_ID, digest_key),
             statements_in_flight=limits.statements_in_flight,
             group_max=limits.group_max,
@@ -118,6 +116,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:
             background.append(_every("watchdog", watchdog_s, _feed_watchdog))
+        _spare_the_collector()
         stop = _signals(lambda: _reload(settings, directory, tls, tls_context))
         observe.ready.set(1)
         observe.event(
@@ -145,6 +144,13 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             except Unavailable:
                 observe.event("database_away", "warning", where="stopping")
         observe.event("stopped")
+
+
+def _spare_the_collector() -> None:
+    """What is there now stays for good, and a request leaves no cycle behind: the collector need not look so often (a tenth of the CPU)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def operator_address(settings: Settings, instance: int) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 
 METRICS = CollectorRegistry()
@@ -88,6 +90,14 @@ Event = Literal[
 ]
 
 _log = structlog.get_logger()
+
+Metric = TypeVar("Metric", bound=MetricWrapperBase)
+
+
+@cache
+def child(metric: Metric, *labels: object) -> Metric:
+    """`metric.labels(...)`, looked for once: labels are few, and the hot path counts with each request."""
+    return metric.labels(*labels)
 
 
 def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "info", **facts: Any) -> None:

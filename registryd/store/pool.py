@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -56,9 +56,6 @@ PROBES = {
 """How the planner treats short statements: nested loops over index probes, planned once. Left to guess, it would remember a plan from when
 a table was small."""
 
-BATCHES = {"plan_cache_mode": "force_custom_plan", "enable_seqscan": "off"}
-"""For statements over thousands of rows: planned each time for the length they have."""
-
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
@@ -68,7 +65,6 @@ class Database:
     def __init__(
         self,
         dsn: str,
-        planner: Mapping[str, str],
         *,
         size: int,
         connect_timeout_s: float,
@@ -82,7 +78,6 @@ class Database:
         self._connect_timeout_s = connect_timeout_s
         self._command_timeout_s = command_timeout_s
         self._name = name
-        self._planner = planner
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def __aenter__(self) -> Database:
@@ -101,7 +96,7 @@ class Database:
                 "application_name": self._name,
                 "timezone": "UTC",
                 "jit": "off",
-                **self._planner,
+                **PROBES,
                 "lock_timeout": "2s",
                 "idle_in_transaction_session_timeout": "15s",
             },
@@ -152,9 +147,13 @@ class Database:
     async def fetch_retrying(self, query: Query[Row], *args: Any) -> list[Row]:
         """The same, again after a conflict with another transaction, for some milliseconds: then `Unavailable`."""
         try:
+            return await self.fetch(query, *args)
+        except CONFLICTS:
+            pass
+        try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception_type(CONFLICTS),
-                stop=stop_after_attempt(6),
+                stop=stop_after_attempt(5),
                 wait=wait_random_exponential(multiplier=0.005, max=0.1),
                 reraise=True,
             ):
