@@ -44,12 +44,11 @@ class Digests:
         body = orjson.dumps(digest_event(claimed.day, claimed.digest, claimed.made_at))
         message_id = f"msg_digest_{claimed.messenger_id}_{claimed.day:%Y%m%d}"
         try:
-            pushed = await self._pusher.announce(claimed.messenger_id, claimed.endpoint_url, message_id, body)
+            outcome = await self._pusher.announce(claimed.messenger_id, claimed.name, claimed.endpoint_url, message_id, body)
         except WrongSecretsKey:
             observe.event("secrets_unreadable", "error", messenger=claimed.name)
             return
-        observe.pushes.labels(claimed.name, "digest").inc()
-        match pushed.outcome:
+        match outcome:
             case Acknowledged():
                 error = None
             case Rejected(status):
