@@ -61,7 +61,7 @@ async def status(context: Context, *, as_json: bool) -> None:
         return
     table = Table("messenger", "pending", "overdue", "earliest deadline", "slack", "per second", "ETA", "endpoint")
     for b in backlogs:
-        eta = "never" if b.eta is None else _span(b.eta)
+        eta = _span(b.eta) if b.eta is not None else "never" if b.has_endpoint else "unknown"
         deadline = f"{b.deadline_at:%F %T}Z" if b.deadline_at else ""
         replayed = f" ({b.replayed:,} replayed)" if b.replayed else ""
         table.add_row(

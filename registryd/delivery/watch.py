@@ -99,5 +99,6 @@ def _show(backlog: Backlog, now: datetime) -> None:
     observe.overdue.labels(backlog.name).set(backlog.overdue)
     observe.slack_seconds.labels(backlog.name).set(math.inf if slack is None else slack.total_seconds())
     observe.oldest_age_seconds.labels(backlog.name).set(0 if age is None else age.total_seconds())
-    observe.eta_seconds.labels(backlog.name).set(math.inf if eta is None else eta.total_seconds())
+    unknown = math.inf if backlog.has_endpoint else math.nan  # which no alert's comparison holds for
+    observe.eta_seconds.labels(backlog.name).set(unknown if eta is None else eta.total_seconds())
     observe.lane_gated.labels(backlog.name).set(backlog.is_gated)

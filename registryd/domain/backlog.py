@@ -57,12 +57,15 @@ class Backlog(NamedTuple):
         return timedelta(seconds=self.pending / self.per_second) if self.per_second else None
 
     def is_too_slow(self, now: datetime) -> bool:
-        """Whether the duty will not be met as things go: the ETA lies beyond the slack, or nothing arrives at all."""
+        """Whether the duty will not be met as things go: the ETA lies beyond the slack, or nothing arrives at all.
+
+        Of a messenger that pulls no pace is known: its slack alone tells.
+        """
         slack, age = self.slack(now), self.age(now)
         if slack is None or age is None:
             return False
         if self.eta is None:
-            return slack < timedelta(0) or age > FIRST_TRY
+            return slack < timedelta(0) or (self.has_endpoint and age > FIRST_TRY)
         return self.eta > slack
 
     def needs_second_channel(self, now: datetime) -> bool:

@@ -46,6 +46,11 @@ def test_without_a_pace_only_a_young_backlog_is_given_the_benefit_of_the_doubt(s
     assert backlog.is_too_slow(NOW) is too_slow
 
 
+def test_a_messenger_that_pulls_is_not_judged_by_a_pace() -> None:
+    assert not owing(1, 20 * HOUR, HOUR)._replace(has_endpoint=False).is_too_slow(NOW)
+    assert owing(1, -HOUR, HOUR)._replace(has_endpoint=False).is_too_slow(NOW)
+
+
 def test_replayed_notifications_are_pending_and_never_too_slow() -> None:
     assert not NONE._replace(pending=1_000_000, replayed=1_000_000).is_too_slow(NOW)
 
