@@ -35,9 +35,9 @@ from registryd.store.pool import Database
 
 QUOTA_EXCHANGE_S = 1.0
 KEY_USE_S = 30.0
-PARTITIONS_S = 3600.0
 WATCH_S = 1.0
 DIGESTS_S = 5.0
+RETENTION_S = 600.0
 CLOSE_TIMEOUT_S = 15.0
 DIGEST_KEY_ID = 1
 
@@ -109,14 +109,14 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             _every("directory", REFRESH_S, directory.refresh),
             _every("quota", QUOTA_EXCHANGE_S, quota.exchange),
             _every("key use", KEY_USE_S, directory.record_use),
-            _every("partitions", PARTITIONS_S, lambda: journal.make_partitions(db)),
             _every("watch", WATCH_S, watch.tick),
             _every("digests", DIGESTS_S, digests.send),
+            _every("retention", RETENTION_S, lambda: journal.keep_days(db), at_once=True),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:
             background.append(_every("watchdog", watchdog_s, _feed_watchdog))
-        _spare_the_collector()
+        spare_the_collector()
         stop = _signals(lambda: _reload(settings, directory, tls, tls_context))
         observe.ready.set(1)
         observe.event(
@@ -146,7 +146,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         observe.event("stopped")
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """What is there now stays for good, and a request leaves no cycle behind: the collector need not look so often (a tenth of the CPU)."""
     gc.collect()
     gc.freeze()
@@ -162,13 +162,15 @@ def operator_address(settings: Settings, instance: int) -> str:
     return f"{host}:{int(port) + instance - 1}" if int(port) else listen
 
 
-def _every(name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+def _every(name: str, seconds: float, work: Callable[[], Awaitable[object]], *, at_once: bool = False) -> asyncio.Task[None]:
     """Does `work` every so often, through every failure: a database that is away is told once, and once when it is back."""
 
     async def run() -> None:
         away = False
+        pause_s = 0.0 if at_once else seconds
         while True:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(pause_s)
+            pause_s = seconds
             try:
                 await work()
             except Unavailable:

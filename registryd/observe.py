@@ -45,8 +45,15 @@ query_seconds = Histogram(
 )
 queries_waiting = Gauge("registryd_queries_waiting", "Queries admitted and not yet in a statement.", ["lane"], registry=METRICS)
 queries_refused = Counter(
-    "registryd_queries_refused", "Queries refused: quota, queue (too many waiting), database (away).", ["reason"], registry=METRICS
+    "registryd_queries_refused",
+    "Queries refused: quota, alarm (slowed down), queue (too many waiting), database (away).",
+    ["reason"],
+    registry=METRICS,
 )
+enumeration_alarms = Counter(
+    "registryd_enumeration_alarms", "Signs of a search for subscribers, by messenger and kind.", ["messenger", "kind"], registry=METRICS
+)
+messengers_throttled = Gauge("registryd_messengers_throttled", "Messengers slowed down by an enumeration alarm.", registry=METRICS)
 events_applied = Counter("registryd_contract_events", "Contract events by type and outcome.", ["type", "outcome"], registry=METRICS)
 lanes_leased = Gauge("registryd_lanes_leased", "Lanes this worker holds.", registry=METRICS)
 pushes = Counter("registryd_pushes", "Delivery attempts.", ["messenger", "outcome"], registry=METRICS)
@@ -66,6 +73,9 @@ lane_gated = Gauge("registryd_lane_gated", "1 while a failing endpoint gates its
 BACKLOG = (pending, overdue, slack_seconds, eta_seconds, oldest_age_seconds, lane_gated)
 """What the worker on watch shows."""
 directory_age = Gauge("registryd_directory_age_seconds", "Since messengers and keys were last read.", registry=METRICS)
+days_dropped = Counter("registryd_days_dropped", "Days whose rows the policy no longer keeps, dropped.", ["family"], registry=METRICS)
+days_over = Gauge("registryd_days_over", "Days that the policy no longer keeps and that are still there.", ["family"], registry=METRICS)
+unplaced_rows = Gauge("registryd_unplaced_rows", "Rows that no day's partition took.", ["family"], registry=METRICS)
 database_errors = Counter("registryd_database_errors", "Statements that failed, by kind of failure.", ["kind"], registry=METRICS)
 ready = Gauge("registryd_ready", "1 while the daemon serves.", registry=METRICS)
 
@@ -78,15 +88,22 @@ Event = Literal[
     "request_failed",
     "database_away",
     "database_back",
+    "primary_moved",
     "lane_gated",
     "lane_opened",
     "lane_lost",
     "notification_overdue",
     "slack_low",
     "second_channel_due",
+    "enumeration_alarm",
     "endpoint_gone",
     "secrets_unreadable",
+    "day_closed",
+    "day_dropped",
+    "rows_unplaced",
     "background_failed",
+    "workers_ready",
+    "worker_ended",
 ]
 
 _log = structlog.get_logger()

@@ -1,4 +1,4 @@
-"""`messenger add | list | show | rotate-key | rotate-secret | set | suspend | resume | revoke-key | test`."""
+"""`messenger add | list | show | rotate-key | rotate-secret | set | suspend | resume | clear-alarm | revoke-key | test`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registryd.delivery import signing
 from registryd.delivery.egress import Egress
 from registryd.delivery.push import Pusher
 from registryd.http import auth
-from registryd.store import lanes, messengers, notifications
+from registryd.store import guard, lanes, messengers, notifications
 from registryd.store.messengers import Messenger, SecretBox
 from registryd.store.pool import Connection
 
@@ -100,29 +100,33 @@ async def list_messengers(context: Context, *, as_json: bool) -> None:
 @pass_context
 @command
 async def show(context: Context, *, name: str, as_json: bool) -> None:
-    """Show one messenger: settings, keys, lane and backlog."""
+    """Show one messenger: settings, keys, lane, backlog and enumeration alarms in force."""
     async with one_messenger(context, name) as (db, found):
         async with db.connection() as connection:
             keys = await messengers.read_keys(connection, found.messenger_id)
         gate = await lanes.find(db, found.messenger_id)
         backlog = await notifications.count_pending(db, found.messenger_id)
+        alarms = await guard.find_alarms(db, found.messenger_id)
     view = {
         **_view(found),
         "keys": [key._asdict() for key in keys],
         "lane": gate._asdict(),
         "notifications": backlog._asdict(),
+        "alarms": [alarm._asdict() for alarm in alarms],
     }
     if as_json:
         click.echo(orjson.dumps(view))
         return
     table = Table(show_header=False, box=None)
     for label, value in view.items():
-        if label == "keys":
+        if label in ("keys", "alarms"):
             continue
         table.add_row(label, "\n".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
     for key in keys:
         life = f"made {key.created_at:%F %T}, expires {key.expires_at or 'never'}, revoked {key.revoked_at or 'no'}"
         table.add_row(f"key {key.key_id}", f"{life}, used {key.last_used_at or 'never'}")
+    for alarm in alarms:
+        table.add_row(f"alarm {alarm.kind}", f"since {alarm.raised_at:%F %T}, until {alarm.ends_at:%F %T}, {alarm.signs} signs")
     out.print(table)
 
 
@@ -217,6 +221,18 @@ async def suspend(context: Context, *, name: str) -> None:
 async def resume(context: Context, *, name: str) -> None:
     """Let a suspended messenger ask again."""
     await _set_state(context, name, "active")
+
+
+@messenger.command("clear-alarm")
+@click.argument("name")
+@pass_context
+@command
+async def clear_alarm(context: Context, *, name: str) -> None:
+    """End the messenger's enumeration alarms: it is answered at full speed within seconds, and judged anew."""
+    async with one_messenger(context, name) as (db, found):
+        if not await guard.clear_alarms(db, found.messenger_id):
+            fail(f"{name} has no alarm in force: registryd report enumeration_alarm")
+    out.print("cleared")
 
 
 @messenger.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from registryd.store import migrations
 from registryd.store.pool import Database, fetch
 
 EVENTS_MAX = 10_000
+READY_TIMEOUT_S = 2.0
+_AWAY = {"database": "away", "schema": "unknown"}
 _EVENT_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 _DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 
@@ -41,6 +44,15 @@ class OperatorHandlers:
         return Reply(b"ok\n", content_type="text/plain; charset=utf-8")
 
     async def readyz(self, request: BaseRequest, _: None) -> Reply:
+        # A server that hangs is told from one that answers before whoever asks has lost patience.
+        look = asyncio.create_task(self._checks())
+        done, _pending = await asyncio.wait({look}, timeout=READY_TIMEOUT_S)
+        look.cancel()
+        checks = look.result() if done else _AWAY
+        is_ready = all(state == "ok" for state in checks.values())
+        return wire.json_response({"ready": is_ready, "checks": checks}, 200 if is_ready else 503)
+
+    async def _checks(self) -> dict[str, str]:
         checks = {"database": "ok", "schema": "ok"}
         try:
             async with self.db.connection() as connection:
@@ -51,9 +63,8 @@ class OperatorHandlers:
                 except migrations.SchemaMismatch as mismatch:
                     checks["schema"] = str(mismatch)
         except Unavailable:
-            checks = {"database": "away", "schema": "unknown"}
-        is_ready = all(state == "ok" for state in checks.values())
-        return wire.json_response({"ready": is_ready, "checks": checks}, 200 if is_ready else 503)
+            return _AWAY
+        return checks
 
     async def metrics(self, request: BaseRequest, _: None) -> Reply:
         return Reply(observe.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")

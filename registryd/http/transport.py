@@ -24,12 +24,11 @@ from aiohttp.web import BaseRequest, Server
 from registryd import observe
 from registryd.config import Api, ConfigError, Credentials, is_local
 from registryd.http import problems
+from registryd.http.accepting import Acceptor
 from registryd.http.reply import Reply
 
 SWEEP_S = 1.0
 STALLED_MAX_S = 10.0
-TLS_HANDSHAKE_TIMEOUT_S = 10.0
-TLS_SHUTDOWN_TIMEOUT_S = 2.0
 LINGERING_S = 2.0
 DRAIN_S = 2.0
 DRAIN_LOOK_S = 0.02
@@ -153,7 +152,7 @@ class Listener(Server):
             "logger": _SILENT,
             "auto_decompress": False,
         }
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._sweeper: asyncio.Task[None] | None = None
 
     def __call__(self) -> web_protocol.RequestHandler:
@@ -161,16 +160,7 @@ class Listener(Server):
 
     async def listen(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Starts accepting."""
-        for sock in sockets:
-            server = await self._loop.create_server(
-                self,
-                sock=sock,
-                ssl=tls,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if tls else None,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S if tls else None,
-            )
-            self._servers.append(server)
+        self._acceptors = [Acceptor(sock, BACKLOG, self, tls) for sock in sockets]
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def drain(self) -> None:
@@ -178,8 +168,8 @@ class Listener(Server):
 
         Who connects now is refused, or waits for the next process where the listener is shared with it.
         """
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for _ in range(int(DRAIN_S / DRAIN_LOOK_S)):
             await asyncio.sleep(DRAIN_LOOK_S)
             if not self._connections:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime
-from datetime import time as time_of_day
+from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -44,7 +43,7 @@ class Claimed(NamedTuple):
 
 
 READ_MISSING = Query("digests", "read_missing", Missing)
-READ_DELIVERED = Query("digests", "read_delivered", Id, int, datetime, UUID, int)
+READ_DELIVERED = Query("digests", "read_delivered", Id, int, date, UUID, int)
 ADD_DIGEST = Query("digests", "add_digest", Nothing, int, date, int, UUID, UUID, bytes)
 CLAIM_DIGESTS = Query("digests", "claim_digests", Claimed)
 SETTLE_DIGEST = Query("digests", "settle_digest", Nothing, int, date, str)
@@ -57,10 +56,9 @@ async def read_missing(db: Database) -> list[Missing]:
 
 async def read_delivered(db: Database, messenger_id: MessengerId, day: date) -> AsyncIterator[list[UUID]]:
     """The ids that were delivered on a day, in ascending order, in pages."""
-    begins = datetime.combine(day, time_of_day(), UTC)
     after = UUID(int=0)
     while True:
-        page = [row.notification_id for row in await db.fetch(READ_DELIVERED, messenger_id, begins, after, PAGE)]
+        page = [row.notification_id for row in await db.fetch(READ_DELIVERED, messenger_id, day, after, PAGE)]
         yield page
         if len(page) < PAGE:
             return

@@ -76,44 +76,70 @@ COMMENT ON COLUMN registry.replayed_notification.replayed_at IS 'When it was owe
 COMMENT ON COLUMN registry.replayed_notification.delivered_at IS 'When the messenger''s receipt of the repeat was recorded.';
 COMMENT ON COLUMN registry.replayed_notification.via IS 'push, pull or hand.';
 
-CREATE FUNCTION registry.delivered_since(id uuid) RETURNS timestamptz
+CREATE FUNCTION registry.delivered_since(ids uuid[]) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = registry, pg_temp
-AS $$ SELECT registry.time_of(id) - (SELECT max(p.notice_within) FROM registry.policy AS p) - interval '1 day' $$;
-COMMENT ON FUNCTION registry.delivered_since IS 'A time before which a notification cannot have been delivered, from its id: what keeps a look-up to few partitions.';
+AS $$
+    SELECT min(registry.time_of(i.id)) - (SELECT max(p.notice_within) FROM registry.policy AS p) - interval '1 day' FROM unnest(ids) AS i(id)
+$$;
+COMMENT ON FUNCTION registry.delivered_since IS 'A time before which none of these notifications can have been delivered, from their ids: what keeps a look-up to few partitions.';
+
+-- Planned for the very ids (EXECUTE), here and below: a plan that is kept for any id opens and locks every partition there is.
+CREATE FUNCTION registry.find_delivered(messenger integer, ids uuid[]) RETURNS SETOF registry.notification_delivered
+LANGUAGE plpgsql STABLE SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY EXECUTE format($probe$
+        SELECT d.* FROM registry.notification_delivered AS d
+         WHERE d.messenger_id = $1 AND d.notification_id = ANY ($2) AND d.delivered_at >= %L
+    $probe$, registry.delivered_since(ids)) USING messenger, ids;
+END
+$$;
+COMMENT ON FUNCTION registry.find_delivered IS 'Delivered notifications of one messenger by their ids: probes of the primary key in the days they can lie in.';
+
+CREATE FUNCTION registry.delivered_on(messenger integer, day date, after uuid, at_most integer) RETURNS TABLE (notification_id uuid)
+LANGUAGE plpgsql STABLE SET search_path = registry, pg_temp SET timezone = 'UTC'
+AS $$
+BEGIN
+    RETURN QUERY EXECUTE format($page$
+        SELECT p.id
+          FROM ((SELECT d.notification_id AS id FROM registry.notification_delivered AS d
+                  WHERE d.messenger_id = $1 AND d.delivered_at >= %L AND d.delivered_at < %L AND d.notification_id > $3
+                  ORDER BY d.notification_id LIMIT $4)
+                UNION
+                (SELECT r.notification_id FROM registry.replayed_notification AS r
+                  WHERE r.messenger_id = $1 AND (r.delivered_at AT TIME ZONE 'UTC')::date = $2 AND r.notification_id > $3
+                  ORDER BY r.notification_id LIMIT $4)) AS p
+         ORDER BY p.id LIMIT $4
+    $page$, day::timestamptz, (day + 1)::timestamptz) USING messenger, day, after, at_most;
+END
+$$;
+COMMENT ON FUNCTION registry.delivered_on IS 'A page of the ids that were delivered to a messenger on a day (UTC), first or by a replay, in their order after one.';
 
 CREATE FUNCTION registry.owe_again(replay bigint, at_most integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 DECLARE
-    chosen bigint;
+    asked  registry.replay;
+    chosen uuid[];
     owed   bigint;
 BEGIN
-    PERFORM FROM registry.replay AS r WHERE r.replay_id = replay AND r.finished_at IS NULL FOR UPDATE;
+    SELECT r.* INTO asked FROM registry.replay AS r WHERE r.replay_id = replay AND r.finished_at IS NULL FOR UPDATE;
     IF NOT FOUND THEN
         RETURN 0;
     END IF;
-    WITH let_in AS (
-        UPDATE registry.replayed_notification AS w SET replayed_at = now()
-          FROM (SELECT next.messenger_id, next.notification_id FROM registry.replayed_notification AS next
-                 WHERE next.replay_id = replay AND next.replayed_at IS NULL
-                 ORDER BY next.notification_id LIMIT at_most) AS next
-         WHERE w.messenger_id = next.messenger_id AND w.notification_id = next.notification_id AND w.replay_id = replay
-        RETURNING w.messenger_id, w.notification_id
-    ), added AS (
-        INSERT INTO registry.notification (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, recorded_at,
-                                           identification_code, replayed)
-        SELECT d.messenger_id, d.generation, d.deadline_at, d.notification_id, d.msisdn, d.terminated_at, d.recorded_at,
-               d.identification_code, true
-          FROM let_in AS l
-         CROSS JOIN LATERAL (SELECT p.* FROM registry.notification_delivered AS p
-                              WHERE p.messenger_id = l.messenger_id AND p.notification_id = l.notification_id
-                                AND p.delivered_at >= registry.delivered_since(l.notification_id)
-                              LIMIT 1) AS d
-            ON CONFLICT DO NOTHING
-        RETURNING 1
-    )
-    SELECT (SELECT count(*) FROM let_in), (SELECT count(*) FROM added) INTO chosen, owed;
-    IF chosen < at_most THEN
+    SELECT coalesce(array_agg(next.notification_id), '{}') INTO chosen
+      FROM (SELECT w.notification_id FROM registry.replayed_notification AS w
+             WHERE w.replay_id = replay AND w.replayed_at IS NULL
+             ORDER BY w.notification_id LIMIT at_most) AS next;
+    UPDATE registry.replayed_notification AS w SET replayed_at = now()
+     WHERE w.messenger_id = asked.messenger_id AND w.notification_id = ANY (chosen) AND w.replay_id = replay;
+    INSERT INTO registry.notification (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, recorded_at,
+                                       identification_code, replayed)
+    SELECT d.messenger_id, d.generation, d.deadline_at, d.notification_id, d.msisdn, d.terminated_at, d.recorded_at, d.identification_code, true
+      FROM registry.find_delivered(asked.messenger_id, chosen) AS d
+        ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS owed = ROW_COUNT;
+    IF cardinality(chosen) < at_most THEN
         UPDATE registry.replay AS r SET finished_at = now() WHERE r.replay_id = replay;
     END IF;
     RETURN owed;
@@ -220,7 +246,9 @@ GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.repl
 GRANT SELECT ON registry.handover TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON registry.digest TO registryd_app;
 GRANT EXECUTE ON FUNCTION
-    registry.delivered_since(uuid),
+    registry.delivered_since(uuid[]),
+    registry.find_delivered(integer, uuid[]),
+    registry.delivered_on(integer, date, uuid, integer),
     registry.owe_again(bigint, integer),
     registry.settle_by_hand(integer, uuid[], text, bytea)
     TO registryd_app;

@@ -14,17 +14,7 @@ SELECT m.messenger_id, missing.day::date AS day
 
 -- name: read_delivered
 -- Why: a day's ids in order, a page at a time: first deliveries from the one partition that holds the day, and what was replayed.
-SELECT p.notification_id
-  FROM ((SELECT d.notification_id FROM registry.notification_delivered AS d
-          WHERE d.messenger_id = $1 AND d.delivered_at >= $2 AND d.delivered_at < $2 + interval '1 day' AND d.notification_id > $3
-          ORDER BY d.notification_id LIMIT $4)
-        UNION
-        (SELECT r.notification_id FROM registry.replayed_notification AS r
-          WHERE r.messenger_id = $1 AND (r.delivered_at AT TIME ZONE 'UTC')::date = ($2 AT TIME ZONE 'UTC')::date
-            AND r.notification_id > $3
-          ORDER BY r.notification_id LIMIT $4)) AS p
- ORDER BY p.notification_id
- LIMIT $4;
+SELECT p.notification_id FROM registry.delivered_on($1, $2, $3, $4) AS p;
 
 -- name: add_digest
 -- Why: a day has one digest, whoever makes it.

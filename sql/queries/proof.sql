@@ -12,8 +12,7 @@ SELECT m.messenger_id, m.name, n.msisdn, n.generation, n.identification_code, n.
 SELECT m.messenger_id, m.name, d.msisdn, d.generation, d.identification_code, d.terminated_at, d.deadline_at, d.recorded_at, d.attempts,
        d.delivered_at, d.via, h.channel, h.file_sha256
   FROM registry.messenger AS m
-  JOIN registry.notification_delivered AS d
-    ON d.messenger_id = m.messenger_id AND d.notification_id = $1 AND d.delivered_at >= registry.delivered_since($1)
+ CROSS JOIN LATERAL registry.find_delivered(m.messenger_id, ARRAY[$1::uuid]) AS d
   LEFT JOIN registry.handover AS h ON h.messenger_id = d.messenger_id AND h.handed_at = d.delivered_at;
 
 -- name: find_ended

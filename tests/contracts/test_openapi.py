@@ -115,6 +115,7 @@ def test_every_error_of_the_code_is_documented_and_no_other() -> None:
 EVERY_ERROR: list[Exception] = [
     errors.InvalidArgument(("phoneNumber", "wanted")),
     errors.QuotaExceeded(7),
+    errors.Throttled(7),
     *(kind() for kind in (errors.NotPresent, errors.CodeInUse, errors.NotFound, errors.Unavailable)),
     *(kind() for kind in (errors.Unauthenticated, errors.PermissionDenied)),
     *(problems.not_found(), problems.method_not_allowed(["GET"]), problems.too_large(7), problems.too_slow(7)),
@@ -270,6 +271,7 @@ def test_schemathesis_finds_nothing_in_2000_cases(site: Site, tmp_path: Path) ->
 
     async def run() -> int:
         messenger = await site.add_messenger()
+        await site.slow_nobody()
         await site.add_contracts(79161234567, 79169876543)
         async with receiving(messenger.secret) as (receiver, _):
             await give_endpoint(site, messenger, receiver.url)
