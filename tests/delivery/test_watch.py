@@ -86,7 +86,8 @@ def test_metrics_tell_each_backlog_as_it_is(site: Site) -> None:
                 owing.messenger_id,
             )
             await database.run("UPDATE registry.lane SET gate_until = now(), failures = 1 WHERE messenger_id = $1", owing.messenger_id)
-            await Watch(db, "this").look()
+            with capture_logs():
+                await Watch(db, "this").look()
             assert (shown("registryd_notifications_pending", "owing"), shown("registryd_notifications_overdue", "owing")) == (3, 1)
             assert shown("registryd_notifications_slack_seconds", "owing") == pytest.approx(-3600, abs=20)
             assert shown("registryd_notifications_oldest_age_seconds", "owing") == pytest.approx(0, abs=20)
