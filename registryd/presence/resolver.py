@@ -188,7 +188,7 @@ class Resolver:
         self._clock = clock
         self._random = random
         self._single = _Lane("single", statements_in_flight, group_max, queue_max)
-        self._batch = _Lane("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_MAX_QUERIES, queue_max + BATCH_MAX_QUERIES)
+        self._batch = _Lane("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_MAX_QUERIES, max(10 * queue_max, BATCH_MAX_QUERIES))
         self._named: Named = set()
         """What the running statements name."""
         self._workers: set[asyncio.Task[None]] = set()
