@@ -28,6 +28,7 @@ from rich.table import Table
 
 from registryd import embedded, resources
 from registryd.demo import population
+from tests.bench.imports import bench_import
 from tests.bench.load import run_load
 from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, make_site, prepare_database
 
@@ -89,26 +90,6 @@ def import_contracts(site: Site, file: Path) -> float:
         check=True,
     )
     return float(json.loads(done.stdout)["seconds"])
-
-
-def bench_import(site: Site, contracts: int) -> Iterator[Figure]:
-    """`contracts import` beside a plain COPY of the same file into a table without keys or checks."""
-    file = site.directory / "contracts.csv"
-    write_contracts(file, contracts)
-
-    async def copy() -> float:
-        async with site.database.connect() as connection:
-            await connection.execute(
-                "CREATE TABLE plain (msisdn bigint, generation smallint, status text, holder text, end_user text, "
-                "started_at timestamptz, ended_at timestamptz, end_reason text)"
-            )
-            started = time.perf_counter()
-            await connection.copy_to_table("plain", source=file, format="csv", header=True)
-            return time.perf_counter() - started
-
-    baseline = contracts / asyncio.run(copy())
-    rate = contracts / import_contracts(site, file)
-    yield {"what": f"contracts import, {contracts:,} rows", "rate": rate, "unit": "rows/s", "baseline": baseline, "of": "plain COPY"}
 
 
 def bench_terminations(site: Site, contracts: int) -> Iterator[Figure]:
