@@ -58,9 +58,9 @@ def _events(source: Source) -> Iterator[tuple[int, Event]]:
     number = 1
     while block := source.block():
         # An event's values hold no newline, so a block's lines are rows.
-        for text in block.decode("utf-8", "replace").splitlines():
+        for text in block.decode("utf-8", "replace").split("\n")[:-1]:
             number += 1
-            fields = next(csv.reader([text]), [])
+            fields = next(csv.reader([text.rstrip("\r")]), [])
             if len(fields) != len(columns):
                 raise ImportRefused(told([BadLine(number, f"does not have the header's {len(columns)} fields, or leaves a quote open")]))
             event = _event(dict(zip(columns, fields, strict=True)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -75,7 +76,7 @@ def _read(path: Path, whose: Whose) -> list[Range]:
     except UnicodeDecodeError:
         text = content.decode("windows-1251", "replace")
     header = text.partition("\n")[0]
-    rows = csv.reader(text.splitlines(), delimiter=";" if header.count(";") > header.count(",") else ",")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ",")
     names = [name.strip() for name in next(rows, [])]
     published = [re.sub(r"\s", "", name).translate(_LOOKALIKES) for name in names]
     if CODE.translate(_LOOKALIKES) in published:
@@ -130,7 +131,7 @@ def _published(place: dict[str, int], rows: Iterator[list[str]], whose: Whose) -
             whose.operator or "", operators, 5, 0.4
         )
         hint = f"; there are: {'; '.join(near[:5])}" if near else ""
-        raise ImportRefused(f"no line of the register is {whose.operator or f'of ИНН {whose.inn}'}'s{hint}")
+        raise ImportRefused(f"no line of the register is of {whose.operator or f'ИНН {whose.inn}'}{hint}")
 
 
 def _filled(place: dict[str, int], rows: Iterator[list[str]]) -> Iterator[tuple[int, dict[str, str]]]:
