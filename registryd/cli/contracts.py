@@ -108,6 +108,8 @@ async def import_contracts(
         rejects = file.with_name(file.name + ".rejects.csv")
     if kind == "delta" and dry_run:
         raise click.UsageError("--dry-run is for snapshots and histories: what an event does is known once those before it are applied")
+    if as_of is not None and kind != "snapshot":
+        raise click.UsageError("--as-of is for snapshots: say --snapshot too")
     dsn = context.settings.file.database.dsn
     refusal: TooManyEnds | None = None
     started = time.perf_counter()

@@ -125,7 +125,7 @@ def _snapshot_fault(row: Mapping[str, str], latest: datetime) -> str | None:
         return "msisdn: 5 to 15 digits without the plus, the first not 0"
     if row["status"] not in ("active", "suspended"):
         return "status: active or suspended"
-    return _holder_fault(row) or _time_fault(row, "started_at", latest)
+    return _holder_fault(row) or _time_fault(row, "started_at", latest, "lies after the snapshot was taken (--as-of)")
 
 
 def _history_fault(row: Mapping[str, str], latest: datetime) -> str | None:
@@ -166,11 +166,11 @@ def _holder_fault(row: Mapping[str, str]) -> str | None:
     return None
 
 
-def _time_fault(row: Mapping[str, str], column: str, latest: datetime) -> str | None:
+def _time_fault(row: Mapping[str, str], column: str, latest: datetime, late: str = "lies in the future") -> str | None:
     moment = parse_time(row[column])
     if moment is None:
         return f"{column}: {_RFC3339}"
-    return f"{column}: lies in the future" if moment > latest else None
+    return f"{column}: {late}" if moment > latest else None
 
 
 def parse_time(text: str) -> datetime | None:

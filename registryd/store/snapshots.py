@@ -38,7 +38,9 @@ class Owed(NamedTuple):
     best_hour: int
 
 
+CREATE_CHANGES = Query("snapshots", "create_changes", Nothing)
 COMPARE_SNAPSHOT = Query("snapshots", "compare_snapshot", Nothing, datetime, list[int])
+ANALYZE_CHANGES = Query("snapshots", "analyze_changes", Nothing)
 COUNT_LIVE = Query("snapshots", "count_live", Live, int)
 LOCK_CHANGING = Query("snapshots", "lock_changing", Locked)
 YIELD_CHANGED = Query("snapshots", "yield_changed", Nothing, datetime)
@@ -128,7 +130,9 @@ async def reconcile(
             await imports.refuse_lines(connection, imports.FIND_REPEATED_LINES, snapshot.file)
         if is_first:
             return Reconciled(lines, 0, lines, 0, 0, 0, 0, 0, [])
+        await fetch(connection, CREATE_CHANGES)
         await fetch(connection, COMPARE_SNAPSHOT, snapshot.as_of, snapshot.unread())
+        await fetch(connection, ANALYZE_CHANGES)
         live = (await fetch(connection, COUNT_LIVE, lines))[0].live
         if not dry_run:
             progress("applying")

@@ -3,8 +3,8 @@
 -- A snapshot is true as of a time. A contract that the registry learned something of after that time is left as it is, so
 -- contract.recorded_at now moves with every change: event, snapshot and a DBA's UPDATE alike.
 --
--- The staging tables are made by a function of the owner's, for two reasons: their columns follow registry.contract's types, and
--- load_first, which runs with the owner's rights, may trust that nobody hung a rule or a trigger on what it reads.
+-- The staging table is made by a function of the owner's, so that load_first, which runs with the owner's rights, may trust that nobody
+-- hung a rule or a trigger on what it reads. Its columns follow registry.contract's types.
 
 CREATE FUNCTION registry.stamp_recorded() RETURNS trigger
 LANGUAGE plpgsql
@@ -27,15 +27,11 @@ BEGIN
         CREATE TEMPORARY TABLE import_contract ON COMMIT DROP AS
             SELECT c.msisdn, c.started_at, c.ended_at, c.status, c.holder, c.end_user, c.end_reason, c.generation
               FROM registry.contract AS c WITH NO DATA;
-        CREATE TEMPORARY TABLE import_change ON COMMIT DROP AS
-            SELECT ''::text AS kind, c.msisdn, c.started_at, c.ended_at, c.status, c.holder, c.end_user, c.generation
-              FROM registry.contract AS c WITH NO DATA;
-        GRANT SELECT, INSERT ON pg_temp.import_contract TO registryd_app;
-        GRANT SELECT, INSERT, UPDATE ON pg_temp.import_change TO registryd_app
+        GRANT SELECT, INSERT ON pg_temp.import_contract TO registryd_app
     $make$;
 END
 $$;
-COMMENT ON FUNCTION registry.make_import_staging IS 'Makes the temporary tables of one import, gone with its transaction: import_contract takes the file, import_change what it would change.';
+COMMENT ON FUNCTION registry.make_import_staging IS 'Makes the temporary table import_contract, which takes the lines of one import and is gone with its transaction.';
 
 CREATE FUNCTION registry.load_first() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET maintenance_work_mem = '256MB' SET work_mem = '256MB'

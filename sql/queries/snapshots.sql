@@ -6,6 +6,10 @@
 --   newer                                   nothing: the registry learned of it after the snapshot was taken
 --   unread                                  nothing: the number stands on a line that could not be read
 
+-- name: create_changes
+CREATE TEMPORARY TABLE import_change ON COMMIT DROP AS
+SELECT ''::text AS kind, c.msisdn, c.generation, c.ended_at, c.started_at, c.status, c.holder, c.end_user FROM registry.contract AS c WITH NO DATA;
+
 -- name: compare_snapshot
 -- Why: one pass over both tables. Another holder is known by a later started_at, or by another kind of holder; of the latter the snapshot's own
 -- time is all that is known. An earlier started_at is no change: billing may know the day where an event told the second.
@@ -25,6 +29,10 @@ SELECT CASE WHEN greatest(c.recorded_at, c.started_at) > $1 THEN 'newer'
                FROM registry.contract AS l WHERE l.ended_at IS NULL) AS c ON c.msisdn = s.msisdn
  WHERE s.msisdn IS NULL OR c.msisdn IS NULL
     OR s.started_at > c.started_at OR s.holder <> c.holder OR s.status <> c.status OR s.end_user <> c.end_user;
+
+-- name: analyze_changes
+-- Why: every statement below joins this table, and none may be planned for a row where there are a million.
+ANALYZE import_change;
 
 -- name: count_live
 -- Why: how many live contracts the comparison met, from the lines of the file, without counting ten million again.

@@ -23,7 +23,7 @@ from registryd.feed.snapshot import Job
 from registryd.store.imports import BadLine, ImportRefused
 from registryd.store.snapshots import Owed, Reconciled, TooManyEnds
 from tests.conftest import Site, TestDatabase, eventually, make_site
-from tests.store.conftest import add_messengers, bind
+from tests.store.conftest import add_messengers, bind, waits
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -225,6 +225,56 @@ def test_what_the_registry_learned_after_the_snapshot_is_not_undone(database: Te
     table[new] = ("individual", "not_required", "active", STARTED)
     found = take(database, write(path, table))
     assert found._replace(owed=[]) == Reconciled(8, 7, 1, 0, 1, 2, 0, 0, [])
+
+
+def test_what_changes_while_a_snapshot_is_compared_is_newer_too(database: TestDatabase, tmp_path: Path) -> None:
+    """The comparison has been made, the lock of the feed not yet taken: a DBA ends, changes and starts contracts."""
+    path = write(tmp_path / "billing.csv", billing(6))
+    take(database, path)
+    table = {number: (*facts[:2], "suspended", facts[3]) for number, facts in billing(6).items() if number != FIRST + 1}
+    table[FIRST + 9] = ("individual", "not_required", "active", STARTED)
+
+    def step(name: str) -> None:
+        if name == "applying":
+            done = database.psql(
+                *("-c", f"UPDATE registry.contract SET ended_at = now() WHERE msisdn IN ({FIRST + 2}, {FIRST + 3})"),
+                *("-c", f"UPDATE registry.contract SET status = 'suspended' WHERE msisdn = {FIRST + 1}"),
+                *(
+                    "-c",
+                    f"INSERT INTO registry.contract VALUES ({FIRST + 9}, '{STARTED}', now(), 'active', 'individual', 'not_required', 1)",
+                ),
+            )
+            assert done.returncode == 0, done.stderr
+
+    # The first of the numbers was suspended from the beginning.
+    assert take(database, write(path, table), step=step)._replace(owed=[]) == Reconciled(6, 6, 0, 0, 0, 2, 4, 0, [])
+    assert [facts[2] for facts in live(database).values()] == ["suspended"] * 4 + ["active"]
+
+
+def test_a_binding_that_is_being_recorded_is_waited_for_and_notified(database: TestDatabase, tmp_path: Path) -> None:
+    path = write(tmp_path / "billing.csv", billing(2))
+    take(database, path)
+    (name,) = add_bindings(database, 0)
+    write(path, billing(1))
+
+    async def run() -> Reconciled:
+        async with database.connect() as binding, database.connect() as looking:
+            transaction = binding.transaction()
+            await transaction.start()
+            await binding.execute(
+                "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code) "
+                "SELECT $1, 1, messenger_id, 'code' FROM registry.messenger",
+                FIRST + 1,
+            )
+            dsn = database.dsn("registryd_app")
+            importing = asyncio.create_task(snapshot.reconcile(dsn, None, Job(path), datetime.now(UTC), lambda live: live))
+            find = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'registryd_app'"
+            await waits(looking, await eventually(lambda: looking.fetchval(find)))
+            await transaction.commit()
+            return await importing
+
+    assert asyncio.run(run()).owed == [Owed(name, 1, 0)]
+    assert database.psql("-Atc", "SELECT count(*) FROM registry.notification").stdout == "1\n"
 
 
 def test_a_number_that_had_holders_gets_its_next_generation_after_the_last_one_ended(database: TestDatabase, tmp_path: Path) -> None:
