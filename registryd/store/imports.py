@@ -54,11 +54,14 @@ class Imported(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """A file on its way: its columns, its good lines, and which line of the file one of these was, from 1."""
+    """A file on its way: its columns and its good lines."""
 
     columns: Sequence[str]
     blocks: AsyncIterator[bytes]
     line_of: Callable[[int], int] = lambda position: position + 1
+    """Which line of the file a good line was, both from 1."""
+    is_ascending: Callable[[], bool] = lambda: False
+    """Once it is read: whether no number stands twice because each is greater than the one before."""
 
 
 PREPARE_IMPORT = Query("imports", "prepare_import", Prepared)

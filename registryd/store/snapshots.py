@@ -126,7 +126,7 @@ async def reconcile(
             progress("loading")
             return Reconciled(lines, 0, await imports.load_first(connection, snapshot.file), 0, 0, 0, 0, 0, [])
         progress("comparing")
-        if (await fetch(connection, imports.HAS_REPEATED_LINES))[0].repeated:
+        if not snapshot.file.is_ascending() and (await fetch(connection, imports.HAS_REPEATED_LINES))[0].repeated:
             await imports.refuse_lines(connection, imports.FIND_REPEATED_LINES, snapshot.file)
         if is_first:
             return Reconciled(lines, 0, lines, 0, 0, 0, 0, 0, [])

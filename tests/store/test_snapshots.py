@@ -34,6 +34,8 @@ FIRST = 79_160_000_000
 STARTED = "2020-01-01T00:00:00Z"
 KINDS = (("individual", "not_required"), ("organisation", "registered"), ("sole_trader", "unregistered"))
 
+BAD = f"{FIRST + 1},individual,not_required,gone,{STARTED}"
+
 Table = dict[int, tuple[str, str, str, str]]
 """Billing's table: (holder, end_user, status, started_at) by number."""
 
@@ -186,12 +188,17 @@ def test_a_fast_first_load_is_for_an_empty_registry_and_its_own_staging_alone(da
 
 @pytest.mark.parametrize("already", [0, 5], ids=["first", "later"])
 def test_two_lines_on_one_number_are_refused_by_line(database: TestDatabase, tmp_path: Path, already: int) -> None:
+    """Wherever they stand: in an ascending file at its end, beside each other, or with bad lines and a block's end between them."""
     path = tmp_path / "billing.csv"
     take(database, write(path, billing(already)))
-    again = f"{FIRST + 1},individual,not_required,active,{STARTED}"
-    for dry_run in (True, False):
-        with pytest.raises(ImportRefused, match=r"^line 8: the same msisdn stands on an earlier line\nline 9: the same"):
-            take(database, write(path, billing(6), again, again), dry_run=dry_run)
+    again = f"{FIRST + 5},individual,not_required,active,{STARTED}"
+    said = "the same msisdn stands on an earlier line"
+    far = [f"{FIRST + 6 + i},individual,not_required,active,{STARTED}" for i in range(6_000)]
+    for more, lines in (([again, again], (8, 9)), ([BAD, again, *far], (9,)), ([*far, BAD, again], (6_009,))):
+        for dry_run in (True, False):
+            with pytest.raises(ImportRefused) as refused:
+                take(database, write(path, billing(6), *more), dry_run=dry_run, rejects_max=1)
+            assert str(refused.value) == "\n".join(f"line {line}: {said}" for line in lines)
     assert live(database) == billing(already)
 
 
@@ -309,9 +316,6 @@ def test_a_snapshot_that_would_end_too_many_is_refused_and_says_how_to_go_on(dat
         assert refused.value.would.terminated == 2
         assert everything(database) == before
     assert take(database, path, ends_max=lambda _: 2).terminated == 2
-
-
-BAD = f"{FIRST + 1},individual,not_required,gone,{STARTED}"
 
 
 def test_a_bad_line_costs_its_number_nothing(database: TestDatabase, tmp_path: Path) -> None:
