@@ -24,7 +24,7 @@ from registryd.feed.events import ContractFeed
 from registryd.feed.lines import parse_time
 from registryd.feed.snapshot import Job
 from registryd.feed.source import STDIN
-from registryd.store.imports import BadLine
+from registryd.store.imports import BadLine, Imported
 from registryd.store.snapshots import Reconciled, TooManyEnds
 
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
@@ -110,45 +110,39 @@ async def import_contracts(
         raise click.UsageError("--dry-run is for snapshots and histories: what an event does is known once those before it are applied")
     if as_of is not None and kind != "snapshot":
         raise click.UsageError("--as-of is for snapshots: say --snapshot too")
-    dsn = context.settings.file.database.dsn
-    refusal: TooManyEnds | None = None
+    refusal = ""
+    done: Imported | Reconciled | deltas.Applied
     started = time.perf_counter()
     with _progress(file, as_json) as (progress, step):
         job = Job(file, max_rejects, dry_run, progress, step)
         try:
-            if kind == "delta":
-                done = await _apply_events(context, job)
-            elif kind is None:
-                imported = await snapshot.import_contracts(dsn, context.password, job)
-            else:
-                found = await snapshot.reconcile(dsn, context.password, job, as_of, max_terminations)
+            match kind:
+                case "snapshot":
+                    done = await snapshot.reconcile(context.settings.file.database.dsn, context.password, job, as_of, max_terminations)
+                case "delta":
+                    done = await _apply_events(context, job)
+                    if len(done.refused) > max_rejects:
+                        refusal = f"{len(done.refused):,} events contradict the registry and were not applied"
+                case _:
+                    done = await snapshot.import_contracts(context.settings.file.database.dsn, context.password, job)
         except TooManyEnds as error:
-            found, refusal = error.would, error
+            done, refusal = error.would, str(error)
         finally:
             if job.bad and rejects is not None:
                 _write_rejects(rejects, job.bad)
     seconds = time.perf_counter() - started
     if job.bad and rejects is not None:
         err.print(f"{len(job.bad):,} lines were not taken: {rejects}", markup=False, soft_wrap=True)
-    if kind == "delta":
-        _tell_events(done, as_json=as_json)
-        if len(done.refused) > max_rejects:
-            fail(f"{len(done.refused):,} events contradict the registry and were not applied")
-        return
-    if kind == "snapshot":
-        (_tell_json if as_json else _tell)(found, dry_run=dry_run or refusal is not None, seconds=seconds)
-        if refusal is not None:
-            fail(str(refusal))
-        return
+    # Refused events leave the others applied; a refused snapshot changes nothing.
+    changed = not dry_run and not (refusal and kind == "snapshot")
     if as_json:
-        click.echo(orjson.dumps({"lines": imported.lines, "inserted": imported.inserted, "dryRun": dry_run, "seconds": round(seconds, 2)}))
-        return
-    would = "would be " if dry_run else ""
-    there = imported.lines - imported.inserted
-    rate = imported.lines / seconds
-    out.print(
-        f"{imported.lines:,} lines: {imported.inserted:,} {would}inserted, {there:,} there already; {seconds:.1f} s, {rate:,.0f} lines/s"
-    )
+        click.echo(orjson.dumps({**_facts(done), "dryRun": dry_run, "seconds": round(seconds, 2)}))
+    else:
+        _tell(done, is_changed=changed)
+        lines = len(done.refused) + done.applied + done.duplicates if isinstance(done, deltas.Applied) else done.lines
+        out.print(f"{lines:,} lines in {seconds:.1f} s, {lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}")
+    if refusal:
+        fail(refusal)
 
 
 async def _apply_events(context: Context, job: Job) -> deltas.Applied:
@@ -158,13 +152,6 @@ async def _apply_events(context: Context, job: Job) -> deltas.Applied:
         done = await deltas.apply_events(feed, job.path, job.progress)
     job.bad.extend(done.refused)
     return done
-
-
-def _tell_events(done: deltas.Applied, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(orjson.dumps({"applied": done.applied, "duplicates": done.duplicates, "refused": len(done.refused)}))
-    else:
-        out.print(f"{done.applied:,} events applied, {done.duplicates:,} were applied before, {len(done.refused):,} refused")
 
 
 def _write_rejects(path: Path, bad: Sequence[BadLine]) -> None:
@@ -194,9 +181,21 @@ def _progress(file: Path, as_json: bool) -> Iterator[tuple[Callable[[int, int], 
         yield progress, step
 
 
-def _tell(found: Reconciled, *, dry_run: bool, seconds: float) -> None:
+def _tell(done: Imported | Reconciled | deltas.Applied, *, is_changed: bool) -> None:
+    match done:
+        case Imported():
+            there = done.lines - done.inserted
+            out.print(f"{done.inserted:,} {'' if is_changed else 'would be '}inserted, {there:,} there already")
+        case deltas.Applied():
+            out.print(f"{done.applied:,} events applied, {done.duplicates:,} were applied before, {len(done.refused):,} refused")
+        case Reconciled():
+            _tell_changes(done, is_changed=is_changed)
+            _tell_owed(done)
+
+
+def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
     unchanged = found.live - found.ends - found.updated - found.newer - found.unread
-    table = Table("contracts", "would be" if dry_run else "were", box=None, header_style="dim")
+    table = Table("contracts", "were" if is_changed else "would be", box=None, header_style="dim")
     table.columns[1].justify = "right"
     for what, number in (
         ("activated", found.activated),
@@ -209,31 +208,33 @@ def _tell(found: Reconciled, *, dry_run: bool, seconds: float) -> None:
     ):
         table.add_row(what, f"{number:,}")
     out.print(table)
-    pace = (
-        "at a pace not known: none was delivered in the last day"
-        if found.delivery_hours is None
-        else f"{found.delivery_hours:.1f} h of delivery"
-    )
+
+
+def _tell_owed(found: Reconciled) -> None:
     for owed in found.owed:
         out.print(f"{owed.notifications:,} notifications to {owed.messenger}", markup=False)
     if found.owed:
-        out.print(f"{found.notifications:,} notifications in all, {pace}")
-    out.print(f"{found.lines:,} lines in {seconds:.1f} s, {found.lines / seconds:,.0f} lines/s{'; nothing was changed' if dry_run else ''}")
+        hours = found.delivery_hours
+        pace = "none was delivered in the last day to tell the pace by" if hours is None else f"about {hours:.1f} h of delivery"
+        out.print(f"{found.notifications:,} notifications in all: {pace}")
 
 
-def _tell_json(found: Reconciled, *, dry_run: bool, seconds: float) -> None:
-    facts = {
-        "lines": found.lines,
-        "live": found.live,
-        "activated": found.activated,
-        "terminated": found.terminated,
-        "holderChanged": found.holder_changed,
-        "updated": found.updated,
-        "newer": found.newer,
-        "unread": found.unread,
-        "notifications": {owed.messenger: owed.notifications for owed in found.owed},
-        "deliveryHours": found.delivery_hours,
-        "dryRun": dry_run,
-        "seconds": round(seconds, 2),
-    }
-    click.echo(orjson.dumps(facts))
+def _facts(done: Imported | Reconciled | deltas.Applied) -> dict[str, Any]:
+    match done:
+        case Imported():
+            return {"lines": done.lines, "inserted": done.inserted}
+        case deltas.Applied():
+            return {"applied": done.applied, "duplicates": done.duplicates, "refused": len(done.refused)}
+        case Reconciled():
+            return {
+                "lines": done.lines,
+                "live": done.live,
+                "activated": done.activated,
+                "terminated": done.terminated,
+                "holderChanged": done.holder_changed,
+                "updated": done.updated,
+                "newer": done.newer,
+                "unread": done.unread,
+                "notifications": {owed.messenger: owed.notifications for owed in done.owed},
+                "deliveryHours": done.delivery_hours,
+            }

@@ -169,7 +169,8 @@ def test_events_come_from_a_file_and_refused_ones_are_an_error(site: Site, tmp_p
     refused = run(site, *words)
     assert (refused.exit_code, "1 events applied, 0 were applied before, 1 refused" in refused.stdout) == (1, True)
     assert Path(f"{file}.rejects.csv").read_text() == "line,reason\n3,the number has no live contract: send activated first\n"
-    assert told(site, *words, "--max-rejects", "1") == {"applied": 0, "duplicates": 1, "refused": 1}
+    done = told(site, *words, "--max-rejects", "1")
+    assert (done["applied"], done["duplicates"], done["refused"]) == (0, 1, 1)
     for wrong in (("--dry-run",), ("--as-of", "2026-01-02T00:00:00Z")):
         assert run(site, *words, *wrong).exit_code == 2
 
