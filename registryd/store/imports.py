@@ -67,7 +67,7 @@ class Staged(NamedTuple):
 PREPARE_IMPORT = Query("imports", "prepare_import", Prepared)
 CREATE_STAGING = Query("imports", "create_staging", Made)
 IS_EMPTY = Query("imports", "is_empty", Empty)
-LOAD_FIRST = Query("imports", "load_first", Inserted)
+LOAD_FIRST = Query("imports", "load_first", Inserted, bool)
 INSERT_STAGED = Query("imports", "insert_staged", Nothing)
 HAS_REPEATED_LINES = Query("imports", "has_repeated_lines", Repeated)
 FIND_REPEATED_LINES = Query("imports", "find_repeated_lines", BadLine, int)
@@ -129,7 +129,7 @@ async def load_first(connection: asyncpg.Connection[asyncpg.Record], file: Stage
     """Moves what was staged into the empty registry."""
     try:
         async with connection.transaction():
-            return (await fetch(connection, LOAD_FIRST))[0].inserted
+            return (await fetch(connection, LOAD_FIRST, file.is_ascending()))[0].inserted
     except asyncpg.UniqueViolationError:
         await refuse_lines(connection, FIND_REPEATED_LINES, file)
         await refuse_lines(connection, FIND_SECOND_LIVE, file)

@@ -14,7 +14,7 @@ SELECT NOT EXISTS (SELECT FROM registry.contract) AS empty;
 
 -- name: load_first
 -- Why: into an empty registry, with indexes built at the end.
-SELECT registry.load_first() AS inserted;
+SELECT registry.load_first($1) AS inserted;
 
 -- name: insert_staged
 -- Why: sorted, so that the indexes grow at their end. A contract that is there already is left as it is.

@@ -178,11 +178,11 @@ def test_the_first_snapshot_is_loaded_under_every_rule_of_the_table(database: Te
 
 
 def test_a_fast_first_load_is_for_an_empty_registry_and_its_own_staging_alone(database: TestDatabase, tmp_path: Path) -> None:
-    own = "BEGIN; CREATE TEMP TABLE import_contract (LIKE registry.contract); SELECT registry.load_first()"
+    own = "BEGIN; CREATE TEMP TABLE import_contract (LIKE registry.contract); SELECT registry.load_first(false)"
     refused = database.psql("-c", own, user="registryd_app")
     assert "was not made by registry.make_import_staging" in refused.stderr
     take(database, write(tmp_path / "billing.csv", billing(1)))
-    refused = database.psql("-c", "BEGIN; SELECT registry.make_import_staging(); SELECT registry.load_first()", user="registryd_app")
+    refused = database.psql("-c", "BEGIN; SELECT registry.make_import_staging(); SELECT registry.load_first(false)", user="registryd_app")
     assert "registry.contract holds contracts already" in refused.stderr
 
 
