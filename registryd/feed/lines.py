@@ -11,7 +11,6 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from operator import lt
 
 from registryd.domain.contract import CLOCK_SKEW_MAX
 from registryd.store.imports import BAD_LINES_TOLD, BadLine, ImportRefused, told
@@ -41,9 +40,6 @@ class Lines:
         self.unread: list[int] = []
         """The numbers of bad lines: what billing has of them is not known."""
         self.columns = columns
-        self.is_ascending = columns[0] == "msisdn"
-        """Whether each number so far stands after the one before it, as text: then none stands twice."""
-        self._last = b""
         self._unreadable: list[BadLine] = []
         self._latest = latest + CLOCK_SKEW_MAX
         self._rejects_max = rejects_max
@@ -68,12 +64,7 @@ class Lines:
                 self.good += 1
             position = end + 1
         self.good += block.count(b"\n", position)
-        taken = b"".join((*kept, block[start:])) if start else block
-        if self.is_ascending:
-            numbers = [self._last, *(line.partition(b",")[0] for line in taken.splitlines())]
-            self.is_ascending = all(map(lt, numbers, numbers[1:]))
-            self._last = numbers[-1]
-        return taken
+        return b"".join((*kept, block[start:])) if kept or start else block
 
     def line_of(self, position: int) -> int:
         """The line in the file, header included, of the good line that was let through as number `position`, from 1."""

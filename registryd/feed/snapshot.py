@@ -70,7 +70,7 @@ async def reconcile(dsn: str, password: str | None, job: Job, as_of: datetime | 
 
 
 def _staged(job: Job, source: Source, lines: Lines) -> Staged:
-    return Staged(lines.columns, _blocks(job, source, lines), lines.line_of, lambda: lines.is_ascending)
+    return Staged(lines.columns, _blocks(job, source, lines), lines.line_of)
 
 
 async def _blocks(job: Job, source: Source, lines: Lines) -> AsyncIterator[bytes]:

@@ -44,32 +44,24 @@ class Inserted(NamedTuple):
     inserted: int
 
 
-class Repeated(NamedTuple):
-    repeated: bool
-
-
 class Imported(NamedTuple):
     lines: int
     inserted: int
 
 
 class Staged(NamedTuple):
-    """A file on its way: its columns and its good lines."""
+    """A file on its way: its columns, its good lines, and which line of the file one of these was, from 1."""
 
     columns: Sequence[str]
     blocks: AsyncIterator[bytes]
     line_of: Callable[[int], int] = lambda position: position + 1
-    """Which line of the file a good line was, both from 1."""
-    is_ascending: Callable[[], bool] = lambda: False
-    """Once it is read: whether no number stands twice because each is greater than the one before."""
 
 
 PREPARE_IMPORT = Query("imports", "prepare_import", Prepared)
 CREATE_STAGING = Query("imports", "create_staging", Made)
 IS_EMPTY = Query("imports", "is_empty", Empty)
-LOAD_FIRST = Query("imports", "load_first", Inserted, bool)
+LOAD_FIRST = Query("imports", "load_first", Inserted)
 INSERT_STAGED = Query("imports", "insert_staged", Nothing)
-HAS_REPEATED_LINES = Query("imports", "has_repeated_lines", Repeated)
 FIND_REPEATED_LINES = Query("imports", "find_repeated_lines", BadLine, int)
 FIND_SECOND_LIVE = Query("imports", "find_second_live", BadLine, int)
 INSERT_RANGE = Query("imports", "insert_range", Nothing, list[int], list[int], list[str], list[str])
@@ -129,7 +121,7 @@ async def load_first(connection: asyncpg.Connection[asyncpg.Record], file: Stage
     """Moves what was staged into the empty registry."""
     try:
         async with connection.transaction():
-            return (await fetch(connection, LOAD_FIRST, file.is_ascending()))[0].inserted
+            return (await fetch(connection, LOAD_FIRST))[0].inserted
     except asyncpg.UniqueViolationError:
         await refuse_lines(connection, FIND_REPEATED_LINES, file)
         await refuse_lines(connection, FIND_SECOND_LIVE, file)

@@ -17,8 +17,13 @@ from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
 
 
-class Live(NamedTuple):
+class Compared(NamedTuple):
+    """Live contracts, those that the file lacks, and its lines on numbers without one."""
+
     live: int
+    missing: int
+    unknown: int
+    unknown_numbers: int
 
 
 class Locked(NamedTuple):
@@ -39,9 +44,8 @@ class Owed(NamedTuple):
 
 
 CREATE_CHANGES = Query("snapshots", "create_changes", Nothing)
-COMPARE_SNAPSHOT = Query("snapshots", "compare_snapshot", Nothing, datetime, list[int])
+COMPARE_SNAPSHOT = Query("snapshots", "compare_snapshot", Compared, datetime, list[int])
 ANALYZE_CHANGES = Query("snapshots", "analyze_changes", Nothing)
-COUNT_LIVE = Query("snapshots", "count_live", Live, int)
 LOCK_CHANGING = Query("snapshots", "lock_changing", Locked)
 YIELD_CHANGED = Query("snapshots", "yield_changed", Nothing, datetime)
 FOLLOW_EARLIER = Query("snapshots", "follow_earlier", Nothing, datetime)
@@ -121,19 +125,15 @@ async def reconcile(
     """
     async with importing(connection, dry_run=dry_run):
         lines = await imports.stage(connection, snapshot.file)
-        is_first = (await fetch(connection, imports.IS_EMPTY))[0].empty
-        if is_first and not dry_run:
+        if not dry_run and (await fetch(connection, imports.IS_EMPTY))[0].empty:
             progress("loading")
             return Reconciled(lines, 0, await imports.load_first(connection, snapshot.file), 0, 0, 0, 0, 0, [])
         progress("comparing")
-        if not snapshot.file.is_ascending() and (await fetch(connection, imports.HAS_REPEATED_LINES))[0].repeated:
-            await imports.refuse_lines(connection, imports.FIND_REPEATED_LINES, snapshot.file)
-        if is_first:
-            return Reconciled(lines, 0, lines, 0, 0, 0, 0, 0, [])
         await fetch(connection, CREATE_CHANGES)
-        await fetch(connection, COMPARE_SNAPSHOT, snapshot.as_of, snapshot.unread())
+        found = (await fetch(connection, COMPARE_SNAPSHOT, snapshot.as_of, snapshot.unread()))[0]
+        if lines - found.unknown != found.live - found.missing or found.unknown != found.unknown_numbers:
+            await imports.refuse_lines(connection, imports.FIND_REPEATED_LINES, snapshot.file)
         await fetch(connection, ANALYZE_CHANGES)
-        live = (await fetch(connection, COUNT_LIVE, lines))[0].live
         if not dry_run:
             progress("applying")
             # Only now: events go on being applied while a snapshot is read and compared, and what they change is yielded to below.
@@ -141,13 +141,13 @@ async def reconcile(
             await fetch(connection, LOCK_CHANGING)
         await fetch(connection, YIELD_CHANGED, snapshot.as_of)
         await fetch(connection, FOLLOW_EARLIER, snapshot.as_of)
-        found = await _count(connection, lines, live, is_applied=False)
-        if found.ends > ends_max(live):
-            raise TooManyEnds(found)
+        would = await _count(connection, lines, found.live, is_applied=False)
+        if would.ends > ends_max(found.live):
+            raise TooManyEnds(would)
         if dry_run:
-            return found
-        await _apply(connection, found)
-        return await _count(connection, lines, live, is_applied=True)
+            return would
+        await _apply(connection, would)
+        return await _count(connection, lines, found.live, is_applied=True)
 
 
 async def _count(connection: asyncpg.Connection[asyncpg.Record], lines: int, live: int, *, is_applied: bool) -> Reconciled:

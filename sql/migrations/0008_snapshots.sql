@@ -33,7 +33,7 @@ END
 $$;
 COMMENT ON FUNCTION registry.make_import_staging IS 'Makes the temporary table import_contract, which takes the lines of one import and is gone with its transaction.';
 
-CREATE FUNCTION registry.load_first(is_ordered boolean) RETURNS bigint
+CREATE FUNCTION registry.load_first() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET maintenance_work_mem = '256MB' SET work_mem = '256MB'
 AS $$
 DECLARE
@@ -68,12 +68,12 @@ BEGIN
                      ELSE format('ALTER TABLE registry.contract DROP CONSTRAINT %I', index.rule) END;
     END LOOP;
     PERFORM set_config('registry.bulk_load', 'on', true);
-    -- In the order of the numbers, so that neighbours asked for together lie together; a file in that order is not sorted again.
     EXECUTE $load$
         INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason)
         SELECT s.msisdn, coalesce(s.generation, 1), s.status, s.holder, s.end_user, s.started_at, s.ended_at, s.end_reason
           FROM pg_temp.import_contract AS s
-    $load$ || CASE WHEN is_ordered THEN '' ELSE 'ORDER BY s.msisdn, s.generation' END;
+         ORDER BY s.msisdn, s.generation
+    $load$;
     GET DIAGNOSTICS loaded = ROW_COUNT;
     FOR position IN 1 .. cardinality(remake) LOOP
         EXECUTE remake[position];
@@ -83,5 +83,5 @@ END
 $$;
 COMMENT ON FUNCTION registry.load_first IS 'Moves import_contract into an empty registry.contract: every check and trigger holds, only the indexes are built at the end. Returns how many rows.';
 
-REVOKE ALL ON FUNCTION registry.stamp_recorded(), registry.make_import_staging(), registry.load_first(boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION registry.make_import_staging(), registry.load_first(boolean) TO registryd_app;
+REVOKE ALL ON FUNCTION registry.stamp_recorded(), registry.make_import_staging(), registry.load_first() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION registry.make_import_staging(), registry.load_first() TO registryd_app;

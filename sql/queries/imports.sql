@@ -14,7 +14,7 @@ SELECT NOT EXISTS (SELECT FROM registry.contract) AS empty;
 
 -- name: load_first
 -- Why: into an empty registry, with indexes built at the end.
-SELECT registry.load_first($1) AS inserted;
+SELECT registry.load_first() AS inserted;
 
 -- name: insert_staged
 -- Why: sorted, so that the indexes grow at their end. A contract that is there already is left as it is.
@@ -23,10 +23,6 @@ SELECT s.msisdn, s.generation, s.status, s.holder, s.end_user, s.started_at, s.e
   FROM import_contract AS s
  ORDER BY s.msisdn, s.generation
     ON CONFLICT (msisdn, generation) DO NOTHING;
-
--- name: has_repeated_lines
--- Why: finding which lines repeat takes several times as long as finding that none does.
-SELECT EXISTS (SELECT FROM import_contract AS s GROUP BY s.msisdn, s.generation HAVING count(*) > 1) AS repeated;
 
 -- name: find_repeated_lines
 -- Why: which of two lines on one contract was meant is not ours to guess. A staged row's place is its line's among those let through.

@@ -13,30 +13,36 @@ SELECT ''::text AS kind, c.msisdn, c.generation, c.ended_at, c.started_at, c.sta
 -- name: compare_snapshot
 -- Why: one pass over both tables. Another holder is known by a later started_at, or by another kind of holder; of the latter the snapshot's own
 -- time is all that is known. An earlier started_at is no change: billing may know the day where an event told the second.
-INSERT INTO import_change (kind, msisdn, generation, ended_at, started_at, status, holder, end_user)
-SELECT CASE WHEN greatest(c.recorded_at, c.started_at) > $1 THEN 'newer'
-            WHEN c.msisdn IS NULL THEN 'activated'
-            WHEN c.msisdn = ANY ($2::bigint[]) THEN 'unread'
-            WHEN s.msisdn IS NULL THEN 'terminated'
-            WHEN s.started_at > c.started_at OR s.holder <> c.holder THEN 'holder_changed'
-            ELSE 'updated' END,
-       coalesce(s.msisdn, c.msisdn), c.generation,
-       CASE WHEN s.started_at > c.started_at THEN s.started_at ELSE $1 END,
-       CASE WHEN s.started_at > c.started_at OR c.msisdn IS NULL THEN s.started_at ELSE $1 END,
-       s.status, s.holder, s.end_user
-  FROM import_contract AS s
-  FULL JOIN (SELECT l.msisdn, l.generation, l.started_at, l.recorded_at, l.status, l.holder, l.end_user
-               FROM registry.contract AS l WHERE l.ended_at IS NULL) AS c ON c.msisdn = s.msisdn
- WHERE s.msisdn IS NULL OR c.msisdn IS NULL
-    OR s.started_at > c.started_at OR s.holder <> c.holder OR s.status <> c.status OR s.end_user <> c.end_user;
+-- The counts tell, for the price of one more count and within the same sight of the tables, whether a number stands twice in the file: the
+-- lines that met a contract and the contracts that met a line are then not as many.
+WITH changes AS (
+    INSERT INTO import_change (kind, msisdn, generation, ended_at, started_at, status, holder, end_user)
+    SELECT CASE WHEN greatest(c.recorded_at, c.started_at) > $1 THEN 'newer'
+                WHEN c.msisdn IS NULL THEN 'activated'
+                WHEN c.msisdn = ANY ($2::bigint[]) THEN 'unread'
+                WHEN s.msisdn IS NULL THEN 'terminated'
+                WHEN s.started_at > c.started_at OR s.holder <> c.holder THEN 'holder_changed'
+                ELSE 'updated' END,
+           coalesce(s.msisdn, c.msisdn), c.generation,
+           CASE WHEN s.started_at > c.started_at THEN s.started_at ELSE $1 END,
+           CASE WHEN s.started_at > c.started_at OR c.msisdn IS NULL THEN s.started_at ELSE $1 END,
+           s.status, s.holder, s.end_user
+      FROM import_contract AS s
+      FULL JOIN (SELECT l.msisdn, l.generation, l.started_at, l.recorded_at, l.status, l.holder, l.end_user
+                   FROM registry.contract AS l WHERE l.ended_at IS NULL) AS c ON c.msisdn = s.msisdn
+     WHERE s.msisdn IS NULL OR c.msisdn IS NULL
+        OR s.started_at > c.started_at OR s.holder <> c.holder OR s.status <> c.status OR s.end_user <> c.end_user
+    RETURNING msisdn, generation, status
+)
+SELECT (SELECT count(*) FROM registry.contract AS l WHERE l.ended_at IS NULL) AS live,
+       count(*) FILTER (WHERE n.status IS NULL) AS missing,
+       count(*) FILTER (WHERE n.generation IS NULL) AS unknown,
+       count(DISTINCT n.msisdn) FILTER (WHERE n.generation IS NULL) AS unknown_numbers
+  FROM changes AS n;
 
 -- name: analyze_changes
 -- Why: every statement below joins this table, and none may be planned for a row where there are a million.
 ANALYZE import_change;
-
--- name: count_live
--- Why: how many live contracts the comparison met, from the lines of the file, without counting ten million again.
-SELECT $1 - count(*) FILTER (WHERE n.generation IS NULL) + count(*) FILTER (WHERE n.status IS NULL) AS live FROM import_change AS n;
 
 -- name: lock_changing
 -- Why: in the order of the numbers, as bindings take their locks, so that the two wait for each other and never in a circle.

@@ -178,27 +178,26 @@ def test_the_first_snapshot_is_loaded_under_every_rule_of_the_table(database: Te
 
 
 def test_a_fast_first_load_is_for_an_empty_registry_and_its_own_staging_alone(database: TestDatabase, tmp_path: Path) -> None:
-    own = "BEGIN; CREATE TEMP TABLE import_contract (LIKE registry.contract); SELECT registry.load_first(false)"
+    own = "BEGIN; CREATE TEMP TABLE import_contract (LIKE registry.contract); SELECT registry.load_first()"
     refused = database.psql("-c", own, user="registryd_app")
     assert "was not made by registry.make_import_staging" in refused.stderr
     take(database, write(tmp_path / "billing.csv", billing(1)))
-    refused = database.psql("-c", "BEGIN; SELECT registry.make_import_staging(); SELECT registry.load_first(false)", user="registryd_app")
+    refused = database.psql("-c", "BEGIN; SELECT registry.make_import_staging(); SELECT registry.load_first()", user="registryd_app")
     assert "registry.contract holds contracts already" in refused.stderr
 
 
-@pytest.mark.parametrize("already", [0, 5], ids=["first", "later"])
+@pytest.mark.parametrize("already", [0, 5, 7_000], ids=["first", "later", "known"])
 def test_two_lines_on_one_number_are_refused_by_line(database: TestDatabase, tmp_path: Path, already: int) -> None:
-    """Wherever they stand: in an ascending file at its end, beside each other, or with bad lines and a block's end between them."""
+    """Beside each other, or with bad lines and a block's end between them; on a number that has a contract, or has none yet."""
     path = tmp_path / "billing.csv"
     take(database, write(path, billing(already)))
     again = f"{FIRST + 5},individual,not_required,active,{STARTED}"
-    said = "the same msisdn stands on an earlier line"
     far = [f"{FIRST + 6 + i},individual,not_required,active,{STARTED}" for i in range(6_000)]
     for more, lines in (([again, again], (8, 9)), ([BAD, again, *far], (9,)), ([*far, BAD, again], (6_009,))):
         for dry_run in (True, False):
             with pytest.raises(ImportRefused) as refused:
                 take(database, write(path, billing(6), *more), dry_run=dry_run, rejects_max=1)
-            assert str(refused.value) == "\n".join(f"line {line}: {said}" for line in lines)
+            assert str(refused.value) == "\n".join(f"line {line}: the same msisdn stands on an earlier line" for line in lines)
     assert live(database) == billing(already)
 
 
