@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test lint serve bench lock audit clean
+.PHONY: help demo test lint serve bench bench-days bench-100m failover lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -38,6 +38,18 @@ serve: $(STAMP)
 ## make bench   what it does in a second here, beside baselines of the same run (ARGS='queries --scale 10 --json FILE')
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+## make bench-days   the hot statement, a look-up and the reports with ten days of partitions and with three years
+bench-days: $(STAMP)
+	$(BIN)/python -m tests.bench.days
+
+## make bench-100m   what a query costs among 100 million contracts: 13 GB, half an hour (ARGS='--data DIR --json FILE')
+bench-100m: $(STAMP)
+	$(BIN)/python -m tests.bench growth --scale 10 $(ARGS)
+
+## make failover   the outage when a primary is stopped, killed or hung and its standby promoted (ARGS='--rounds 5 --delay 15')
+failover: $(STAMP)
+	$(BIN)/python -m tests.failover $(ARGS)
 
 ## make lock    resolve the dependencies anew into the hashed lock files
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-config

@@ -9,7 +9,8 @@ A contract ends            http/operator.py  -> feed/events.py -> domain/contrac
 A table of billing's       feed/lines.py (checks) -> feed/snapshot.py -> store/snapshots.py -> sql/queries/snapshots.sql (compares, applies)
 A notification leaves      delivery/dispatcher.py (leases lanes) -> lane.py (one messenger's) -> push.py (one signed POST)
 The two APIs               http/             messenger.py and operator.py are the tables of routes; openapi.yaml is their contract
-Life                       daemon.py         from settings to READY=1, and from SIGTERM to the end; config.py, sdnotify.py
+Life                       daemon.py         from settings to READY=1, and from SIGTERM to the end; config.py, sdnotify.py, workers.py
+A primary is lost          store/primary.py  finds the next one; store/pool.py goes there
 What it tells              observe.py        every metric and log event there is
 The commands               cli/
 To try it                  demo/, embedded.py

@@ -15,7 +15,7 @@ import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 
@@ -163,11 +163,16 @@ def load(path: Path) -> Settings:
     for section, listen in (("api", file.api.listen), ("operator", file.operator.listen)):
         _check_listen(path, text, section, listen)
     for key in ("dsn", "owner_dsn"):
+        where = f"{path}:{_line(text, 'database', key)}: database.{key}"
         if urlsplit(getattr(file.database, key)).password:
             raise ConfigError(
-                f"{path}:{_line(text, 'database', key)}: database.{key}: a password does not belong here; "
+                f"{where}: a password does not belong here; "
                 "put it into the credential database-password, or use peer or certificate authentication"
             )
+        try:
+            split_hosts(getattr(file.database, key))
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
     for network in file.delivery.allow_networks:
         try:
             ipaddress.ip_network(network)
@@ -184,6 +189,29 @@ def load(path: Path) -> Settings:
             f"tls-certificate and tls-key into {settings.credentials.directory}, or listen on a loopback address or unix:/path"
         )
     return settings
+
+
+def split_hosts(dsn: str) -> list[str]:
+    """A DSN for each host of one that names several as libpq has it: `a:1,b:2` before the database, or in `host=` and `port=`.
+
+    Raises: ValueError, where there are neither as many ports as hosts nor one for all.
+    """
+    url = urlsplit(dsn)
+    user, at, named = url.netloc.rpartition("@")
+    options = dict(parse_qsl(url.query))
+    hosts = (options.pop("host", "") or named).split(",")
+    if len(hosts) == 1:
+        return [dsn]
+    ports = options.pop("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    if len(ports) != len(hosts):
+        raise ValueError(f"{len(hosts)} hosts and {len(ports)} ports; give one port, or one for each host")
+    singles = []
+    for host, port in zip(hosts, ports, strict=True):
+        place = {"host": host} | ({"port": port} if port else {})
+        singles.append(url._replace(netloc=user + at, query=urlencode(options | place)).geturl())
+    return singles
 
 
 def is_local(listen: str) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 
 METRICS = CollectorRegistry()
@@ -53,6 +55,9 @@ notifications_delivered = Counter("registryd_notifications_delivered", "Notifica
 notifications_late = Counter("registryd_notifications_late", "Notifications pushed after their deadline.", ["messenger"], registry=METRICS)
 lane_gates = Counter("registryd_lane_gates", "Times a failing endpoint gated its lane.", ["messenger"], registry=METRICS)
 directory_age = Gauge("registryd_directory_age_seconds", "Since messengers and keys were last read.", registry=METRICS)
+days_dropped = Counter("registryd_days_dropped", "Days whose rows the policy no longer keeps, dropped.", ["family"], registry=METRICS)
+days_over = Gauge("registryd_days_over", "Days that the policy no longer keeps and that are still there.", ["family"], registry=METRICS)
+unplaced_rows = Gauge("registryd_unplaced_rows", "Rows that no day's partition took.", ["family"], registry=METRICS)
 database_errors = Counter("registryd_database_errors", "Statements that failed, by kind of failure.", ["kind"], registry=METRICS)
 ready = Gauge("registryd_ready", "1 while the daemon serves.", registry=METRICS)
 
@@ -65,16 +70,30 @@ Event = Literal[
     "request_failed",
     "database_away",
     "database_back",
+    "primary_moved",
     "lane_gated",
     "lane_opened",
     "lane_lost",
     "notification_overdue",
     "endpoint_gone",
     "secrets_unreadable",
+    "day_closed",
+    "day_dropped",
+    "rows_unplaced",
     "background_failed",
+    "workers_ready",
+    "worker_ended",
 ]
 
 _log = structlog.get_logger()
+
+Metric = TypeVar("Metric", bound=MetricWrapperBase)
+
+
+@cache
+def child(metric: Metric, *labels: object) -> Metric:
+    """`metric.labels(...)`, looked for once: labels are few, and the hot path counts with each request."""
+    return metric.labels(*labels)
 
 
 def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "info", **facts: Any) -> None:

@@ -72,6 +72,13 @@ def listen_sockets() -> list[socket.socket]:
     return sockets
 
 
+def hand_over(listener: socket.socket) -> None:
+    """Does what systemd does before exec, in the process that is about to: whom it becomes finds `listener` by `listen_sockets`."""
+    os.dup2(listener.fileno(), FIRST_FD)
+    os.set_inheritable(FIRST_FD, True)  # dup2 leaves a descriptor alone that is there already
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="api")
+
+
 def _number(name: str) -> int:
     """A decimal environment variable; 0 where it is missing or is none."""
     text = os.environ.get(name, "")

@@ -28,7 +28,7 @@ from registryd.delivery.receiver import Receipt, Receiver
 from registryd.http import auth
 from registryd.store import messengers, migrations
 from registryd.store.messengers import Messenger, SecretBox, SigningSecret
-from registryd.store.pool import PROBES, Database
+from registryd.store.pool import Database
 
 T = TypeVar("T")
 TEMPLATE = "registryd_template"
@@ -96,9 +96,9 @@ class TestDatabase:
         finally:
             await connection.close()
 
-    def pool(self, size: int = 4, planner: dict[str, str] = PROBES) -> Database:
+    def pool(self, size: int = 4) -> Database:
         """The daemon's pool, under the daemon's role."""
-        return Database(self.dsn("registryd_app"), planner, size=size, connect_timeout_s=3, command_timeout_s=30)
+        return Database(self.dsn("registryd_app"), size=size, connect_timeout_s=3, command_timeout_s=30)
 
 
 @contextlib.contextmanager

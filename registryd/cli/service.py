@@ -10,7 +10,7 @@ import click
 import orjson
 from rich.table import Table
 
-from registryd import daemon
+from registryd import daemon, workers
 from registryd.cli.running import Context, Exit, command, err, fail, out, pass_context
 from registryd.config import ConfigError
 from registryd.delivery.egress import Egress
@@ -49,10 +49,18 @@ def demo(*, once: bool, as_json: bool, contracts: int, data: Path | None, api_po
     show_default=True,
     help="The N of registryd@N: adds N - 1 to the operator API's port.",
 )
+@click.option(
+    "--workers",
+    "count",
+    type=click.IntRange(1, 99),
+    help="Serve with N processes, instances 1 to N, on one listener, as registryd.socket does under systemd. For development.",
+)
 @pass_context
 @command
-async def serve(context: Context, *, instance: int) -> None:
+async def serve(context: Context, *, instance: int, count: int | None) -> None:
     """Serve until SIGTERM, which drains; SIGHUP reloads keys, messengers, the TLS certificate and the log level."""
+    if count is not None:
+        sys.exit(await workers.supervise(context.settings, count))
     await daemon.serve(context.settings, instance)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NewType
 from uuid import UUID
@@ -16,6 +18,7 @@ IdentificationCode = NewType("IdentificationCode", str)
 MessengerId = NewType("MessengerId", int)
 
 PHONE_NUMBER = re.compile(r"\+[1-9][0-9]{4,14}", re.ASCII)
+_PHONE_NUMBERS = re.compile(r"(?:\+[1-9][0-9]{4,14}+,)++", re.ASCII)
 IDENTIFICATION_CODE = re.compile(r"[ -~]{1,128}", re.ASCII)
 
 DIGEST_BYTES = 16
@@ -32,6 +35,15 @@ def parse_msisdn(phone_number: str) -> Msisdn:
     return Msisdn(int(phone_number[1:]))
 
 
+def parse_msisdns(phone_numbers: Sequence[str]) -> list[Msisdn]:
+    """One or more as `parse_msisdn` does, several times as fast. Raises: ValueError, where any of them is none."""
+    joined = ",".join(phone_numbers) + ","
+    # As many commas as numbers: none of them hides a second one.
+    if _PHONE_NUMBERS.fullmatch(joined) is None or joined.count(",") != len(phone_numbers):
+        raise ValueError("must all be E.164 numbers")
+    return [Msisdn(number) for number in map(int, phone_numbers)]
+
+
 def parse_code(code: str) -> IdentificationCode:
     """Raises: ValueError, as `parse_msisdn` does."""
     if IDENTIFICATION_CODE.fullmatch(code) is None:
@@ -46,7 +58,15 @@ def phone_number(msisdn: int) -> str:
 
 def msisdn_digest(key: bytes, msisdn: Msisdn) -> bytes:
     """Keyed BLAKE2b-128 (RFC 7693) of a number: an unkeyed hash of a phone number is reversed in seconds."""
-    return blake2b(msisdn.to_bytes(8, "big"), digest_size=DIGEST_BYTES, key=key).digest()
+    state = _keyed(key).copy()
+    state.update(msisdn.to_bytes(8, "big"))
+    return state.digest()
+
+
+@lru_cache(maxsize=4)
+def _keyed(key: bytes) -> blake2b:
+    """The state that has taken in the key, which is half of a short digest's cost."""
+    return blake2b(digest_size=DIGEST_BYTES, key=key)
 
 
 def time_ordered_id(milliseconds: int, random: bytes) -> UUID:
@@ -57,6 +77,6 @@ def time_ordered_id(milliseconds: int, random: bytes) -> UUID:
     return UUID(int=value)
 
 
-def query_id(page_id: UUID, index: int) -> UUID:
+def query_id(page_id: str, index: int) -> str:
     """The id of a page's query: the page's own, with the query's index (0 to 65,535) in its last four hexadecimal digits."""
-    return UUID(int=page_id.int | index)
+    return f"{page_id[:-4]}{index:04x}"

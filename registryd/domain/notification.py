@@ -54,8 +54,9 @@ Outcome = Acknowledged | Rejected | Failed
 
 def rfc3339(at: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, truncated: `2026-01-02T03:04:05.678Z`."""
-    at = at.astimezone(UTC)
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def webhook_id(notifications: Sequence[Notification]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import NamedTuple
-from uuid import UUID
 
 from registryd.domain.binding import Bound
 from registryd.domain.contract import EndUser, Status
@@ -30,7 +29,7 @@ class PresenceQuery(NamedTuple):
 class Answer(NamedTuple):
     """What one query is told, once it is journaled durably. `bound` is None where no code was given or the number is absent."""
 
-    query_id: UUID
+    query_id: str
     present: bool
     bound: Bound | None
     answered_at: datetime

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import BaseRequest
 
 from registryd.domain.notification import rfc3339
 from registryd.http import wire
+from registryd.http.reply import Reply
 from registryd.http.services import Services
 from registryd.store import lanes, notifications
 from registryd.store.messengers import Messenger
@@ -17,7 +18,7 @@ from registryd.store.messengers import Messenger
 class AccountHandlers:
     services: Services
 
-    async def show(self, request: BaseRequest, messenger: Messenger) -> Response:
+    async def show(self, request: BaseRequest, messenger: Messenger) -> Reply:
         backlog = await notifications.count_pending(self.services.db, messenger.messenger_id)
         gate = await lanes.find(self.services.db, messenger.messenger_id)
         usage = self.services.quota.usage(messenger.messenger_id)

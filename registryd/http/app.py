@@ -8,12 +8,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.domain.errors import InvalidArgument, RegistryError
 from registryd.http import problems
 from registryd.http.problems import HttpError
+from registryd.http.reply import Reply
 
 Caller = TypeVar("Caller")
 
@@ -22,7 +23,7 @@ _CORRELATOR = re.compile(r"[a-zA-Z0-9\-_:;./<>{}]{1,256}", re.ASCII)
 
 class Route(NamedTuple, Generic[Caller]):
     name: str
-    handle: Callable[[BaseRequest, Caller], Awaitable[Response]]
+    handle: Callable[[BaseRequest, Caller], Awaitable[Reply]]
     authenticated: bool = True
     parameters: frozenset[str] = frozenset()
 
@@ -39,7 +40,7 @@ class App(Generic[Caller]):
         self._nobody = nobody
         self.draining = False
 
-    async def __call__(self, request: BaseRequest) -> Response:
+    async def __call__(self, request: BaseRequest) -> Reply:
         started = time.perf_counter()
         name = "unknown"
         try:
@@ -47,29 +48,25 @@ class App(Generic[Caller]):
             name = route.name
             caller = self._authenticate(request) if route.authenticated else self._nobody
             _check_parameters(request, route)
-            response = await route.handle(request, caller)
+            reply = await route.handle(request, caller)
         except (RegistryError, HttpError) as error:
-            response = problems.respond(error)
+            reply = problems.respond(error)
         except Exception as error:
             # The kind alone: an exception's text may quote the request.
             observe.event("request_failed", "error", api=self._api, route=name, kind=type(error).__name__)
-            response = problems.respond(error)
+            reply = problems.respond(error)
         given = request.headers.get("x-correlator", "")
-        correlator = given if _CORRELATOR.fullmatch(given) else os.urandom(8).hex()
-        response.headers["x-correlator"] = correlator
-        response.headers["Server"] = "registryd"
-        if self.draining:
-            response.headers["Connection"] = "close"
-            response.force_close()
+        reply.correlator = given if _CORRELATOR.fullmatch(given) else os.urandom(8).hex()
+        reply.close = reply.close or self.draining
         seconds = time.perf_counter() - started
-        observe.requests.labels(self._api, name, response.status).inc()
-        observe.request_seconds.labels(self._api, name).observe(seconds)
-        if response.status >= 400:
-            observe.event("request_refused", api=self._api, route=name, status=response.status, ms=round(seconds * 1000, 1))
-        return response
+        observe.child(observe.requests, self._api, name, reply.status).inc()
+        observe.child(observe.request_seconds, self._api, name).observe(seconds)
+        if reply.status >= 400:
+            observe.event("request_refused", api=self._api, route=name, status=reply.status, ms=round(seconds * 1000, 1))
+        return reply
 
     def _match(self, request: BaseRequest) -> Route[Caller]:
-        methods = self.routes.get(request.rel_url.raw_path)
+        methods = self.routes.get(request.raw_path) or self.routes.get(request.rel_url.raw_path)
         if methods is None:
             raise problems.not_found()
         route = methods.get(request.method)
@@ -80,7 +77,7 @@ class App(Generic[Caller]):
 
 def _check_parameters(request: BaseRequest, route: Route[Caller]) -> None:
     """Raises: InvalidArgument for a parameter that is unknown or stands twice; its name is the client's, so it is not repeated."""
-    if not request.rel_url.raw_query_string:
+    if "?" not in request.raw_path:
         return
     query = request.rel_url.query
     if any(name not in route.parameters for name in query):

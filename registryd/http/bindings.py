@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import BaseRequest
 
 from registryd.domain.binding import Outcome
 from registryd.domain.errors import InvalidArgument, NotFound, NotPresent
 from registryd.domain.identifiers import IdentificationCode, parse_code
 from registryd.domain.notification import rfc3339
 from registryd.http import wire
+from registryd.http.reply import Reply
 from registryd.http.services import Services
 from registryd.store import bindings
 from registryd.store.bindings import BindingRow
@@ -21,7 +22,7 @@ from registryd.store.messengers import Messenger
 class BindingHandlers:
     services: Services
 
-    async def record(self, request: BaseRequest, messenger: Messenger) -> Response:
+    async def record(self, request: BaseRequest, messenger: Messenger) -> Reply:
         """Tells whether the number is present, so it is a query like any other: budgeted and journaled."""
         received_at = self.services.now()
         query = wire.presence_query(wire.read(await self.services.body(request), wire.Binding))
@@ -31,11 +32,11 @@ class BindingHandlers:
         status = 201 if answer.bound.outcome is Outcome.RECORDED else 200
         return wire.json_response({"binding": answer.bound.outcome, "boundAt": rfc3339(answer.bound.bound_at)}, status)
 
-    async def retrieve(self, request: BaseRequest, messenger: Messenger) -> Response:
+    async def retrieve(self, request: BaseRequest, messenger: Messenger) -> Reply:
         code = await self._code(request)
         return _view(await bindings.find(self.services.db, messenger.messenger_id, code))
 
-    async def remove(self, request: BaseRequest, messenger: Messenger) -> Response:
+    async def remove(self, request: BaseRequest, messenger: Messenger) -> Reply:
         code = await self._code(request)
         return _view(await bindings.remove(self.services.db, messenger.messenger_id, code))
 
@@ -47,7 +48,7 @@ class BindingHandlers:
             raise InvalidArgument(("identificationCode", str(error))) from None
 
 
-def _view(row: BindingRow | None) -> Response:
+def _view(row: BindingRow | None) -> Reply:
     if row is None:
         raise NotFound
     return wire.json_response(

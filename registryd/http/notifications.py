@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.domain.errors import InvalidArgument
 from registryd.domain.notification import Notification
 from registryd.domain.notification import wire as as_wire
 from registryd.http import wire
+from registryd.http.reply import Reply
 from registryd.http.services import Services
 from registryd.store import notifications
 from registryd.store.messengers import Messenger
@@ -29,14 +30,14 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.A
 class NotificationHandlers:
     services: Services
 
-    async def pull(self, request: BaseRequest, messenger: Messenger) -> Response:
+    async def pull(self, request: BaseRequest, messenger: Messenger) -> Reply:
         query = request.rel_url.query
         limit = _limit(query.get("limit"))
         owed = await notifications.read_owed(self.services.db, messenger.messenger_id, _after(query.get("after")), limit)
         items = [as_wire(n, with_phone_number=messenger.includes_phone_number) for n in owed]
         return wire.json_response({"notifications": items, "next": _cursor(owed[-1]) if len(owed) == limit else None})
 
-    async def acknowledge(self, request: BaseRequest, messenger: Messenger) -> Response:
+    async def acknowledge(self, request: BaseRequest, messenger: Messenger) -> Reply:
         body = wire.read(await self.services.body(request), wire.Acknowledgement)
         bad = [i for i, text in enumerate(body.notificationIds) if _UUID.fullmatch(text) is None]
         if bad:
@@ -46,7 +47,7 @@ class NotificationHandlers:
         observe.notifications_delivered.labels(messenger.name, "pull").inc(settled)
         return wire.json_response({"acknowledged": settled})
 
-    async def test(self, request: BaseRequest, messenger: Messenger) -> Response:
+    async def test(self, request: BaseRequest, messenger: Messenger) -> Reply:
         if request.body_exists:
             wire.read(await self.services.body(request) or b"{}", wire.Empty)
         if messenger.endpoint_url is None:

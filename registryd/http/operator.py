@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import BaseRequest
 
 from registryd import observe, resources
 from registryd.config import Api
@@ -17,10 +18,13 @@ from registryd.domain.identifiers import parse_msisdn
 from registryd.http import transport, wire
 from registryd.http.app import App, Route
 from registryd.http.auth import OperatorToken
+from registryd.http.reply import Reply
 from registryd.store import migrations
 from registryd.store.pool import Database, fetch
 
 EVENTS_MAX = 10_000
+READY_TIMEOUT_S = 2.0
+_AWAY = {"database": "away", "schema": "unknown"}
 _EVENT_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 _DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 
@@ -31,15 +35,24 @@ class OperatorHandlers:
     db: Database
     apply_events: Callable[[Sequence[Event]], Awaitable[list[Result]]]
 
-    async def contract_events(self, request: BaseRequest, _: None) -> Response:
+    async def contract_events(self, request: BaseRequest, _: None) -> Reply:
         events = wire.read_items(await transport.read_body(request, self.api), "events", wire.ContractEvent, EVENTS_MAX, _event)
         results = await self.apply_events(events)
         return wire.json_response({"results": [_result(result) for result in results]})
 
-    async def healthz(self, request: BaseRequest, _: None) -> Response:
-        return Response(text="ok\n")
+    async def healthz(self, request: BaseRequest, _: None) -> Reply:
+        return Reply(b"ok\n", content_type="text/plain; charset=utf-8")
 
-    async def readyz(self, request: BaseRequest, _: None) -> Response:
+    async def readyz(self, request: BaseRequest, _: None) -> Reply:
+        # A server that hangs is told from one that answers before whoever asks has lost patience.
+        look = asyncio.create_task(self._checks())
+        done, _pending = await asyncio.wait({look}, timeout=READY_TIMEOUT_S)
+        look.cancel()
+        checks = look.result() if done else _AWAY
+        is_ready = all(state == "ok" for state in checks.values())
+        return wire.json_response({"ready": is_ready, "checks": checks}, 200 if is_ready else 503)
+
+    async def _checks(self) -> dict[str, str]:
         checks = {"database": "ok", "schema": "ok"}
         try:
             async with self.db.connection() as connection:
@@ -50,17 +63,16 @@ class OperatorHandlers:
                 except migrations.SchemaMismatch as mismatch:
                     checks["schema"] = str(mismatch)
         except Unavailable:
-            checks = {"database": "away", "schema": "unknown"}
-        is_ready = all(state == "ok" for state in checks.values())
-        return wire.json_response({"ready": is_ready, "checks": checks}, 200 if is_ready else 503)
+            return _AWAY
+        return checks
 
-    async def metrics(self, request: BaseRequest, _: None) -> Response:
-        return Response(body=observe.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    async def metrics(self, request: BaseRequest, _: None) -> Reply:
+        return Reply(observe.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def console(self, request: BaseRequest, _: None) -> Response:
+    async def console(self, request: BaseRequest, _: None) -> Reply:
         page = resources.path("registryd/console/index.html").read_bytes()
         policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-        return Response(body=page, content_type="text/html", headers={"Content-Security-Policy": policy, "X-Frame-Options": "DENY"})
+        return Reply(page, content_type="text/html", headers={"Content-Security-Policy": policy, "X-Frame-Options": "DENY"})
 
 
 def operator_app(handlers: OperatorHandlers, token: OperatorToken) -> App[None]:

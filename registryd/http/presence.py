@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import product
 
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import BaseRequest
 
+from registryd.domain.binding import Outcome
 from registryd.domain.notification import rfc3339
 from registryd.http import wire
+from registryd.http.reply import Reply
 from registryd.http.services import Services
 from registryd.presence.resolver import BATCH_MAX_QUERIES
 from registryd.store.messengers import Messenger
+
+_VERDICTS: Mapping[tuple[bool, Outcome | None], str] = {
+    (present, outcome): f'"present":{"true" if present else "false"},"binding":' + (f'"{outcome}"' if outcome else "null")
+    for present, outcome in product((True, False), (None, *Outcome))
+}
+"""Every answer that a query can have, as JSON ready for its place: the rest of a reply is ids and times, which need no escaping."""
 
 
 @dataclass(frozen=True)
 class PresenceHandlers:
     services: Services
 
-    async def answer(self, request: BaseRequest, messenger: Messenger) -> Response:
+    async def answer(self, request: BaseRequest, messenger: Messenger) -> Reply:
         received_at = self.services.now()
-        query = wire.presence_query(wire.read(await self.services.body(request), wire.Query))
+        query = wire.read_query(await self.services.body(request))
         answer = await self.services.answer(messenger, query, received_at)
-        return wire.json_response(
-            {
-                "queryId": str(answer.query_id),
-                "present": answer.present,
-                "binding": answer.bound.outcome if answer.bound else None,
-                "receivedAt": rfc3339(received_at),
-                "answeredAt": rfc3339(answer.answered_at),
-                "deadlineAt": rfc3339(received_at + self.services.directory.answer_within),
-            }
-        )
+        verdict = _VERDICTS[answer.present, answer.bound.outcome if answer.bound else None]
+        return Reply(f'{{"queryId":"{answer.query_id}",{verdict},{self._times(received_at, answer.answered_at)}}}'.encode())
 
-    async def answer_batch(self, request: BaseRequest, messenger: Messenger) -> Response:
+    async def answer_batch(self, request: BaseRequest, messenger: Messenger) -> Reply:
         received_at = self.services.now()
-        queries = wire.read_items(await self.services.body(request), "queries", wire.Query, BATCH_MAX_QUERIES, wire.presence_query)
+        queries = wire.read_batch(await self.services.body(request), BATCH_MAX_QUERIES)
         batch = await self.services.answer_batch(messenger, queries, received_at)
-        return wire.json_response(
-            {
-                "batchId": str(batch.batch_id),
-                "receivedAt": rfc3339(received_at),
-                "answeredAt": rfc3339(batch.answered_at),
-                "deadlineAt": rfc3339(received_at + self.services.directory.answer_within),
-                "results": [{"present": present, "binding": bound.outcome if bound else None} for present, bound in batch.answers],
-            }
-        )
+        results = "},{".join([_VERDICTS[present, bound.outcome if bound else None] for present, bound in batch.answers])
+        times = self._times(received_at, batch.answered_at)
+        return Reply(f'{{"batchId":"{batch.batch_id}",{times},"results":[{{{results}}}]}}'.encode())
+
+    def _times(self, received_at: datetime, answered_at: datetime) -> str:
+        deadline_at = received_at + self.services.directory.answer_within
+        return f'"receivedAt":"{rfc3339(received_at)}","answeredAt":"{rfc3339(answered_at)}","deadlineAt":"{rfc3339(deadline_at)}"'

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import orjson
-from aiohttp.web import Response
 
 from registryd.domain import errors
+from registryd.http.reply import NO_HEADERS, Reply
 
 ERRORS_MAX = 20
 
@@ -15,7 +16,7 @@ ERRORS_MAX = 20
 class HttpError(Exception):
     """A refusal that HTTP alone knows of."""
 
-    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None, *, close: bool = False) -> None:
+    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] = NO_HEADERS, *, close: bool = False) -> None:
         self.status = status
         self.code = code
         self.detail = detail
@@ -48,15 +49,12 @@ def unauthenticated_operator() -> HttpError:
     return HttpError(401, "UNAUTHENTICATED", detail, {"WWW-Authenticate": "Bearer"})
 
 
-def respond(error: Exception) -> Response:
+def respond(error: Exception) -> Reply:
     """The problem document of an error; anything unknown is a 500 that tells nothing."""
     detail = str(error)
     match error:
         case HttpError():
-            response = document(error.status, error.code, error.detail, headers=error.headers)
-            if error.close:
-                response.force_close()
-            return response
+            return document(error.status, error.code, error.detail, headers=error.headers, close=error.close)
         case errors.InvalidArgument():
             return document(400, "INVALID_ARGUMENT", detail, errors=error.errors)
         case errors.Unauthenticated():
@@ -78,9 +76,15 @@ def respond(error: Exception) -> Response:
 
 
 def document(
-    status: int, code: str, detail: str, *, errors: tuple[tuple[str, str], ...] = (), headers: dict[str, str] | None = None
-) -> Response:
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: tuple[tuple[str, str], ...] = (),
+    headers: Mapping[str, str] = NO_HEADERS,
+    close: bool = False,
+) -> Reply:
     body: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
     if errors:
         body["errors"] = [{"path": path, "message": message} for path, message in errors[:ERRORS_MAX]]
-    return Response(body=orjson.dumps(body), status=status, headers=headers, content_type="application/problem+json")
+    return Reply(orjson.dumps(body), status, "application/problem+json", headers, close=close)

@@ -59,6 +59,6 @@ class Services:
     def _count(self, messenger: Messenger, queries: int, present: int) -> None:
         self.quota.count(messenger.messenger_id, queries, queries - present)
         if present:
-            observe.queries.labels(messenger.name, "present").inc(present)
+            observe.child(observe.queries, messenger.name, "present").inc(present)
         if queries > present:
-            observe.queries.labels(messenger.name, "absent").inc(queries - present)
+            observe.child(observe.queries, messenger.name, "absent").inc(queries - present)

@@ -1,5 +1,6 @@
-"""Sockets and connections: what aiohttp leaves open to slow, silent and broken clients is closed here.
+"""Sockets and connections: aiohttp parses, and what it leaves open to slow, silent and broken clients is closed here.
 
+A connection is one task that takes its requests in their order; a request is a call in it, not a task of its own.
 Invariants: a client that does not complete a request's headers within `keepalive_timeout_s` of connecting, or of its last answer, is
 disconnected; so is one whose body does not arrive within `body_timeout_s`, or that does not read its answers for 10 s. Not one byte of
 what a client sent is echoed or logged, also where it was not HTTP. More than `connections_max` connections are refused.
@@ -15,18 +16,19 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from aiohttp import http_parser, web_protocol
-from aiohttp.web import BaseRequest, Server, StreamResponse
+from aiohttp import HttpVersion11, StreamReader, http_parser, web_protocol
+from aiohttp.web import BaseRequest, Server
 
 from registryd import observe
 from registryd.config import Api, ConfigError, Credentials, is_local
 from registryd.http import problems
+from registryd.http.accepting import Acceptor
+from registryd.http.reply import Reply
 
 SWEEP_S = 1.0
 STALLED_MAX_S = 10.0
-TLS_HANDSHAKE_TIMEOUT_S = 10.0
-TLS_SHUTDOWN_TIMEOUT_S = 2.0
 LINGERING_S = 2.0
 DRAIN_S = 2.0
 DRAIN_LOOK_S = 0.02
@@ -35,7 +37,7 @@ BACKLOG = 4096
 _SILENT = logging.getLogger("registryd.http.silent")
 _SILENT.disabled = True
 
-Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
+Handler = Callable[[BaseRequest], Awaitable[Reply]]
 
 
 def assert_c_parser() -> None:
@@ -45,7 +47,7 @@ def assert_c_parser() -> None:
 
 
 class Connection(web_protocol.RequestHandler):
-    """One client's connection, without aiohttp's echoes."""
+    """One client's connection, without aiohttp's echoes, and without its task, writer and streamed response for each request."""
 
     __slots__ = ("waits_since",)
 
@@ -60,40 +62,97 @@ class Connection(web_protocol.RequestHandler):
             return
         super().connection_made(transport)
 
-    def handle_error(
-        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> StreamResponse:
-        """Answers what was not HTTP; aiohttp's own answer and log quote it."""
-        listener = self._manager
-        if isinstance(listener, Listener):
-            observe.connections_closed.labels(listener.name, "bad_http").inc()
-        if request.writer.output_size > 0:
-            raise ConnectionError
-        if status == 500:
-            response = problems.respond(RuntimeError())
+    async def start(self) -> None:
+        """Answers the connection's requests in their order, until it ends."""
+        while not self._force_close:
+            if not self._messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, payload = self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            self._request_in_progress = True
+            try:
+                may_stay = await self._answer(message, payload)
+            finally:
+                self._request_in_progress = False
+                if self._handler_waiter is not None and not self._handler_waiter.done():  # somebody waits to shut down
+                    self._handler_waiter.set_result(None)
+            if self._close or not may_stay:
+                break
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            if self._keepalive_handle is None:
+                self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        self._task_handler = None
+        if self.transport is not None:
+            self.transport.close()
+
+    async def _answer(self, message: Any, payload: StreamReader) -> bool:
+        """Answers one request; whether the connection may go on to the next."""
+        if isinstance(message, web_protocol._ErrInfo):
+            reply, is_head = self._not_http(), False
         else:
-            response = problems.document(400, "INVALID_ARGUMENT", "This is not a well-formed HTTP/1.1 request.")
-        response.headers["Server"] = "registryd"
-        response.headers["x-correlator"] = os.urandom(8).hex()
-        response.force_close()
-        return response
+            assert self._request_handler is not None, "a connection is handled while it is its listener's"
+            request = BaseRequest(message, payload, self, None, self._task_handler, self._loop)  # type: ignore[arg-type] # it never writes
+            self._current_request = request
+            try:
+                reply = await self._request_handler(request)  # type: ignore[assignment] # the listener's handlers give Reply
+            finally:
+                self._current_request = None
+            reply.close = reply.close or message.should_close or message.upgrade
+            if message.version < HttpVersion11 and not reply.close:
+                reply.headers = {**reply.headers, "Connection": "keep-alive"}
+            is_head = message.method == "HEAD"
+        if self.transport is None:
+            return False
+        self.transport.write(reply.encode(with_body=not is_head))
+        try:
+            if self._paused:
+                await self._drain_helper()
+            return not reply.close and (payload.is_eof() or await _rest_of(payload))
+        except (ConnectionError, web_protocol.RequestPayloadError):
+            return False
+
+    def _not_http(self) -> Reply:
+        """The answer to what was not HTTP; aiohttp's own answer and log quote it."""
+        assert isinstance(self._manager, Listener)
+        observe.connections_closed.labels(self._manager.name, "bad_http").inc()
+        reply = problems.document(400, "INVALID_ARGUMENT", "This is not a well-formed HTTP/1.1 request.")
+        reply.correlator = os.urandom(8).hex()
+        reply.close = True
+        return reply
+
+
+async def _rest_of(payload: StreamReader) -> bool:
+    """Reads what is left of a body that was answered before its end; False where that takes too long."""
+    try:
+        async with asyncio.timeout(LINGERING_S):
+            while not payload.is_eof():
+                await payload.readany()
+    except TimeoutError:
+        return False
+    return True
 
 
 class Listener(Server):
     """One API's connections: their cap, their sweeping and their end."""
 
     def __init__(self, name: str, handler: Handler, api: Api) -> None:
-        super().__init__(handler)
+        super().__init__(handler)  # type: ignore[arg-type] # Connection awaits it, and knows what it gives
         self.name = name
         self.connections_max = api.connections_max
         self._options = {
             "keepalive_timeout": api.keepalive_timeout_s,
-            "lingering_time": LINGERING_S,
             "access_log": None,
             "logger": _SILENT,
             "auto_decompress": False,
         }
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._sweeper: asyncio.Task[None] | None = None
 
     def __call__(self) -> web_protocol.RequestHandler:
@@ -101,16 +160,7 @@ class Listener(Server):
 
     async def listen(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Starts accepting."""
-        for sock in sockets:
-            server = await self._loop.create_server(
-                self,
-                sock=sock,
-                ssl=tls,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if tls else None,
-                ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S if tls else None,
-            )
-            self._servers.append(server)
+        self._acceptors = [Acceptor(sock, BACKLOG, self, tls) for sock in sockets]
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def drain(self) -> None:
@@ -118,8 +168,8 @@ class Listener(Server):
 
         Who connects now is refused, or waits for the next process where the listener is shared with it.
         """
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for _ in range(int(DRAIN_S / DRAIN_LOOK_S)):
             await asyncio.sleep(DRAIN_LOOK_S)
             if not self._connections:
@@ -153,15 +203,17 @@ async def read_body(request: BaseRequest, api: Api) -> bytes:
     headers = request.headers
     if headers.get("Content-Encoding", "identity") != "identity":
         raise problems.unsupported_media_type("Send the body uncompressed.")
-    kind, _, parameter = headers.get("Content-Type", "").partition(";")
-    charset = parameter.strip().lower().replace('"', "")
-    if kind.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
+    media_type = headers.get("Content-Type", "")
+    if media_type != "application/json" and not _is_json(media_type):
         raise problems.unsupported_media_type("Send the body as Content-Type: application/json in UTF-8.")
+    content = request.content
+    if content.is_eof():  # it came with the headers
+        body = content.read_nowait(-1)
+        if len(body) > api.body_max_bytes:
+            raise problems.too_large(api.body_max_bytes)
+        return body
     if (request.content_length or 0) > api.body_max_bytes:
         raise problems.too_large(api.body_max_bytes)
-    content = request.content
-    if content.is_eof():
-        return content.read_nowait(-1)
     if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     parts: list[bytes] = []
@@ -178,6 +230,12 @@ async def read_body(request: BaseRequest, api: Api) -> bytes:
     except web_protocol.RequestPayloadError:
         raise problems.HttpError(400, "INVALID_ARGUMENT", "The body's framing is broken.", close=True) from None
     return b"".join(parts)
+
+
+def _is_json(media_type: str) -> bool:
+    kind, _, parameter = media_type.partition(";")
+    charset = parameter.strip().lower().replace('"', "")
+    return kind.strip().lower() == "application/json" and charset in ("", "charset=utf-8")
 
 
 @dataclass

@@ -2,11 +2,11 @@
 
 A lone query goes to the database at once. Queries that arrive while a statement is running ride together in the next one: one lookup,
 one journal page a messenger, one commit, and each waiter gets its own answer. Batches have a lane of their own, so that a large one
-does not hold up single queries.
+does not hold up single queries; within a lane messengers take turns, so that none holds up another.
 
-Invariants: an answer exists only once its journal page is committed; a database that is away is `Unavailable`, never "absent"; of all
-queries in running statements no two name the same number or code of a messenger, so that the outcome of two queries on one is that of
-some order of them, and a statement never waits for another's locks.
+Invariants: an answer exists only once its journal page is committed; a database that is away is `Unavailable`, never "absent"; what
+cannot be answered soon is refused at once; of all queries in running statements no two name the same number or code of a messenger, so
+that the outcome of two queries on one is that of some order of them, and a statement never waits for another's locks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
+from math import ceil
 from typing import NamedTuple
-from uuid import UUID
 
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
@@ -29,8 +29,17 @@ from registryd.store import presence as store
 from registryd.store.pool import Database
 
 BATCH_MAX_QUERIES = 10_000
+BATCH_STATEMENTS_IN_FLIGHT = 2
+"""One is looked up while the other's answers are handed out."""
+WAIT_MAX_S = 10.0
+"""Who would wait longer for a statement is refused: a messenger's own call has given up by then."""
+DIGESTS_A_TURN = 500
+"""How many digests of a batch are made before others get the event loop: a third of a millisecond."""
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Between asking again for a contract that is being ended. Each asking is journaled, so they are few."""
+
+Named = set[tuple[MessengerId, Msisdn | IdentificationCode]]
+"""Numbers and codes that a messenger binds."""
 
 
 class DigestKey(NamedTuple):
@@ -39,7 +48,7 @@ class DigestKey(NamedTuple):
 
 
 class BatchAnswer(NamedTuple):
-    batch_id: UUID
+    batch_id: str
     answers: list[tuple[bool, Bound | None]]
     """In the order of the queries."""
     answered_at: datetime
@@ -48,45 +57,124 @@ class BatchAnswer(NamedTuple):
 class _Ask:
     """The queries of one caller that are answered together: after `done`, `page_id` to `bound` hold."""
 
-    __slots__ = ("bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received_at")
+    __slots__ = ("asked_at", "bound", "digests", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received_at")
 
-    page_id: UUID
+    page_id: str
     first: int
     """The position of its first query on the page."""
     present: str
+    """A `0` or `1` for each query."""
     bound: list[Bound | None] | None
 
-    def __init__(
-        self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime, done: asyncio.Future[datetime]
-    ) -> None:
+    def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], digests: bytes, received_at: datetime) -> None:
         self.messenger_id = messenger_id
         self.queries = queries
-        self.names = frozenset((messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code))
-        """The numbers and codes that it may bind."""
+        self.digests = digests
+        self.names = {(messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code)}
+        """What it may bind."""
         self.received_at = received_at
-        self.done = done
+        self.asked_at = time.monotonic()
+        self.done: asyncio.Future[datetime] = asyncio.get_running_loop().create_future()
+
+
+class _Queue:
+    """What one messenger waits for in a lane."""
+
+    __slots__ = ("asks", "queries")
+
+    def __init__(self) -> None:
+        self.asks: deque[_Ask] = deque()
+        self.queries = 0
+
+    def put(self, ask: _Ask) -> None:
+        self.asks.append(ask)
+        self.queries += len(ask.queries)
+
+    def put_back(self, ask: _Ask) -> None:
+        self.asks.appendleft(ask)
+        self.queries += len(ask.queries)
+
+    def take(self, named: Named) -> Generator[_Ask, None, None]:
+        """Takes out, one by one and in their order, the asks that name nothing `named`, nor what one that was left before them names."""
+        left: list[_Ask] = []
+        named_left: Named = set()
+        waited_too_long = time.monotonic() - WAIT_MAX_S
+        try:
+            while self.asks:
+                ask = self.asks.popleft()
+                self.queries -= len(ask.queries)
+                if ask.done.done():  # its caller has gone
+                    continue
+                if ask.asked_at < waited_too_long:
+                    ask.done.set_exception(Unavailable())
+                elif named.isdisjoint(ask.names) and named_left.isdisjoint(ask.names):
+                    yield ask
+                else:
+                    left.append(ask)
+                    named_left |= ask.names
+        finally:
+            for ask in reversed(left):
+                self.put_back(ask)
 
 
 class _Lane:
-    """A queue of asks and the bounded number of statements that work it."""
+    """A queue for each messenger that waits, and the bounded number of statements that work them."""
 
-    def __init__(self, name: str, db: Database, in_flight: int, group_max: int) -> None:
+    def __init__(self, name: str, in_flight: int, group_max: int, queue_max: int) -> None:
         self.name = name
-        self.db = db
         self.in_flight = in_flight
         self.group_max = group_max
-        self.waiting: deque[_Ask] = deque()
-        self.waiting_queries = 0
+        self.queue_max = queue_max
+        self.waiting: dict[MessengerId, _Queue] = {}
+        """In the order of their turns."""
         self.running = 0
+        self.statement_s = 0.0
+        """How long a statement takes of late."""
+
+    def admit(self, ask: _Ask) -> None:
+        """Lets an ask wait. Raises: Unavailable, where its messenger's share of the queue is full, or the wait would be too long.
+
+        A messenger that has nothing waiting is let in: neither the others' queues nor the memory of a slow statement shut it out.
+        """
+        queue = self.waiting.get(ask.messenger_id)
+        if queue is None:
+            queue = self.waiting[ask.messenger_id] = _Queue()
+        else:
+            ahead = (queue.queries + len(ask.queries)) * len(self.waiting)
+            wait_s = (1 + ahead // self.group_max) * self.statement_s / self.in_flight
+            if ahead > self.queue_max or wait_s > WAIT_MAX_S:
+                observe.child(observe.queries_refused, "queue").inc(len(ask.queries))
+                raise Unavailable(max(1, ceil(wait_s)))
+        queue.put(ask)
+
+    def take_group(self, named: Named) -> list[_Ask]:
+        """The next statement's asks, one of each messenger in turn up to the group's bound; what they name is added to `named`."""
+        group: list[_Ask] = []
+        room = self.group_max
+        turns = deque((queue, queue.take(named)) for queue in self.waiting.values())
+        while turns:
+            queue, asks = turns.popleft()
+            ask = next(asks, None)
+            if ask is not None and (not group or len(ask.queries) <= room):
+                named |= ask.names
+                group.append(ask)
+                room -= len(ask.queries)
+                turns.append((queue, asks))
+            elif ask is not None:
+                queue.put_back(ask)
+                asks.close()
+        served = {ask.messenger_id for ask in group}
+        in_turn = sorted(self.waiting, key=served.__contains__)
+        self.waiting = {messenger_id: self.waiting[messenger_id] for messenger_id in in_turn if self.waiting[messenger_id].asks}
+        return group
 
 
 class Resolver:
-    """Answers queries: single ones through `db`, batches through `batches`. `random(n)` gives n random bytes; `clock()` the time, aware."""
+    """Answers queries through `db`. `random(n)` gives n random bytes; `clock()` the time, aware."""
 
     def __init__(
         self,
         db: Database,
-        batches: Database,
         digest_key: DigestKey,
         *,
         statements_in_flight: int,
@@ -95,19 +183,21 @@ class Resolver:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        self._db = db
         self._digest_key = digest_key
         self._clock = clock
         self._random = random
-        self._queue_max = queue_max
-        self._single = _Lane("single", db, statements_in_flight, group_max)
-        self._batch = _Lane("batch", batches, 1, BATCH_MAX_QUERIES)
-        self._named: set[tuple[MessengerId, Msisdn | IdentificationCode]] = set()
+        self._single = _Lane("single", statements_in_flight, group_max, queue_max)
+        self._batch = _Lane("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_MAX_QUERIES, queue_max + BATCH_MAX_QUERIES)
+        self._named: Named = set()
+        """What the running statements name."""
         self._workers: set[asyncio.Task[None]] = set()
 
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
         """One query. Raises: CodeInUse (journaled all the same), Unavailable."""
+        digest = msisdn_digest(self._digest_key.key, query.msisdn)
         for pause_s in (*BUSY_PAUSES_S, 0.0):
-            ask = await self._ask(self._single, messenger_id, (query,), received_at)
+            ask = await self._ask(self._single, _Ask(messenger_id, (query,), digest, received_at))
             bound = ask.bound[0] if ask.bound else None
             if bound is None or bound.outcome is not Outcome.BUSY:
                 if bound is not None and bound.outcome is Outcome.CODE_IN_USE:
@@ -122,19 +212,17 @@ class Resolver:
         Raises: Unavailable; what was recorded by then stays.
         """
         answers: list[tuple[bool, Bound | None]] = [(False, None)] * len(queries)
-        batch_id: UUID | None = None
+        batch_id: str | None = None
         rounds = deque(_rounds(queries))
         pauses_s = iter(BUSY_PAUSES_S)
         while rounds:
             indexes = rounds.popleft()
-            ask = await self._ask(self._batch, messenger_id, [queries[i] for i in indexes], received_at)
+            asked = [queries[i] for i in indexes]
+            ask = await self._ask(self._batch, _Ask(messenger_id, asked, await self._digests(asked), received_at))
             batch_id = batch_id or query_id(ask.page_id, ask.first)
-            busy = []
-            for place, index in enumerate(indexes):
-                bound = ask.bound[place] if ask.bound else None
-                answers[index] = (ask.present[place] == "1", bound)
-                if bound is not None and bound.outcome is Outcome.BUSY:
-                    busy.append(index)
+            for index, bit, bound in zip(indexes, ask.present, ask.bound or [None] * len(asked), strict=True):
+                answers[index] = (bit == "1", bound)
+            busy = [index for index, bound in zip(indexes, ask.bound or (), strict=False) if bound and bound.outcome is Outcome.BUSY]
             if busy:
                 pause_s = next(pauses_s, None)
                 if pause_s is None:
@@ -149,13 +237,17 @@ class Resolver:
         while self._workers:
             await asyncio.wait(self._workers)
 
-    async def _ask(self, lane: _Lane, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> _Ask:
-        if lane.waiting_queries + len(queries) > self._queue_max + lane.group_max:
-            observe.queries_refused.labels("queue").inc()
-            raise Unavailable
-        ask = _Ask(messenger_id, queries, received_at, asyncio.get_running_loop().create_future())
-        lane.waiting.append(ask)
-        lane.waiting_queries += len(queries)
+    async def _digests(self, queries: Sequence[PresenceQuery]) -> bytes:
+        """The digests of a batch's numbers, made a few at a time so that single queries pass between."""
+        key = self._digest_key.key
+        parts = []
+        for start in range(0, len(queries), DIGESTS_A_TURN):
+            parts.append(b"".join([msisdn_digest(key, query.msisdn) for query in queries[start : start + DIGESTS_A_TURN]]))
+            await asyncio.sleep(0)
+        return b"".join(parts)
+
+    async def _ask(self, lane: _Lane, ask: _Ask) -> _Ask:
+        lane.admit(ask)
         self._start_worker(lane)
         await ask.done
         return ask
@@ -170,12 +262,13 @@ class Resolver:
     async def _work(self, lane: _Lane) -> None:
         """Answers groups until nobody waits, or only for what another statement names."""
         try:
-            while group := self._take_group(lane):
+            while group := lane.take_group(self._named):
                 started = time.perf_counter()
+                size = sum(len(ask.queries) for ask in group)
                 try:
-                    await self._answer_group(lane.db, group)
+                    await self._answer_group(group)
                 except RegistryError as error:
-                    observe.queries_refused.labels("database").inc(sum(len(ask.queries) for ask in group))
+                    observe.child(observe.queries_refused, "database").inc(size)
                     _fail(group, error)
                 except Exception as error:
                     observe.event("background_failed", "error", where="resolver", kind=type(error).__name__)
@@ -185,58 +278,29 @@ class Resolver:
                         self._named -= ask.names
                 for waiting in (self._single, self._batch):
                     self._start_worker(waiting)
-                observe.query_seconds.labels(lane.name).observe(time.perf_counter() - started)
-                observe.query_groups.labels(lane.name).observe(sum(len(ask.queries) for ask in group))
-                observe.queries_waiting.labels(lane.name).set(lane.waiting_queries)
+                seconds = time.perf_counter() - started
+                lane.statement_s += (seconds - lane.statement_s) / 8
+                observe.child(observe.query_seconds, lane.name).observe(seconds)
+                observe.child(observe.query_groups, lane.name).observe(size)
+                observe.child(observe.queries_waiting, lane.name).set(sum(queue.queries for queue in lane.waiting.values()))
         finally:
             lane.running -= 1
 
-    def _take_group(self, lane: _Lane) -> list[_Ask]:
-        """The longest-waiting asks, up to the group's bound, that name nothing which a running statement, or one before them, names."""
-        group: list[_Ask] = []
-        later: list[_Ask] = []
-        named_later: set[tuple[MessengerId, Msisdn | IdentificationCode]] = set()
-        size = 0
-        while lane.waiting and (not group or size + len(lane.waiting[0].queries) <= lane.group_max):
-            ask = lane.waiting.popleft()
-            if ask.done.done():  # its caller has gone
-                lane.waiting_queries -= len(ask.queries)
-            elif self._named.isdisjoint(ask.names) and named_later.isdisjoint(ask.names):
-                self._named |= ask.names
-                group.append(ask)
-                size += len(ask.queries)
-            else:
-                named_later |= ask.names
-                later.append(ask)
-        lane.waiting.extendleft(reversed(later))
-        lane.waiting_queries -= size
-        return group
-
-    async def _answer_group(self, db: Database, group: list[_Ask]) -> None:
-        key = self._digest_key.key
-        numbers: list[tuple[Msisdn, int, int, IdentificationCode | None]] = []
-        pages: list[store.Page] = []
-        digests: list[list[bytes]] = []
-        page_of: dict[MessengerId, int] = {}
+    async def _answer_group(self, group: list[_Ask]) -> None:
         milliseconds = int(self._clock().timestamp() * 1000)
+        pages: dict[MessengerId, store.Page] = {}
         for ask in group:
-            page = page_of.get(ask.messenger_id)
+            page = pages.get(ask.messenger_id)
             if page is None:
-                page = page_of[ask.messenger_id] = len(pages)
                 page_id = time_ordered_id(milliseconds, self._random(10))
-                pages.append(store.Page(page_id, ask.received_at, ask.messenger_id, b""))
-                digests.append([])
-            ask.page_id = pages[page].page_id
-            ask.first = len(digests[page])
-            for query in ask.queries:
-                numbers.append((query.msisdn, page, len(digests[page]), query.code))
-                digests[page].append(msisdn_digest(key, query.msisdn))
-        numbers.sort()
-        pages = [page._replace(digests=b"".join(of_page)) for page, of_page in zip(pages, digests, strict=True)]
-        answered = await store.answer(db, numbers, pages, self._digest_key.key_id)
+                page = pages[ask.messenger_id] = store.Page(page_id, ask.received_at, ask.messenger_id)
+            ask.page_id = str(page.page_id)
+            ask.first = page.add(ask.queries, ask.digests)
+        answered = await store.answer(self._db, list(pages.values()), self._digest_key.key_id)
         now = self._clock()
+        results: dict[MessengerId, store.AnsweredPage | store.BoundPage] = dict(zip(pages, answered, strict=True))
         for ask in group:
-            result = answered[page_of[ask.messenger_id]]
+            result = results[ask.messenger_id]
             places = slice(ask.first, ask.first + len(ask.queries))
             ask.present = result.bits[places]
             ask.bound = None
@@ -247,8 +311,10 @@ class Resolver:
                 ask.done.set_result(now)
 
 
-def _rounds(queries: Sequence[PresenceQuery]) -> list[list[int]]:
+def _rounds(queries: Sequence[PresenceQuery]) -> list[Sequence[int]]:
     """The indexes of a batch by round: one that names a number or code again comes after the one that named it before. Mostly one round."""
+    if all(code is None for _, code in queries):
+        return [range(len(queries))]
     rounds: list[list[int]] = []
     after: dict[Msisdn | IdentificationCode, int] = {}
     for index, (msisdn, code) in enumerate(queries):
@@ -259,7 +325,7 @@ def _rounds(queries: Sequence[PresenceQuery]) -> list[list[int]]:
         if turn == len(rounds):
             rounds.append([])
         rounds[turn].append(index)
-    return rounds
+    return [*rounds]
 
 
 def _fail(group: list[_Ask], error: RegistryError) -> None:

@@ -1,4 +1,8 @@
-"""The journal's partitions, and the count of what each messenger asked, shared by all workers."""
+"""The days of the journal, of deliveries and of attempts, and the count of what each messenger asked, shared by all workers.
+
+A day's partition is made ahead, closed (its figures are written down) when the day is over, and dropped when the policy in force keeps
+it no longer. What may be dropped is decided by the database alone: sql/migrations/0005_retention.sql.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,29 @@ from collections.abc import Sequence
 from datetime import date
 from typing import NamedTuple
 
+from registryd import observe
 from registryd.domain.identifiers import MessengerId
 from registryd.store.pool import Database
 from registryd.store.queries import Nothing, Query
 
 DAYS_AHEAD = 7
+FAMILIES = ("journal_page", "notification_delivered", "delivery_attempt")
+COUNTING_TIMEOUT_S = 900.0
+"""Closing reads a whole day of the journal."""
 
 
 class Made(NamedTuple):
     made: int
+
+
+class Day(NamedTuple):
+    day: date | None
+
+
+class Retention(NamedTuple):
+    family: str
+    unplaced_rows: int
+    days_over: int
 
 
 class Usage(NamedTuple):
@@ -24,6 +42,9 @@ class Usage(NamedTuple):
 
 
 MAKE_PARTITIONS = Query("journal", "make_partitions", Made, int)
+CLOSE_DAY = Query("journal", "close_day", Day, str)
+DROP_DAY = Query("journal", "drop_day", Day, str)
+READ_RETENTION = Query("journal", "read_retention", Retention)
 ADD_USAGE = Query("journal", "add_usage", Nothing, list[int], list[date], list[int], list[int])
 READ_USAGE = Query("journal", "read_usage", Usage, date)
 
@@ -31,6 +52,33 @@ READ_USAGE = Query("journal", "read_usage", Usage, date)
 async def make_partitions(db: Database) -> int:
     """Makes the partitions of today and a week ahead; returns how many were missing."""
     return (await db.fetch(MAKE_PARTITIONS, DAYS_AHEAD + 1))[0].made
+
+
+async def keep_days(db: Database) -> None:
+    """Makes the days ahead, closes those that are over, and drops one of each family that the policy no longer keeps.
+
+    One, because each makes queries wait for some milliseconds: a policy that keeps less than before takes effect over many calls. Any
+    number of workers may call it; they skip what another is doing.
+    """
+    await make_partitions(db)
+    for family in FAMILIES:
+        while day := await _move(db, CLOSE_DAY, family):
+            observe.event("day_closed", family=family, day=day.isoformat())
+        if day := await _move(db, DROP_DAY, family):
+            observe.days_dropped.labels(family).inc()
+            observe.event("day_dropped", family=family, day=day.isoformat())
+    for state in await db.fetch(READ_RETENTION):
+        observe.unplaced_rows.labels(state.family).set(state.unplaced_rows)
+        observe.days_over.labels(state.family).set(state.days_over)
+        if state.unplaced_rows:
+            observe.event("rows_unplaced", "warning", family=state.family, rows=state.unplaced_rows)
+
+
+async def _move(db: Database, query: Query[Day], family: str) -> date | None:
+    """The day that was closed or dropped, if any."""
+    async with db.connection() as connection:
+        day: date | None = await connection.fetchval(query.sql, family, timeout=COUNTING_TIMEOUT_S)
+        return day
 
 
 async def exchange_usage(db: Database, day: date, added: Sequence[tuple[MessengerId, date, int, int]]) -> list[Usage]:

@@ -1,6 +1,6 @@
 """Connections: one bounded pool, and what a lost database means.
 
-Owns: the pool, its admission, deadlines, and the translation of everything transient into `Unavailable`.
+Owns: the pool, its admission, deadlines, and the translation of everything transient into `Unavailable`. It goes where `primary` says.
 Never does: SQL of its own beyond session settings; a retry of a statement whose outcome is unknown.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+import weakref
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -19,9 +20,12 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from registryd import observe
 from registryd.domain.errors import Unavailable
+from registryd.store.primary import Watch
 from registryd.store.queries import Query, Row
 
 ACQUIRE_TIMEOUT_S = 2.0
+CANCEL_TIMEOUT_S = 1.0
+"""What a server is given to obey, once a statement took too long: one that hangs does not, and its connection is cut."""
 TCP_USER_TIMEOUT_MS = 10_000
 
 TRANSIENT = (
@@ -56,9 +60,6 @@ PROBES = {
 """How the planner treats short statements: nested loops over index probes, planned once. Left to guess, it would remember a plan from when
 a table was small."""
 
-BATCHES = {"plan_cache_mode": "force_custom_plan", "enable_seqscan": "off"}
-"""For statements over thousands of rows: planned each time for the length they have."""
-
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
@@ -68,7 +69,6 @@ class Database:
     def __init__(
         self,
         dsn: str,
-        planner: Mapping[str, str],
         *,
         size: int,
         connect_timeout_s: float,
@@ -82,10 +82,13 @@ class Database:
         self._connect_timeout_s = connect_timeout_s
         self._command_timeout_s = command_timeout_s
         self._name = name
-        self._planner = planner
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._watch = Watch(dsn, password, name, self._leave)
+        self._opening: set[asyncio.Timeout] = set()
+        self._opened: weakref.WeakSet[asyncpg.Connection[asyncpg.Record]] = weakref.WeakSet()
 
     async def __aenter__(self) -> Database:
+        await self._watch.__aenter__()
         self._pool = await asyncpg.create_pool(
             self._dsn,
             password=self._password,
@@ -95,13 +98,14 @@ class Database:
             command_timeout=self._command_timeout_s,
             max_inactive_connection_lifetime=300,
             target_session_attrs=SessionAttribute.read_write,
+            connect=self._open,
             init=_bound_network,
             reset=_keep_session,
             server_settings={
                 "application_name": self._name,
                 "timezone": "UTC",
                 "jit": "off",
-                **self._planner,
+                **PROBES,
                 "lock_timeout": "2s",
                 "idle_in_transaction_session_timeout": "15s",
             },
@@ -109,11 +113,32 @@ class Database:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._watch.__aexit__()
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), 5)
             except TimeoutError:
                 self._pool.terminate()
+
+    async def _open(self, dsn: str | None = None, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
+        """Opens one of the pool's connections: to the primary; while none is known, to the first host that takes writes."""
+        primary = self._watch.primary
+        async with asyncio.timeout(None) as patience:
+            self._opening.add(patience)
+            try:
+                connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(primary.dsn if primary else dsn, **options)
+            finally:
+                self._opening.discard(patience)
+        self._opened.add(connection)
+        return connection
+
+    def _leave(self) -> None:
+        """Cuts the connections to what is no longer the primary: where it hangs they would, for as long as a statement may take."""
+        opening, self._opening = self._opening, set()
+        for patience in opening:
+            patience.reschedule(0)
+        for connection in list(self._opened):
+            connection.terminate()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -123,13 +148,15 @@ class Database:
         """
         assert self._pool is not None, "the database is entered before it is used"
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s) as connection:
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s)
+            try:
                 yield connection
-        except asyncpg.ReadOnlySQLTransactionError:
-            await self._pool.expire_connections()
-            raise Unavailable from None
+            finally:
+                await self._pool.release(connection, timeout=CANCEL_TIMEOUT_S)
         except TRANSIENT as error:
             observe.database_errors.labels(type(error).__name__).inc()
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # demoted under us: each of its connections is of no use
+                await self._pool.expire_connections()
             raise Unavailable from error
 
     @asynccontextmanager
@@ -152,9 +179,13 @@ class Database:
     async def fetch_retrying(self, query: Query[Row], *args: Any) -> list[Row]:
         """The same, again after a conflict with another transaction, for some milliseconds: then `Unavailable`."""
         try:
+            return await self.fetch(query, *args)
+        except CONFLICTS:
+            pass
+        try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception_type(CONFLICTS),
-                stop=stop_after_attempt(6),
+                stop=stop_after_attempt(5),
                 wait=wait_random_exponential(multiplier=0.005, max=0.1),
                 reraise=True,
             ):
@@ -189,13 +220,17 @@ async def _keep_session(_: Connection) -> None:
 
 
 async def connect(dsn: str, *, password: str | None = None, timeout_s: float = 5.0) -> asyncpg.Connection[asyncpg.Record]:
-    """One connection for a command's work: imports, migrations.
+    """One connection to the primary for a command's work: imports, migrations.
 
     Raises: Unavailable.
     """
     try:
         return await asyncpg.connect(
-            dsn, password=password, timeout=timeout_s, server_settings={"application_name": f"registryd {os.getpid()}", "timezone": "UTC"}
+            dsn,
+            password=password,
+            timeout=timeout_s,
+            target_session_attrs=SessionAttribute.read_write,
+            server_settings={"application_name": f"registryd {os.getpid()}", "timezone": "UTC"},
         )
     except TRANSIENT as error:
         raise Unavailable from error

@@ -8,18 +8,31 @@ from typing import NamedTuple
 from uuid import UUID
 
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
+from registryd.domain.presence import PresenceQuery
 from registryd.store.pool import Database
 from registryd.store.queries import Query
 
 
-class Page(NamedTuple):
-    """The queries of one messenger in one group: a row of the journal."""
+class Page:
+    """The queries of one messenger in one group: a row of the journal, with their digests in the same order."""
 
-    page_id: UUID
-    received_at: datetime
-    messenger_id: MessengerId
-    digests: bytes
-    """16 bytes a query, in the order of their positions."""
+    __slots__ = ("codes", "digests", "messenger_id", "msisdns", "page_id", "received_at")
+
+    def __init__(self, page_id: UUID, received_at: datetime, messenger_id: MessengerId) -> None:
+        self.page_id = page_id
+        self.received_at = received_at
+        self.messenger_id = messenger_id
+        self.msisdns: list[Msisdn] = []
+        self.codes: list[IdentificationCode | None] = []
+        self.digests = b""
+
+    def add(self, queries: Sequence[PresenceQuery], digests: bytes) -> int:
+        """Puts queries on the page; returns the position of the first."""
+        first = len(self.msisdns)
+        self.msisdns += [query.msisdn for query in queries]
+        self.codes += [query.code for query in queries]
+        self.digests += digests
+        return first
 
 
 class AnsweredPage(NamedTuple):
@@ -40,16 +53,26 @@ ANSWER = Query("presence", "answer_presence", AnsweredPage, *_ARRAYS)
 ANSWER_AND_BIND = Query("presence", "answer_and_bind", BoundPage, *_ARRAYS, list[str])
 
 
-async def answer(
-    db: Database, numbers: Sequence[tuple[Msisdn, int, int, IdentificationCode | None]], pages: Sequence[Page], digest_key_id: int
-) -> list[AnsweredPage] | list[BoundPage]:
-    """Answers `numbers` (number, page, position, code), sorted by number for the index's sake. One result a page, in order.
+async def answer(db: Database, pages: Sequence[Page], digest_key_id: int) -> Sequence[AnsweredPage] | Sequence[BoundPage]:
+    """Answers the queries of `pages`: a result for each, in their order.
 
     Raises: Unavailable; nothing is then recorded, or it is not known.
     """
-    msisdns, page_numbers, positions, codes = zip(*numbers, strict=True)
-    page_ids, received_at, messenger_ids, digests = zip(*pages, strict=True)
-    arguments = (msisdns, page_numbers, positions, page_ids, received_at, messenger_ids, digests, digest_key_id)
-    if any(code is not None for code in codes):
-        return await db.fetch_retrying(ANSWER_AND_BIND, *arguments, codes)
+    msisdns = [msisdn for page in pages for msisdn in page.msisdns]
+    # Sorted by number: neighbours share the index's pages.
+    order = sorted(range(len(msisdns)), key=msisdns.__getitem__)
+    places = [(number, position) for number, page in enumerate(pages) for position in range(len(page.msisdns))]
+    arguments = (
+        [msisdns[i] for i in order],
+        [places[i][0] for i in order],
+        [places[i][1] for i in order],
+        [page.page_id for page in pages],
+        [page.received_at for page in pages],
+        [page.messenger_id for page in pages],
+        [page.digests for page in pages],
+        digest_key_id,
+    )
+    codes = [code for page in pages for code in page.codes]
+    if any(codes):
+        return await db.fetch_retrying(ANSWER_AND_BIND, *arguments, [codes[i] for i in order])
     return await db.fetch_retrying(ANSWER, *arguments)

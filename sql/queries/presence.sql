@@ -12,7 +12,7 @@ WITH rule AS MATERIALIZED (
       FROM registry.policy_in_force(now()) AS p
 ), answered AS (
     SELECT q.page, q.position,
-           coalesce(registry.is_present(c.status, c.holder, c.end_user, rule.organisation_rule, rule.suspended_is_present)
+           coalesce(registry.is_present(c.status, c.end_user, rule.organisation_rule, rule.suspended_is_present)
                     AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
                                                          WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1)), false) AS present
       FROM unnest($1::bigint[], $2::integer[], $3::integer[]) AS q(msisdn, page, position)
@@ -42,7 +42,7 @@ WITH rule AS MATERIALIZED (
       FROM unnest($4::uuid[], $5::timestamptz[], $6::integer[], $7::bytea[]) WITH ORDINALITY AS p(page_id, received_at, messenger_id, digests, number)
 ), answered AS MATERIALIZED (
     SELECT q.page, q.position, q.msisdn, q.code, page.messenger_id, c.generation,
-           coalesce(registry.is_present(c.status, c.holder, c.end_user, rule.organisation_rule, rule.suspended_is_present)
+           coalesce(registry.is_present(c.status, c.end_user, rule.organisation_rule, rule.suspended_is_present)
                     AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
                                                          WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1)), false) AS present
       FROM unnest($1::bigint[], $2::integer[], $3::integer[], $9::text[]) AS q(msisdn, page, position, code)

@@ -7,6 +7,13 @@ SELECT m.version, m.checksum FROM registry.schema_migration AS m ORDER BY m.vers
 -- Why: a demoted primary answers, but cannot journal.
 SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' AS writable;
 
+-- name: describe_server
+-- Why: finds the primary among several hosts. The timeline is that of what is being written; pg_control_checkpoint() lags behind a promotion.
+SELECT c.system_identifier AS system_id,
+       CASE WHEN pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' THEN 0
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint END AS timeline
+  FROM pg_control_system() AS c;
+
 -- name: describe_database
 SELECT format('%s as %s on PostgreSQL %s', current_database(), current_user, current_setting('server_version')) AS described;
 

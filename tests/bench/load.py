@@ -1,4 +1,8 @@
-"""A closed-loop load of single queries over kept connections, in a process of its own so that its CPU is not the daemon's."""
+"""A load of presence queries over kept connections, in a process of its own so that its CPU is not the daemon's.
+
+Closed loop: a connection asks again as soon as it is answered. With a `rate` the process asks that often in all, on whichever
+connection is free, so that what a query waits does not thin the load out. Requests are made before the clock starts.
+"""
 
 from __future__ import annotations
 
@@ -8,56 +12,140 @@ import random
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import uvloop
 
+BODIES = 200
+"""How many different bodies of a batch are made."""
+
 
 class Load(NamedTuple):
-    answers: int
+    numbers: int
+    """How many were answered."""
     seconds: float
     p50_ms: float
     p99_ms: float
 
 
-def run_load(api: str, key: str, numbers: list[int], connections: int, seconds: float) -> Load:
+def command(
+    api: str, key: str, numbers: Sequence[int], *, connections: int, seconds: float, batch: int = 0, rate: float = 0
+) -> tuple[list[str], str]:
+    """This file as a command, and what it reads from stdin. `batch`: numbers a request, 0 for single queries."""
+    given = {"api": api, "key": key, "numbers": numbers, "connections": connections, "seconds": seconds, "batch": batch, "rate": rate}
+    return [sys.executable, __file__], json.dumps(given)
+
+
+def run_load(api: str, key: str, numbers: Sequence[int], **how: Any) -> Load:
     """Runs this file as a process and returns what it measured."""
-    given = json.dumps({"api": api, "key": key, "numbers": numbers, "connections": connections, "seconds": seconds})
-    done = subprocess.run([sys.executable, __file__], input=given, capture_output=True, text=True, check=True)
+    words, given = command(api, key, numbers, **how)
+    done = subprocess.run(words, input=given, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return Load(*json.loads(done.stdout))
 
 
-async def _client(host: str, port: int, key: str, numbers: list[int], end: float, waits: list[float]) -> None:
-    reader, writer = await asyncio.open_connection(host, port)
-    head = f"POST /v1/presence HTTP/1.1\r\nHost: registry\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n".encode()
-    while time.perf_counter() < end:
-        body = b'{"phoneNumber":"+%d"}' % random.choice(numbers)
+def _requests(given: dict[str, Any]) -> list[bytes]:
+    head = f"HTTP/1.1\r\nHost: registry\r\nAuthorization: Bearer {given['key']}\r\nContent-Type: application/json\r\n".encode()
+    numbers, size = given["numbers"], given["batch"]
+    if not size:
+        bodies = [b'{"phoneNumber":"+%d"}' % number for number in numbers]
+        return [b"POST /v1/presence %bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) for body in bodies]
+    chosen = (random.choices(numbers, k=size) for _ in range(BODIES * 1000 // max(size, 1000)))
+    bodies = [b'{"queries":[%b]}' % b",".join([b'{"phoneNumber":"+%d"}' % number for number in batch]) for batch in chosen]
+    return [b"POST /v1/presence/batch %bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) for body in bodies]
+
+
+class _Client(asyncio.Protocol):
+    """One connection: a request at a time, its answer awaited whole."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        self.received = bytearray()
+        self.wanted = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def ask(self, since: float) -> None:
+        self.since = since
+        self.transport.write(random.choice(self.run.requests))
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        if not self.wanted:
+            end = self.received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            if not self.received.startswith(b"HTTP/1.1 200"):
+                raise SystemExit(f"not answered: {bytes(self.received[:40])!r}")
+            at = self.received.index(b"Content-Length: ") + 16
+            self.wanted = end + 4 + int(self.received[at : self.received.index(b"\r\n", at)])
+        if len(self.received) >= self.wanted:
+            self.received.clear()
+            self.wanted = 0
+            self.run.answered(self)
+
+
+class _Run:
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.requests = _requests(given)
+        self.waits: list[float] = []
+        self.rate = given["rate"]
+        self.free: deque[_Client] = deque()
+        self.due: deque[float] = deque()
+
+    def answered(self, client: _Client) -> None:
+        now = time.perf_counter()
+        self.waits.append(now - client.since)
+        if self.rate:
+            self.free.append(client)
+            self.pace()
+        elif now < self.end:
+            client.ask(now)
+
+    def pace(self) -> None:
+        """Asks what is due on what is free; a query that finds nothing free waits from when it was due."""
+        while self.due and self.free:
+            self.free.popleft().ask(self.due.popleft())
+
+    async def run(self, given: dict[str, Any]) -> Load:
+        loop = asyncio.get_running_loop()
+        address = urlsplit(given["api"])
+        clients = [
+            (await loop.create_connection(lambda: _Client(self), address.hostname, address.port))[1] for _ in range(given["connections"])
+        ]
         started = time.perf_counter()
-        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        if not answer.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(answer[:40])
-        at = answer.index(b"Content-Length: ") + 16
-        await reader.readexactly(int(answer[at : answer.index(b"\r\n", at)]))
-        waits.append(time.perf_counter() - started)
-    writer.close()
+        self.end = started + given["seconds"]
+        if self.rate:
+            self.free.extend(clients)
+            asked = 0
+            while (now := time.perf_counter()) < self.end:
+                while asked < (now - started) * self.rate:
+                    self.due.append(started + asked / self.rate)
+                    asked += 1
+                self.pace()
+                await asyncio.sleep(0.001)
+        else:
+            for client in clients:
+                client.ask(time.perf_counter())
+            await asyncio.sleep(given["seconds"])
+        seconds = time.perf_counter() - started
+        numbers = len(self.waits) * max(given["batch"], 1)
+        self.waits.sort()
+        for client in clients:
+            client.transport.abort()
+        return Load(numbers, seconds, self.waits[len(self.waits) // 2] * 1000, self.waits[int(len(self.waits) * 0.99)] * 1000)
 
 
-async def _main() -> None:
+def main() -> None:
     given = json.load(sys.stdin)
-    address = urlsplit(given["api"])
-    waits: list[float] = []
-    started = time.perf_counter()
-    clients = [
-        _client(str(address.hostname), address.port or 80, given["key"], given["numbers"], started + given["seconds"], waits)
-        for _ in range(given["connections"])
-    ]
-    await asyncio.gather(*clients)
-    seconds = time.perf_counter() - started
-    waits.sort()
-    sys.stdout.write(json.dumps([len(waits), seconds, waits[len(waits) // 2] * 1000, waits[int(len(waits) * 0.99)] * 1000]))
+    sys.stdout.write(json.dumps(uvloop.run(_Run(given).run(given))))
 
 
 if __name__ == "__main__":
-    uvloop.run(_main())
+    main()

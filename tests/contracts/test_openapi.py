@@ -37,7 +37,7 @@ from registryd.http.services import Services
 from registryd.presence.quota import QuotaGuard
 from registryd.presence.resolver import DigestKey, Resolver
 from registryd.store.messengers import Messenger
-from registryd.store.pool import PROBES, Database
+from registryd.store.pool import Database
 from tests.conftest import Site, TestMessenger, client, daemon, receiving
 
 PATH = resources.path("registryd/http/openapi.yaml")
@@ -64,8 +64,8 @@ def resolve(node: Any) -> Any:
 
 def apps() -> tuple[App[Messenger], App[None]]:
     """Both APIs as the daemon builds them, on a database that nobody connects to."""
-    db = Database("", PROBES, size=1, connect_timeout_s=1, command_timeout_s=1)
-    resolver = Resolver(db, db, DigestKey(1, bytes(32)), statements_in_flight=1, group_max=1, queue_max=1)
+    db = Database("", size=1, connect_timeout_s=1, command_timeout_s=1)
+    resolver = Resolver(db, DigestKey(1, bytes(32)), statements_in_flight=1, group_max=1, queue_max=1)
 
     async def push_test(_: Messenger) -> domain.TestPush:
         raise AssertionError("nobody asks")

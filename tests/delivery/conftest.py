@@ -25,7 +25,7 @@ from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
 from registryd.delivery.push import Pusher
 from registryd.store.messengers import SecretBox, SigningSecret
-from registryd.store.pool import PROBES, Database
+from registryd.store.pool import Database
 from tests.conftest import Site, TestDatabase, TestMessenger
 
 LOOPBACK = Egress(["127.0.0.0/8"], allow_http=True)
@@ -221,4 +221,4 @@ async def delivering(
 
 def database_away() -> Database:
     """A pool that nobody connects with: for pushes, which need no database."""
-    return Database("postgresql://nobody@/nothing?host=/nonexistent", PROBES, size=1, connect_timeout_s=1, command_timeout_s=1)
+    return Database("postgresql://nobody@/nothing?host=/nonexistent", size=1, connect_timeout_s=1, command_timeout_s=1)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from hashlib import blake2b
-from uuid import RFC_4122
+from uuid import RFC_4122, UUID
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from registryd.domain.identifiers import Msisdn, msisdn_digest, parse_code, parse_msisdn, phone_number, query_id, time_ordered_id
+from registryd.domain.identifiers import (
+    Msisdn,
+    msisdn_digest,
+    parse_code,
+    parse_msisdn,
+    parse_msisdns,
+    phone_number,
+    query_id,
+    time_ordered_id,
+)
 
 KEY = bytes(range(32))
 numbers = st.integers(10**4, 10**15 - 1).map(Msisdn)
@@ -111,7 +121,20 @@ def test_page_ids_are_ordered_by_their_time(one: int, other: int, random: bytes,
 @given(milliseconds, randoms, st.integers(0, 65_535))
 def test_query_id_leads_back_to_its_page_and_place(at: int, random: bytes, index: int) -> None:
     page = time_ordered_id(at, random)
-    query = query_id(page, index)
+    query = UUID(query_id(str(page), index))
     assert query.int & 0xFFFF == index
     assert query.int & ~0xFFFF == page.int
     assert query.version == 7
+
+
+@given(st.lists(st.one_of(numbers.map(phone_number), st.text("+0123456789,\n٣", max_size=40)), min_size=1, max_size=8))
+@example(["+79161234567,+79161234568"])
+@example(["+79161234567", ""])
+def test_many_numbers_are_parsed_as_each_of_them(texts: list[str]) -> None:
+    def outcome(parse: Callable[[], list[Msisdn]]) -> list[Msisdn] | None:
+        try:
+            return parse()
+        except ValueError:
+            return None
+
+    assert outcome(lambda: parse_msisdns(texts)) == outcome(lambda: [parse_msisdn(text) for text in texts])

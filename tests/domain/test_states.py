@@ -48,8 +48,6 @@ def test_constants_are_the_types_of_the_database(database: TestDatabase) -> None
 
     words = asyncio.run(look())
     assert words["contract_status"] == list(contract.STATUSES)
-    assert words["holder"] == list(get_args(contract.Holder))
-    assert words["end_user"] == list(get_args(contract.EndUser))
     assert words["end_reason"] == list(get_args(contract.EndReason))
     assert words["binding_end_reason"] == list(binding.END_REASONS)
     assert words["delivery_channel"] == list(notification.CHANNELS)

@@ -88,7 +88,7 @@ def test_what_is_being_answered_holds_its_part_of_the_budget() -> None:
 
 def nobody() -> Database:
     """A database that is not asked."""
-    return Database("", {}, size=1, connect_timeout_s=1, command_timeout_s=1)
+    return Database("", size=1, connect_timeout_s=1, command_timeout_s=1)
 
 
 @pytest.mark.parametrize(

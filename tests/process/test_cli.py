@@ -196,6 +196,7 @@ def test_check_tells_what_serve_would_meet(site: Site) -> None:
         ("[api]\nlisten = 'localhost'\n", 2, "names no IP address"),
         ("[delivery]\nallow_networks = ['10.0.0.1/8']\n", 2, "delivery.allow_networks"),
         ("[database]\ndsn = 'postgresql://app:hunter2@db/registryd'\n", 2, "database.dsn: a password does not belong here"),
+        ("[database]\ndsn = 'postgresql://app@/registryd?host=a,b,c&port=1,2'\n", 2, "database.dsn: 3 hosts and 2 ports"),
         ("[api\n", 1, "not TOML"),
     ],
 )

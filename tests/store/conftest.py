@@ -15,7 +15,8 @@ import asyncpg
 import pytest
 
 from registryd import embedded
-from registryd.domain.identifiers import MessengerId, Msisdn, time_ordered_id
+from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, time_ordered_id
+from registryd.domain.presence import PresenceQuery
 from registryd.store import presence
 from registryd.store.pool import Database
 from tests.conftest import TestDatabase, cloned, eventually
@@ -69,10 +70,12 @@ async def bind(connection: Connection, messenger_id: int, count: int, first: int
 
 async def ask(db: Database, messenger_id: int, *queries: tuple[int, str | None]) -> tuple[list[str | None], str]:
     """One group of a messenger's queries, each a number and perhaps a code: what became of the codes, and the answers as bits."""
-    numbers = sorted((Msisdn(msisdn), 0, position, code) for position, (msisdn, code) in enumerate(queries))
     page_id = time_ordered_id(int(datetime.now(UTC).timestamp() * 1000), secrets.token_bytes(10))
-    page = presence.Page(page_id, datetime.now(UTC), MessengerId(messenger_id), bytes(16 * len(queries)))
-    (answered,) = await presence.answer(db, numbers, [page], 1)  # type: ignore[arg-type]
+    page = presence.Page(page_id, datetime.now(UTC), MessengerId(messenger_id))
+    page.add(
+        [PresenceQuery(Msisdn(msisdn), IdentificationCode(code) if code else None) for msisdn, code in queries], bytes(16 * len(queries))
+    )
+    (answered,) = await presence.answer(db, [page], 1)
     return answered.outcomes if isinstance(answered, presence.BoundPage) else [None] * len(queries), answered.bits
 
 

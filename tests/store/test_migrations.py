@@ -137,20 +137,20 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_migration_that_fails_is_undone_whole_and_those_before_it_stand(empty: TestDatabase, files: Path) -> None:
-    (files / "0003_first.sql").write_text("CREATE TABLE registry.first ();")
-    (files / "0004_second.sql").write_text("CREATE TABLE registry.second (); SELECT 1 / 0;")
-    (files / "0005_third.sql").write_text("CREATE TABLE registry.third ();")
+    (files / "9001_first.sql").write_text("CREATE TABLE registry.first ();")
+    (files / "9002_second.sql").write_text("CREATE TABLE registry.second (); SELECT 1 / 0;")
+    (files / "9003_third.sql").write_text("CREATE TABLE registry.third ();")
 
     async def run() -> None:
         async with empty.connect() as connection:
             with pytest.raises(asyncpg.DivisionByZeroError):
                 await migrations.migrate(connection)
-            assert [version for version, _ in await applied(empty)] == [*VERSIONS, 3]
+            assert [version for version, _ in await applied(empty)] == [*VERSIONS, 9001]
             assert await connection.fetchval("SELECT to_regclass('registry.second')") is None
             # The connection is as it was: mended, the rest goes in.
-            (files / "0004_second.sql").write_text("CREATE TABLE registry.second ();")
+            (files / "9002_second.sql").write_text("CREATE TABLE registry.second ();")
             migrations.migrations.cache_clear()
-            assert [m.version for m in await migrations.migrate(connection)] == [4, 5]
+            assert [m.version for m in await migrations.migrate(connection)] == [9002, 9003]
             owner = "SELECT relowner::regrole::text FROM pg_class WHERE relname = 'third'"
             assert await connection.fetchval(owner) == "registryd_owner"
             assert await connection.fetchval("SELECT current_user") == "postgres"
@@ -162,7 +162,7 @@ def test_a_migration_that_fails_is_undone_whole_and_those_before_it_stand(empty:
 def test_a_file_that_was_edited_after_it_was_applied_is_refused(database: TestDatabase, files: Path) -> None:
     edited = files / migrations.migrations()[0].path.name
     edited.write_text(edited.read_text() + "-- a last word\n")
-    (files / "0003_new.sql").write_text("CREATE TABLE registry.new ();")
+    (files / "9001_new.sql").write_text("CREATE TABLE registry.new ();")
     migrations.migrations.cache_clear()
 
     async def run() -> None:

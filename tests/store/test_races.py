@@ -17,7 +17,7 @@ from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.store import contracts, lanes, notifications
 from registryd.store.notifications import Attempt, Deferral
-from registryd.store.pool import BATCHES, PROBES, Database
+from registryd.store.pool import Database
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, waits
 
@@ -105,11 +105,10 @@ def test_no_binding_survives_the_end_it_raced_and_every_ended_one_is_notified(da
         async with database.connect() as connection:
             await add_contracts(connection, len(numbers))
             one, other = await add_messengers(connection, 2)
-        async with database.pool(4) as db, database.pool(2, BATCHES) as batches, database.connect() as a, database.connect() as b:
+        async with database.pool(4) as db, database.connect() as a, database.connect() as b:
             async with database.connect() as hand:
                 await asyncio.gather(
-                    *(binds(db, messenger_id, random.Random(messenger_id)) for messenger_id in (one, other, one)),
-                    binds(batches, other, random.Random(7)),
+                    *(binds(db, messenger_id, random.Random(seed)) for seed, messenger_id in enumerate((one, other, one, other))),
                     ends(a, random.Random(8)),
                     ends(b, random.Random(9)),
                     binds_by_hand(hand, one, random.Random(10)),
@@ -156,10 +155,9 @@ def test_a_binding_by_hand_waits_for_an_end_in_the_making_and_is_then_refused(da
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("planner", [PROBES, BATCHES], ids=["single", "batch"])
-def test_a_group_does_not_wait_for_an_open_termination(database: TestDatabase, planner: dict[str, str]) -> None:
+def test_a_group_does_not_wait_for_an_open_termination(database: TestDatabase) -> None:
     async def run() -> None:
-        async with database.connect() as dba, database.pool(2, planner) as db:
+        async with database.connect() as dba, database.pool(2) as db:
             await add_contracts(dba, 3)
             (messenger_id,) = await add_messengers(dba, 1)
             ending = dba.transaction()

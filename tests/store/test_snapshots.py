@@ -59,7 +59,8 @@ def take(
 
 def live(database: TestDatabase) -> Table:
     text = 'to_char(started_at, \'YYYY-MM-DD"T"HH24:MI:SS"Z"\')'
-    query = f"SELECT msisdn, holder, end_user, status, {text} FROM registry.contract WHERE ended_at IS NULL ORDER BY msisdn"
+    words = "registry.holder_word(holder), registry.end_user_word(end_user)"
+    query = f"SELECT msisdn, {words}, status, {text} FROM registry.contract WHERE ended_at IS NULL ORDER BY msisdn"
     rows = database.psql("-AtF", ",", "-c", f"SET timezone = 'UTC'; {query}").stdout.splitlines()
     return {int(number): (holder, user, status, at) for number, holder, user, status, at in (row.split(",") for row in rows)}
 
@@ -71,7 +72,7 @@ def everything(database: TestDatabase) -> str:
 
 
 def history(database: TestDatabase, number: int) -> list[tuple[str, ...]]:
-    columns = "generation, status, holder, end_reason, ended_at = started_at"
+    columns = "generation, status, registry.holder_word(holder), end_reason"
     rows = database.psql("-AtF", ",", "-c", f"SELECT {columns} FROM registry.contract WHERE msisdn = {number} ORDER BY 1").stdout
     return [tuple(row.split(",")) for row in rows.splitlines()]
 

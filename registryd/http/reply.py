@@ -1,0 +1,61 @@
+"""An answer as it leaves: built whole, encoded once, written in one call.
+
+Ours are short and known before the first byte goes out, so nothing of aiohttp's streaming response is of use to them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from functools import cache, lru_cache
+from http import HTTPStatus
+from types import MappingProxyType
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Reply:
+    """`close`: the connection ends after it. `headers` are ours: ASCII, and free of line breaks."""
+
+    __slots__ = ("body", "close", "content_type", "correlator", "headers", "status")
+
+    def __init__(
+        self,
+        body: bytes,
+        status: int = 200,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] = NO_HEADERS,
+        *,
+        close: bool = False,
+    ) -> None:
+        self.body = body
+        self.status = status
+        self.content_type = content_type
+        self.headers = headers
+        self.close = close
+        self.correlator = ""
+
+    def encode(self, *, with_body: bool = True) -> bytes:
+        """The answer in HTTP/1.1 (RFC 9112). To HEAD, `with_body` is False: the same header without what it speaks of."""
+        further = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        if self.close:
+            further += "Connection: close\r\n"
+        return b"%b%bContent-Length: %d\r\nx-correlator: %b\r\n%b\r\n%b" % (
+            _start(self.status, self.content_type),
+            _date(int(time.time())),
+            len(self.body),
+            self.correlator.encode(),
+            further.encode(),
+            self.body if with_body else b"",
+        )
+
+
+@cache
+def _start(status: int, content_type: str) -> bytes:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nServer: registryd\r\nContent-Type: {content_type}\r\n".encode()
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return f"Date: {formatdate(second, usegmt=True)}\r\n".encode()

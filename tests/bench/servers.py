@@ -1,0 +1,78 @@
+"""What the daemon's single queries are compared with: its own HTTP server with another resolver behind it.
+
+    python -m tests.bench.servers ceiling|one_statement REGISTRYD.TOML
+
+`ceiling` answers without a database; `one_statement` runs and commits one statement a query. Prints its address, and serves until SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvloop
+
+from registryd import config, daemon, observe
+from registryd.domain.identifiers import MessengerId, msisdn_digest, query_id, time_ordered_id
+from registryd.domain.presence import Answer, PresenceQuery
+from registryd.http import transport
+from registryd.http.auth import Directory
+from registryd.http.messenger import messenger_app
+from registryd.http.services import Services
+from registryd.presence.quota import QuotaGuard
+from registryd.presence.resolver import BatchAnswer
+from registryd.store import presence as store
+from registryd.store.pool import Database
+
+
+class Ceiling:
+    """Nobody is present."""
+
+    async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
+        page_id = time_ordered_id(int(received_at.timestamp() * 1000), os.urandom(10))
+        return Answer(query_id(str(page_id), 0), False, None, datetime.now(UTC))
+
+    async def answer_batch(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> BatchAnswer:
+        raise NotImplementedError("batches have a baseline of their own")
+
+
+class OneStatement(Ceiling):
+    """The same statement, for one query at a time."""
+
+    def __init__(self, db: Database, key: bytes) -> None:
+        self._db = db
+        self._key = key
+
+    async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
+        page = store.Page(time_ordered_id(int(received_at.timestamp() * 1000), os.urandom(10)), received_at, messenger_id)
+        page.add((query,), msisdn_digest(self._key, query.msisdn))
+        (answered,) = await store.answer(self._db, [page], 1)
+        return Answer(query_id(str(page.page_id), 0), answered.bits == "1", None, datetime.now(UTC))
+
+
+async def main(kind: str, path: Path) -> None:
+    settings = config.load(path)
+    observe.configure("warning")
+    async with daemon.database(settings, "bench") as db:
+        directory = Directory(db)
+        await directory.refresh()
+        resolver = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("digest-key"))
+        app = messenger_app(Services(settings.file.api, db, directory, resolver, QuotaGuard(db), None))  # type: ignore[arg-type] # stand-ins
+        listener, sock = transport.Listener("messenger", app, settings.file.api), transport.bind("127.0.0.1:0")
+        await listener.listen([sock], None)
+        daemon.spare_the_collector()
+        sys.stdout.write(f"http://{transport.address(sock)}\n")
+        sys.stdout.flush()
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await stop.wait()
+        await listener.close(1)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,79 @@
+"""The primary is lost and its standby promoted: answers within seconds, 503 meanwhile, and nothing that was answered is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from registryd.cli import main
+from tests.conftest import client
+from tests.failover.pair import Outcome, Pair, count_lost, fail_over, is_right, pair
+from tests.http.test_database_away import frozen, load, more
+
+BACK_WITHIN_S = 5.0
+AWAY = {"database": "away", "schema": "unknown"}
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Pair]:
+    with pair(tmp_path) as made:
+        yield made
+
+
+async def readyz(running: Pair) -> tuple[int, dict[str, str]]:
+    async with client(running.daemon.operator) as session, session.get("/readyz") as response:
+        return response.status, (await response.json())["checks"]
+
+
+def assert_survived(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        sys.stdout.write(f"\n{outcome}\n")
+    assert outcome.after_promotion < BACK_WITHIN_S
+    assert (outcome.wrong, outcome.lost) == (0, 0)
+
+
+def test_a_killed_primary_is_followed_by_its_standby(running: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_survived(asyncio.run(fail_over(running, "killed")), capsys)
+    for words in (["check"], ["migrate"]):
+        done = CliRunner().invoke(main, ["--config", str(running.site.path), *words])
+        assert done.exit_code == 0, done.output
+
+
+def test_a_hung_primary_is_left_and_never_returned_to(running: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once it goes on, it takes writes again, as one that nobody could stop: what is answered then is journaled at the new one alone."""
+
+    async def run() -> None:
+        with frozen(running.first):
+            assert await readyz(running) == (503, AWAY)
+        assert_survived(await fail_over(running, "hung"), capsys)
+        assert await readyz(running) == (200, {"database": "ok", "schema": "ok"})
+        async with load(running.as_away) as told:
+            await more(told, 200, 100)
+        answers = [answer for answer in told if answer.status == 200]
+        assert await count_lost(running, answers) == 0
+        assert await count_lost(running, answers, running.first) == len(answers)
+
+    asyncio.run(run())
+
+
+def test_a_primary_demoted_under_its_connections_is_never_asked(running: Pair) -> None:
+    async def run() -> None:
+        async with load(running.as_away) as told:
+            await more(told, 200)
+            demoted = len(told)
+            running.sql(running.first, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            await more(told, 503, 50)
+            status, checks = await readyz(running)
+            assert (status, checks["database"] != "ok") == (503, True)
+            running.sql(running.first, "SET default_transaction_read_only = off", "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
+            assert await more(told, 200) < BACK_WITHIN_S
+            assert await readyz(running) == (200, {"database": "ok", "schema": "ok"})
+        assert all(map(is_right, told))
+        assert any(answer.status == 503 for answer in told[demoted:])
+
+    asyncio.run(run())
