@@ -130,9 +130,8 @@ async def import_contracts(
         finally:
             if job.bad and rejects is not None:
                 _write_rejects(rejects, job.bad)
+                err.print(f"{len(job.bad):,} lines were not taken: {rejects}", markup=False, soft_wrap=True)
     seconds = time.perf_counter() - started
-    if job.bad and rejects is not None:
-        err.print(f"{len(job.bad):,} lines were not taken: {rejects}", markup=False, soft_wrap=True)
     # Refused events leave the others applied; a refused snapshot changes nothing.
     changed = not dry_run and not (refusal and kind == "snapshot")
     if as_json:
@@ -216,7 +215,7 @@ def _tell_owed(found: Reconciled) -> None:
     if found.owed:
         hours = found.delivery_hours
         pace = "none was delivered in the last day to tell the pace by" if hours is None else f"about {hours:.1f} h of delivery"
-        out.print(f"{found.notifications:,} notifications in all: {pace}")
+        out.print(f"{found.notifications:,} notifications in all: {pace}", soft_wrap=True)
 
 
 def _facts(done: Imported | Reconciled | deltas.Applied) -> dict[str, Any]:

@@ -105,18 +105,18 @@ class Lines:
             )
 
 
-def read_header(line: str, *wanted: tuple[str, ...]) -> list[str]:
-    """The columns that a header names, in its order: exactly those of one of `wanted`. Raises: ImportRefused, naming the column."""
+def read_header(line: str, wanted: tuple[str, ...]) -> list[str]:
+    """The columns that a header names, in its order: exactly those wanted. Raises: ImportRefused, naming the column."""
     columns = [name.strip() for name in next(csv.reader([line]), [])]
-    if any(sorted(columns) == sorted(names) for names in wanted):
+    if sorted(columns) == sorted(wanted):
         return columns
-    # Told of the format that it comes closest to. What is no plausible name may be a line of data, and is not repeated.
-    names = max(wanted, key=lambda names: len(set(names) & set(columns)))
-    missing = [f"{name} is missing" for name in names if name not in columns]
-    twice = [f"{name} stands there twice" for name in names if columns.count(name) > 1]
-    unknown = [f"{name} is unknown" for name in columns if name not in names and re.fullmatch("[a-z_]{1,30}", name)]
+    missing = [f"{name} is missing" for name in wanted if name not in columns]
+    twice = [f"{name} stands there twice" for name in wanted if columns.count(name) > 1]
+    # What is no plausible name may be a line of data, and is not repeated.
+    unknown = [f"{name} is unknown" for name in columns if name not in wanted and re.fullmatch("[a-z_]{1,30}", name)]
     what = "; ".join(missing + twice + unknown) or "there are others"
-    raise ImportRefused(f"line 1: the header must name the columns {','.join(names)}: {what}")
+    hint = "; is it a snapshot? then say --snapshot" if sorted(columns) == sorted(SNAPSHOT_COLUMNS) else ""
+    raise ImportRefused(f"line 1: the header must name the columns {','.join(wanted)}: {what}{hint}")
 
 
 def _snapshot_fault(row: Mapping[str, str], latest: datetime) -> str | None:
