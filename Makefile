@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test lint serve bench bench-days bench-100m failover lock audit clean
+.PHONY: help demo test lint serve bench bench-days bench-100m failover scans lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -50,6 +50,10 @@ bench-100m: $(STAMP)
 ## make failover   the outage when a primary is stopped, killed or hung and its standby promoted (ARGS='--rounds 5 --delay 15')
 failover: $(STAMP)
 	$(BIN)/python -m tests.failover $(ARGS)
+
+## make scans   what the enumeration guard finds after how much, and what wrongly: ten million honest queries, thousands of scans
+scans: $(STAMP)
+	@$(BIN)/python -m tests.presence.scans $(ARGS)
 
 ## make lock    resolve the dependencies anew into the hashed lock files
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-config

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import contracts, listen, messenger, ranges, service
+from registryd.cli import contracts, listen, messenger, notifications, ranges, service
 from registryd.cli.running import Context
 
 
@@ -38,6 +38,7 @@ for command in (
     messenger.messenger,
     contracts.contracts,
     ranges.ranges,
+    notifications.notifications,
     service.report,
     listen.listen,
 ):

@@ -45,6 +45,10 @@ class QuotaExceeded(RegistryError):
         self.retry_after_s = retry_after_s
 
 
+class Throttled(QuotaExceeded):
+    """Your queries looked like a search for subscribers, so they are answered slowly; go on after Retry-After, or ask the operator."""
+
+
 class Unavailable(RegistryError):
     """The registry cannot answer now, so it does not guess; ask again after Retry-After."""
 

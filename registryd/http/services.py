@@ -11,6 +11,7 @@ from aiohttp.web import BaseRequest
 from registryd import observe
 from registryd.config import Api
 from registryd.domain.errors import CodeInUse
+from registryd.domain.identifiers import Msisdn
 from registryd.domain.notification import TestPush
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.http import transport
@@ -39,26 +40,32 @@ class Services:
 
     async def answer(self, messenger: Messenger, query: PresenceQuery, received_at: datetime) -> Answer:
         """One query within the messenger's budget. Raises: QuotaExceeded, CodeInUse, Unavailable."""
-        with self.quota.admit(messenger.messenger_id, messenger.daily_quota, 1):
-            try:
-                answer = await self.resolver.answer(messenger.messenger_id, query, received_at)
-            except CodeInUse:
-                # Only a present number is told so: the messenger has its answer, and it counts.
-                self._count(messenger, 1, 1)
-                raise
-            self._count(messenger, 1, int(answer.present))
+        self.quota.reserve(messenger.messenger_id, messenger.daily_quota, 1)
+        try:
+            answer = await self.resolver.answer(messenger.messenger_id, query, received_at)
+        except CodeInUse:
+            # Only a present number is told so: the messenger has its answer, and it counts.
+            self._record(messenger, (query.msisdn,), (True,))
+            raise
+        finally:
+            self.quota.release(messenger.messenger_id, 1)
+        self._record(messenger, (query.msisdn,), (answer.present,))
         return answer
 
     async def answer_batch(self, messenger: Messenger, queries: Sequence[PresenceQuery], received_at: datetime) -> BatchAnswer:
         """A batch that the messenger's budget holds whole. Raises: QuotaExceeded, Unavailable."""
-        with self.quota.admit(messenger.messenger_id, messenger.daily_quota, len(queries)):
+        self.quota.reserve(messenger.messenger_id, messenger.daily_quota, len(queries))
+        try:
             batch = await self.resolver.answer_batch(messenger.messenger_id, queries, received_at)
-            self._count(messenger, len(queries), sum(present for present, _ in batch.answers))
+        finally:
+            self.quota.release(messenger.messenger_id, len(queries))
+        self._record(messenger, [query.msisdn for query in queries], [present for present, _ in batch.answers])
         return batch
 
-    def _count(self, messenger: Messenger, queries: int, present: int) -> None:
-        self.quota.count(messenger.messenger_id, queries, queries - present)
-        if present:
-            observe.child(observe.queries, messenger.name, "present").inc(present)
-        if queries > present:
-            observe.child(observe.queries, messenger.name, "absent").inc(queries - present)
+    def _record(self, messenger: Messenger, numbers: Sequence[Msisdn], presents: Sequence[bool]) -> None:
+        self.quota.record(messenger.messenger_id, numbers, presents)
+        absent = presents.count(False)
+        if absent < len(presents):
+            observe.child(observe.queries, messenger.name, "present").inc(len(presents) - absent)
+        if absent:
+            observe.child(observe.queries, messenger.name, "absent").inc(absent)

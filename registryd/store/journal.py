@@ -1,4 +1,4 @@
-"""The days of the journal, of deliveries and of attempts, and the count of what each messenger asked, shared by all workers.
+"""The days of the journal, of deliveries and of attempts.
 
 A day's partition is made ahead, closed (its figures are written down) when the day is over, and dropped when the policy in force keeps
 it no longer. What may be dropped is decided by the database alone: sql/migrations/0005_retention.sql.
@@ -6,14 +6,12 @@ it no longer. What may be dropped is decided by the database alone: sql/migratio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import date
 from typing import NamedTuple
 
 from registryd import observe
-from registryd.domain.identifiers import MessengerId
 from registryd.store.pool import Database
-from registryd.store.queries import Nothing, Query
+from registryd.store.queries import Query
 
 DAYS_AHEAD = 7
 FAMILIES = ("journal_page", "notification_delivered", "delivery_attempt")
@@ -35,18 +33,10 @@ class Retention(NamedTuple):
     days_over: int
 
 
-class Usage(NamedTuple):
-    messenger_id: MessengerId
-    used: int
-    absent: int
-
-
 MAKE_PARTITIONS = Query("journal", "make_partitions", Made, int)
 CLOSE_DAY = Query("journal", "close_day", Day, str)
 DROP_DAY = Query("journal", "drop_day", Day, str)
 READ_RETENTION = Query("journal", "read_retention", Retention)
-ADD_USAGE = Query("journal", "add_usage", Nothing, list[int], list[date], list[int], list[int])
-READ_USAGE = Query("journal", "read_usage", Usage, date)
 
 
 async def make_partitions(db: Database) -> int:
@@ -79,11 +69,3 @@ async def _move(db: Database, query: Query[Day], family: str) -> date | None:
     async with db.connection() as connection:
         day: date | None = await connection.fetchval(query.sql, family, timeout=COUNTING_TIMEOUT_S)
         return day
-
-
-async def exchange_usage(db: Database, day: date, added: Sequence[tuple[MessengerId, date, int, int]]) -> list[Usage]:
-    """Adds (messenger, day, used, absent) of this worker and returns the day's sums over all workers."""
-    async with db.transaction() as connection:
-        if added:
-            await connection.fetch(ADD_USAGE.sql, *map(list, zip(*added, strict=True)))
-        return [Usage(*row.values()) for row in await connection.fetch(READ_USAGE.sql, day)]

@@ -5,7 +5,7 @@
 SET LOCAL client_min_messages = warning;
 DROP VIEW IF EXISTS report.presence_daily, report.answer_deadline, report.binding_by_messenger, report.contract_daily,
     report.notification_backlog, report.notification_deadline, report.delivery_attempt_daily, report.endpoint_health,
-    report.quota_today, report.feed_lag;
+    report.quota_today, report.enumeration_alarm, report.feed_lag;
 
 CREATE VIEW report.presence_daily AS
 SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.present_count)::bigint AS present,
@@ -42,16 +42,16 @@ COMMENT ON VIEW report.contract_daily IS 'Contracts that started, and that ended
 
 CREATE VIEW report.notification_backlog AS
 SELECT m.name AS messenger, count(n.notification_id) AS pending,
-       count(*) FILTER (WHERE n.deadline_at < now()) AS overdue,
-       min(n.deadline_at) AS oldest_deadline_at,
-       min(n.deadline_at) - now() AS slack,
+       count(*) FILTER (WHERE n.deadline_at < now() AND NOT n.replayed) AS overdue,
+       min(n.deadline_at) FILTER (WHERE NOT n.replayed) AS oldest_deadline_at,
+       min(n.deadline_at) FILTER (WHERE NOT n.replayed) - now() AS slack,
        coalesce(max(pace.delivered), 0) AS delivered_last_hour,
        count(n.notification_id) * interval '1 hour' / max(pace.delivered) AS eta
   FROM registry.messenger AS m
   LEFT JOIN registry.notification AS n ON n.messenger_id = m.messenger_id
   LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id
  GROUP BY m.name;
-COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace.';
+COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace. What a replay owes again is pending, and has no deadline to miss.';
 
 CREATE VIEW report.notification_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pending)::bigint AS owed, sum(f.in_time)::bigint AS in_time,
@@ -61,7 +61,7 @@ SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pendin
         UNION ALL
         SELECT (n.terminated_at AT TIME ZONE 'UTC')::date, n.messenger_id, 0, 0, count(*) FILTER (WHERE n.deadline_at < now()),
                count(*) FILTER (WHERE n.deadline_at >= now()), NULL
-          FROM registry.notification AS n GROUP BY 1, 2) AS f
+          FROM registry.notification AS n WHERE NOT n.replayed GROUP BY 1, 2) AS f
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.notification_deadline IS 'Decree 1801 of 2021: notifications delivered in time, late, overdue and still pending, by day of the contract''s end and messenger.';
@@ -89,6 +89,15 @@ SELECT m.name AS messenger, m.daily_quota AS quota, coalesce(u.used, 0) AS used,
   FROM registry.messenger AS m
   LEFT JOIN registry.quota_usage AS u ON u.messenger_id = m.messenger_id AND u.day = (now() AT TIME ZONE 'UTC')::date;
 COMMENT ON VIEW report.quota_today IS 'What each messenger has asked today (UTC), up to a second ago, against its budget.';
+
+CREATE VIEW report.enumeration_alarm AS
+SELECT m.name AS messenger, a.raised_at, a.kind::text AS kind, a.cleared_at IS NULL AND a.ends_at > now() AS in_force,
+       a.ends_at, a.cleared_at, a.signs, coalesce(u.used, 0) AS used_that_day, coalesce(u.absent, 0) AS absent_that_day,
+       round(u.absent::numeric / nullif(u.used, 0), 4) AS absent_ratio_that_day
+  FROM registry.enumeration_alarm AS a
+  JOIN registry.messenger AS m ON m.messenger_id = a.messenger_id
+  LEFT JOIN registry.quota_usage AS u ON u.messenger_id = a.messenger_id AND u.day = (a.raised_at AT TIME ZONE 'UTC')::date;
+COMMENT ON VIEW report.enumeration_alarm IS 'Messengers whose queries looked like a search for subscribers: absent (too many absent answers), consecutive (numbers in a row) or canary (a number never issued). In force, a messenger is slowed down.';
 
 CREATE VIEW report.feed_lag AS
 SELECT (e.recorded_at AT TIME ZONE 'UTC')::date AS day, e.type, e.outcome::text AS outcome, count(*) AS events,

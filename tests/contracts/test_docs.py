@@ -54,7 +54,7 @@ def test_sql_readme_names_every_report(database: TestDatabase) -> None:
     views = database.psql(
         "-Atc", "SELECT relname FROM pg_class WHERE relnamespace = 'report'::regnamespace AND relkind = 'v'"
     ).stdout.split()
-    assert len(views) == 10
+    assert len(views) == 11
     assert set(re.findall(r"`report\.(\w+)`", SQL_README)) == set(views)
 
 

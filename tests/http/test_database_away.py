@@ -52,6 +52,7 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
         site.write_config(database="connect_timeout_s = 1.0\ncommand_timeout_s = 1.0")
         messenger = asyncio.run(site.add_messenger())
         asyncio.run(site.add_contracts(*PRESENT))
+        asyncio.run(site.slow_nobody())
         yield Away(server, site, stack.enter_context(daemon(site)), messenger)
 
 

@@ -20,13 +20,14 @@ class Clock:
     def __init__(self, now: datetime = NOON) -> None:
         self.now = now
 
-    def __call__(self) -> datetime:
-        return self.now
+    def __call__(self) -> float:
+        return self.now.timestamp()
 
 
 def answered(guard: QuotaGuard, messenger_id: MessengerId, numbers: int, absent: int = 0, quota: int | None = 10) -> None:
-    with guard.admit(messenger_id, quota, numbers):
-        guard.count(messenger_id, numbers, absent)
+    guard.reserve(messenger_id, quota, numbers)
+    guard.release(messenger_id, numbers)
+    guard.record(messenger_id, range(numbers), [place >= absent for place in range(numbers)])
 
 
 async def add_messenger(site: Site, name: str = "one") -> MessengerId:
@@ -72,16 +73,16 @@ def test_workers_share_one_budget(site: Site) -> None:
 def test_what_is_being_answered_holds_its_part_of_the_budget() -> None:
     guard = QuotaGuard(nobody(), Clock())
     messenger_id = MessengerId(1)
-    with guard.admit(messenger_id, 10, 6):
-        with pytest.raises(QuotaExceeded), guard.admit(messenger_id, 10, 5):
-            pass
-        with guard.admit(messenger_id, 10, 4), pytest.raises(QuotaExceeded), guard.admit(messenger_id, 10, 1):
-            pass
-        with guard.admit(MessengerId(2), 10, 10):
-            pass
-    assert guard.usage(messenger_id).used == 0, "what was not answered is given back"
-    with pytest.raises(Unavailable), guard.admit(messenger_id, 10, 10):
-        raise Unavailable
+    guard.reserve(messenger_id, 10, 6)
+    with pytest.raises(QuotaExceeded):
+        guard.reserve(messenger_id, 10, 5)
+    guard.reserve(messenger_id, 10, 4)
+    with pytest.raises(QuotaExceeded):
+        guard.reserve(messenger_id, 10, 1)
+    guard.reserve(MessengerId(2), 10, 10)
+    assert guard.usage(messenger_id).used == 0
+    guard.release(messenger_id, 6)
+    guard.release(messenger_id, 4)
     answered(guard, messenger_id, 10)
     assert guard.usage(messenger_id).used == 10
 
@@ -121,7 +122,7 @@ def test_yesterday_s_numbers_are_counted_for_yesterday(site: Site) -> None:
             answered(guard, messenger_id, 5)
             await guard.exchange()
             assert guard.usage(messenger_id) == (NOON.date() + timedelta(days=1), 5, 0)
-        assert await recorded(site) == {(messenger_id, NOON.date()): (7, 3), (messenger_id, clock().date()): (5, 0)}
+        assert await recorded(site) == {(messenger_id, NOON.date()): (7, 3), (messenger_id, clock.now.date()): (5, 0)}
 
     asyncio.run(run())
 

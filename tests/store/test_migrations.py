@@ -277,7 +277,8 @@ def test_serve_refuses_a_schema_that_does_not_fit_and_says_how(server: embedded.
 # What the schema is.
 
 TABLES = {
-    "policy": "effective_from answer_within notice_within organisation_rule suspended_is_present journal_kept notification_kept note",
+    "policy": "effective_from answer_within notice_within organisation_rule suspended_is_present journal_kept notification_kept note "
+    "honest_absent_ratio scan_absent_ratio honest_density honest_queries_per_alarm alarm_lasts alarm_queries_per_minute",
     "numbering_range": "first_msisdn last_msisdn region note",
     "contract": "msisdn generation status holder end_user started_at ended_at end_reason recorded_at",
     "messenger": "messenger_id name agreement register_no state endpoint_url batch_max includes_phone_number daily_quota "
@@ -294,6 +295,8 @@ TABLES = {
     "delivery_attempt": "messenger_id attempted_at notifications outcome http_status latency_ms error",
     "lane": "messenger_id owner token lease_until gate_until failures last_error",
     "feed_event": "event_id",
+    "enumeration_alarm": "messenger_id raised_at kind ends_at signs cleared_at",
+    "canary_number": "msisdn added_at",
     "schema_migration": "version checksum applied_at",
 }
 PRIMARY_KEYS = {
@@ -304,7 +307,7 @@ PRIMARY_KEYS = {
 }
 REPORTS = {
     *("presence_daily", "answer_deadline", "binding_by_messenger", "contract_daily", "notification_backlog"),
-    *("notification_deadline", "delivery_attempt_daily", "endpoint_health", "quota_today", "feed_lag"),
+    *("notification_deadline", "delivery_attempt_daily", "endpoint_health", "quota_today", "enumeration_alarm", "feed_lag"),
 }
 
 

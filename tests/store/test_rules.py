@@ -16,9 +16,10 @@ import pytest
 
 from registryd.domain import binding, contract, identifiers, notification
 from registryd.domain.contract import EndReason, EndUser, Holder, Status
+from registryd.domain.enumeration import Sign
 from registryd.domain.identifiers import MessengerId, Msisdn, query_id, time_ordered_id
 from registryd.domain.presence import Policy, PresenceQuery, is_present
-from registryd.store import journal, lanes, notifications, presence, reports
+from registryd.store import guard, journal, lanes, notifications, presence, reports
 from registryd.store.notifications import Attempt
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
@@ -56,6 +57,7 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "messenger_state": ("active", "suspended"),
         "secret_kind": ("hmac_sha256", "ed25519"),
         "feed_outcome": ("applied", "refused"),
+        "alarm_kind": get_args(Sign),
     }
 
     async def run() -> None:
@@ -340,7 +342,7 @@ def test_the_reports_of_a_small_registry_add_up(database: TestDatabase) -> None:
             await journaled(database, busy, [FIRST, FIRST + 1, FIRST + 99, FIRST + 98], datetime.now(UTC))
             late = datetime.now(UTC) - timedelta(minutes=21)
             await journaled(database, busy, [FIRST, FIRST + 1], late)
-            await journal.exchange_usage(db, today, [(MessengerId(busy), today, 6, 2)])
+            await guard.exchange(db, today, [(MessengerId(busy), today, 6, 2)], [(MessengerId(busy), "canary")])
 
             # Four of its five bindings end: three a day and an hour ago, so late or overdue; one now.
             ended_at = datetime.now(UTC) - timedelta(hours=25)
@@ -400,6 +402,8 @@ def test_the_reports_of_a_small_registry_add_up(database: TestDatabase) -> None:
             assert of("endpoint_health", names[idle])["state"] == "healthy"
             row = of("quota_today")
             assert (row["used"], row["absent"], row["absent_ratio"], row["quota"]) == (6, 2, Decimal("0.3333"), None)
+            row = of("enumeration_alarm")
+            assert (row["kind"], row["in_force"], row["signs"], row["absent_ratio_that_day"]) == ("canary", True, 1, Decimal("0.3333"))
             lag = {row["outcome"]: row for row in shown["feed_lag"]}
             assert lag["applied"]["worst_lag"] == timedelta(minutes=2)
             assert lag["refused"]["events"] == 1

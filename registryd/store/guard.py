@@ -1,0 +1,96 @@
+"""The enumeration guard's shared state: usage by messenger and day, alarms, and the measures in force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
+
+from registryd.domain.enumeration import Sign
+from registryd.domain.identifiers import MessengerId
+from registryd.store.pool import Database, fetch, first
+from registryd.store.queries import Nothing, Query
+
+
+class Usage(NamedTuple):
+    messenger_id: MessengerId
+    used: int
+    absent: int
+
+
+class Raised(NamedTuple):
+    """A sign that was recorded: an alarm of its own, or the prolongation of one."""
+
+    name: str
+    kind: str
+    is_new: bool
+
+
+class Throttled(NamedTuple):
+    messenger_id: MessengerId
+    remaining: timedelta
+
+
+class Measures(NamedTuple):
+    """The guard's part of the policy in force, and the canary numbers."""
+
+    honest_absent_ratio: float
+    scan_absent_ratio: float
+    honest_density: float
+    honest_queries_per_alarm: int
+    alarm_lasts: timedelta
+    alarm_queries_per_minute: int
+    canaries: list[int]
+
+
+class Alarm(NamedTuple):
+    kind: str
+    raised_at: datetime
+    ends_at: datetime
+    signs: int
+
+
+class AlarmKind(NamedTuple):
+    kind: str
+
+
+class Shared(NamedTuple):
+    """What all workers know together."""
+
+    usage: list[Usage]
+    raised: list[Raised]
+    throttled: list[Throttled]
+    measures: Measures
+
+
+ADD_USAGE = Query("guard", "add_usage", Nothing, list[int], list[date], list[int], list[int])
+READ_USAGE = Query("guard", "read_usage", Usage, date)
+RAISE_ALARMS = Query("guard", "raise_alarms", Raised, list[int], list[str])
+READ_THROTTLED = Query("guard", "read_throttled", Throttled)
+READ_MEASURES = Query("guard", "read_measures", Measures)
+FIND_ALARMS = Query("guard", "find_alarms", Alarm, int)
+CLEAR_ALARMS = Query("guard", "clear_alarms", AlarmKind, int)
+
+
+async def exchange(
+    db: Database, day: date, usage: Sequence[tuple[MessengerId, date, int, int]], signs: Sequence[tuple[MessengerId, Sign]]
+) -> Shared:
+    """Adds this worker's (messenger, day, used, absent) and signs, and returns the day's usage and the alarms over all workers."""
+    async with db.transaction() as connection:
+        if usage:
+            await fetch(connection, ADD_USAGE, *zip(*usage, strict=True))
+        raised = await fetch(connection, RAISE_ALARMS, *zip(*signs, strict=True)) if signs else []
+        measures = await first(connection, READ_MEASURES)
+        if measures is None:
+            raise AssertionError("no policy is in force: registry.policy has no row that has begun")
+        return Shared(await fetch(connection, READ_USAGE, day), raised, await fetch(connection, READ_THROTTLED), measures)
+
+
+async def find_alarms(db: Database, messenger_id: MessengerId) -> list[Alarm]:
+    """Those in force, the oldest first."""
+    return await db.fetch(FIND_ALARMS, messenger_id)
+
+
+async def clear_alarms(db: Database, messenger_id: MessengerId) -> int:
+    """Ends a messenger's alarms; returns how many were in force."""
+    return len(await db.fetch(CLEAR_ALARMS, messenger_id))
