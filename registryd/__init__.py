@@ -7,6 +7,7 @@ A query is answered        http/presence.py  -> presence/resolver.py (group comm
 A search is slowed down    presence/quota.py (counts, alarms, what all workers share) -> domain/enumeration.py (what is a sign of one)
 A contract ends            http/operator.py  -> feed/events.py -> domain/contract.py -> store/contracts.py; the trigger in
                                                 sql/migrations/0002_invariants.sql ends the bindings and writes what is owed
+A table of billing's       feed/lines.py (checks) -> feed/snapshot.py -> store/snapshots.py -> sql/queries/snapshots.sql (compares, applies)
 A notification leaves      delivery/dispatcher.py (leases lanes) -> lane.py (one messenger's) -> push.py (one signed POST)
 It is watched over         delivery/watch.py (what is owed, alarms, replays), digest.py (the day's count), export.py (by hand)
 The two APIs               http/             messenger.py and operator.py are the tables of routes; openapi.yaml is their contract

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import contracts, listen, messenger, notifications, service
+from registryd.cli import contracts, listen, messenger, notifications, ranges, service
 from registryd.cli.running import Context
 
 
@@ -37,7 +37,7 @@ for command in (
     service.check,
     messenger.messenger,
     contracts.contracts,
-    contracts.ranges,
+    ranges.ranges,
     notifications.notifications,
     service.report,
     listen.listen,

@@ -20,7 +20,7 @@ import pytest
 
 from registryd import embedded, resources, store
 from registryd.domain.identifiers import time_ordered_id
-from registryd.store import bindings, contracts, digests, imports, lanes, notifications, presence, proof, queries, replays, watch
+from registryd.store import bindings, contracts, digests, imports, lanes, notifications, presence, proof, queries, replays, snapshots, watch
 from registryd.store.pool import PROBES
 from registryd.store.queries import DECLARED, Query
 from tests.conftest import TestDatabase, cloned
@@ -81,8 +81,9 @@ def test_no_statement_selects_columns_it_does_not_name() -> None:
 def test_parameters_and_columns_are_of_the_declared_types(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect("registryd_app") as connection, connection.transaction():
-            # What an import's statements speak of is there once its first one has run.
+            # What an import's statements speak of is there once its first ones have run.
             await connection.execute(imports.CREATE_STAGING.sql)
+            await connection.execute(snapshots.CREATE_CHANGES.sql)
             kinds = await types_by_oid(connection)
             wrong = {}
             for query in DECLARED:
@@ -374,6 +375,7 @@ def test_the_daemons_role_may_run_every_statement(populated: TestDatabase) -> No
     async def run() -> None:
         async with populated.connect("registryd_app") as connection, connection.transaction():
             await connection.execute(imports.CREATE_STAGING.sql)
+            await connection.execute(snapshots.CREATE_CHANGES.sql)
             for query in DECLARED:
                 arguments = [[] if get_origin(parameter) is list else samples[parameter] for parameter in query.params]
                 savepoint = connection.transaction()
