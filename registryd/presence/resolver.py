@@ -23,7 +23,7 @@ from typing import NamedTuple
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse, RegistryError, Unavailable
-from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digest, query_id, time_ordered_id
+from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id, time_ordered_id
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.store import presence as store
 from registryd.store.pool import Database
@@ -298,7 +298,7 @@ class Resolver:
                 page_id = time_ordered_id(milliseconds, self._random(10))
                 page = pages[ask.messenger_id] = store.Page(page_id, ask.received_at, ask.messenger_id)
             ask.page_id = str(page.page_id)
-            ask.first = page.add(ask.queries, b"".join([msisdn_digest(key, query.msisdn) for query in ask.queries]))
+            ask.first = page.add(ask.queries, msisdn_digests(key, [query.msisdn for query in ask.queries]))
         answered = await store.answer(self._db, list(pages.values()), self._digest_key.key_id)
         now = self._clock()
         results: dict[MessengerId, store.AnsweredPage | store.BoundPage] = dict(zip(pages, answered, strict=True))

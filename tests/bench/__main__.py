@@ -6,6 +6,7 @@ Machines are noisy: read the ratios, and the CPU seconds of daemon and PostgreSQ
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
 def main(names: tuple[str, ...], scale: float, json_path: Path | None, data: Path | None) -> None:
     """Run the benches named, or all."""
     figures: list[Figure] = []
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 180)
     with (
         tempfile.TemporaryDirectory(prefix="registryd-bench-") as directory,
         embedded.Server(embedded.find_binaries(), data, options=SERVER_SETTINGS) as server,
