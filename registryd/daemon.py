@@ -37,13 +37,13 @@ CLOSE_TIMEOUT_S = 15.0
 DIGEST_KEY_ID = 1
 
 
-def database(settings: Settings, name: str, planner: Mapping[str, str] = PROBES) -> Database:
-    """A pool of the daemon's, not yet entered."""
+def database(settings: Settings, name: str, planner: Mapping[str, str] = PROBES, *, share: int = 1) -> Database:
+    """A pool of the daemon's, not yet entered; `share`: a half of `pool_size`, a third …"""
     section = settings.file.database
     return Database(
         section.dsn,
         planner,
-        size=section.pool_size,
+        size=max(2, section.pool_size // share),
         connect_timeout_s=section.connect_timeout_s,
         command_timeout_s=section.command_timeout_s,
         password=settings.credentials.text("database-password"),
@@ -62,6 +62,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(database(settings, f"registryd@{instance}"))
         batches = await stack.enter_async_context(database(settings, f"registryd@{instance} batches", BATCHES))
+        deliveries = await stack.enter_async_context(database(settings, f"registryd@{instance} delivery", share=2))
         async with db.connection() as connection:
             await migrations.check(connection)
         digest_key = credentials.key("digest-key")
@@ -71,7 +72,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         operator_socket = transport.bind(operator_address(settings, instance))
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
         worker = f"{socket.gethostname()} {transport.address(operator_socket)}"
-        dispatcher = Dispatcher(db, pusher, worker, delivery.concurrency)
+        dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency)
         directory, quota = Directory(db), QuotaGuard(db)
         limits = settings.file.presence
         resolver = Resolver(

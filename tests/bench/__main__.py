@@ -28,6 +28,7 @@ from rich.table import Table
 
 from registryd import embedded, resources
 from registryd.demo import population
+from tests.bench import delivery
 from tests.bench.load import run_load
 from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, make_site, prepare_database
 
@@ -256,6 +257,7 @@ BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
     "import": (bench_import, 1_000_000),
     "terminations": (bench_terminations, 200_000),
     "queries": (bench_queries, 1_000_000),
+    **delivery.BENCHES,
 }
 
 

@@ -154,11 +154,11 @@ NOTICE = Notification(NOW + timedelta(hours=24), uuid4(), 79161234567, 1, "u-81f
 
 @asynccontextmanager
 async def pushing(guard: Egress = LOOPBACK) -> AsyncIterator[Callable[[str], Awaitable[Outcome]]]:
-    secret = signing.new_secret()
+    signer = signing.Signer([signing.new_secret()])
     async with Pusher(database_away(), SecretBox(b"k" * 32), guard) as pusher:
 
         async def outcome(url: str) -> Outcome:
-            return (await pusher.push(url, [secret], [NOTICE], with_phone_number=False)).outcome
+            return await pusher.channel(url, url).push(signer, [NOTICE], with_phone_number=False)
 
         yield outcome
 

@@ -137,20 +137,20 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_migration_that_fails_is_undone_whole_and_those_before_it_stand(empty: TestDatabase, files: Path) -> None:
-    (files / "0003_first.sql").write_text("CREATE TABLE registry.first ();")
-    (files / "0004_second.sql").write_text("CREATE TABLE registry.second (); SELECT 1 / 0;")
-    (files / "0005_third.sql").write_text("CREATE TABLE registry.third ();")
+    (files / "9001_first.sql").write_text("CREATE TABLE registry.first ();")
+    (files / "9002_second.sql").write_text("CREATE TABLE registry.second (); SELECT 1 / 0;")
+    (files / "9003_third.sql").write_text("CREATE TABLE registry.third ();")
 
     async def run() -> None:
         async with empty.connect() as connection:
             with pytest.raises(asyncpg.DivisionByZeroError):
                 await migrations.migrate(connection)
-            assert [version for version, _ in await applied(empty)] == [*VERSIONS, 3]
+            assert [version for version, _ in await applied(empty)] == [*VERSIONS, 9001]
             assert await connection.fetchval("SELECT to_regclass('registry.second')") is None
             # The connection is as it was: mended, the rest goes in.
-            (files / "0004_second.sql").write_text("CREATE TABLE registry.second ();")
+            (files / "9002_second.sql").write_text("CREATE TABLE registry.second ();")
             migrations.migrations.cache_clear()
-            assert [m.version for m in await migrations.migrate(connection)] == [4, 5]
+            assert [m.version for m in await migrations.migrate(connection)] == [9002, 9003]
             owner = "SELECT relowner::regrole::text FROM pg_class WHERE relname = 'third'"
             assert await connection.fetchval(owner) == "registryd_owner"
             assert await connection.fetchval("SELECT current_user") == "postgres"
@@ -162,7 +162,7 @@ def test_a_migration_that_fails_is_undone_whole_and_those_before_it_stand(empty:
 def test_a_file_that_was_edited_after_it_was_applied_is_refused(database: TestDatabase, files: Path) -> None:
     edited = files / migrations.migrations()[0].path.name
     edited.write_text(edited.read_text() + "-- a last word\n")
-    (files / "0003_new.sql").write_text("CREATE TABLE registry.new ();")
+    (files / "9001_new.sql").write_text("CREATE TABLE registry.new ();")
     migrations.migrations.cache_clear()
 
     async def run() -> None:
@@ -277,7 +277,8 @@ def test_serve_refuses_a_schema_that_does_not_fit_and_says_how(server: embedded.
 # What the schema is.
 
 TABLES = {
-    "policy": "effective_from answer_within notice_within organisation_rule suspended_is_present journal_kept notification_kept note",
+    "policy": "effective_from answer_within notice_within organisation_rule suspended_is_present journal_kept notification_kept note "
+    "echo_per_s",
     "numbering_range": "first_msisdn last_msisdn region note",
     "contract": "msisdn generation status holder end_user started_at ended_at end_reason recorded_at",
     "messenger": "messenger_id name agreement register_no state endpoint_url batch_max includes_phone_number daily_quota "
