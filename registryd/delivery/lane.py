@@ -20,7 +20,7 @@ from registryd.delivery.push import TOTAL_TIMEOUT_S, Pusher
 from registryd.delivery.signing import Signer
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.lane import LOOK_S, Batch, Course, Settlement
+from registryd.domain.lane import LOOK_S, PAGE, Batch, Course, Settlement
 from registryd.domain.notification import Acknowledged, Failed, Outcome
 from registryd.domain.pace import Pace, Shares
 from registryd.domain.schedule import next_probe
@@ -122,7 +122,7 @@ class Lane:
         seconds = min(seconds, self._course.waits_s() or seconds)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stir.wait(), seconds)
-        if self._course.in_flight and self._stop_by is None:
+        if self._course.in_flight and not self._course.hungry and self._stop_by is None:
             await asyncio.sleep(min(LINGER_S * self._shares.lanes, LINGER_MAX_S, seconds))
         self._stir.clear()
 
@@ -137,9 +137,8 @@ class Lane:
         after = self._course.reads(time.monotonic())
         if after is None:
             return False
-        limit = self._course.page
-        rows = await notifications.read_due(self._db, self._lease.messenger_id, after, limit)
-        self._course.offer(rows, limit)
+        rows = await notifications.read_due(self._db, self._lease.messenger_id, after, PAGE)
+        self._course.offer(rows)
         self._pump()
         return bool(rows)
 
@@ -157,7 +156,7 @@ class Lane:
         self._stir.set()
 
     def _begin(self) -> Batch | None:
-        return self._course.begin(datetime.now(UTC), time.monotonic()) if self._may_push() else None
+        return self._course.begin(datetime.now(UTC), time.monotonic()) if self._course.ready and self._may_push() else None
 
     async def _run(self, batch: Batch | None) -> None:
         """Pushes a batch, and then whatever is next."""
@@ -171,7 +170,7 @@ class Lane:
                 outcome = Failed("the registry failed to push")
             self._note(batch, outcome, attempted_at, began_s)
             batch = self._begin()
-            if batch is not None:
+            if self._course.ready:  # the width has grown
                 self._pump()
 
     def _note(self, batch: Batch, outcome: Outcome, attempted_at: datetime, began_s: float) -> None:

@@ -20,10 +20,10 @@ from registryd.domain.notification import BEGINNING, Acknowledged, Attempt, Defe
 from registryd.domain.pace import Pace, Shares
 from registryd.domain.schedule import PROBE_MAX, next_attempt, next_probe, presses
 
-PAGE_MAX = 1_000
+PAGE = 1_000
 """Rows read at once: what they cost to decode holds up everything else in the process."""
-UNSETTLED_MAX = 5_000
-REREAD_S = 3.0
+UNSETTLED_MAX = 10_000
+REREAD_S = 5.0
 """A long pass starts over after this: a commit that came late, or a backdated end, may have an earlier deadline."""
 LOOK_S = 0.5
 """A pass that has reached the end starts over after this, while pushes are still under way."""
@@ -77,11 +77,6 @@ class Course:
 
     # -- Reading
 
-    @property
-    def page(self) -> int:
-        """How many rows to read: enough for the pushes under way twice over, and for a choice of canary."""
-        return PAGE_MAX if self.failures else max(100, min(PAGE_MAX, 2 * self._pace.width * self._batch_max))
-
     def reads(self, now_s: float) -> Key | None:
         """The key after which to read on; None: there is enough, or nothing more."""
         if self.gate or self.closed or len(self._taken) >= UNSETTLED_MAX:
@@ -94,11 +89,16 @@ class Course:
                 return None
             self._after, self._pass_began_s = BEGINNING, now_s
             return BEGINNING
-        return self._after if self._queued < self.page else None
+        return self._after if self.hungry else None
 
-    def offer(self, rows: Sequence[Notification], limit: int) -> None:
-        """The rows that were read after the key that `reads` gave, at most `limit`."""
-        self._exhausted = len(rows) < limit
+    @property
+    def hungry(self) -> bool:
+        """The pushes may soon have nothing to take, though there is more to read."""
+        return self._queued < 2 * PAGE and len(self._taken) < UNSETTLED_MAX and not self._exhausted and not self.failures
+
+    def offer(self, rows: Sequence[Notification]) -> None:
+        """The rows that were read after the key that `reads` gave, a page at most."""
+        self._exhausted = len(rows) < PAGE
         fresh = [row for row in rows if row.notification_id not in self._taken]
         if self.failures:
             if fresh:
@@ -120,9 +120,14 @@ class Course:
 
     # -- Pushing
 
+    @property
+    def ready(self) -> bool:
+        """Whether another push may begin, but for its pace."""
+        return bool(self._queue) and self.in_flight < self._pace.width and self.gate is None and not self.closed
+
     def begin(self, now: datetime, now_s: float) -> Batch | None:
         """The next batch to push now, if the endpoint and its pace allow one."""
-        if self.in_flight >= self._pace.width or not self._queue or self.gate or self.closed:
+        if not self.ready:
             return None
         batch = self._queue[0]
         bound = inf
@@ -226,8 +231,7 @@ class Course:
     @property
     def idle(self) -> bool:
         """Nothing is left to do in this lease."""
-        nothing_to_push = not self._queue or self.closed or self.gate is not None
-        return not self.in_flight and nothing_to_push and not self._attempts and self.gate is None
+        return not (self.in_flight or self._attempts or self.gate or (self._queue and not self.closed))
 
 
 def _batches(rows: Sequence[Notification], batch_max: int) -> Iterator[Batch]:

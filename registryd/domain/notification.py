@@ -58,7 +58,9 @@ Outcome = Acknowledged | Rejected | Failed
 
 def rfc3339(at: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, truncated: `2026-01-02T03:04:05.678Z`."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def webhook_id(notifications: Sequence[Notification]) -> str:

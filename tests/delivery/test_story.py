@@ -22,7 +22,7 @@ import pytest
 from registryd.delivery.dispatcher import POLL_S
 from registryd.delivery.lane import TURN_S
 from registryd.delivery.push import TOTAL_TIMEOUT_S
-from registryd.domain.lane import LOOK_S, Batch, Course
+from registryd.domain.lane import LOOK_S, PAGE, Batch, Course
 from registryd.domain.notification import Acknowledged, Failed, Key, Notification, Outcome, Rejected
 from registryd.domain.pace import Pace, Shares
 
@@ -169,8 +169,7 @@ class Messenger:
         self.gate = None
         while True:
             if now_s < turn_ends_s and (after := course.reads(now_s)) is not None:
-                limit = course.page
-                course.offer(self.read_due(after, limit, now_s), limit)
+                course.offer(self.read_due(after, PAGE, now_s))
             while now_s < turn_ends_s and (batch := course.begin(at(now_s), now_s)) is not None:
                 took_s, outcome = self.script.answer(now_s, batch, self.chance)
                 heapq.heappush(ends, (now_s + took_s, next(order), batch, outcome, now_s))
