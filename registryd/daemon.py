@@ -16,6 +16,7 @@ from registryd import config, observe, sdnotify
 from registryd.config import Settings
 from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
+from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
 from registryd.domain.errors import Unavailable
 from registryd.feed.events import ContractFeed
@@ -67,7 +68,12 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             await migrations.check(connection)
         digest_key = credentials.key("digest-key")
         pusher = await stack.enter_async_context(
-            Pusher(db, SecretBox(credentials.key("secrets-key")), Egress(delivery.allow_networks, allow_http=delivery.allow_http))
+            Pusher(
+                deliveries,
+                SecretBox(credentials.key("secrets-key")),
+                Egress.of(delivery),
+                lambda messenger: endpoint_tls(credentials, messenger),
+            )
         )
         operator_socket = transport.bind(operator_address(settings, instance))
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.

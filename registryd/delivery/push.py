@@ -67,7 +67,7 @@ class Pusher:
         channel = self._channels.get(name)
         if channel is None or channel.url != url:
             self._retired += [channel] if channel else []
-            channel = self._channels[name] = Channel(url, self._egress, self._resolver, self._identity(name))
+            channel = self._channels[name] = Channel(url, self._egress, self._resolver, lambda: self._identity(name))
         return channel
 
     async def test(self, messenger: Messenger) -> TestPush:
@@ -92,14 +92,18 @@ class Pusher:
 class Channel:
     """One messenger's endpoint: nothing it does to its session or its connections reaches another's."""
 
-    def __init__(self, url: str, egress: Egress, resolver: Resolver, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, egress: Egress, resolver: Resolver, identity: Callable[[], ssl.SSLContext | None]) -> None:
         self.url = url
         self._refusal: Failed | None = None
+        tls = None
         try:
             egress.check_url(url)
             self._url = URL(url)
+            tls = identity()
         except ValueError as error:
             self._refusal = Failed(str(error) if str(error).startswith("the endpoint") else "the endpoint is not a URL")
+        except OSError:
+            self._refusal = Failed("the credentials endpoint-certificate or endpoint-ca of this messenger cannot be used")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0, limit_per_host=0, ttl_dns_cache=30, resolver=resolver, socket_factory=egress.socket_factory, ssl=tls or True
