@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+import aiohttp
+import orjson
 
 from tests.bench.bare import run_bare
 from tests.bench.receiver import Receiver
-from tests.conftest import Site, daemon
+from tests.conftest import Daemon, Site, TestMessenger, daemon
 
 Figure = dict[str, Any]
 
 CONCURRENCY = 50
 ROUNDS = 3
 LANES = 100
+SECONDS = 15.0
+ECHO_KNOWN_S = 6.0
+"""The daemon has read a new policy by then."""
+PACED = Path(__file__).with_name("paced.py")
 FIRST = 79_000_000_000
 
 
@@ -132,6 +143,156 @@ def bench_deliveries(site: Site, notifications: int) -> Iterator[Figure]:
                     }
 
 
+def bench_fairness(site: Site, dead: int) -> Iterator[Figure]:
+    """A healthy lane beside 99 whose endpoints accept connections and never answer: from a contract's end to its notification's receipt."""
+    deliver(site, 16)
+    with Receiver() as receiver, Receiver(3600.0) as silent, daemon(site):
+        healthy = add_lanes(site, 1, 1, receiver.url, "healthy")[0]
+        hanging = add_lanes(site, LANES - 1, 100, name="dead")
+        baseline = asyncio.run(_ends(site, receiver, healthy, "before"))
+        owe(site, hanging, dead)
+        point(site, hanging, silent.url)
+        gated = "SELECT count(*) FROM registry.lane WHERE failures > 0"
+        while run(site, gated) < len(hanging):  # each has met its first timeout
+            time.sleep(0.5)
+        beside = asyncio.run(_ends(site, receiver, healthy, "beside"))
+        for quantile, name in ((0.5, "median"), (0.99, "p99")):
+            yield {
+                "what": f"a healthy lane beside {len(hanging)} dead ones that are owed {dead:,}, {name}",
+                "rate": beside[int(len(beside) * quantile)] * 1000,
+                "unit": "ms",
+                "baseline": baseline[int(len(baseline) * quantile)] * 1000,
+                "of": "ms without the dead",
+            }
+
+
+async def _ends(site: Site, receiver: Receiver, messenger_id: int, name: str) -> list[float]:
+    """Ends 300 contracts one by one; sorted, how long each took from its commit to its receipt."""
+    ends = 300
+    committed: dict[str, float] = {}
+    first = FIRST + 900_000_000 + (0 if name == "before" else ends)
+    async with site.database.connect() as connection:
+        await connection.execute(
+            "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
+            " SELECT n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series($1::bigint, $2::bigint) AS n",
+            first,
+            first + ends - 1,
+        )
+        await connection.execute(
+            "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code)"
+            " SELECT n, 1, $3, 'probe-' || n FROM generate_series($1::bigint, $2::bigint) AS n",
+            first,
+            first + ends - 1,
+            messenger_id,
+        )
+        for msisdn in range(first, first + ends):
+            await connection.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", msisdn)
+            committed[f"probe-{msisdn}"] = time.time()
+            await asyncio.sleep(random.uniform(0.02, 0.1))
+    arrivals: dict[str, float] = {}
+    while len(arrivals.keys() & committed.keys()) < ends:
+        await asyncio.sleep(0.2)
+        arrivals = receiver.seen()["arrivals"]
+    return sorted(arrivals[code] - at for code, at in committed.items())
+
+
+def bench_drain(site: Site, notifications: int) -> Iterator[Figure]:
+    """A backlog over 100 lanes that drains beside 1,000 presence queries a second: as the policy paces it, and unbounded."""
+    deliver(site, 16)
+    messenger = asyncio.run(site.add_messenger("asks"))
+    numbers = list(range(FIRST + 800_000_000, FIRST + 800_050_000))
+    run(
+        site,
+        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
+        " SELECT n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM unnest($1::bigint[]) AS n",
+        numbers,
+    )
+    site.database.psql("-c", "VACUUM ANALYZE registry.contract")
+    lanes = add_lanes(site, LANES, 100)
+    owe(site, lanes, notifications)
+    with Receiver() as receiver, daemon(site) as running:
+        idle = _paced(running, messenger, numbers)
+        point(site, lanes, receiver.url)
+        paced = _paced(running, messenger, numbers)
+        paced_rate = receiver.seen()["notifications"] / SECONDS
+        echo(site, None)
+        time.sleep(ECHO_KNOWN_S)
+        before, started = receiver.seen()["notifications"], time.perf_counter()
+        unbounded = _paced(running, messenger, numbers)
+        during = (receiver.seen()["notifications"] - before) / (time.perf_counter() - started)
+        drained(site, lanes, lambda: 0.0)
+    for what, p99, rate in (("as the policy paces it", paced, paced_rate), ("unbounded", unbounded, during)):
+        yield {
+            "what": f"presence p99 at 1,000/s beside a drain {what}: {rate:,.0f} notifications/s",
+            "rate": p99,
+            "unit": "ms",
+            "baseline": idle,
+            "of": "ms idle",
+        }
+
+
+def _paced(running: Daemon, messenger: TestMessenger, numbers: list[int]) -> float:
+    """1,000 queries a second, asked when they are due whether or not the last was answered; the p99 from then, in milliseconds."""
+    given = {"api": running.api, "key": messenger.api_key, "numbers": numbers[:1000], "per_s": 1000, "seconds": SECONDS}
+    done = subprocess.run([sys.executable, str(PACED)], input=orjson.dumps(given), capture_output=True, check=True)
+    return float(done.stdout)
+
+
+def bench_worst_day(site: Site, contracts: int) -> Iterator[Figure]:
+    """Every contract ends in one statement, each with three bindings, while queries are asked: memory, and the worst query's wait."""
+    messenger = asyncio.run(site.add_messenger("asks"))
+    bound = add_lanes(site, 3, 1)
+
+    async def end() -> tuple[float, int, float, list[float]]:
+        async with site.database.connect() as connection, site.database.connect() as other:
+            await connection.execute("SET registry.bulk_load = 'on'")
+            await connection.execute(
+                "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
+                " SELECT $1::bigint + n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series(0, $2::int - 1) AS n",
+                FIRST,
+                contracts,
+            )
+            for messenger_id in bound:
+                await connection.execute(
+                    "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code)"
+                    " SELECT $1::bigint + n, 1, $3, 'u' || n FROM generate_series(0, $2::int - 1) AS n",
+                    FIRST,
+                    contracts,
+                    messenger_id,
+                )
+            await other.execute("VACUUM ANALYZE registry.contract, registry.binding")
+            await other.execute("CREATE TABLE plain (a bigint, b bigint, c timestamptz, d uuid PRIMARY KEY, e text)")
+            started = time.perf_counter()
+            await other.execute(
+                "INSERT INTO plain SELECT n, n, now(), gen_random_uuid(), 'u' || n FROM generate_series(1, $1::int) AS n", contracts
+            )
+            baseline = contracts / (time.perf_counter() - started)
+            ending = asyncio.create_task(connection.execute("UPDATE registry.contract SET ended_at = now() WHERE ended_at IS NULL"))
+            started, peak, waits = time.perf_counter(), 0, []
+            pid = connection.get_server_pid()
+            with daemon(site) as running:
+                async with aiohttp.ClientSession(running.api, headers=messenger.headers) as http:
+                    while not ending.done():
+                        status = Path(f"/proc/{pid}/status").read_text()
+                        peak = max(peak, int(status.split("RssAnon:")[1].split()[0]) // 1024)
+                        asked = time.perf_counter()
+                        body = {"phoneNumber": f"+{FIRST + random.randrange(contracts)}", "identificationCode": f"w{random.random()}"}
+                        async with http.post("/v1/presence", json=body) as answer:
+                            assert answer.status in (200, 503), await answer.text()
+                        waits.append(time.perf_counter() - asked)
+                        await asyncio.sleep(0.02)
+                await ending
+            return 3 * contracts / (time.perf_counter() - started), peak, 3 * baseline, sorted(waits)
+
+    rate, peak_mib, baseline, waits = asyncio.run(end())
+    what = f"{contracts:,} ends in one statement ({peak_mib} MiB at most; queries meanwhile: p99, worst {waits[-1] * 1000:,.0f} ms)"
+    figure = {"what": what, "rate": rate, "unit": "notifications/s", "baseline": baseline, "of": "plain INSERT"}
+    yield figure | {"p99_ms": waits[int(len(waits) * 0.99)] * 1000}
+
+
 BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
     "deliveries": (bench_deliveries, 50_000),
+    "fairness": (bench_fairness, 1_000_000),
+    "drain": (bench_drain, 1_000_000),
+    "worstday": (bench_worst_day, 2_200_000),
 }
