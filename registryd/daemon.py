@@ -78,7 +78,6 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         operator_socket = transport.bind(operator_address(settings, instance))
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
         worker = f"{socket.gethostname()} {transport.address(operator_socket)}"
-        dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency)
         directory, quota = Directory(db), QuotaGuard(db)
         limits = settings.file.presence
         resolver = Resolver(
@@ -89,6 +88,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             group_max=limits.group_max,
             queue_max=limits.queue_max,
         )
+        dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency, queries_wait_s=lambda: resolver.waits_s)
         feed = ContractFeed(db, digest_key, dispatcher.wake)
         messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))

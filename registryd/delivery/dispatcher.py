@@ -13,7 +13,7 @@ from registryd.delivery.lane import Lane
 from registryd.delivery.push import Pusher
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.pace import Pace, Shares
+from registryd.domain.pace import FEEL_S, Pace, Shares
 from registryd.store import lanes
 from registryd.store.lanes import Lease
 from registryd.store.pool import Database
@@ -28,14 +28,23 @@ STOP_TIMEOUT_S = 25.0
 
 
 class Dispatcher:
-    """`owner` names this worker in the lanes it leases."""
+    """`owner` names this worker in the lanes it leases; `queries_wait_s()`: how long presence queries wait in this process."""
 
-    def __init__(self, db: Database, pusher: Pusher, owner: str, concurrency: int, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        db: Database,
+        pusher: Pusher,
+        owner: str,
+        concurrency: int,
+        jitter: Callable[[], float] = random.random,
+        queries_wait_s: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._db = db
         self._pusher = pusher
         self._owner = owner
         self._concurrency = concurrency
         self._jitter = jitter
+        self._queries_wait_s = queries_wait_s
         self._lanes: dict[asyncio.Task[None], Lane] = {}
         self._paces: dict[MessengerId, Pace] = {}
         self._shares = Shares()
@@ -51,6 +60,22 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Until `stop`, through every failure: nobody else would deliver."""
+        feeling = asyncio.create_task(self._feel())
+        try:
+            await self._dispatch()
+        finally:
+            feeling.cancel()
+
+    async def _feel(self) -> None:
+        """How late the process and the database are: a backlog gives way to the queries that are being answered."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(FEEL_S)
+            since_s = time.monotonic() - began
+            self._shares.bulky = sum(lane.bulky for lane in self._lanes.values())
+            self._shares.feel(since_s, since_s - FEEL_S, self._queries_wait_s())
+
+    async def _dispatch(self) -> None:
         while not self._stopping:
             self._wake.clear()
             try:
@@ -87,8 +112,7 @@ class Dispatcher:
                 self._start(lease)
 
     async def _share(self) -> None:
-        """What bounds the lanes of this worker together."""
-        self._shares.bulky = sum(lane.bulky for lane in self._lanes.values())
+        """What bounds the lanes of all workers together."""
         if time.monotonic() - self._echo_read >= ECHO_S:
             self._shares.echo_per_s = await lanes.echo_per_s(self._db)
             self._echo_read = time.monotonic()

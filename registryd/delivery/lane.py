@@ -119,7 +119,7 @@ class Lane:
 
     async def _wait(self, seconds: float) -> None:
         """Until a push has ended, and a little longer while others run, or until the pace allows the next one."""
-        seconds = min(seconds, self._course.waits_s() or seconds)
+        seconds = min(seconds, max(self._course.waits_s(), LINGER_S)) if self._course.waits_s() else seconds
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stir.wait(), seconds)
         if self._course.in_flight and not self._course.hungry and self._stop_by is None:

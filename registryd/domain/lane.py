@@ -20,7 +20,7 @@ from registryd.domain.notification import BEGINNING, Acknowledged, Attempt, Defe
 from registryd.domain.pace import Pace, Shares
 from registryd.domain.schedule import PROBE_MAX, next_attempt, next_probe, presses
 
-PAGE = 1_000
+PAGE = 500
 """Rows read at once: what they cost to decode holds up everything else in the process."""
 UNSETTLED_MAX = 10_000
 REREAD_S = 5.0
@@ -94,7 +94,8 @@ class Course:
     @property
     def hungry(self) -> bool:
         """The pushes may soon have nothing to take, though there is more to read."""
-        return self._queued < 2 * PAGE and len(self._taken) < UNSETTLED_MAX and not self._exhausted and not self.failures
+        soon = max(PAGE, min(4 * PAGE, self._pace.per_s / 2))
+        return self._queued < soon and len(self._taken) < UNSETTLED_MAX and not self._exhausted and not self.failures
 
     def offer(self, rows: Sequence[Notification]) -> None:
         """The rows that were read after the key that `reads` gave, a page at most."""
@@ -131,8 +132,8 @@ class Course:
             return None
         batch = self._queue[0]
         bound = inf
-        if self.bulky and not presses(now, batch[0].terminated_at, batch[0].deadline_at):
-            bound = self._shares.echo
+        if self.bulky:
+            bound = self._shares.bound(presses=presses(now, batch[0].terminated_at, batch[0].deadline_at))
         self._waits_s = self._pace.wait_s(now_s, bound)
         if self._waits_s > 0:
             return None
@@ -140,6 +141,7 @@ class Course:
         self._queued -= len(batch)
         self.in_flight += 1
         self._pace.begin(now_s, len(batch), bound)
+        self._shares.begun += len(batch)
         return batch
 
     def waits_s(self) -> float:

@@ -17,6 +17,12 @@ RATE_MIN = 1.0
 RATE_STEP = 0.1
 """Of the rate that a cut left, regained each second."""
 BURST_S = 0.1
+FEEL_S = 0.05
+LATE_S = 0.01
+WAIT_S = 0.03
+"""A process, or a database, that is later than this makes queries wait: backlogs give way."""
+ROOM_MIN = 500.0
+ROOM_STEP = 1.02
 SLOW_S = 1.0
 """Receipts quicker than this are never called slow: what is shorter may be this program's own waiting."""
 SLOWER = 2.0
@@ -28,16 +34,30 @@ BEST_DRIFT = 1.005
 @dataclass
 class Shares:
     """What the lanes of a worker have in common. `echo_per_s`: notifications a second of this worker's, because each makes its messenger
-    ask again; `bulky`: lanes with a backlog, which share it; the others' few notifications are not worth counting."""
+    ask again; `room_per_s`: what the process has time for beside the queries it answers; `bulky`: lanes with a backlog, which share both.
+    The others' few notifications are not worth counting."""
 
     echo_per_s: float = inf
+    room_per_s: float = inf
     lanes: int = 0
     bulky: int = 0
+    begun: int = 0
+    """Notifications pushed since `feel` was last told."""
 
-    @property
-    def echo(self) -> float:
-        """One bulky lane's share."""
-        return self.echo_per_s / max(1, self.bulky)
+    def bound(self, *, presses: bool) -> float:
+        """One bulky lane's share, a second."""
+        return min(inf if presses else self.echo_per_s, self.room_per_s) / max(1, self.bulky)
+
+    def feel(self, since_s: float, late_s: float, queries_wait_s: float | None) -> None:
+        """`since_s` after the last time, the process was late for what it meant to do, and the next query has waited for the database;
+        None: nobody asks."""
+        if queries_wait_s is None:
+            self.room_per_s = inf
+        elif late_s > LATE_S or queries_wait_s > WAIT_S:
+            self.room_per_s = max(ROOM_MIN, RATE_CUT * min(self.room_per_s, self.begun / since_s))
+        elif self.room_per_s < inf:
+            self.room_per_s *= ROOM_STEP ** (since_s / FEEL_S)
+        self.begun = 0
 
 
 class Pace:
@@ -58,7 +78,8 @@ class Pace:
         """Since the last cut."""
         self._second = 0.0
         self._in_second = 0
-        self._per_s = 0.0
+        self.per_s = 0.0
+        """Notifications received in the last whole second."""
         self._best_s = inf
 
     @property
@@ -93,7 +114,7 @@ class Pace:
         if not self._receipts:
             return False
         if by_rate:
-            self.rate = max(RATE_MIN, RATE_CUT * min(self.rate, max(self._per_s, self._in_second)))
+            self.rate = max(RATE_MIN, RATE_CUT * min(self.rate, max(self.per_s, self._in_second)))
             self._rate_step = max(RATE_MIN, self.rate * RATE_STEP)
             self._rate_at = now_s
         self._cut(now_s)
@@ -114,7 +135,7 @@ class Pace:
     def _count(self, now_s: float, notifications: int) -> None:
         """Notifications received a second, and what a second gives back of the rate."""
         if now_s - self._second >= 1.0:
-            self._per_s = self._in_second / (now_s - self._second) if now_s - self._second < 10 else 0.0
+            self.per_s = self._in_second / (now_s - self._second) if now_s - self._second < 10 else 0.0
             self._second, self._in_second = now_s, 0
             if self.rate < inf:
                 self.rate += self._rate_step * min(now_s - self._rate_at, 10.0)

@@ -144,6 +144,14 @@ class Resolver:
         assert batch_id is not None, "a batch holds a query at least"
         return BatchAnswer(batch_id, answers, self._clock())
 
+    @property
+    def waits_s(self) -> float | None:
+        """How long the next single query has waited for a statement; None while no query is being answered."""
+        if not self._workers:
+            return None
+        waiting = self._single.waiting
+        return (self._clock() - waiting[0].received_at).total_seconds() if waiting else 0.0
+
     async def drain(self) -> None:
         """Waits until every admitted query has its answer."""
         while self._workers:
