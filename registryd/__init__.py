@@ -6,7 +6,8 @@ The database               store/            one module a family of tables; its 
 A query is answered        http/presence.py  -> presence/resolver.py (group commit) -> store/presence.py -> sql/queries/presence.sql
 A contract ends            http/operator.py  -> feed/events.py -> domain/contract.py -> store/contracts.py; the trigger in
                                                 sql/migrations/0002_invariants.sql ends the bindings and writes what is owed
-A notification leaves      delivery/dispatcher.py (leases lanes) -> lane.py (one messenger's) -> push.py (one signed POST)
+A notification leaves      delivery/dispatcher.py (leases lanes) -> lane.py (one messenger's) -> push.py (one signed POST);
+                                                domain/lane.py decides, at the pace of domain/pace.py
 The two APIs               http/             messenger.py and operator.py are the tables of routes; openapi.yaml is their contract
 Life                       daemon.py         from settings to READY=1, and from SIGTERM to the end; config.py, sdnotify.py
 What it tells              observe.py        every metric and log event there is
