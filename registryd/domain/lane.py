@@ -65,6 +65,9 @@ class Course:
         self._queue: deque[Batch] = deque()
         self._queued = 0
         self._taken: set[UUID] = set()
+        self._reading = False
+        self._gone: set[UUID] = set()
+        """Settled while a read was under way: it may still bring them."""
         self._after = BEGINNING
         self._pass_began_s = -inf
         self._exhausted = False
@@ -78,7 +81,12 @@ class Course:
     # -- Reading
 
     def reads(self, now_s: float) -> Key | None:
-        """The key after which to read on; None: there is enough, or nothing more."""
+        """The key after which to read on; None: there is enough, or nothing more. What is read must be offered."""
+        after = self._reads(now_s)
+        self._reading = after is not None
+        return after
+
+    def _reads(self, now_s: float) -> Key | None:
         if self.gate or self.closed or len(self._taken) >= UNSETTLED_MAX:
             return None
         if self.failures:
@@ -100,7 +108,9 @@ class Course:
     def offer(self, rows: Sequence[Notification]) -> None:
         """The rows that were read after the key that `reads` gave, a page at most."""
         self._exhausted = len(rows) < PAGE
-        fresh = [row for row in rows if row.notification_id not in self._taken]
+        fresh = [row for row in rows if row.notification_id not in self._taken and row.notification_id not in self._gone]
+        self._reading = False
+        self._gone.clear()
         if self.failures:
             if fresh:
                 self._put([(min(fresh, key=lambda row: row.attempts),)])
@@ -223,7 +233,10 @@ class Course:
 
     def settled(self, settlement: Settlement) -> None:
         """It was written."""
-        self._taken.difference_update(settlement.delivered, (d.notification_id for d in settlement.deferred))
+        ended = [*settlement.delivered, *(d.notification_id for d in settlement.deferred)]
+        self._taken.difference_update(ended)
+        if self._reading:
+            self._gone.update(ended)
         if settlement.reopens:
             self.failures = 0
             self._exhausted = False

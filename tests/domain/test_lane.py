@@ -57,6 +57,23 @@ def test_long_pass_starts_over_so_that_what_was_committed_late_or_backdated_goes
     assert [batch[0].notification_id.int for batch in begun(lane, 1.1)] == [0, 5, 6, 7], "and what is under way is not pushed twice"
 
 
+def test_what_is_settled_while_its_row_is_being_read_is_not_pushed_again() -> None:
+    lane = course()
+    lane.reads(0.0)
+    rows = [owed(n) for n in range(1, PAGE + 1)]
+    lane.offer(rows)
+    first, second, *_ = begun(lane, 0.0)
+    answer(lane, first, Acknowledged(204))
+    answer(lane, second, Failed("status 500", 500))
+    assert lane.reads(REREAD_S) == BEGINNING
+    settle(lane)
+    lane.offer(rows)
+    answer(lane, (rows[2],), Acknowledged(204))
+    answer(lane, (rows[3],), Acknowledged(204))
+    pushed = [batch[0].notification_id.int for batch in begun(lane, 1.1)]
+    assert pushed[0] == 5
+
+
 def test_backlog_is_paced_by_what_comes_back_as_queries_until_deadlines_press() -> None:
     shares = Shares(echo_per_s=1000.0, bulky=1)
     rows = [owed(n) for n in range(PAGE)]
