@@ -18,6 +18,7 @@ from registryd.config import Settings
 from registryd.delivery.digest import Digests
 from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
+from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
 from registryd.delivery.watch import Watch
 from registryd.domain.errors import Unavailable
@@ -42,12 +43,12 @@ CLOSE_TIMEOUT_S = 15.0
 DIGEST_KEY_ID = 1
 
 
-def database(settings: Settings, name: str) -> Database:
-    """A pool of the daemon's, not yet entered."""
+def database(settings: Settings, name: str, *, share: int = 1) -> Database:
+    """A pool of the daemon's, not yet entered; `share`: a half of `pool_size`, a third …"""
     section = settings.file.database
     return Database(
         section.dsn,
-        size=section.pool_size,
+        size=max(2, section.pool_size // share),
         connect_timeout_s=section.connect_timeout_s,
         command_timeout_s=section.command_timeout_s,
         password=settings.credentials.text("database-password"),
@@ -65,16 +66,21 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
     api, delivery, credentials = settings.file.api, settings.file.delivery, settings.credentials
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(database(settings, f"registryd@{instance}"))
+        deliveries = await stack.enter_async_context(database(settings, f"registryd@{instance} delivery", share=2))
         async with db.connection() as connection:
             await migrations.check(connection)
         digest_key = credentials.key("digest-key")
         pusher = await stack.enter_async_context(
-            Pusher(db, SecretBox(credentials.key("secrets-key")), Egress(delivery.allow_networks, allow_http=delivery.allow_http))
+            Pusher(
+                deliveries,
+                SecretBox(credentials.key("secrets-key")),
+                Egress.of(delivery),
+                lambda messenger: endpoint_tls(credentials, messenger),
+            )
         )
         operator_socket = transport.bind(operator_address(settings, instance))
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
         worker = f"{socket.gethostname()} {transport.address(operator_socket)}"
-        dispatcher = Dispatcher(db, pusher, worker, delivery.concurrency)
         watch = Watch(db, worker)
         digests = Digests(db, pusher, lambda: watch.is_held)
         directory, quota = Directory(db), QuotaGuard(db)
@@ -86,6 +92,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             group_max=limits.group_max,
             queue_max=limits.queue_max,
         )
+        dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency, queries_wait_s=lambda: resolver.waits_s)
         feed = ContractFeed(db, digest_key, dispatcher.wake)
         messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))

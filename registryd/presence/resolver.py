@@ -244,6 +244,14 @@ class Resolver:
         assert batch_id is not None, "a batch holds a query at least"
         return BatchAnswer(batch_id, answers, self._clock())
 
+    @property
+    def waits_s(self) -> float | None:
+        """How long the first single query has waited for a statement; None while no query is being answered."""
+        if not self._workers:
+            return None
+        asked_at = [queue.asks[0].asked_at for queue in self._single.waiting.values() if queue.asks]
+        return time.monotonic() - min(asked_at) if asked_at else 0.0
+
     async def drain(self) -> None:
         """Waits until every admitted query has its answer."""
         while self._workers:
