@@ -27,13 +27,14 @@ from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.services import Services
 from registryd.presence.quota import QuotaGuard
 from registryd.presence.resolver import DigestKey, Resolver
-from registryd.store import journal, migrations
+from registryd.store import journal, migrations, reports
 from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
 
 QUOTA_EXCHANGE_S = 1.0
 KEY_USE_S = 30.0
 RETENTION_S = 600.0
+REPORTS_S = 10.0
 CLOSE_TIMEOUT_S = 15.0
 DIGEST_KEY_ID = 1
 
@@ -85,6 +86,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))
         await directory.refresh()
         await quota.exchange()
+        await reports.end_long(db)  # one may hold what the next call waits for
         await journal.make_partitions(db)
 
         tls = transport.Tls(credentials)
@@ -104,6 +106,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             _every("quota", QUOTA_EXCHANGE_S, quota.exchange),
             _every("key use", KEY_USE_S, directory.record_use),
             _every("retention", RETENTION_S, lambda: journal.keep_days(db), at_once=True),
+            _every("reports", REPORTS_S, lambda: reports.end_long(db)),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:

@@ -27,6 +27,10 @@ class Day(NamedTuple):
     day: date | None
 
 
+class Folded(NamedTuple):
+    folded: bool
+
+
 class Retention(NamedTuple):
     family: str
     unplaced_rows: int
@@ -36,6 +40,7 @@ class Retention(NamedTuple):
 MAKE_PARTITIONS = Query("journal", "make_partitions", Made, int)
 CLOSE_DAY = Query("journal", "close_day", Day, str)
 DROP_DAY = Query("journal", "drop_day", Day, str)
+FOLD_MOVEMENTS = Query("journal", "fold_movements", Folded)
 READ_RETENTION = Query("journal", "read_retention", Retention)
 
 
@@ -45,12 +50,13 @@ async def make_partitions(db: Database) -> int:
 
 
 async def keep_days(db: Database) -> None:
-    """Makes the days ahead, closes those that are over, and drops one of each family that the policy no longer keeps.
+    """Makes the days ahead, folds movements, closes days that are over, and drops one of each family that the policy no longer keeps.
 
     One, because each makes queries wait for some milliseconds: a policy that keeps less than before takes effect over many calls. Any
     number of workers may call it; they skip what another is doing.
     """
     await make_partitions(db)
+    await db.fetch(FOLD_MOVEMENTS)
     for family in FAMILIES:
         while day := await _move(db, CLOSE_DAY, family):
             observe.event("day_closed", family=family, day=day.isoformat())

@@ -1,10 +1,14 @@
-"""The views of schema report, for the command line. Columns are the views' own, so rows are read as they come."""
+"""The views of schema report, for the command line, and the end of report sessions that go on for too long.
+
+Columns are the views' own, so rows are read as they come.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from registryd.store.pool import Connection, fetch
+from registryd import observe
+from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Query
 
 
@@ -18,7 +22,13 @@ class Table(NamedTuple):
     rows: list[tuple[object, ...]]
 
 
+class Ended(NamedTuple):
+    ended: int
+
+
 LIST_VIEWS = Query("reports", "list_views", View)
+
+END_LONG_REPORTS = Query("reports", "end_long_reports", Ended)
 
 
 async def list_views(connection: Connection) -> list[View]:
@@ -30,3 +40,10 @@ async def read(connection: Connection, view: View) -> Table:
     statement = await connection.prepare(f'SELECT * FROM report."{view.name}" ORDER BY 1, 2')  # noqa: S608 # the name is a view's own
     records = await statement.fetch()
     return Table([attribute.name for attribute in statement.get_attributes()], [tuple(record.values()) for record in records])
+
+
+async def end_long(db: Database) -> None:
+    """Ends the report role's sessions that go on for over a minute, whatever limits they set themselves."""
+    ended = (await db.fetch(END_LONG_REPORTS))[0].ended
+    if ended:
+        observe.event("reports_ended", "warning", sessions=ended)

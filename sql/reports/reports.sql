@@ -5,7 +5,7 @@
 SET LOCAL client_min_messages = warning;
 DROP VIEW IF EXISTS report.presence_daily, report.answer_deadline, report.binding_by_messenger, report.contract_daily,
     report.notification_backlog, report.notification_deadline, report.delivery_attempt_daily, report.endpoint_health,
-    report.quota_today, report.enumeration_alarm, report.feed_lag;
+    report.quota_today, report.enumeration_alarm, report.feed_lag, report.policy;
 
 CREATE VIEW report.presence_daily AS
 SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.present_count)::bigint AS present,
@@ -25,14 +25,12 @@ SELECT f.day, m.name AS messenger, sum(f.in_time + f.late)::bigint AS queries, s
 COMMENT ON VIEW report.answer_deadline IS 'Decree 1801 of 2021: how many queries were answered within the policy''s time, and the worst wait, by day and messenger. Unanswered queries are not journaled: see the metrics of refusals.';
 
 CREATE VIEW report.binding_by_messenger AS
-SELECT m.name AS messenger,
-       count(*) FILTER (WHERE b.ended_at IS NULL) AS live,
-       count(*) FILTER (WHERE b.end_reason = 'terminated') AS terminated,
-       count(*) FILTER (WHERE b.end_reason = 'replaced') AS replaced,
-       count(*) FILTER (WHERE b.end_reason = 'removed') AS removed
-  FROM registry.messenger AS m LEFT JOIN registry.binding AS b ON b.messenger_id = m.messenger_id
+SELECT m.name AS messenger, coalesce(sum(b.recorded - b.terminated - b.replaced - b.removed), 0)::bigint AS live,
+       coalesce(sum(b.terminated), 0)::bigint AS terminated, coalesce(sum(b.replaced), 0)::bigint AS replaced,
+       coalesce(sum(b.removed), 0)::bigint AS removed
+  FROM registry.messenger AS m LEFT JOIN registry.binding_movement AS b ON b.messenger_id = m.messenger_id
  GROUP BY m.name;
-COMMENT ON VIEW report.binding_by_messenger IS 'Bindings by messenger and how they ended.';
+COMMENT ON VIEW report.binding_by_messenger IS 'Bindings by messenger: live, and ever ended by how they ended.';
 
 CREATE VIEW report.contract_daily AS
 SELECT c.day, sum(c.activated)::bigint AS activated, sum(c.terminated)::bigint AS terminated, sum(c.ported_out)::bigint AS ported_out,
@@ -41,16 +39,16 @@ SELECT c.day, sum(c.activated)::bigint AS activated, sum(c.terminated)::bigint A
 COMMENT ON VIEW report.contract_daily IS 'Contracts that started, and that ended by reason, by day.';
 
 CREATE VIEW report.notification_backlog AS
-SELECT m.name AS messenger, count(n.notification_id) AS pending,
-       count(*) FILTER (WHERE n.deadline_at < now()) AS overdue,
-       min(n.deadline_at) AS oldest_deadline_at,
-       min(n.deadline_at) - now() AS slack,
-       coalesce(max(pace.delivered), 0) AS delivered_last_hour,
-       count(n.notification_id) * interval '1 hour' / max(pace.delivered) AS eta
+SELECT m.name AS messenger, coalesce(owed.pending, 0) AS pending, coalesce(owed.overdue, 0) AS overdue,
+       oldest.deadline_at AS oldest_deadline_at, oldest.deadline_at - now() AS slack,
+       coalesce(pace.delivered, 0) AS delivered_last_hour,
+       coalesce(owed.pending, 0) * interval '1 hour' / pace.delivered AS eta
   FROM registry.messenger AS m
-  LEFT JOIN registry.notification AS n ON n.messenger_id = m.messenger_id
-  LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id
- GROUP BY m.name;
+  LEFT JOIN (SELECT n.messenger_id, sum(n.pending)::bigint AS pending, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0)::bigint AS overdue
+               FROM registry.notification_movement AS n GROUP BY n.messenger_id) AS owed ON owed.messenger_id = m.messenger_id
+  LEFT JOIN LATERAL (SELECT n.deadline_at FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id
+                      ORDER BY n.deadline_at LIMIT 1) AS oldest ON true
+  LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id;
 COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace.';
 
 CREATE VIEW report.notification_deadline AS
@@ -59,9 +57,9 @@ SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pendin
   FROM (SELECT d.day, d.messenger_id, d.in_time, d.late, 0 AS overdue, 0 AS pending, d.worst_delay
           FROM (TABLE registry.delivered_day UNION ALL SELECT * FROM registry.open_delivered()) AS d
         UNION ALL
-        SELECT (n.terminated_at AT TIME ZONE 'UTC')::date, n.messenger_id, 0, 0, count(*) FILTER (WHERE n.deadline_at < now()),
-               count(*) FILTER (WHERE n.deadline_at >= now()), NULL
-          FROM registry.notification AS n GROUP BY 1, 2) AS f
+        SELECT n.day, n.messenger_id, 0, 0, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0),
+               coalesce(sum(n.pending) FILTER (WHERE n.due >= now()), 0), NULL
+          FROM registry.notification_movement AS n GROUP BY 1, 2 HAVING sum(n.pending) <> 0) AS f
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.notification_deadline IS 'Decree 1801 of 2021: notifications delivered in time, late, overdue and still pending, by day of the contract''s end and messenger.';
@@ -100,9 +98,15 @@ SELECT m.name AS messenger, a.raised_at, a.kind::text AS kind, a.cleared_at IS N
 COMMENT ON VIEW report.enumeration_alarm IS 'Messengers whose queries looked like a search for subscribers: absent (too many absent answers), consecutive (numbers in a row) or canary (a number never issued). In force, a messenger is slowed down.';
 
 CREATE VIEW report.feed_lag AS
-SELECT (e.recorded_at AT TIME ZONE 'UTC')::date AS day, e.type, e.outcome::text AS outcome, count(*) AS events,
-       avg(e.recorded_at - e.occurred_at) AS mean_lag, max(e.recorded_at - e.occurred_at) AS worst_lag
-  FROM registry.feed_event AS e GROUP BY 1, 2, 3;
+SELECT e.day, e.type, e.outcome::text AS outcome, sum(e.events)::bigint AS events, sum(e.lag_sum) / sum(e.events) AS mean_lag,
+       max(e.worst_lag) AS worst_lag
+  FROM registry.feed_movement AS e GROUP BY e.day, e.type, e.outcome;
 COMMENT ON VIEW report.feed_lag IS 'How long after it happened each contract event reached the registry: the notice period has run since.';
+
+CREATE VIEW report.policy AS
+SELECT p.*, lead(p.effective_from) OVER (ORDER BY p.effective_from) AS superseded_at,
+       p.effective_from = (SELECT max(b.effective_from) FROM registry.policy AS b WHERE b.effective_from <= now()) AS in_force
+  FROM registry.policy AS p;
+COMMENT ON VIEW report.policy IS 'The law as dated data: what was in force from when to when, what is, and what is planned; who wrote each row and when.';
 
 GRANT SELECT ON ALL TABLES IN SCHEMA report TO registryd_report, registryd_app;

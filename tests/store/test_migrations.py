@@ -307,7 +307,7 @@ PRIMARY_KEYS = {
 }
 REPORTS = {
     *("presence_daily", "answer_deadline", "binding_by_messenger", "contract_daily", "notification_backlog"),
-    *("notification_deadline", "delivery_attempt_daily", "endpoint_health", "quota_today", "enumeration_alarm", "feed_lag"),
+    *("notification_deadline", "delivery_attempt_daily", "endpoint_health", "quota_today", "enumeration_alarm", "feed_lag", "policy"),
 }
 
 
