@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import contracts, listen, messenger, service
+from registryd.cli import client, contracts, listen, messenger, service
 from registryd.cli.running import Context
 
 
@@ -40,5 +40,6 @@ for command in (
     contracts.ranges,
     service.report,
     listen.listen,
+    client.client,
 ):
     main.add_command(command)
