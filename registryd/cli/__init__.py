@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import client, contracts, listen, messenger, service
+from registryd.cli import client, contracts, listen, messenger, policy, service
 from registryd.cli.running import Context
 
 
@@ -38,6 +38,7 @@ for command in (
     messenger.messenger,
     contracts.contracts,
     contracts.ranges,
+    policy.policy,
     service.report,
     listen.listen,
     client.client,
