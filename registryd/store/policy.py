@@ -65,4 +65,4 @@ def _explain(error: asyncpg.PostgresError) -> str:
     if isinstance(error, asyncpg.UniqueViolationError):
         return "a policy begins at that very time already; one that is planned may be deleted (sql/README.md)"
     hint = getattr(error, "hint", None)
-    return f"{error}. {hint}" if hint else str(error)
+    return f"{error.args[0]}. {hint}" if hint else str(error.args[0])
