@@ -5,11 +5,15 @@ Columns are the views' own, so rows are read as they come.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import NamedTuple
 
 from registryd import observe
 from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Query
+
+LONGEST = timedelta(minutes=1)
+"""A transaction of the report role, whatever limits it set itself."""
 
 
 class View(NamedTuple):
@@ -28,7 +32,7 @@ class Ended(NamedTuple):
 
 LIST_VIEWS = Query("reports", "list_views", View)
 
-END_LONG_REPORTS = Query("reports", "end_long_reports", Ended)
+END_LONG_REPORTS = Query("reports", "end_long_reports", Ended, timedelta)
 
 
 async def list_views(connection: Connection) -> list[View]:
@@ -43,7 +47,7 @@ async def read(connection: Connection, view: View) -> Table:
 
 
 async def end_long(db: Database) -> None:
-    """Ends the report role's sessions that go on for over a minute, whatever limits they set themselves."""
-    ended = (await db.fetch(END_LONG_REPORTS))[0].ended
+    """Ends the report role's sessions that go on for over LONGEST, or hold what housekeeping waits for."""
+    ended = (await db.fetch(END_LONG_REPORTS, LONGEST))[0].ended
     if ended:
         observe.event("reports_ended", "warning", sessions=ended)

@@ -209,16 +209,16 @@ COMMENT ON FUNCTION registry.change_policy IS 'Adds the policy in force from a t
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- A report does not go on for ever
 
-CREATE FUNCTION registry.end_long_reports() RETURNS bigint
+CREATE FUNCTION registry.end_long_reports(longest interval) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
     SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))
       FROM pg_catalog.pg_stat_activity AS a
      WHERE a.usename = 'registryd_report'
-       AND (a.xact_start < clock_timestamp() - interval '1 minute'
+       AND (a.xact_start < clock_timestamp() - longest
             OR EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory'))
 $$;
-COMMENT ON FUNCTION registry.end_long_reports IS 'Ends the sessions of registryd_report whose transaction is older than a minute, or that hold an advisory lock, which the daemon''s housekeeping might wait for: a role may set its own statement_timeout off. Returns how many.';
+COMMENT ON FUNCTION registry.end_long_reports IS 'Ends the sessions of registryd_report whose transaction goes on for longer, or that hold an advisory lock, which the daemon''s housekeeping might wait for: a role may set its own statement_timeout off. Returns how many.';
 
 REVOKE ALL ON FUNCTION registry.count_bindings, registry.count_notifications, registry.count_feed_events, registry.fold_movements,
     registry.keep_policy_history, registry.change_policy, registry.end_long_reports FROM PUBLIC;

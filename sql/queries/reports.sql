@@ -8,4 +8,4 @@ SELECT c.relname::text AS name, coalesce(obj_description(c.oid, 'pg_class'), '')
 
 -- name: end_long_reports
 -- Why: a report role may set its own limits off; the daemon's are not its own.
-SELECT registry.end_long_reports() AS ended;
+SELECT registry.end_long_reports($1::interval) AS ended;
