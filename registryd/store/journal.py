@@ -7,7 +7,7 @@ it no longer. What may be dropped is decided by the database alone: sql/migratio
 from __future__ import annotations
 
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from registryd import observe
 from registryd.store.pool import Database
@@ -56,11 +56,11 @@ async def keep_days(db: Database) -> None:
     number of workers may call it; they skip what another is doing.
     """
     await make_partitions(db)
-    await db.fetch(FOLD_MOVEMENTS)
+    await _call(db, FOLD_MOVEMENTS)
     for family in FAMILIES:
-        while day := await _move(db, CLOSE_DAY, family):
+        while day := await _call(db, CLOSE_DAY, family):
             observe.event("day_closed", family=family, day=day.isoformat())
-        if day := await _move(db, DROP_DAY, family):
+        if day := await _call(db, DROP_DAY, family):
             observe.days_dropped.labels(family).inc()
             observe.event("day_dropped", family=family, day=day.isoformat())
     for state in await db.fetch(READ_RETENTION):
@@ -70,8 +70,7 @@ async def keep_days(db: Database) -> None:
             observe.event("rows_unplaced", "warning", family=state.family, rows=state.unplaced_rows)
 
 
-async def _move(db: Database, query: Query[Day], family: str) -> date | None:
-    """The day that was closed or dropped, if any."""
+async def _call(db: Database, query: Query[Any], *words: str) -> Any:
+    """What a function of the database returned that may have much to count."""
     async with db.connection() as connection:
-        day: date | None = await connection.fetchval(query.sql, family, timeout=COUNTING_TIMEOUT_S)
-        return day
+        return await connection.fetchval(query.sql, *words, timeout=COUNTING_TIMEOUT_S)

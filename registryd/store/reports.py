@@ -6,7 +6,7 @@ Columns are the views' own, so rows are read as they come.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from registryd import observe
 from registryd.store.pool import Connection, Database, fetch
@@ -23,7 +23,9 @@ class View(NamedTuple):
 
 class Table(NamedTuple):
     columns: list[str]
-    rows: list[tuple[object, ...]]
+    rows: list[tuple[Any, ...]]
+    types: list[str]
+    """PostgreSQL's names, one a column: a count is an int8 in every view."""
 
 
 class Ended(NamedTuple):
@@ -43,7 +45,8 @@ async def read(connection: Connection, view: View) -> Table:
     """Everything in one view, sorted by its first columns. `view` comes from `list_views`, so its name is one that exists."""
     statement = await connection.prepare(f'SELECT * FROM report."{view.name}" ORDER BY 1, 2')  # noqa: S608 # the name is a view's own
     records = await statement.fetch()
-    return Table([attribute.name for attribute in statement.get_attributes()], [tuple(record.values()) for record in records])
+    columns = statement.get_attributes()
+    return Table([c.name for c in columns], [tuple(record.values()) for record in records], [c.type.name for c in columns])
 
 
 async def end_long(db: Database) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from registryd import embedded
-from tests.bench import files, queries
+from tests.bench import files, queries, reports
 from tests.bench.measure import SERVER_SETTINGS, Figure, bench_site
 from tests.conftest import Site
 
@@ -29,6 +29,7 @@ BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
     "fairness": (queries.bench_fairness, 1_000_000),
     "memory": (queries.bench_memory, 1_000_000),
     "growth": (queries.bench_growth, 10_000_000),
+    "reports": (reports.bench_reports, 1_000_000),
 }
 """Each with the number of its contracts."""
 

@@ -51,6 +51,8 @@ class Figure(msgspec.Struct, kw_only=True, omit_defaults=True):
     """PostgreSQL's part of it."""
     p99_ms: float | None = None
     target: str | None = None
+    plan: str | None = None
+    """PostgreSQL's, for --json."""
 
     @property
     def ratio(self) -> float | None:
