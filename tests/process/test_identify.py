@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 from registryd.cli import main
 from registryd.identify import read_lines
 from tests.conftest import Site, daemon, wait_for
+from tests.http.test_transport import make_pair, put_certificate
 
 KEY = f"rk_{'a' * 16}_{'b' * 43}"
 FIRST = 79_010_800_000
@@ -128,6 +129,25 @@ def test_every_line_gets_its_answer_from_a_real_registry(site: Site, tmp_path: P
 async def _journaled(site: Site) -> int:
     async with site.database.connect() as connection:
         return int(await connection.fetchval("SELECT sum(queries) FROM registry.journal_page"))
+
+
+def test_it_trusts_whom_it_is_told_to_and_presents_its_certificate(site: Site, tmp_path: Path) -> None:
+    ca = make_pair("a CA")
+    server, own = make_pair("registry", ca), make_pair("messenger", ca)
+    put_certificate(site, server)
+    (site.directory / "credentials" / "client-ca").write_bytes(ca.certificate)
+    (ca_file, _), (certificate, key_file) = ca.write(tmp_path, "ca"), own.write(tmp_path, "own")
+    key = asyncio.run(site.add_messenger(certificate_sha256=[own.sha256])).api_key
+    file = write_numbers(tmp_path / "users.csv", 3)
+    with daemon(site) as running:
+        url = running.api.replace("http:", "https:")
+        stranger = identify(file, "--url", url, key=key)
+        assert (stranger.exit_code, "--ca" in stranger.stderr) == (1, True), stranger.stderr
+        unknown = identify(file, "--url", url, "--ca", ca_file, key=key)
+        assert (unknown.exit_code, "401 UNAUTHENTICATED" in unknown.stderr) == (1, True), unknown.stderr
+        done = identify(file, "--url", url, "--ca", ca_file, "--certificate", certificate, "--key", key_file, key=key)
+        assert done.exit_code == 0, done.stderr
+    assert len(rows(tmp_path / "users.csv.results.csv")) == 3
 
 
 def test_killed_at_any_point_it_goes_on_and_asks_only_what_was_in_flight_again(tmp_path: Path) -> None:
