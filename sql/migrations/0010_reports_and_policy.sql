@@ -3,7 +3,8 @@
 -- Movements: where a report would count a whole table (bindings, events, what is owed), a trigger appends what each statement changed, as
 -- contract_movement always had it, and the report sums that. Appended rows wait for nobody, where one counter would make every writer
 -- wait. The daemon folds them together every ten minutes (fold_movements), so that there are never more than that time brings.
--- What retention deletes from a table later stays counted: reports tell what was, as with days (0005_retention.sql).
+-- What retention deletes from a table later stays counted: reports tell what was, as with days (0005_retention.sql). What there is already
+-- is counted here, once, while nobody writes: minutes, for hundreds of millions of bindings.
 --
 -- Policy: a row that has begun is history. It is not changed, not deleted and not preceded by another, whoever asks: deadlines that were
 -- told, and lateness that was judged, go back to it.
