@@ -146,6 +146,11 @@ END
 $$;
 COMMENT ON FUNCTION registry.fold_movements IS 'Sums the appended rows of the movement tables into few: no figure changes. False where somebody else is at it.';
 
+-- Open days of a million rows: with sorting off the planner, which has to sort three groups all the same, sorted a million rows and left
+-- parallel workers alone (840 ms; 350 ms so).
+ALTER FUNCTION registry.open_delivered() RESET enable_sort;
+ALTER FUNCTION registry.open_attempts() RESET enable_sort;
+
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- The law's history stays
 
