@@ -40,7 +40,7 @@ CREATE TABLE registry.feed_movement (
     type      text NOT NULL,
     outcome   registry.feed_outcome NOT NULL,
     events    bigint NOT NULL,
-    lag_sum   interval NOT NULL,
+    lag_sum_s numeric NOT NULL,
     worst_lag interval NOT NULL
 );
 COMMENT ON TABLE registry.feed_movement IS 'How many of billing''s events each statement recorded, and how late: what report.feed_lag sums. Appended by triggers, folded by the daemon.';
@@ -48,7 +48,7 @@ COMMENT ON COLUMN registry.feed_movement.day IS 'The day they were recorded (UTC
 COMMENT ON COLUMN registry.feed_movement.type IS 'activated, terminated, ported_out, …';
 COMMENT ON COLUMN registry.feed_movement.outcome IS 'What became of them.';
 COMMENT ON COLUMN registry.feed_movement.events IS 'How many there were.';
-COMMENT ON COLUMN registry.feed_movement.lag_sum IS 'The sum of their times from occurring to being recorded.';
+COMMENT ON COLUMN registry.feed_movement.lag_sum_s IS 'The sum of their times from occurring to being recorded, in seconds: an interval would overflow over events with a date that is wrong.';
 COMMENT ON COLUMN registry.feed_movement.worst_lag IS 'The longest of them.';
 
 CREATE FUNCTION registry.count_bindings() RETURNS trigger
@@ -86,14 +86,18 @@ CREATE TRIGGER count_owed_notifications AFTER INSERT ON registry.notification
 CREATE TRIGGER count_settled_notifications AFTER DELETE ON registry.notification
     REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_notifications();
 
+CREATE FUNCTION registry.lag_of(recorded_at timestamptz, occurred_at timestamptz) RETURNS interval
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$ SELECT CASE WHEN isfinite(occurred_at) THEN recorded_at - occurred_at ELSE interval '0' END $$;
+COMMENT ON FUNCTION registry.lag_of IS 'From occurring to being recorded; 0 for an event at the end of the calendar, which was refused.';
+
 CREATE FUNCTION registry.count_feed_events() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 BEGIN
-    INSERT INTO registry.feed_movement (day, type, outcome, events, lag_sum, worst_lag)
-    SELECT (a.recorded_at AT TIME ZONE 'UTC')::date, a.type, a.outcome, count(*), sum(a.recorded_at - a.occurred_at),
-           max(a.recorded_at - a.occurred_at)
-      FROM added AS a GROUP BY 1, 2, 3;
+    INSERT INTO registry.feed_movement (day, type, outcome, events, lag_sum_s, worst_lag)
+    SELECT (a.recorded_at AT TIME ZONE 'UTC')::date, a.type, a.outcome, count(*), sum(extract(epoch FROM l.lag)), max(l.lag)
+      FROM added AS a, registry.lag_of(a.recorded_at, a.occurred_at) AS l(lag) GROUP BY 1, 2, 3;
     RETURN NULL;
 END
 $$;
@@ -109,9 +113,9 @@ SELECT b.messenger_id, count(*), count(*) FILTER (WHERE b.end_reason = 'terminat
 INSERT INTO registry.notification_movement (messenger_id, day, due, pending)
 SELECT n.messenger_id, (n.terminated_at AT TIME ZONE 'UTC')::date, date_trunc('minute', n.deadline_at) + interval '1 minute', count(*)
   FROM registry.notification AS n GROUP BY 1, 2, 3;
-INSERT INTO registry.feed_movement (day, type, outcome, events, lag_sum, worst_lag)
-SELECT (e.recorded_at AT TIME ZONE 'UTC')::date, e.type, e.outcome, count(*), sum(e.recorded_at - e.occurred_at), max(e.recorded_at - e.occurred_at)
-  FROM registry.feed_event AS e GROUP BY 1, 2, 3;
+INSERT INTO registry.feed_movement (day, type, outcome, events, lag_sum_s, worst_lag)
+SELECT (e.recorded_at AT TIME ZONE 'UTC')::date, e.type, e.outcome, count(*), sum(extract(epoch FROM l.lag)), max(l.lag)
+  FROM registry.feed_event AS e, registry.lag_of(e.recorded_at, e.occurred_at) AS l(lag) GROUP BY 1, 2, 3;
 
 CREATE FUNCTION registry.fold_movements() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -139,8 +143,8 @@ BEGIN
     WITH folded AS (
         DELETE FROM registry.feed_movement AS m
          WHERE m.day IN (SELECT d.day FROM registry.feed_movement AS d GROUP BY d.day, d.type, d.outcome HAVING count(*) > 1) RETURNING *)
-    INSERT INTO registry.feed_movement (day, type, outcome, events, lag_sum, worst_lag)
-    SELECT f.day, f.type, f.outcome, sum(f.events), sum(f.lag_sum), max(f.worst_lag) FROM folded AS f GROUP BY 1, 2, 3;
+    INSERT INTO registry.feed_movement (day, type, outcome, events, lag_sum_s, worst_lag)
+    SELECT f.day, f.type, f.outcome, sum(f.events), sum(f.lag_sum_s), max(f.worst_lag) FROM folded AS f GROUP BY 1, 2, 3;
     RETURN true;
 END
 $$;
@@ -226,6 +230,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION registry.end_long_reports IS 'Ends the sessions of registryd_report whose transaction goes on for longer, or that hold an advisory lock, which the daemon''s housekeeping might wait for: a role may set its own statement_timeout off. Returns how many.';
 
-REVOKE ALL ON FUNCTION registry.count_bindings, registry.count_notifications, registry.count_feed_events, registry.fold_movements,
+REVOKE ALL ON FUNCTION registry.count_bindings, registry.count_notifications, registry.count_feed_events, registry.lag_of, registry.fold_movements,
     registry.keep_policy_history, registry.change_policy, registry.end_long_reports FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION registry.fold_movements, registry.end_long_reports TO registryd_app;

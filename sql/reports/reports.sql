@@ -166,7 +166,7 @@ COMMENT ON COLUMN report.enumeration_alarm.absent_that_day IS 'Of them, answered
 COMMENT ON COLUMN report.enumeration_alarm.absent_ratio_that_day IS 'absent of used.';
 
 CREATE VIEW report.feed_lag AS
-SELECT e.day, e.type, e.outcome::text AS outcome, sum(e.events)::bigint AS events, sum(e.lag_sum) / sum(e.events) AS mean_lag,
+SELECT e.day, e.type, e.outcome::text AS outcome, sum(e.events)::bigint AS events, justify_hours(make_interval(secs => (sum(e.lag_sum_s) / sum(e.events))::float8)) AS mean_lag,
        max(e.worst_lag) AS worst_lag
   FROM registry.feed_movement AS e GROUP BY e.day, e.type, e.outcome;
 COMMENT ON VIEW report.feed_lag IS 'How long after it happened each contract event reached the registry: the notice period has run since.';

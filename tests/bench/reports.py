@@ -21,7 +21,7 @@ UNFOLDED = {
     "binding_movement": (1_000_000, "1 + n % 3, 0, 0, 0, 0"),
     "notification_movement": (1_000_000, "1 + n % 3, current_date, date_trunc('minute', now()) + n % 1440 * interval '1 minute', 0"),
     "contract_movement": (60_000, "current_date, 0, 0, 0, 0"),
-    "feed_movement": (60_000, "current_date, 'activated', 'applied', 1, '1 second', '1 second'"),
+    "feed_movement": (60_000, "current_date, 'activated', 'applied', 1, 1, '1 second'"),
 }
 """Rows that triggers append in ten minutes, at 1,700 statements a second and 100 of billing's calls, each with nothing in it."""
 TARGET = "1,000 ms"

@@ -29,7 +29,8 @@ COUNTED = {
             SELECT (ended_at AT TIME ZONE 'UTC')::date, 0, (end_reason = 'terminated')::int, (end_reason = 'ported_out')::int,
                    (end_reason = 'holder_changed')::int FROM registry.contract WHERE ended_at IS NOT NULL) AS c GROUP BY 1 ORDER BY 1""",
     "feed_lag": """
-        SELECT (recorded_at AT TIME ZONE 'UTC')::date, type, outcome::text, count(*), avg(recorded_at - occurred_at),
+        SELECT (recorded_at AT TIME ZONE 'UTC')::date, type, outcome::text, count(*),
+               make_interval(secs => avg(extract(epoch FROM recorded_at - occurred_at))::float8),
                max(recorded_at - occurred_at)
           FROM registry.feed_event GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""",
 }
