@@ -114,6 +114,7 @@ Event = Literal[
     "day_closed",
     "day_dropped",
     "rows_unplaced",
+    "reports_ended",
     "background_failed",
     "workers_ready",
     "worker_ended",

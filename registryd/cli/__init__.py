@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import contracts, listen, messenger, notifications, ranges, service
+from registryd.cli import client, contracts, listen, messenger, notifications, policy, ranges, service
 from registryd.cli.running import Context
 
 
@@ -39,7 +39,9 @@ for command in (
     contracts.contracts,
     ranges.ranges,
     notifications.notifications,
+    policy.policy,
     service.report,
     listen.listen,
+    client.client,
 ):
     main.add_command(command)
