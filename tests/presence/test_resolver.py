@@ -312,6 +312,7 @@ def test_a_batch_does_not_hold_up_single_queries(site: Site) -> None:
 def test_a_large_batch_does_not_hold_up_another_messengers_small_one(site: Site) -> None:
     async def run() -> None:
         async with registry(site) as of:
+            await asyncio.gather(*(of.batch([query(number) for number in range(1_000)]) for _ in range(2)))  # both connections are open
             large = asyncio.create_task(of.batch([query(number) for number in range(10_000)]))
             await asyncio.sleep(0)
             assert [present for present, _ in (await of.batch([query(0), query(20)], of.two)).answers] == [True, False]
