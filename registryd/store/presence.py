@@ -48,7 +48,7 @@ class BoundPage(NamedTuple):
     bound_at: list[datetime | None]
 
 
-_ARRAYS = (list[int], list[int], list[int], list[UUID], list[datetime], list[int], list[bytes], int)
+_ARRAYS = (list[int], list[int], list[UUID], list[datetime], list[int], list[bytes], int)
 ANSWER = Query("presence", "answer_presence", AnsweredPage, *_ARRAYS)
 ANSWER_AND_BIND = Query("presence", "answer_and_bind", BoundPage, *_ARRAYS, list[str])
 
@@ -61,11 +61,10 @@ async def answer(db: Database, pages: Sequence[Page], digest_key_id: int) -> Seq
     msisdns = [msisdn for page in pages for msisdn in page.msisdns]
     # Sorted by number: neighbours share the index's pages.
     order = sorted(range(len(msisdns)), key=msisdns.__getitem__)
-    places = [(number, position) for number, page in enumerate(pages) for position in range(len(page.msisdns))]
+    places = [place for number, page in enumerate(pages) for place in range(number << 16, (number << 16) + len(page.msisdns))]
     arguments = (
         [msisdns[i] for i in order],
-        [places[i][0] for i in order],
-        [places[i][1] for i in order],
+        [places[i] for i in order],
         [page.page_id for page in pages],
         [page.received_at for page in pages],
         [page.messenger_id for page in pages],

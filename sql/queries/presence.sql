@@ -1,8 +1,8 @@
 -- The hot path: lookup, journal and bindings of a whole group of queries, in one statement and one commit.
 --
--- A group is up to some hundreds of queries of any messengers. Parameters $1 to $3 hold a query each, sorted by number, because
--- neighbours share index pages; $4 to $8 hold a page each, the queries of one messenger. A query names its page by `page` (from 0) and
--- its place there by `position`.
+-- A group is up to some hundreds of queries of any messengers, or a thousand of a batch. Parameters $1 and $2 hold a query each, sorted by
+-- number, because neighbours share index pages; $3 to $6 hold a page each, the queries of one messenger. A query names its place: the number
+-- of its page (from 0) above 16 bits of its position there.
 
 -- name: answer_presence
 -- Why: queries without codes lock nothing and need no bindings; one statement journals them and returns each page's answers as a text of
@@ -11,11 +11,11 @@ WITH rule AS MATERIALIZED (
     SELECT p.organisation_rule, p.suspended_is_present, NOT EXISTS (SELECT FROM registry.numbering_range) AS unchecked
       FROM registry.policy_in_force(now()) AS p
 ), answered AS (
-    SELECT q.page, q.position,
+    SELECT q.place >> 16 AS page, q.place & 65535 AS position,
            coalesce(registry.is_present(c.status, c.end_user, rule.organisation_rule, rule.suspended_is_present)
                     AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
                                                          WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1)), false) AS present
-      FROM unnest($1::bigint[], $2::integer[], $3::integer[]) AS q(msisdn, page, position)
+      FROM unnest($1::bigint[], $2::integer[]) AS q(msisdn, place)
      CROSS JOIN rule
       LEFT JOIN registry.contract AS c ON c.msisdn = q.msisdn AND c.ended_at IS NULL
 ), paged AS MATERIALIZED (
@@ -24,14 +24,14 @@ WITH rule AS MATERIALIZED (
       FROM answered AS a GROUP BY a.page
 ), journaled AS (
     INSERT INTO registry.journal_page (page_id, received_at, answered_at, messenger_id, queries, present_count, digest_key, digests, present)
-    SELECT p.page_id, p.received_at, clock_timestamp(), p.messenger_id, d.queries, d.present_count, $8::smallint, p.digests, d.bits::varbit
-      FROM unnest($4::uuid[], $5::timestamptz[], $6::integer[], $7::bytea[]) WITH ORDINALITY AS p(page_id, received_at, messenger_id, digests, number)
+    SELECT p.page_id, p.received_at, clock_timestamp(), p.messenger_id, d.queries, d.present_count, $7::smallint, p.digests, d.bits::varbit
+      FROM unnest($3::uuid[], $4::timestamptz[], $5::integer[], $6::bytea[]) WITH ORDINALITY AS p(page_id, received_at, messenger_id, digests, number)
       JOIN paged AS d ON d.page = p.number - 1
 )
 SELECT d.page, d.bits FROM paged AS d ORDER BY d.page;
 
 -- name: answer_and_bind
--- Why: the same with codes ($9, by query, NULL where none). Contracts are share-locked before anything is written, skipping those that another
+-- Why: the same with codes ($8, by query, NULL where none). Contracts are share-locked before anything is written, skipping those that another
 -- transaction is ending right now: those queries come back 'busy' and are asked again, so that a group never waits for a mass termination
 -- and never deadlocks with one. No two queries of a statement may name the same messenger and number, or messenger and code.
 WITH rule AS MATERIALIZED (
@@ -39,15 +39,15 @@ WITH rule AS MATERIALIZED (
       FROM registry.policy_in_force(now()) AS p
 ), page AS MATERIALIZED (
     SELECT p.page_id, p.received_at, p.messenger_id, p.digests, (p.number - 1)::integer AS page
-      FROM unnest($4::uuid[], $5::timestamptz[], $6::integer[], $7::bytea[]) WITH ORDINALITY AS p(page_id, received_at, messenger_id, digests, number)
+      FROM unnest($3::uuid[], $4::timestamptz[], $5::integer[], $6::bytea[]) WITH ORDINALITY AS p(page_id, received_at, messenger_id, digests, number)
 ), answered AS MATERIALIZED (
-    SELECT q.page, q.position, q.msisdn, q.code, page.messenger_id, c.generation,
+    SELECT page.page, q.place & 65535 AS position, q.msisdn, q.code, page.messenger_id, c.generation,
            coalesce(registry.is_present(c.status, c.end_user, rule.organisation_rule, rule.suspended_is_present)
                     AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
                                                          WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1)), false) AS present
-      FROM unnest($1::bigint[], $2::integer[], $3::integer[], $9::text[]) AS q(msisdn, page, position, code)
+      FROM unnest($1::bigint[], $2::integer[], $8::text[]) AS q(msisdn, place, code)
      CROSS JOIN rule
-      JOIN page ON page.page = q.page
+      JOIN page ON page.page = q.place >> 16
       LEFT JOIN registry.contract AS c ON c.msisdn = q.msisdn AND c.ended_at IS NULL
 ), judged AS MATERIALIZED (
     -- Each probe is a LATERAL of its own: locked in the order of the numbers, and never more than one descent of an index a query.
@@ -94,7 +94,7 @@ WITH rule AS MATERIALIZED (
      GROUP BY j.page
 ), journaled AS (
     INSERT INTO registry.journal_page (page_id, received_at, answered_at, messenger_id, queries, present_count, digest_key, digests, present)
-    SELECT p.page_id, p.received_at, clock_timestamp(), p.messenger_id, d.queries, d.present_count, $8::smallint, p.digests, d.bits::varbit
+    SELECT p.page_id, p.received_at, clock_timestamp(), p.messenger_id, d.queries, d.present_count, $7::smallint, p.digests, d.bits::varbit
       FROM page AS p JOIN paged AS d ON d.page = p.page
 )
 SELECT d.page, d.bits, d.outcomes, d.bound_at FROM paged AS d ORDER BY d.page;

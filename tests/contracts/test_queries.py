@@ -179,7 +179,15 @@ def group(size: int, codes: bool = False) -> list[Any]:
     positions = [i // 2 for i in range(size)]
     ids = [time_ordered_id(int(datetime.now(UTC).timestamp() * 1000), uuid4().bytes) for _ in range(2)]
     digests = [bytes(16 * pages.count(page)) for page in range(2)]
-    arguments = [numbers, pages, positions, ids, [datetime.now(UTC)] * 2, [1, 2], digests, 1]
+    arguments = [
+        numbers,
+        [(page << 16) + position for page, position in zip(pages, positions, strict=True)],
+        ids,
+        [datetime.now(UTC)] * 2,
+        [1, 2],
+        digests,
+        1,
+    ]
     return [*arguments, [f"new-{i}" for i in range(size)]] if codes else arguments
 
 

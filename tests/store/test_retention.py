@@ -360,7 +360,7 @@ def test_a_query_is_found_and_journaled_in_one_partition_of_thirty(shared: TestD
         async with shared.connect() as look, shared.pool(1) as db, db.transaction() as own:
             await since(look, 29)
             page = time_ordered_id(int(datetime.now(UTC).timestamp() * 1000), secrets.token_bytes(10))
-            await own.fetch(presence.ANSWER.sql, [FIRST], [0], [0], [page], [datetime.now(UTC)], [1], [bytes(16)], 1)
+            await own.fetch(presence.ANSWER.sql, [FIRST], [0], [page], [datetime.now(UTC)], [1], [bytes(16)], 1)
             locked = await look.fetch(
                 "SELECT d.day FROM pg_locks AS l JOIN registry.day_partition AS d ON d.partition = l.relation WHERE l.pid = $1",
                 own.get_server_pid(),
