@@ -27,11 +27,13 @@ from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.services import Services
 from registryd.presence.quota import QuotaGuard
 from registryd.presence.resolver import DigestKey, Resolver
+from registryd.presence.sealing import Sealer
 from registryd.store import journal, migrations
 from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
 
 QUOTA_EXCHANGE_S = 1.0
+SEAL_S = 1.0
 KEY_USE_S = 30.0
 RETENTION_S = 600.0
 CLOSE_TIMEOUT_S = 15.0
@@ -71,7 +73,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
         worker = f"{socket.gethostname()} {transport.address(operator_socket)}"
         dispatcher = Dispatcher(db, pusher, worker, delivery.concurrency)
-        directory, quota = Directory(db), QuotaGuard(db)
+        directory, quota, sealer = Directory(db), QuotaGuard(db), Sealer(db)
         limits = settings.file.presence
         resolver = Resolver(
             db,
@@ -79,6 +81,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             statements_in_flight=limits.statements_in_flight,
             group_max=limits.group_max,
             queue_max=limits.queue_max,
+            note_pages=sealer.note,
         )
         feed = ContractFeed(db, digest_key, dispatcher.wake)
         messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
@@ -102,6 +105,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             asyncio.create_task(dispatcher.run(), name="dispatcher"),
             _every("directory", REFRESH_S, directory.refresh),
             _every("quota", QUOTA_EXCHANGE_S, quota.exchange),
+            _every("seals", SEAL_S, sealer.seal),
             _every("key use", KEY_USE_S, directory.record_use),
             _every("retention", RETENTION_S, lambda: journal.keep_days(db), at_once=True),
         ]
@@ -130,7 +134,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        for last in (quota.exchange, directory.record_use):
+        for last in (sealer.seal, quota.exchange, directory.record_use):
             try:
                 await last()
             except Unavailable:

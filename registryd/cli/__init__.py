@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import contracts, listen, messenger, service
+from registryd.cli import audit, contracts, listen, messenger, service
 from registryd.cli.running import Context
 
 
@@ -39,6 +39,7 @@ for command in (
     contracts.contracts,
     contracts.ranges,
     service.report,
+    audit.audit,
     listen.listen,
 ):
     main.add_command(command)

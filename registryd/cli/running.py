@@ -50,6 +50,11 @@ class Context:
         return daemon.database(self.settings, "registryd command")
 
     @property
+    def owner_dsn(self) -> str:
+        """Where a role connects that may SET ROLE registryd_owner."""
+        return self.settings.file.database.owner_dsn or self.settings.file.database.dsn
+
+    @property
     def password(self) -> str | None:
         return self.settings.credentials.text("database-password")
 

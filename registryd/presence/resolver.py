@@ -15,10 +15,11 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import UTC, datetime
 from math import ceil
 from typing import NamedTuple
+from uuid import UUID
 
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
@@ -170,7 +171,8 @@ class _Lane:
 
 
 class Resolver:
-    """Answers queries through `db`. `random(n)` gives n random bytes; `clock()` the time, aware."""
+    """Answers queries through `db`. `random(n)` gives n random bytes; `clock()` the time, aware; `note_pages` hears of each page
+    before it is written."""
 
     def __init__(
         self,
@@ -182,11 +184,13 @@ class Resolver:
         queue_max: int,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[int], bytes] = os.urandom,
+        note_pages: Callable[[Iterable[UUID]], None] = lambda _: None,
     ) -> None:
         self._db = db
         self._digest_key = digest_key
         self._clock = clock
         self._random = random
+        self._note_pages = note_pages
         self._single = _Lane("single", statements_in_flight, group_max, queue_max)
         self._batch = _Lane("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_MAX_QUERIES, queue_max + BATCH_MAX_QUERIES)
         self._named: Named = set()
@@ -296,6 +300,7 @@ class Resolver:
                 page = pages[ask.messenger_id] = store.Page(page_id, ask.received_at, ask.messenger_id)
             ask.page_id = str(page.page_id)
             ask.first = page.add(ask.queries, ask.digests)
+        self._note_pages(page.page_id for page in pages.values())
         answered = await store.answer(self._db, list(pages.values()), self._digest_key.key_id)
         now = self._clock()
         results: dict[MessengerId, store.AnsweredPage | store.BoundPage] = dict(zip(pages, answered, strict=True))

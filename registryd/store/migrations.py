@@ -108,7 +108,7 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[Migrat
 
     Raises: SchemaMismatch; asyncpg.PostgresError where a statement fails: that migration is then undone whole.
     """
-    await _act_as_owner(connection)
+    await act_as_owner(connection)
     await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
     try:
         todo = _missing(await applied(connection))
@@ -129,7 +129,7 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[Migrat
         await connection.execute("RESET ROLE")
 
 
-async def _act_as_owner(connection: Connection) -> None:
+async def act_as_owner(connection: Connection) -> None:
     """Raises: SchemaMismatch."""
     try:
         await connection.execute(f"SET ROLE {OWNER}")
@@ -141,7 +141,7 @@ async def _act_as_owner(connection: Connection) -> None:
 
 async def script(connection: Connection) -> str:
     """The same work as a psql script, for a DBA who runs it himself. Raises: SchemaMismatch."""
-    await _act_as_owner(connection)
+    await act_as_owner(connection)
     parts = ["\\set ON_ERROR_STOP on", f"SELECT pg_advisory_lock({LOCK});", f"SET ROLE {OWNER};"]
     for m in _missing(await applied(connection)):
         parts += [

@@ -257,3 +257,29 @@ def test_population_file_is_one_the_import_takes(site: Site, tmp_path: Path) -> 
     file = tmp_path / "contracts.csv"
     population.write_csv(file, population.generate(ranges, 5_000))
     assert told(site, "contracts", "import", str(file)) | {"seconds": 0} == {"lines": 5000, "inserted": 5000, "dryRun": False, "seconds": 0}
+
+
+def test_evidence_is_verified_against_a_head_that_was_kept(site: Site, tmp_path: Path) -> None:
+    messenger = asyncio.run(site.add_messenger())
+
+    async def query(api: str) -> None:
+        async with client(api, messenger) as session:
+            answer = await session.post("/v1/presence", json={"phoneNumber": "+79010800002"})
+            assert answer.status == 200
+
+    with daemon(site) as running:
+        asyncio.run(query(running.api))
+        assert running.stop() == 0
+    verdict = told(site, "audit", "verify")
+    assert (verdict["pages"], verdict["pagesDroppedBefore"], verdict["findings"]) == (1, None, [])
+    kept = tmp_path / "head.json"
+    kept.write_text(run(site, "audit", "head").stdout)
+    shown = run(site, "audit", "verify", "--head", str(kept))
+    assert (shown.exit_code, "as it was written" in shown.stdout) == (0, True)
+    site.database.psql("-c", "DELETE FROM registry.journal_page; DELETE FROM registry.seal WHERE sequence > 1")
+    assert run(site, "audit", "verify").exit_code == 0
+    cut = run(site, "audit", "verify", "--head", str(kept), "--json")
+    assert (cut.exit_code, [finding["fault"] for finding in json.loads(cut.stdout)["findings"]]) == (1, ["head_missing"])
+    kept.write_text(kept.read_text().replace('"sequence":2', '"sequence":1'))
+    forged = run(site, "audit", "verify", "--head", str(kept))
+    assert (forged.exit_code, "signed" in forged.stderr) == (1, True)
