@@ -204,7 +204,7 @@ def test_what_was_tampered_with_is_found_and_named(database: TestDatabase, tampe
             entries = {sequence: "s", sequence + 1: "after s", sequence + 2: "two after s", SEALS + 2: "last"}
             found = (await verified(database)).findings
             shown = [(f.fault, entries.get(f.entry or 0, f.entry), names.get(str(f.page_id), "any") if f.page_id else None) for f in found]
-            assert sorted(map(str, shown)) == sorted(map(str, expected))
+            assert sorted(shown, key=repr) == sorted(expected, key=repr)  # type: ignore[call-overload]
 
     asyncio.run(run())
 
