@@ -6,6 +6,7 @@ The database               store/            one module a family of tables; its 
 A query is answered        http/presence.py  -> presence/resolver.py (group commit) -> store/presence.py -> sql/queries/presence.sql
 A search is slowed down    presence/quota.py (counts, alarms, what all workers share) -> domain/enumeration.py (what is a sign of one)
 Evidence is sealed         presence/sealing.py (which pages) -> sql/migrations/0009_evidence.sql (the chain); verified by store/audit.py
+Somebody looks             cli/breakglass.py -> store/breakglass.py -> schema breakglass in the same migration
 A contract ends            http/operator.py  -> feed/events.py -> domain/contract.py -> store/contracts.py; the trigger in
                                                 sql/migrations/0002_invariants.sql ends the bindings and writes what is owed
 A notification leaves      delivery/dispatcher.py (leases lanes) -> lane.py (one messenger's) -> push.py (one signed POST)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import audit, contracts, listen, messenger, service
+from registryd.cli import audit, breakglass, contracts, listen, messenger, service
 from registryd.cli.running import Context
 
 
@@ -40,6 +40,7 @@ for command in (
     contracts.ranges,
     service.report,
     audit.audit,
+    breakglass.breakglass,
     listen.listen,
 ):
     main.add_command(command)

@@ -45,19 +45,28 @@ async def verify(context: Context, *, head: Path | None, as_json: bool) -> None:
             task = progress.add_task("pages", total=None)
             verdict = await evidence.verify(connection, kept, lambda pages, of: progress.update(task, completed=pages, total=of))
     if as_json:
-        found = [{"fault": f.fault, "entry": f.entry, "pageId": f.page_id, "explanation": f.explanation} for f in verdict.findings]
-        facts = {"seals": verdict.seals, "pages": verdict.pages, "pagesDroppedBefore": verdict.dropped_before, "findings": found}
+        found = [
+            {"fault": f.fault, "chain": f.chain, "entry": f.entry, "pageId": f.page_id, "explanation": f.explanation}
+            for f in verdict.findings
+        ]
+        facts = {
+            "seals": verdict.seals,
+            "pages": verdict.pages,
+            "logEntries": verdict.log_entries,
+            "pagesDroppedBefore": verdict.dropped_before,
+            "findings": found,
+        }
         click.echo(orjson.dumps(facts))
     else:
         for finding in verdict.findings[:SHOWN_MAX]:
             page = f", page {finding.page_id}" if finding.page_id else ""
-            seal = f", seal {finding.entry}" if finding.entry else ""
-            out.print(f"{finding.fault}{seal}{page}: {finding.explanation}", style="red", markup=False, soft_wrap=True)
+            entry = f" {finding.entry}" if finding.entry else ""
+            out.print(f"{finding.fault}, {finding.chain}{entry}{page}: {finding.explanation}", style="red", markup=False, soft_wrap=True)
         if len(verdict.findings) > SHOWN_MAX:
             out.print(f"and {len(verdict.findings) - SHOWN_MAX:,} more: --json tells all")
         dropped = f"; of pages before {verdict.dropped_before}, which the policy let go, the seals only" if verdict.dropped_before else ""
         state = f"{len(verdict.findings):,} findings" if verdict.findings else "as it was written"
-        out.print(f"{verdict.seals:,} seals over {verdict.pages:,} pages{dropped}: {state}")
+        out.print(f"{verdict.seals:,} seals over {verdict.pages:,} pages{dropped}, {verdict.log_entries:,} break-glass entries: {state}")
     sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
 
 

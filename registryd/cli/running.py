@@ -17,6 +17,7 @@ from registryd import config, daemon
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
 from registryd.embedded import EmbeddedError
+from registryd.store.breakglass import BreakglassRefused
 from registryd.store.imports import ImportRefused
 from registryd.store.migrations import SchemaMismatch
 from registryd.store.pool import Database
@@ -75,7 +76,7 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
             fail(f"the database is away{why}: is it running, and is [database] dsn right?", Exit.DATABASE_AWAY)
         except SchemaMismatch as error:
             fail(str(error), Exit.SCHEMA)
-        except (ImportRefused, EmbeddedError) as error:
+        except (ImportRefused, BreakglassRefused, EmbeddedError) as error:
             fail(str(error), Exit.FAILED)
 
     return wrapped

@@ -1,4 +1,4 @@
-"""Verifies the evidence: the chain of seals, the pages they cover, and the heads that were kept elsewhere.
+"""Verifies the evidence: the chain of seals, the pages they cover, the break-glass log, and the heads that were kept elsewhere.
 
 Owns: the walk along the chain and the verdict. Never does: a change; trust in a function of the database's own (sql/queries/audit.sql
 brings its own hashes). What the chain is: sql/migrations/0009_evidence.sql.
@@ -26,8 +26,8 @@ RUN_MAX_SEALS = 20_000
 ZEROS = bytes(32)
 
 Fault = Literal[
-    "seal_missing",
-    "seal_changed",
+    "entry_missing",
+    "entry_changed",
     "page_missing",
     "page_changed",
     "page_unsealed",
@@ -38,9 +38,10 @@ Fault = Literal[
 
 
 class Finding(NamedTuple):
-    """Something that is not as it was written. `entry`: the seal's sequence."""
+    """Something that is not as it was written. `entry`: a sequence of the chain: a seal of the journal, or a row of the break-glass log."""
 
     fault: Fault
+    chain: Literal["journal", "breakglass"]
     entry: int | None
     page_id: UUID | None
     explanation: str
@@ -50,6 +51,8 @@ class Verdict(NamedTuple):
     seals: int
     pages: int
     """Pages that the seals cover, those that the policy has dropped since included."""
+    log_entries: int
+    """Rows of the break-glass log."""
     dropped_before: date | None
     """Before this day only the chain is verified: the policy has let the pages go."""
     findings: list[Finding]
@@ -80,14 +83,22 @@ class PageId(NamedTuple):
     page_id: UUID
 
 
+class Entry(NamedTuple):
+    sequence: int
+    previous: bytes
+    sha256: bytes
+    expected: bytes
+
+
 class Days(NamedTuple):
     days: list[date]
     sealed_until: datetime
 
 
 class Head(NamedTuple):
+    chain: str
     sequence: int
-    sealed_at: datetime
+    at: datetime
     sha256: bytes
 
 
@@ -95,7 +106,8 @@ READ_CHAIN = Query("audit", "read_chain", Seal)
 FIND_BROKEN_SEALS = Query("audit", "find_broken_seals", Broken, int, int, UUID, UUID, UUID)
 FIND_UNSEALED_PAGES = Query("audit", "find_unsealed_pages", PageId, UUID, UUID, int, int)
 READ_DAYS = Query("audit", "read_days", Days)
-READ_HEAD = Query("audit", "read_head", Head)
+READ_HEADS = Query("audit", "read_heads", Head)
+READ_LOG = Query("audit", "read_log", Entry)
 
 
 class _Run:
@@ -117,33 +129,52 @@ class _Run:
         return self.pages >= RUN_MAX_PAGES or len(self.seals) >= RUN_MAX_SEALS
 
 
-class _Walk:
-    """The chain, seal after seal: what does not fit, and what is to be compared with pages."""
+class _Chain:
+    """A chain, entry after entry: what does not fit, and what does not fit the head that was kept."""
 
-    def __init__(self, heads: Mapping[str, Link]) -> None:
-        self.head = heads.get("journal")
+    def __init__(self, name: Literal["journal", "breakglass"], head: Link | None) -> None:
+        self.name = name
+        self.head = head
         self.findings: list[Finding] = []
+        self.count = 0
+        self.sequence = 0
+        self.sha256 = ZEROS
+
+    def step(self, sequence: int, previous: bytes, sha256: bytes, expected: bytes) -> None:
+        wanted = self.sequence + 1
+        if sequence != wanted:
+            self.find("entry_missing", wanted, f"{wanted} to {sequence - 1} are gone")
+        elif previous != self.sha256:
+            self.find("entry_changed", sequence, f"does not hold the hash of {self.sequence}: one of the two was changed or moved")
+        if sha256 != expected:
+            self.find("entry_changed", sequence, "its hash is not that of what it says")
+        if self.head and self.head.sequence == sequence and self.head.sha256 != sha256:
+            self.find("head_differs", sequence, "is not what the kept head says: the chain was made anew from here or before")
+        self.count += 1
+        self.sequence, self.sha256 = sequence, sha256
+
+    def end(self) -> None:
+        if self.head and self.head.sequence > self.sequence:
+            self.find("head_missing", self.head.sequence, f"its head was kept, but the chain ends at {self.sequence}: it was cut off")
+
+    def find(self, fault: Fault, entry: int, explanation: str) -> None:
+        self.findings.append(Finding(fault, self.name, entry, None, explanation))
+
+
+class _Seals:
+    """The journal's chain, and what of it is to be compared with pages."""
+
+    def __init__(self, head: Link | None) -> None:
+        self.chain = _Chain("journal", head)
         self.runs = [_Run()]
         self.began: datetime | None = None
-        self.last: Seal | None = None
-        self.count = 0
         self.dropped_before: date | None = None
         self.by_day: dict[date, tuple[int, int]] = {}
         """The first and last seal of each day's pages."""
 
     def step(self, seal: Seal) -> None:
-        self.count += 1
-        wanted = self.last.sequence + 1 if self.last else 1
-        if seal.sequence != wanted:
-            self._find("seal_missing", wanted, f"seals {wanted} to {seal.sequence - 1} are gone")
-        elif seal.previous != (self.last.sha256 if self.last else ZEROS):
-            self._find("seal_changed", seal.sequence, f"does not hold the hash of seal {wanted - 1}: one of the two was changed or moved")
-        if seal.sha256 != seal.expected:
-            self._find("seal_changed", seal.sequence, "its hash is not that of what it says")
-        if self.head and self.head.sequence == seal.sequence and self.head.sha256 != seal.sha256:
-            self._find("head_differs", seal.sequence, "is not the seal whose head was kept: the chain was made anew from here or before")
+        self.chain.step(seal.sequence, seal.previous, seal.sha256, seal.expected)
         self.began = self.began or seal.sealed_at
-        self.last = seal
         if seal.kind == "retention":
             self._retain(seal)
         if seal.first_page is not None and seal.last_page is not None:
@@ -152,13 +183,6 @@ class _Walk:
             if self.runs[-1].full:
                 self.runs.append(_Run())
             self.runs[-1].add(seal)
-
-    def end(self) -> None:
-        last = self.last.sequence if self.last else 0
-        if not self.last:
-            self._find("seal_missing", 1, "there is no seal at all")
-        if self.head and self.head.sequence > last:
-            self._find("head_missing", self.head.sequence, f"its head was kept, but the chain ends at seal {last}: it was cut off")
 
     def seals_of(self, start: datetime, end: datetime) -> tuple[int, int]:
         """The first and last seal that may cover a page from `start` to `end`; (1, 0) for none."""
@@ -169,37 +193,41 @@ class _Walk:
         try:
             before = date.fromisoformat(seal.note)
         except ValueError:
-            self._find("seal_changed", seal.sequence, "names no day")
+            self.chain.find("entry_changed", seal.sequence, "names no day")
             return
         if seal.may_be_gone is None or before > seal.may_be_gone:
-            self._find("retention_early", seal.sequence, f"pages before {before} went; the policy kept those from {seal.may_be_gone} on")
+            explanation = f"pages before {before} went; the policy kept those from {seal.may_be_gone} on"
+            self.chain.find("retention_early", seal.sequence, explanation)
         self.dropped_before = max(before, self.dropped_before or before)
-
-    def _find(self, fault: Fault, sequence: int, explanation: str) -> None:
-        self.findings.append(Finding(fault, sequence, None, explanation))
 
 
 async def verify(connection: Connection, heads: Mapping[str, Link], progress: Callable[[int, int], None] = lambda *_: None) -> Verdict:
     """Compares everything there is with the chain, and the chain with `heads`. `progress(pages so far, of all)`."""
-    walk = _Walk(heads)
+    log = _Chain("breakglass", heads.get("breakglass"))
+    async for record in connection.cursor(READ_LOG.sql, prefetch=5_000):
+        log.step(*Entry(*record.values()))
+    log.end()
+    seals = _Seals(heads.get("journal"))
     async for record in connection.cursor(READ_CHAIN.sql, prefetch=5_000):
-        walk.step(Seal(*record.values()))
-    walk.end()
-    findings = walk.findings
-    pages, total = 0, sum(run.pages for run in walk.runs)
-    dropped_before = datetime.combine(walk.dropped_before or date(1970, 1, 1), datetime.min.time(), UTC)
-    for run in walk.runs:
+        seals.step(Seal(*record.values()))
+    seals.chain.end()
+    if seals.began is None:
+        seals.chain.find("entry_missing", 1, "there is no seal at all")
+    findings = log.findings + seals.chain.findings
+    pages, total = 0, sum(run.pages for run in seals.runs)
+    dropped_before = datetime.combine(seals.dropped_before or date(1970, 1, 1), datetime.min.time(), UTC)
+    for run in seals.runs:
         if run.seals and run.last_page >= _first_id(dropped_before):
             limits = (run.seals[0], run.seals[-1], max(run.first_page, _first_id(dropped_before)), run.last_page, _first_id(dropped_before))
             findings += [_explained(broken) for broken in await fetch(connection, FIND_BROKEN_SEALS, *limits)]
         pages += run.pages
         progress(pages, total)
-    if walk.began:
-        findings += await _unsealed(connection, walk, max(walk.began, dropped_before))
-    return Verdict(walk.count, total, walk.dropped_before, findings)
+    if seals.began:
+        findings += await _unsealed(connection, seals, max(seals.began, dropped_before))
+    return Verdict(seals.chain.count, total, log.count, seals.dropped_before, findings)
 
 
-async def _unsealed(connection: Connection, walk: _Walk, since: datetime) -> list[Finding]:
+async def _unsealed(connection: Connection, seals: _Seals, since: datetime) -> list[Finding]:
     """Pages that no seal covers, day by day so that each look-up is bounded; what no day's partition took is among them."""
     there = await first(connection, READ_DAYS)
     assert there is not None, "the statement aggregates"
@@ -210,9 +238,10 @@ async def _unsealed(connection: Connection, walk: _Walk, since: datetime) -> lis
     windows = [*pairwise(cuts), (ahead, datetime(9999, 1, 1, tzinfo=UTC))]
     found = []
     for start, end in windows:
-        rows = await fetch(connection, FIND_UNSEALED_PAGES, _first_id(start), _first_id(end), *walk.seals_of(start, end))
+        rows = await fetch(connection, FIND_UNSEALED_PAGES, _first_id(start), _first_id(end), *seals.seals_of(start, end))
         found += [
-            Finding("page_unsealed", None, row.page_id, "no seal covers it: it was inserted, or its worker was killed") for row in rows
+            Finding("page_unsealed", "journal", None, row.page_id, "no seal covers it: it was inserted, or its worker was killed")
+            for row in rows
         ]
     return found
 
@@ -220,19 +249,17 @@ async def _unsealed(connection: Connection, walk: _Walk, since: datetime) -> lis
 def _explained(broken: Broken) -> Finding:
     match broken.fault:
         case "missing":
-            return Finding("page_missing", broken.sequence, broken.page_id, "the seal covers a page that is gone")
+            return Finding("page_missing", "journal", broken.sequence, broken.page_id, "the seal covers a page that is gone")
         case "changed":
-            return Finding("page_changed", broken.sequence, broken.page_id, "the page is not what was sealed")
+            return Finding("page_changed", "journal", broken.sequence, broken.page_id, "the page is not what was sealed")
         case _:
-            return Finding(
-                "seal_changed", broken.sequence, None, "its content is not that of its pages: their list, its note or a page was changed"
-            )
+            explanation = "its content is not that of its pages: their list, its note or one of them was changed"
+            return Finding("entry_changed", "journal", broken.sequence, None, explanation)
 
 
 async def read_heads(connection: Connection) -> dict[str, Link]:
     """The ends of the chains."""
-    head = await first(connection, READ_HEAD)
-    return {"journal": Link(*head)} if head else {}
+    return {head.chain: Link(head.sequence, head.at, head.sha256) for head in await fetch(connection, READ_HEADS)}
 
 
 @asynccontextmanager

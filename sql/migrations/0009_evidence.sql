@@ -171,3 +171,186 @@ $$;
 SELECT registry.append_seal('begin', '{}', '{}', 'pages from here on are sealed');
 
 GRANT EXECUTE ON FUNCTION registry.seal_pages(uuid[]) TO registryd_app;
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Break-glass: one number's contracts and bindings unmasked, and who asked about it
+--
+--   requested   by a person with registryd_breakglass, for one number and a reason          breakglass.request
+--   approved    by another person, with registryd_approver, within a day                    breakglass.approve
+--   looked      by the first, within an hour, once                                           breakglass.look
+--
+-- Each step is a row of registry.breakglass_event, which is a hash chain of its own. A look can be undone by its caller after he has seen what it
+-- returned; the request and its approval cannot: they are two persons' transactions, each of which the next step sees only once it
+-- is committed. So every look leaves a committed trace, and an approval without a look must be read as one.
+--
+-- The journal holds keyed digests and the database has no key. Whoever has the service's credentials (`registryd breakglass request`) gives the
+-- digests of the number with the request, so that they stand in the log before anything is looked for.
+--
+-- Nobody is granted registry.breakglass_event; schema breakglass has nothing but these functions.
+
+CREATE SCHEMA breakglass;
+COMMENT ON SCHEMA breakglass IS 'registryd: unmasked look-ups of one number, for a reason, approved by a second person, logged before they answer.';
+
+CREATE TYPE registry.breakglass_step AS ENUM ('requested', 'approved', 'looked');
+
+CREATE TABLE registry.breakglass_event (
+    sequence    bigint PRIMARY KEY CHECK (sequence >= 1),
+    request     bigint NOT NULL REFERENCES registry.breakglass_event,
+    step        registry.breakglass_step NOT NULL,
+    at          timestamptz NOT NULL,
+    person      text NOT NULL,
+    msisdn      bigint,
+    reason      text NOT NULL,
+    digest_keys smallint[] NOT NULL,
+    digests     bytea NOT NULL CHECK (octet_length(digests) = 16 * cardinality(digest_keys)),
+    previous    bytea NOT NULL CHECK (octet_length(previous) = 32),
+    sha256      bytea NOT NULL CHECK (octet_length(sha256) = 32),
+    CONSTRAINT each_step_is_taken_once UNIQUE (request, step),
+    CONSTRAINT requests_name_number_and_reason
+        CHECK ((step = 'requested') = (request = sequence) AND (step = 'requested') = (msisdn IS NOT NULL) AND (step = 'requested') = (reason <> '')),
+    CONSTRAINT numbers_are_numbers CHECK (msisdn BETWEEN 10000 AND 999999999999999),
+    CONSTRAINT reasons_are_told CHECK (step <> 'requested' OR length(btrim(reason)) >= 10)
+);
+COMMENT ON TABLE registry.breakglass_event IS 'The break-glass log, append-only: who asked to see which number and why, who approved it, and that it was looked at. Each row holds the hash of the one before it.';
+COMMENT ON COLUMN registry.breakglass_event.sequence IS 'Counts the rows from 1, without a gap.';
+COMMENT ON COLUMN registry.breakglass_event.request IS 'The sequence of the request that the step belongs to; its own for the request itself.';
+COMMENT ON COLUMN registry.breakglass_event.step IS 'requested, approved or looked.';
+COMMENT ON COLUMN registry.breakglass_event.at IS 'When.';
+COMMENT ON COLUMN registry.breakglass_event.person IS 'Who: the role that logged in (session_user). Give each person one of his own.';
+COMMENT ON COLUMN registry.breakglass_event.msisdn IS 'The number, of a request.';
+COMMENT ON COLUMN registry.breakglass_event.reason IS 'Why, of a request: ten characters at least.';
+COMMENT ON COLUMN registry.breakglass_event.digest_keys IS 'Under which digest keys the journal is searched.';
+COMMENT ON COLUMN registry.breakglass_event.digests IS 'The number''s digests under them, 16 bytes each: who holds the keys can tell that they are this number''s.';
+COMMENT ON COLUMN registry.breakglass_event.previous IS 'sha256 of the row before; zeros in the first.';
+COMMENT ON COLUMN registry.breakglass_event.sha256 IS 'SHA-256 of previous, sequence, request, at, msisdn (0 for none), digests, digest_keys, the length of person, and step, person and reason in UTF-8.';
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.breakglass_event FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+
+CREATE FUNCTION registry.append_breakglass(
+    request bigint, step registry.breakglass_step, msisdn bigint DEFAULT NULL, reason text DEFAULT '', digest_keys smallint[] DEFAULT '{}', digests bytea DEFAULT ''
+) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET lock_timeout = '10s'
+AS $$
+DECLARE
+    last registry.breakglass_event;
+    made registry.breakglass_event;
+BEGIN
+    -- Until the caller's commit: who leaves his transaction open holds up the others' requests, and no query.
+    PERFORM pg_advisory_xact_lock(hashtextextended('registry.breakglass_event', 0));
+    SELECT e.* INTO last FROM registry.breakglass_event AS e ORDER BY e.sequence DESC LIMIT 1;
+    made.sequence := coalesce(last.sequence, 0) + 1;
+    made.request := coalesce(append_breakglass.request, made.sequence);
+    made.at := clock_timestamp();
+    made.previous := coalesce(last.sha256, decode(repeat('00', 32), 'hex'));
+    made.sha256 := sha256(made.previous || int8send(made.sequence) || int8send(made.request) || timestamptz_send(made.at)
+                          || int8send(coalesce(append_breakglass.msisdn, 0)) || append_breakglass.digests || array_send(append_breakglass.digest_keys)
+                          || int4send(length(session_user::text)) || convert_to(append_breakglass.step::text || session_user::text || append_breakglass.reason, 'UTF8'));
+    INSERT INTO registry.breakglass_event (sequence, request, step, at, person, msisdn, reason, digest_keys, digests, previous, sha256)
+    VALUES (made.sequence, made.request, append_breakglass.step, made.at, session_user, append_breakglass.msisdn, append_breakglass.reason,
+            append_breakglass.digest_keys, append_breakglass.digests, made.previous, made.sha256);
+    RETURN made.sequence;
+END
+$$;
+COMMENT ON FUNCTION registry.append_breakglass IS 'Appends one step to the break-glass log and returns its sequence.';
+
+CREATE FUNCTION registry.breakglass_request(wanted bigint) RETURNS registry.breakglass_event
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+DECLARE
+    asked registry.breakglass_event;
+BEGIN
+    SELECT e.* INTO asked FROM registry.breakglass_event AS e WHERE e.request = wanted AND e.step = 'requested';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no request %', wanted USING ERRCODE = 'insufficient_privilege', HINT = 'breakglass.open_requests() lists them.';
+    END IF;
+    RETURN asked;
+END
+$$;
+COMMENT ON FUNCTION registry.breakglass_request IS 'A request by its number, or a refusal.';
+
+CREATE FUNCTION breakglass.request(number bigint, reason text, digest_keys smallint[] DEFAULT '{}', digests bytea DEFAULT '') RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$ SELECT registry.append_breakglass(NULL, 'requested', number, reason, digest_keys, digests) $$;
+COMMENT ON FUNCTION breakglass.request IS 'Asks for a look at one number, for a reason; with its digests, at who asked about it too (`registryd breakglass request` makes them). Returns the request''s number, for somebody else to approve within a day.';
+
+CREATE FUNCTION breakglass.approve(request bigint) RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+DECLARE
+    asked registry.breakglass_event := registry.breakglass_request(request);
+BEGIN
+    IF asked.person = session_user THEN
+        RAISE EXCEPTION 'a request is approved by somebody else' USING ERRCODE = 'insufficient_privilege',
+            HINT = 'Ask a second person, whose own role is granted registryd_approver.';
+    ELSIF asked.at < now() - interval '1 day' THEN
+        RAISE EXCEPTION 'the request is older than a day' USING ERRCODE = 'insufficient_privilege', HINT = 'Let it be asked anew.';
+    ELSIF EXISTS (SELECT FROM registry.breakglass_event AS e WHERE e.request = approve.request AND e.step = 'approved') THEN
+        RAISE EXCEPTION 'the request is approved already' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM registry.append_breakglass(request, 'approved');
+    RETURN now() + interval '1 hour';
+END
+$$;
+COMMENT ON FUNCTION breakglass.approve IS 'Approves another person''s request; returns until when he may look.';
+
+CREATE FUNCTION breakglass.open_requests()
+RETURNS TABLE (request bigint, requested_at timestamptz, requested_by text, number text, reason text, approved_by text, ends_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    SELECT r.request, r.at, r.person, left(r.msisdn::text, -6) || '****' || right(r.msisdn::text, 2), r.reason, a.person,
+           coalesce(a.at + interval '1 hour', r.at + interval '1 day')
+      FROM registry.breakglass_event AS r
+      LEFT JOIN registry.breakglass_event AS a ON a.request = r.request AND a.step = 'approved'
+     WHERE r.step = 'requested' AND coalesce(a.at + interval '1 hour', r.at + interval '1 day') > now()
+       AND NOT EXISTS (SELECT FROM registry.breakglass_event AS l WHERE l.request = r.request AND l.step = 'looked')
+     ORDER BY r.request
+$$;
+COMMENT ON FUNCTION breakglass.open_requests IS 'Requests that wait for an approval or a look, their numbers masked.';
+
+CREATE FUNCTION breakglass.look(request bigint)
+RETURNS TABLE (kind text, began_at timestamptz, ended_at timestamptz, generation smallint, messenger text, detail text, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    asked    registry.breakglass_event := registry.breakglass_request(request);
+    approved registry.breakglass_event;
+BEGIN
+    SELECT e.* INTO approved FROM registry.breakglass_event AS e WHERE e.request = look.request AND e.step = 'approved';
+    IF asked.person <> session_user THEN
+        RAISE EXCEPTION 'the request is somebody else''s' USING ERRCODE = 'insufficient_privilege', HINT = 'Who asked looks.';
+    ELSIF approved.request IS NULL THEN
+        RAISE EXCEPTION 'nobody has approved the request' USING ERRCODE = 'insufficient_privilege',
+            HINT = format('Somebody with registryd_approver runs SELECT breakglass.approve(%s).', request);
+    ELSIF approved.at < now() - interval '1 hour' THEN
+        RAISE EXCEPTION 'the approval is older than an hour' USING ERRCODE = 'insufficient_privilege', HINT = 'Ask anew.';
+    ELSIF EXISTS (SELECT FROM registry.breakglass_event AS e WHERE e.request = look.request AND e.step = 'looked') THEN
+        RAISE EXCEPTION 'the request was used already' USING ERRCODE = 'insufficient_privilege', HINT = 'Ask anew.';
+    END IF;
+    PERFORM registry.append_breakglass(request, 'looked');
+    RETURN QUERY
+        SELECT 'contract', c.started_at, c.ended_at, c.generation, NULL, registry.holder_word(c.holder) || ', ' || registry.end_user_word(c.end_user),
+               coalesce(c.end_reason::text, c.status::text)
+          FROM registry.contract AS c WHERE c.msisdn = asked.msisdn ORDER BY c.generation;
+    RETURN QUERY
+        SELECT 'binding', b.bound_at, b.ended_at, b.generation, m.name, b.identification_code, coalesce(b.end_reason::text, 'live')
+          FROM registry.binding AS b LEFT JOIN registry.messenger AS m ON m.messenger_id = b.messenger_id
+         WHERE b.msisdn = asked.msisdn ORDER BY b.bound_at, m.name;
+    -- Every page that a key made is searched: the journal has no index by number, on purpose.
+    RETURN QUERY
+        SELECT 'query', p.answered_at, NULL::timestamptz, NULL::smallint, m.name, left(p.page_id::text, 32) || lpad(to_hex(q.index), 4, '0'),
+               CASE get_bit(p.present, q.index) WHEN 1 THEN 'present' ELSE 'absent' END
+          FROM unnest(asked.digest_keys) WITH ORDINALITY AS k(key_id, place)
+         CROSS JOIN LATERAL substring(asked.digests FROM 16 * k.place::integer - 15 FOR 16) AS d(digest)
+          JOIN registry.journal_page AS p ON p.digest_key = k.key_id AND position(d.digest IN p.digests) > 0
+         CROSS JOIN LATERAL generate_series(0, p.queries - 1) AS q(index)
+          LEFT JOIN registry.messenger AS m ON m.messenger_id = p.messenger_id
+         WHERE substring(p.digests FROM 16 * q.index + 1 FOR 16) = d.digest
+         ORDER BY 2;
+END
+$$;
+COMMENT ON FUNCTION breakglass.look IS 'An approved request''s number unmasked: its contracts and bindings (detail: the code), and with digests the queries about it (detail: the query''s id). Once, within an hour of the approval.';
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA breakglass FROM PUBLIC;
+GRANT USAGE ON SCHEMA breakglass TO registryd_breakglass, registryd_approver;
+GRANT EXECUTE ON FUNCTION breakglass.request(bigint, text, smallint[], bytea), breakglass.look(bigint) TO registryd_breakglass;
+GRANT EXECUTE ON FUNCTION breakglass.approve(bigint) TO registryd_approver;
+GRANT EXECUTE ON FUNCTION breakglass.open_requests() TO registryd_breakglass, registryd_approver;

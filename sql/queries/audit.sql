@@ -55,5 +55,15 @@ SELECT p.page_id
 SELECT coalesce(array_agg(p.day ORDER BY p.day), '{}') AS days, now() - interval '1 minute' AS sealed_until
   FROM registry.day_partition AS p WHERE p.family = 'journal_page';
 
--- name: read_head
-SELECT s.sequence, s.sealed_at, s.sha256 FROM registry.seal AS s ORDER BY s.sequence DESC LIMIT 1;
+-- name: read_heads
+SELECT h.chain, h.sequence, h.at, h.sha256
+  FROM ((SELECT 'journal' AS chain, s.sequence, s.sealed_at AS at, s.sha256 FROM registry.seal AS s ORDER BY s.sequence DESC LIMIT 1)
+        UNION ALL
+        (SELECT 'breakglass', e.sequence, e.at, e.sha256 FROM registry.breakglass_event AS e ORDER BY e.sequence DESC LIMIT 1)) AS h;
+
+-- name: read_log
+-- Why: the break-glass log in its order, each row with the hash that it should have.
+SELECT e.sequence, e.previous, e.sha256,
+       sha256(e.previous || int8send(e.sequence) || int8send(e.request) || timestamptz_send(e.at) || int8send(coalesce(e.msisdn, 0)) || e.digests
+              || array_send(e.digest_keys) || int4send(length(e.person)) || convert_to(e.step::text || e.person || e.reason, 'UTF8')) AS expected
+  FROM registry.breakglass_event AS e ORDER BY e.sequence;

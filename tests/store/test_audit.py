@@ -141,42 +141,42 @@ TAMPERINGS = {
         "UPDATE registry.seal SET page_ids = (SELECT array_agg(u ORDER BY u DESC) FROM unnest(page_ids) AS u), "
         "marks = substring(marks FROM 13) || substring(marks FROM 9 FOR 4) || substring(marks FROM 5 FOR 4) || substring(marks FOR 4) "
         "WHERE sequence = {s}",
-        [("seal_changed", "s", None)],
+        [("entry_changed", "s", None)],
     ),
     "a page is struck from its seal and deleted": (
         "UPDATE registry.seal SET page_ids = array_remove(page_ids, '{p}'), marks = substring(marks FROM 5) WHERE sequence = {s}; "
         "DELETE FROM registry.journal_page WHERE page_id = '{p}'",
-        [("seal_changed", "s", None), ("seal_changed", "s", None)],
+        [("entry_changed", "s", None), ("entry_changed", "s", None)],
     ),
     "a page is edited with its mark": (
         "UPDATE registry.journal_page SET present = B'010' WHERE page_id = '{p}'; UPDATE registry.seal SET marks = "
         "(SELECT substring(registry.page_sha256(j) FOR 4) FROM registry.journal_page AS j WHERE page_id = '{p}') "
         "|| substring(marks FROM 5) WHERE sequence = {s}",
-        [("seal_changed", "s", None)],
+        [("entry_changed", "s", None)],
     ),
     "a page is edited and its seal made anew": (
         "UPDATE registry.journal_page SET present = B'010' WHERE page_id = '{p}'; CREATE TEMPORARY TABLE kept ON COMMIT PRESERVE ROWS AS "
         "SELECT * FROM registry.seal; {rehash}; UPDATE registry.seal AS t SET previous = k.previous, sha256 = k.sha256 FROM kept AS k "
         "WHERE k.sequence = t.sequence AND t.sequence <> {s}",
-        [("seal_changed", "after s", None)],
+        [("entry_changed", "after s", None)],
     ),
     "a seal's time is edited": (
         "UPDATE registry.seal SET sealed_at = sealed_at - interval '1 day' WHERE sequence = {s}",
-        [("seal_changed", "s", None)],
+        [("entry_changed", "s", None)],
     ),
     "a seal is deleted with its pages": (
         "DELETE FROM registry.journal_page WHERE page_id = ANY((SELECT page_ids FROM registry.seal WHERE sequence = {s})::uuid[]); "
         "DELETE FROM registry.seal WHERE sequence = {s}",
-        [("seal_missing", "s", None)],
+        [("entry_missing", "s", None)],
     ),
     "two seals change places": (
         "UPDATE registry.seal SET sequence = 1000 WHERE sequence = {s}; UPDATE registry.seal SET sequence = {s} WHERE sequence = {s} + 1; "
         "UPDATE registry.seal SET sequence = {s} + 1 WHERE sequence = 1000",
-        [("seal_changed", "s", None)] * 2 + [("seal_changed", "after s", None)] * 2 + [("seal_changed", "two after s", None)],
+        [("entry_changed", "s", None)] * 2 + [("entry_changed", "after s", None)] * 2 + [("entry_changed", "two after s", None)],
     ),
     "the beginning is cut off": (
         "DELETE FROM registry.seal WHERE sequence <= {s}; DELETE FROM registry.journal_page WHERE page_id <= '{q}'",
-        [("seal_missing", 1, None)],
+        [("entry_missing", 1, None)],
     ),
     "the end is cut off and its pages left": (
         "DELETE FROM registry.seal WHERE sequence > {s}",
@@ -324,7 +324,7 @@ def test_pages_of_a_killed_worker_are_reported_until_they_are_adopted_for_a_reas
             assert await connection.fetchval("SELECT registry.adopt_unsealed_pages('worker 2 ran out of memory')") == 1
             assert (await verified(database)).findings == []
             await connection.execute("UPDATE registry.seal SET note = 'all is well' WHERE kind = 'adopted'")
-            assert [f.fault for f in (await verified(database)).findings] == ["seal_changed"]
+            assert [f.fault for f in (await verified(database)).findings] == ["entry_changed"]
 
     asyncio.run(run())
 
