@@ -15,9 +15,11 @@ from contextlib import AsyncExitStack
 
 from registryd import config, observe, sdnotify
 from registryd.config import Settings
+from registryd.delivery.digest import Digests
 from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
 from registryd.delivery.push import Pusher
+from registryd.delivery.watch import Watch
 from registryd.domain.errors import Unavailable
 from registryd.feed.events import ContractFeed
 from registryd.http import transport
@@ -35,6 +37,8 @@ from registryd.store.pool import Database
 QUOTA_EXCHANGE_S = 1.0
 SEAL_S = 1.0
 KEY_USE_S = 30.0
+WATCH_S = 1.0
+DIGESTS_S = 5.0
 RETENTION_S = 600.0
 CLOSE_TIMEOUT_S = 15.0
 DIGEST_KEY_ID = 1
@@ -73,6 +77,8 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
         worker = f"{socket.gethostname()} {transport.address(operator_socket)}"
         dispatcher = Dispatcher(db, pusher, worker, delivery.concurrency)
+        watch = Watch(db, worker)
+        digests = Digests(db, pusher, lambda: watch.is_held)
         directory, quota, sealer = Directory(db), QuotaGuard(db), Sealer(db)
         limits = settings.file.presence
         resolver = Resolver(
@@ -107,6 +113,8 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             _every("quota", QUOTA_EXCHANGE_S, quota.exchange),
             _every("seals", SEAL_S, sealer.seal),
             _every("key use", KEY_USE_S, directory.record_use),
+            _every("watch", WATCH_S, watch.tick),
+            _every("digests", DIGESTS_S, digests.send),
             _every("retention", RETENTION_S, lambda: journal.keep_days(db), at_once=True),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()
@@ -134,7 +142,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        for last in (sealer.seal, quota.exchange, directory.record_use):
+        for last in (sealer.seal, quota.exchange, directory.record_use, watch.leave):
             try:
                 await last()
             except Unavailable:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import audit, breakglass, contracts, listen, messenger, service
+from registryd.cli import audit, breakglass, contracts, listen, messenger, notifications, ranges, service
 from registryd.cli.running import Context
 
 
@@ -37,7 +37,8 @@ for command in (
     service.check,
     messenger.messenger,
     contracts.contracts,
-    contracts.ranges,
+    ranges.ranges,
+    notifications.notifications,
     service.report,
     audit.audit,
     breakglass.breakglass,

@@ -1,18 +1,56 @@
-"""`contracts import` and `ranges import`."""
+"""`contracts import`: histories, snapshots and events."""
 
 from __future__ import annotations
 
+import csv
+import math
+import os
+import re
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import orjson
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-from registryd.cli.running import Context, command, err, out, pass_context
-from registryd.feed import snapshot
+from registryd.cli.running import Context, command, err, fail, out, pass_context
+from registryd.feed import deltas, snapshot
+from registryd.feed.events import ContractFeed
+from registryd.feed.lines import parse_time
+from registryd.feed.snapshot import Job
+from registryd.feed.source import STDIN
+from registryd.store.imports import BadLine, Imported
+from registryd.store.snapshots import Reconciled, TooManyEnds
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+
+
+class _Moment(click.ParamType[datetime]):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        return parse_time(str(value)) or self.fail("an RFC 3339 time such as 2026-01-02T03:04:05Z", param, ctx)
+
+
+class _EndsMax(click.ParamType[Callable[[int], int]]):
+    """A number of contracts, or a share of the live ones: 500 or 1%. Of a small registry's share, one at least."""
+
+    name = "number|share%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Callable[[int], int]:
+        found = re.fullmatch(r"([0-9]{1,12})|([0-9]{1,3}(?:\.[0-9]{1,4})?)%", str(value), re.ASCII)
+        if found is None:
+            self.fail("a number of contracts such as 500, or a share of the live ones such as 1%", param, ctx)
+        if found[1]:
+            number = int(found[1])
+            return lambda _: number
+        share = float(found[2]) / 100
+        return lambda live: math.ceil(live * share)
 
 
 @click.group()
@@ -22,48 +60,180 @@ def contracts() -> None:
 
 @contracts.command("import")
 @click.argument("file", type=_FILE)
+@click.option("--snapshot", "kind", flag_value="snapshot", help="FILE is billing's whole table: what it does not name is terminated.")
+@click.option(
+    "--delta", "kind", flag_value="delta", help="FILE holds contract events in order, as POST /operator/v1/contract-events takes them."
+)
+@click.option(
+    "--as-of", type=_Moment(), help="When the snapshot was true; default: when FILE was last written. Later events are not undone."
+)
+@click.option(
+    "--max-terminations", type=_EndsMax(), default="1%", show_default=True, help="Refuse a snapshot that ends more live contracts."
+)
+@click.option("--max-rejects", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Go on without so many bad lines.")
+@click.option(
+    "--rejects",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where bad lines are told by number and reason; default: FILE.rejects.csv.",
+)
 @click.option("--dry-run", is_flag=True, help="Check and count everything, and change nothing.")
 @click.option("--json", "as_json", is_flag=True)
 @pass_context
 @command
-async def import_contracts(context: Context, *, file: Path, dry_run: bool, as_json: bool) -> None:
-    """Import contracts from CSV with the columns msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason.
+async def import_contracts(
+    context: Context,
+    *,
+    file: Path,
+    kind: str | None,
+    as_of: datetime | None,
+    max_terminations: Callable[[int], int],
+    max_rejects: int,
+    rejects: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Import contracts from CSV: plain, gzip or zstd; - is standard input. The header names the columns, in any order.
 
-    All or nothing, in one transaction. Contracts that are there already are left as they are.
+    \b
+    --snapshot  msisdn, holder, end_user, status, started_at: who holds what now; the registry is made to agree
+    --delta     event_id, type, msisdn, occurred_at, holder, end_user: events, each applied once
+    else        msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason: contracts with
+                their history; those that are there already are left as they are
+
+    A snapshot, and contracts with history, go in whole or not at all, in one transaction.
     """
+    if rejects is not None and not os.access(rejects.parent, os.W_OK):
+        raise click.UsageError(f"{rejects.parent} cannot be written to: name another reject file")
+    if rejects is None and file != STDIN and os.access(file.parent, os.W_OK):
+        rejects = file.with_name(file.name + ".rejects.csv")
+    if kind == "delta" and dry_run:
+        raise click.UsageError("--dry-run is for snapshots and histories: what an event does is known once those before it are applied")
+    if as_of is not None and kind != "snapshot":
+        raise click.UsageError("--as-of is for snapshots: say --snapshot too")
+    refusal = ""
+    done: Imported | Reconciled | deltas.Applied
     started = time.perf_counter()
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=as_json) as progress:
-        task = progress.add_task("contracts", total=file.stat().st_size)
-        imported = await snapshot.import_contracts(
-            context.settings.file.database.dsn,
-            context.password,
-            file,
-            dry_run=dry_run,
-            progress=lambda sent: progress.advance(task, sent),
-        )
+    with _progress(file, as_json) as (progress, step):
+        job = Job(file, max_rejects, dry_run, progress, step)
+        try:
+            match kind:
+                case "snapshot":
+                    done = await snapshot.reconcile(context.settings.file.database.dsn, context.password, job, as_of, max_terminations)
+                case "delta":
+                    done = await _apply_events(context, job)
+                    if len(done.refused) > max_rejects:
+                        refusal = f"{len(done.refused):,} events contradict the registry and were not applied"
+                case _:
+                    done = await snapshot.import_contracts(context.settings.file.database.dsn, context.password, job)
+        except TooManyEnds as error:
+            done, refusal = error.would, str(error)
+        finally:
+            if job.bad and rejects is not None:
+                _write_rejects(rejects, job.bad)
+                err.print(f"{len(job.bad):,} lines were not taken: {rejects}", markup=False, soft_wrap=True)
     seconds = time.perf_counter() - started
+    # Refused events leave the others applied; a refused snapshot changes nothing.
+    changed = not dry_run and not (refusal and kind == "snapshot")
     if as_json:
-        click.echo(orjson.dumps({"lines": imported.lines, "inserted": imported.inserted, "dryRun": dry_run, "seconds": round(seconds, 2)}))
-        return
-    would = "would be " if dry_run else ""
-    there = imported.lines - imported.inserted
-    rate = imported.lines / seconds
-    out.print(
-        f"{imported.lines:,} lines: {imported.inserted:,} {would}inserted, {there:,} there already; {seconds:.1f} s, {rate:,.0f} lines/s"
-    )
+        click.echo(orjson.dumps({**_facts(done), "dryRun": dry_run, "seconds": round(seconds, 2)}))
+    else:
+        _tell(done, is_changed=changed)
+        lines = len(done.refused) + done.applied + done.duplicates if isinstance(done, deltas.Applied) else done.lines
+        out.print(f"{lines:,} lines in {seconds:.1f} s, {lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}")
+    if refusal:
+        fail(refusal)
 
 
-@click.group()
-def ranges() -> None:
-    """The operator's numbering capacity."""
+async def _apply_events(context: Context, job: Job) -> deltas.Applied:
+    async with context.database() as database:
+        # The daemon looks for what is owed by itself; there is nobody here to wake.
+        feed = ContractFeed(database, context.settings.credentials.key("digest-key"), lambda: None)
+        done = await deltas.apply_events(feed, job.path, job.progress)
+    job.bad.extend(done.refused)
+    return done
 
 
-@ranges.command("import")
-@click.argument("file", type=_FILE)
-@pass_context
-@command
-async def import_ranges(context: Context, *, file: Path) -> None:
-    """Make the ranges of a CSV (first_msisdn, last_msisdn, region, note) the whole numbering capacity: numbers outside answer absent."""
-    count = await snapshot.import_ranges(context.settings.file.database.dsn, context.password, file)
-    out.print(f"{count:,} ranges are the numbering capacity now")
+def _write_rejects(path: Path, bad: Sequence[BadLine]) -> None:
+    """Nothing of a line is in it but its number in the file, so that no list of subscribers' numbers lies about."""
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(BadLine._fields)
+        writer.writerows(bad)
+
+
+@contextmanager
+def _progress(file: Path, as_json: bool) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
+    """A bar with rate and time left on stderr while the file is read, then the step that runs."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    started = time.perf_counter()
+    with Progress(*columns, console=err, transient=True, disable=as_json) as bar:
+        task = bar.add_task("reading", total=None if file == STDIN else file.stat().st_size, rate="")
+
+        def progress(position: int, lines: int) -> None:
+            bar.update(task, completed=position, rate=f"{lines / (time.perf_counter() - started):,.0f} lines/s")
+
+        def step(name: str) -> None:
+            bar.update(task, description=name, total=None)
+
+        yield progress, step
+
+
+def _tell(done: Imported | Reconciled | deltas.Applied, *, is_changed: bool) -> None:
+    match done:
+        case Imported():
+            there = done.lines - done.inserted
+            out.print(f"{done.inserted:,} {'' if is_changed else 'would be '}inserted, {there:,} there already")
+        case deltas.Applied():
+            out.print(f"{done.applied:,} events applied, {done.duplicates:,} were applied before, {len(done.refused):,} refused")
+        case Reconciled():
+            _tell_changes(done, is_changed=is_changed)
+            _tell_owed(done)
+
+
+def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
+    unchanged = found.live - found.ends - found.updated - found.newer - found.unread
+    table = Table("contracts", "were" if is_changed else "would be", box=None, header_style="dim")
+    table.columns[1].justify = "right"
+    for what, number in (
+        ("activated", found.activated),
+        ("terminated", found.terminated),
+        ("passed to the next holder", found.holder_changed),
+        ("updated", found.updated),
+        ("unchanged", max(unchanged, 0)),
+        ("left: changed after the snapshot was taken", found.newer),
+        ("left: their lines are bad", found.unread),
+    ):
+        table.add_row(what, f"{number:,}")
+    out.print(table)
+
+
+def _tell_owed(found: Reconciled) -> None:
+    for owed in found.owed:
+        out.print(f"{owed.notifications:,} notifications to {owed.messenger}", markup=False)
+    if found.owed:
+        hours = found.delivery_hours
+        pace = "none was delivered in the last day to tell the pace by" if hours is None else f"about {hours:.1f} h of delivery"
+        out.print(f"{found.notifications:,} notifications in all: {pace}", soft_wrap=True)
+
+
+def _facts(done: Imported | Reconciled | deltas.Applied) -> dict[str, Any]:
+    match done:
+        case Imported():
+            return {"lines": done.lines, "inserted": done.inserted}
+        case deltas.Applied():
+            return {"applied": done.applied, "duplicates": done.duplicates, "refused": len(done.refused)}
+        case Reconciled():
+            return {
+                "lines": done.lines,
+                "live": done.live,
+                "activated": done.activated,
+                "terminated": done.terminated,
+                "holderChanged": done.holder_changed,
+                "updated": done.updated,
+                "newer": done.newer,
+                "unread": done.unread,
+                "notifications": {owed.messenger: owed.notifications for owed in done.owed},
+                "deliveryHours": done.delivery_hours,
+            }

@@ -6,53 +6,109 @@ import asyncio
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import orjson
 
 from registryd.cli.running import Exit, command, err, fail, out
-from registryd.delivery import signing
-from registryd.delivery.receiver import Receipt, Receiver
+from registryd.delivery import export, signing
+from registryd.delivery.receiver import Ledger, Receipt, Receiver
+from registryd.store.messengers import SigningSecret
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
-@click.option(
-    "--secret-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The webhook secret (whsec_…), in a file; else $REGISTRYD_WEBHOOK_SECRET.",
-)
+@click.option("--secret-file", type=_FILE, help="The webhook secret (whsec_…), in a file; else $REGISTRYD_WEBHOOK_SECRET.")
 @click.option(
     "--status", type=click.IntRange(200, 599), default=204, show_default=True, help="Answer this, to see how failures are retried."
 )
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each notification.")
+@click.option("--delay", type=click.FloatRange(0, 60), default=0, help="Take so many seconds to answer.")
+@click.option("--fail-every", type=click.IntRange(0), default=0, help="Answer 503 to every Nth push.")
+@click.option("--drop-every", type=click.IntRange(0), default=0, help="Close the connection on every Nth push without an answer.")
+@click.option("--verify", "file", type=_FILE, help="Verify and print a file of notices that came by hand, and end.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each push.")
 @command
-async def listen(*, host: str, port: int, secret_file: Path | None, status: int, as_json: bool) -> None:
-    """Receive notifications, verify their signatures and print them, until Ctrl-C.
+async def listen(
+    *,
+    host: str,
+    port: int,
+    secret_file: Path | None,
+    status: int,
+    delay: float,
+    fail_every: int,
+    drop_every: int,
+    file: Path | None,
+    as_json: bool,
+) -> None:
+    """Receive notifications, verify their signatures and print them, until Ctrl-C; compare each daily digest with what came.
 
     The secret is not an option's value: a process list would show it.
     """
-    text = secret_file.read_text("utf-8").strip() if secret_file else os.environ.get("REGISTRYD_WEBHOOK_SECRET", "")
-    try:
-        secret = signing.from_shown(text)
-    except ValueError:
-        fail("the webhook secret is not whsec_<base64>: registryd messenger rotate-secret NAME makes one", Exit.USAGE)
+    secret = _secret(secret_file)
+    if file is not None:
+        _verify(file, secret, as_json)
+        return
+    ledger, started = Ledger(), datetime.now(UTC)
 
     def show(receipt: Receipt) -> None:
-        verdict = "verified" if receipt.verified else f"NOT VERIFIED: {receipt.problem}"
+        now = datetime.now(UTC)
+        ledger.note(receipt, now)
+        is_complete = ledger.explains(receipt.event["data"]) if receipt.verified and receipt.kind == "notifications.digest" else None
         if as_json:
-            click.echo(orjson.dumps({"webhookId": receipt.webhook_id, "verified": receipt.verified, "event": receipt.event}))
+            line = {"webhookId": receipt.webhook_id, "verified": receipt.verified, "answered": receipt.status, "event": receipt.event}
+            click.echo(orjson.dumps(line if is_complete is None else {**line, "complete": is_complete}))
             return
+        verdict = "verified" if receipt.verified else f"NOT VERIFIED: {receipt.problem}"
+        answered = "" if 200 <= receipt.status < 300 else f"; answered {receipt.status or 'nothing'}"
         out.print(
-            f"{datetime.now(UTC):%H:%M:%S} {receipt.webhook_id} {receipt.kind}: {verdict}",
+            f"{now:%H:%M:%S} {receipt.webhook_id} {receipt.kind}: {verdict}{answered}",
             markup=False,
             style="green" if receipt.verified else "red",
         )
-        for notice in receipt.notifications:
-            facts = f"ended {notice['terminatedAt']}  generation {notice['generation']}  due {notice['deadlineAt']}"
-            out.print(f"         {notice['identificationCode']}  {facts}", markup=False)
+        _print_notices(receipt.notifications)
+        if is_complete is not None:
+            data = receipt.event["data"]
+            came = f"{ledger.received_on(datetime.fromisoformat(data['day']).date())} came here since {started:%F %T}Z"
+            said = f"{data['day']}: {data['count']} delivered, {came}: {'complete' if is_complete else 'NOT THE SAME'}"
+            out.print(f"         {said}", markup=False, style="green" if is_complete else "red")
 
-    async with Receiver(secret, host, port, status=status, on_receipt=show) as receiver:
+    options = {"status": status, "delay_s": delay, "fail_every": fail_every, "drop_every": drop_every}
+    async with Receiver(secret, host, port, **options, on_receipt=show) as receiver:  # type: ignore[arg-type] # each as declared
         err.print(f"listening on {receiver.url}; Ctrl-C ends")
         await asyncio.Event().wait()
+
+
+def _secret(secret_file: Path | None) -> SigningSecret:
+    text = secret_file.read_text("utf-8").strip() if secret_file else os.environ.get("REGISTRYD_WEBHOOK_SECRET", "")
+    try:
+        if not text:
+            raise ValueError
+        return signing.from_shown(text)
+    except ValueError:
+        fail("the webhook secret is not whsec_<base64>: registryd messenger rotate-secret NAME makes one", Exit.USAGE)
+
+
+def _verify(file: Path, secret: SigningSecret, as_json: bool) -> None:
+    """Prints what a file holds as far as it is authentic."""
+    count = 0
+    try:
+        for line in export.verify(file, secret):
+            notices = line.event["data"]["notifications"]
+            count += len(notices)
+            if as_json:
+                click.echo(orjson.dumps({"webhookId": line.message_id, "verified": True, "event": line.event}))
+            else:
+                _print_notices(notices)
+    except export.BadFile as error:
+        fail(f"{file}: NOT VERIFIED: {error}")
+    err.print(f"{count:,} notices, verified and complete", style="green")
+
+
+def _print_notices(notices: list[dict[str, Any]]) -> None:
+    for notice in notices:
+        facts = f"ended {notice['terminatedAt']}  generation {notice['generation']}  due {notice['deadlineAt']}"
+        out.print(f"         {notice['identificationCode']}  {facts}", markup=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,8 +18,10 @@ from registryd import config, daemon
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
 from registryd.embedded import EmbeddedError
+from registryd.store import messengers
 from registryd.store.breakglass import BreakglassRefused
 from registryd.store.imports import ImportRefused
+from registryd.store.messengers import Messenger
 from registryd.store.migrations import SchemaMismatch
 from registryd.store.pool import Database
 
@@ -80,6 +83,17 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
             fail(str(error), Exit.FAILED)
 
     return wrapped
+
+
+@asynccontextmanager
+async def one_messenger(context: Context, name: str) -> AsyncIterator[tuple[Database, Messenger]]:
+    """The database and the messenger of that name; ends the command where there is none."""
+    async with context.database() as db:
+        async with db.connection() as connection:
+            found = await messengers.find(connection, name)
+        if found is None:
+            fail(f"there is no messenger {name}: registryd messenger list")
+        yield db, found
 
 
 def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:

@@ -193,7 +193,7 @@ class Lane:
                 kind, error = "acknowledged", None
                 self._delivered += [n.notification_id for n in batch]
                 self._allowed = min(self._concurrency, self._allowed * 2)
-                late = sum(n.deadline_at < now for n in batch)
+                late = sum(n.deadline_at < now and not n.replayed for n in batch)
                 if late:
                     observe.notifications_late.labels(self._lease.name).inc(late)
                     observe.event("notification_overdue", "error", messenger=self._lease.name, notifications=late)

@@ -88,6 +88,12 @@ class Pusher:
             case Failed(error, status):
                 return TestPush(False, status, pushed.latency_ms, error)
 
+    async def announce(self, messenger_id: int, name: str, url: str, message_id: str, body: bytes) -> Outcome:
+        """Pushes one signed event that is no notification, apart from the lane. Raises: Unavailable, WrongSecretsKey."""
+        pushed = await self._post(url, await self.secrets(messenger_id), message_id, body)
+        observe.pushes.labels(name, "digest").inc()
+        return pushed.outcome
+
     async def _post(self, url: str, live: Sequence[SigningSecret], message_id: str, body: bytes) -> Pushed:
         attempted_at = datetime.now(UTC)
         if not live:

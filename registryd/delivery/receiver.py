@@ -1,7 +1,7 @@
 """A messenger's receiver of notifications: a real HTTP server that verifies each signature as an integrator should.
 
 The reference for integrators: check the timestamp, recompute the signature over the raw body, compare in constant time, answer 2xx once
-the notification is stored, and treat a repeated notificationId as a repeat.
+the notification is stored, treat a repeated notificationId as a repeat, and compare a day's digest with what was stored.
 """
 
 from __future__ import annotations
@@ -10,15 +10,22 @@ import asyncio
 import hmac
 import time
 from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import orjson
 from aiohttp.web import BaseRequest, Response, Server
 
 from registryd.delivery import signing
+from registryd.domain.digest import digest_of
 from registryd.store.messengers import SigningSecret
 
 TOLERANCE_S = 300
+MIDNIGHT = timedelta(minutes=1)
+"""A notification that came within this of midnight may have been recorded as delivered on the other day."""
+BEGINNINGS_MAX = 1_000
 
 
 class Receipt(NamedTuple):
@@ -27,6 +34,8 @@ class Receipt(NamedTuple):
     problem: str
     """Why it was not verified; empty otherwise."""
     event: dict[str, Any]
+    status: int = 204
+    """What was answered; 0: nothing, the connection was closed."""
 
     @property
     def kind(self) -> str:
@@ -38,7 +47,11 @@ class Receipt(NamedTuple):
 
 
 class Receiver:
-    """`async with Receiver(secret)`: listens on `url`, answers `status` to what it verifies and 401 to what it does not."""
+    """`async with Receiver(secret)`: listens on `url`, answers `status` to what it verifies and 401 to what it does not.
+
+    `delay_s`: how long an answer takes. Of the pushes it verifies, every `fail_every`th is answered 503 and every `drop_every`th not at
+    all; 0: none.
+    """
 
     def __init__(
         self,
@@ -47,12 +60,19 @@ class Receiver:
         port: int = 0,
         *,
         status: int = 204,
+        delay_s: float = 0,
+        fail_every: int = 0,
+        drop_every: int = 0,
         on_receipt: Callable[[Receipt], None] = lambda _: None,
     ) -> None:
         self._secret = secret
         self._host = host
         self._port = port
+        self._delay_s = delay_s
+        self._fail_every = fail_every
+        self._drop_every = drop_every
         self._on_receipt = on_receipt
+        self._verified = 0
         self._server: asyncio.Server | None = None
         self._http: Server | None = None
         self.status = status
@@ -84,15 +104,69 @@ class Receiver:
             event = orjson.loads(body)
         except orjson.JSONDecodeError:
             event = {}
-        self._on_receipt(Receipt(webhook_id, not problem, problem, event if isinstance(event, dict) else {}))
-        return Response(status=401 if problem else self.status)
+        status = 401 if problem else self._answer()
+        await asyncio.sleep(self._delay_s)
+        self._on_receipt(Receipt(webhook_id, not problem, problem, event if isinstance(event, dict) else {}, status))
+        if not status and request.transport is not None:
+            request.transport.abort()
+        return Response(status=status or 503)
+
+    def _answer(self) -> int:
+        """The status for the next push that was verified; 0: none."""
+        self._verified += 1
+        if self._drop_every and self._verified % self._drop_every == 0:
+            return 0
+        if self._fail_every and self._verified % self._fail_every == 0:
+            return 503
+        return self.status
 
 
 def verify(secret: SigningSecret, webhook_id: str, timestamp: str, signatures: str, body: bytes) -> str:
     """Why a message is not authentic; empty where it is (Standard Webhooks 1.0.0, HMAC)."""
     if not timestamp.isdigit() or abs(time.time() - int(timestamp)) > TOLERANCE_S:
         return "the timestamp is missing or not of these minutes"
-    expected = signing.signature([secret], webhook_id, int(timestamp), body)
-    if not any(hmac.compare_digest(expected, given) for given in signatures.split(" ")):
+    if not is_signed(secret, webhook_id, timestamp, signatures, body):
         return "no signature fits the secret"
     return ""
+
+
+def is_signed(secret: SigningSecret, webhook_id: str, timestamp: str, signatures: str, body: bytes) -> bool:
+    """Whether a signature fits, whatever the message's age: for what came by hand."""
+    if not timestamp.isdigit():
+        return False
+    expected = signing.signature([secret], webhook_id, int(timestamp), body)
+    return any(hmac.compare_digest(expected, given) for given in signatures.split(" "))
+
+
+class Ledger:
+    """What was received and answered 2xx, and when: to compare a day's digest with."""
+
+    def __init__(self) -> None:
+        self._received: list[tuple[datetime, UUID]] = []
+
+    def note(self, receipt: Receipt, at: datetime) -> None:
+        if receipt.verified and 200 <= receipt.status < 300:
+            self._received += [(at, UUID(notice["notificationId"])) for notice in receipt.notifications]
+
+    def received_on(self, day: date) -> int:
+        """How many different notifications came on a day (UTC)."""
+        return len({i for at, i in self._received if at.astimezone(UTC).date() == day})
+
+    def explains(self, data: dict[str, Any]) -> bool:
+        """Whether what was received is what a digest's `data` speaks of.
+
+        Around midnight the operator records a receipt a moment after it was given, so the day may begin and end among the neighbours:
+        `count` leaves one end for each beginning, and the hash decides.
+        """
+        begins = datetime.combine(date.fromisoformat(data["day"]), time_of_day(), UTC)
+        ends = begins + timedelta(days=1)
+        received = sorted(self._received)
+        early = [i for at, i in received if abs(at - begins) < MIDNIGHT]
+        late = [i for at, i in received if abs(at - ends) < MIDNIGHT]
+        sure = {i for at, i in received if begins + MIDNIGHT <= at <= ends - MIDNIGHT}
+        for first in range(min(len(early), BEGINNINGS_MAX) + 1):
+            begun = sure.union(early[first:])
+            whole = begun.union(late[: max(data["count"] - len(begun), 0)])
+            if len(whole) == data["count"] and digest_of(whole).sha256.hex() == data["sha256"]:
+                return True
+        return False

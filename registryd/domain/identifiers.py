@@ -80,3 +80,16 @@ def time_ordered_id(milliseconds: int, random: bytes) -> UUID:
 def query_id(page_id: str, index: int) -> str:
     """The id of a page's query: the page's own, with the query's index (0 to 65,535) in its last four hexadecimal digits."""
     return f"{page_id[:-4]}{index:04x}"
+
+
+def masked_number(msisdn: int) -> str:
+    """`79161234567` → `+7916*****67`, for people who need to recognise a number and not to learn it."""
+    digits = str(msisdn)
+    kept = 4 if len(digits) > 8 else 1
+    return f"+{digits[:kept]}{'*' * (len(digits) - kept - 2)}{digits[-2:]}"
+
+
+def masked_code(code: str) -> str:
+    """`user-81f3` → `us*******` and no more of it: a quarter of the code at most, and 8 characters."""
+    kept = min(len(code) // 4, 8)
+    return code[:kept] + "*" * min(len(code) - kept, 8)

@@ -1,9 +1,10 @@
 """A notification: one termination owed to one messenger for one binding, and what a push of some of them is.
 
-    pending -> delivered (push | pull)
+    pending -> delivered (push | pull | hand)
 
 pending is a row of registry.notification; delivered, of registry.notification_delivered. overdue = pending and deadline_at < now: a
-fact, not a state. An outcome is a type: `match` it and close with `assert_never`.
+fact, not a state. A replay owes a delivered one again, in a row of its own beside the proof, which stays. An outcome is a type: `match`
+it and close with `assert_never`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 STATES = ("pending", "delivered")
-CHANNELS = ("push", "pull")
+CHANNELS = ("push", "pull", "hand")
 
 
 class Notification(NamedTuple):
@@ -27,6 +28,8 @@ class Notification(NamedTuple):
     terminated_at: datetime
     recorded_at: datetime
     attempts: int
+    replayed: bool = False
+    """Delivered before, and owed again by a replay: never late."""
 
 
 class Acknowledged(NamedTuple):

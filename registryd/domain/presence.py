@@ -8,6 +8,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
+import msgspec
+
 from registryd.domain.binding import Bound
 from registryd.domain.contract import EndUser, Status
 from registryd.domain.identifiers import IdentificationCode, Msisdn
@@ -21,7 +23,7 @@ class Policy(NamedTuple):
     suspended_is_present: bool
 
 
-class PresenceQuery(NamedTuple):
+class PresenceQuery(msgspec.Struct, frozen=True, gc=False):
     msisdn: Msisdn
     code: IdentificationCode | None = None
 

@@ -1,73 +1,93 @@
-"""Bulk files from billing: contracts and numbering ranges, as CSV.
+"""Files of contracts from billing: the registry's own format with history, and snapshots of who holds what now.
 
 The header names the columns, in any order. Interrupted at any point, an import has changed nothing.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import re
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
-from registryd.store import imports
-from registryd.store.imports import COLUMNS, Imported, ImportRefused
+from registryd.domain.contract import CLOCK_SKEW_MAX
+from registryd.feed.lines import HISTORY_COLUMNS, SNAPSHOT_COLUMNS, Lines, read_header
+from registryd.feed.source import Source, opened
+from registryd.store import imports, snapshots
+from registryd.store.imports import BadLine, Imported, ImportRefused, Staged
 from registryd.store.pool import connect
-
-CHUNK_BYTES = 1 << 20
-RANGE_COLUMNS = ("first_msisdn", "last_msisdn", "region", "note")
+from registryd.store.snapshots import Reconciled, Snapshot
 
 
-async def import_contracts(
-    dsn: str, password: str | None, path: Path, *, dry_run: bool = False, progress: Callable[[int], None] = lambda _: None
-) -> Imported:
-    """Imports a file of contracts; `progress(n)` after each n bytes sent. Raises: ImportRefused, Unavailable."""
-    with path.open("rb") as file:
-        header = file.readline()
-        columns = _header(header, COLUMNS)
-        progress(len(header))
+@dataclass
+class Job:
+    """A file to import. `progress(bytes, lines)` is told how much of the file has been read; `step(name)` what comes after that."""
 
-        async def chunks() -> AsyncIterator[bytes]:
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
-                progress(len(chunk))
+    path: Path
+    rejects_max: int = 0
+    dry_run: bool = False
+    progress: Callable[[int, int], None] = lambda *_: None
+    step: Callable[[str], None] = lambda _: None
+    bad: list[BadLine] = field(default_factory=list)
+    """The lines that were not taken, also where the import was refused for them."""
 
+
+async def import_contracts(dsn: str, password: str | None, job: Job) -> Imported:
+    """Imports contracts with their history. Raises: ImportRefused, Unavailable."""
+    with opened(job.path) as source:
+        columns = read_header(source.first_line(), HISTORY_COLUMNS)
+        lines = Lines(columns, datetime.now(UTC), job.rejects_max)
         connection = await connect(dsn, password=password)
         try:
-            return await imports.import_contracts(connection, columns, chunks(), dry_run=dry_run)
+            return await imports.import_contracts(connection, _staged(job, source, lines), dry_run=job.dry_run)
         finally:
+            job.bad.extend(lines.bad)
             await connection.close()
 
 
-async def import_ranges(dsn: str, password: str | None, path: Path) -> int:
-    """Makes a file of ranges the operator's whole numbering capacity; returns how many there are. Raises: ImportRefused, Unavailable."""
-    rows: list[tuple[int, int, str, str]] = []
-    with path.open(encoding="utf-8", newline="") as file:
-        columns = _header(file.readline().encode(), RANGE_COLUMNS)
-        for number, line in enumerate(csv.DictReader(file, columns), 2):
-            first, last = line["first_msisdn"] or "", line["last_msisdn"] or ""
-            if not re.fullmatch(r"[1-9][0-9]{4,14}", first, re.ASCII) or not re.fullmatch(r"[1-9][0-9]{4,14}", last, re.ASCII):
-                raise ImportRefused(f"line {number}: first_msisdn and last_msisdn: 5 to 15 digits without the plus")
-            rows.append((int(first), int(last), line["region"] or "", line["note"] or ""))
-    if not rows:
-        raise ImportRefused(
-            "the file has no ranges: importing it would leave every number unchecked; delete the ranges by SQL if that is wanted"
-        )
-    connection = await connect(dsn, password=password)
+async def reconcile(dsn: str, password: str | None, job: Job, as_of: datetime | None, ends_max: Callable[[int], int]) -> Reconciled:
+    """Makes the registry's live contracts those of a snapshot, which was true at `as_of`, by default when the file was last written.
+
+    Raises: TooManyEnds, ImportRefused, Unavailable.
+    """
+    with opened(job.path) as source:
+        as_of = as_of or source.written_at
+        if as_of is None:
+            raise ImportRefused("a pipe does not say when its snapshot was taken: give --as-of TIME")
+        if as_of > datetime.now(UTC) + CLOCK_SKEW_MAX:
+            raise ImportRefused("--as-of lies in the future: a snapshot says what was")
+        columns = read_header(source.first_line(), SNAPSHOT_COLUMNS)
+        lines = Lines(columns, as_of, job.rejects_max)
+        connection = await connect(dsn, password=password)
+        try:
+            snapshot = Snapshot(_staged(job, source, lines), as_of, lambda: lines.unread)
+            return await snapshots.reconcile(connection, snapshot, ends_max=ends_max, dry_run=job.dry_run, progress=job.step)
+        finally:
+            job.bad.extend(lines.bad)
+            await connection.close()
+
+
+def _staged(job: Job, source: Source, lines: Lines) -> Staged:
+    return Staged(lines.columns, _blocks(job, source, lines), lines.line_of)
+
+
+async def _blocks(job: Job, source: Source, lines: Lines) -> AsyncIterator[bytes]:
+    """The good lines, each block made while PostgreSQL works at the one before. Raises: ImportRefused."""
+
+    def read() -> bytes | None:
+        block = source.block()
+        return lines.take(block) if block else None
+
+    ahead = asyncio.ensure_future(asyncio.to_thread(read))
     try:
-        await imports.replace_ranges(connection, rows)
+        while (block := await ahead) is not None and not lines.is_hopeless:
+            ahead = asyncio.ensure_future(asyncio.to_thread(read))
+            yield block
+            job.progress(source.position, lines.good)
     finally:
-        await connection.close()
-    return len(rows)
-
-
-def _header(line: bytes, wanted: tuple[str, ...]) -> list[str]:
-    try:
-        names = next(csv.reader(io.StringIO(line.decode("utf-8-sig"))), [])
-    except UnicodeDecodeError:
-        names = []
-    columns = [name.strip() for name in names]
-    if sorted(columns) != sorted(wanted):
-        raise ImportRefused(f"line 1: the header must name the columns {','.join(wanted)}")
-    return columns
+        # Cancelled or refused: the file is not closed under the thread.
+        with suppress(Exception):
+            await asyncio.shield(ahead)
+    lines.refuse_bad()

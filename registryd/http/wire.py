@@ -128,9 +128,13 @@ def read_batch(raw: bytes, queries_max: int) -> list[PresenceQuery]:
     """The body of `POST /v1/presence/batch`, likewise. Raises: InvalidArgument, naming the first 20 bad items."""
     try:
         items = _BATCH.decode(raw).queries
-        if 1 <= len(items) <= queries_max and b"\\" not in raw and raw.count(b":") == 1 + sum(map(_colons, items)):
+        if 1 <= len(items) <= queries_max and b"\\" not in raw:
             msisdns = parse_msisdns([item.phoneNumber for item in items])
-            return list(map(PresenceQuery, msisdns, [_code(item) for item in items]))
+            codes = [item.identificationCode for item in items]
+            if codes.count(UNSET) == len(codes) and raw.count(b":") == 1 + len(items):
+                return list(map(PresenceQuery, msisdns))
+            if raw.count(b":") == 1 + sum(map(_colons, items)):
+                return list(map(PresenceQuery, msisdns, map(_code, items)))
     except (msgspec.MsgspecError, ValueError):
         pass
     return read_items(raw, "queries", Query, queries_max, presence_query)

@@ -32,10 +32,10 @@ from registryd.store.pool import Database
 BATCH_MAX_QUERIES = 10_000
 BATCH_STATEMENTS_IN_FLIGHT = 2
 """One is looked up while the other's answers are handed out."""
+BATCH_GROUP_MAX = 1_000
+"""A batch is asked in parts of this size: larger ones save nothing more, and single queries wait a millisecond for one, not ten."""
 WAIT_MAX_S = 10.0
 """Who would wait longer for a statement is refused: a messenger's own call has given up by then."""
-DIGESTS_A_TURN = 500
-"""How many digests of a batch are made before others get the event loop: a third of a millisecond."""
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Between asking again for a contract that is being ended. Each asking is journaled, so they are few."""
 
@@ -58,7 +58,7 @@ class BatchAnswer(NamedTuple):
 class _Ask:
     """The queries of one caller that are answered together: after `done`, `page_id` to `bound` hold."""
 
-    __slots__ = ("asked_at", "bound", "digests", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received_at")
+    __slots__ = ("asked_at", "bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received_at")
 
     page_id: str
     first: int
@@ -67,10 +67,9 @@ class _Ask:
     """A `0` or `1` for each query."""
     bound: list[Bound | None] | None
 
-    def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], digests: bytes, received_at: datetime) -> None:
+    def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> None:
         self.messenger_id = messenger_id
         self.queries = queries
-        self.digests = digests
         self.names = {(messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code)}
         """What it may bind."""
         self.received_at = received_at
@@ -132,21 +131,23 @@ class _Lane:
         self.statement_s = 0.0
         """How long a statement takes of late."""
 
-    def admit(self, ask: _Ask) -> None:
-        """Lets an ask wait. Raises: Unavailable, where its messenger's share of the queue is full, or the wait would be too long.
+    def admit(self, messenger_id: MessengerId, asks: Sequence[_Ask]) -> None:
+        """Lets all of a messenger's asks wait. Raises: Unavailable, where its share of the queue is full, or the wait would be too long.
 
         A messenger that has nothing waiting is let in: neither the others' queues nor the memory of a slow statement shut it out.
         """
-        queue = self.waiting.get(ask.messenger_id)
+        queue = self.waiting.get(messenger_id)
         if queue is None:
-            queue = self.waiting[ask.messenger_id] = _Queue()
+            queue = self.waiting[messenger_id] = _Queue()
         else:
-            ahead = (queue.queries + len(ask.queries)) * len(self.waiting)
+            asked = sum(len(ask.queries) for ask in asks)
+            ahead = (queue.queries + asked) * len(self.waiting)
             wait_s = (1 + ahead // self.group_max) * self.statement_s / self.in_flight
             if ahead > self.queue_max or wait_s > WAIT_MAX_S:
-                observe.child(observe.queries_refused, "queue").inc(len(ask.queries))
+                observe.child(observe.queries_refused, "queue").inc(asked)
                 raise Unavailable(max(1, ceil(wait_s)))
-        queue.put(ask)
+        for ask in asks:
+            queue.put(ask)
 
     def take_group(self, named: Named) -> list[_Ask]:
         """The next statement's asks, one of each messenger in turn up to the group's bound; what they name is added to `named`."""
@@ -192,16 +193,17 @@ class Resolver:
         self._random = random
         self._note_pages = note_pages
         self._single = _Lane("single", statements_in_flight, group_max, queue_max)
-        self._batch = _Lane("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_MAX_QUERIES, queue_max + BATCH_MAX_QUERIES)
+        self._batch = _Lane("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_GROUP_MAX, max(10 * queue_max, BATCH_MAX_QUERIES))
         self._named: Named = set()
         """What the running statements name."""
         self._workers: set[asyncio.Task[None]] = set()
 
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
         """One query. Raises: CodeInUse (journaled all the same), Unavailable."""
-        digest = msisdn_digest(self._digest_key.key, query.msisdn)
         for pause_s in (*BUSY_PAUSES_S, 0.0):
-            ask = await self._ask(self._single, _Ask(messenger_id, (query,), digest, received_at))
+            ask = _Ask(messenger_id, (query,), received_at)
+            self._enqueue(self._single, messenger_id, (ask,))
+            await ask.done
             bound = ask.bound[0] if ask.bound else None
             if bound is None or bound.outcome is not Outcome.BUSY:
                 if bound is not None and bound.outcome is Outcome.CODE_IN_USE:
@@ -221,12 +223,22 @@ class Resolver:
         pauses_s = iter(BUSY_PAUSES_S)
         while rounds:
             indexes = rounds.popleft()
-            asked = [queries[i] for i in indexes]
-            ask = await self._ask(self._batch, _Ask(messenger_id, asked, await self._digests(asked), received_at))
-            batch_id = batch_id or query_id(ask.page_id, ask.first)
-            for index, bit, bound in zip(indexes, ask.present, ask.bound or [None] * len(asked), strict=True):
-                answers[index] = (bit == "1", bound)
-            busy = [index for index, bound in zip(indexes, ask.bound or (), strict=False) if bound and bound.outcome is Outcome.BUSY]
+            parts = [indexes[start : start + BATCH_GROUP_MAX] for start in range(0, len(indexes), BATCH_GROUP_MAX)]
+            asks = [_Ask(messenger_id, [queries[i] for i in part], received_at) for part in parts]
+            self._enqueue(self._batch, messenger_id, asks)
+            try:
+                await asyncio.gather(*(ask.done for ask in asks))
+            except BaseException:
+                for ask in asks:  # what still waits need not be asked any more
+                    ask.done.cancel()
+                raise
+            batch_id = batch_id or query_id(asks[0].page_id, asks[0].first)
+            busy = []
+            for part, ask in zip(parts, asks, strict=True):
+                for index, bit, bound in zip(part, ask.present, ask.bound or [None] * len(part), strict=True):
+                    answers[index] = (bit == "1", bound)
+                    if bound is not None and bound.outcome is Outcome.BUSY:
+                        busy.append(index)
             if busy:
                 pause_s = next(pauses_s, None)
                 if pause_s is None:
@@ -241,20 +253,10 @@ class Resolver:
         while self._workers:
             await asyncio.wait(self._workers)
 
-    async def _digests(self, queries: Sequence[PresenceQuery]) -> bytes:
-        """The digests of a batch's numbers, made a few at a time so that single queries pass between."""
-        key = self._digest_key.key
-        parts = []
-        for start in range(0, len(queries), DIGESTS_A_TURN):
-            parts.append(b"".join([msisdn_digest(key, query.msisdn) for query in queries[start : start + DIGESTS_A_TURN]]))
-            await asyncio.sleep(0)
-        return b"".join(parts)
-
-    async def _ask(self, lane: _Lane, ask: _Ask) -> _Ask:
-        lane.admit(ask)
+    def _enqueue(self, lane: _Lane, messenger_id: MessengerId, asks: Sequence[_Ask]) -> None:
+        """Raises: Unavailable."""
+        lane.admit(messenger_id, asks)
         self._start_worker(lane)
-        await ask.done
-        return ask
 
     def _start_worker(self, lane: _Lane) -> None:
         if lane.waiting and lane.running < lane.in_flight:
@@ -293,13 +295,14 @@ class Resolver:
     async def _answer_group(self, group: list[_Ask]) -> None:
         milliseconds = int(self._clock().timestamp() * 1000)
         pages: dict[MessengerId, store.Page] = {}
+        key = self._digest_key.key
         for ask in group:
             page = pages.get(ask.messenger_id)
             if page is None:
                 page_id = time_ordered_id(milliseconds, self._random(10))
                 page = pages[ask.messenger_id] = store.Page(page_id, ask.received_at, ask.messenger_id)
             ask.page_id = str(page.page_id)
-            ask.first = page.add(ask.queries, ask.digests)
+            ask.first = page.add(ask.queries, b"".join([msisdn_digest(key, query.msisdn) for query in ask.queries]))
         self._note_pages(page.page_id for page in pages.values())
         answered = await store.answer(self._db, list(pages.values()), self._digest_key.key_id)
         now = self._clock()
@@ -318,15 +321,15 @@ class Resolver:
 
 def _rounds(queries: Sequence[PresenceQuery]) -> list[Sequence[int]]:
     """The indexes of a batch by round: one that names a number or code again comes after the one that named it before. Mostly one round."""
-    if all(code is None for _, code in queries):
+    if all(query.code is None for query in queries):
         return [range(len(queries))]
     rounds: list[list[int]] = []
     after: dict[Msisdn | IdentificationCode, int] = {}
-    for index, (msisdn, code) in enumerate(queries):
+    for index, query in enumerate(queries):
         turn = 0
-        if code is not None:
-            turn = max(after.get(msisdn, 0), after.get(code, 0))
-            after[msisdn] = after[code] = turn + 1
+        if query.code is not None:
+            turn = max(after.get(query.msisdn, 0), after.get(query.code, 0))
+            after[query.msisdn] = after[query.code] = turn + 1
         if turn == len(rounds):
             rounds.append([])
         rounds[turn].append(index)

@@ -1,18 +1,18 @@
-"""Files into tables: COPY to a staging table, a check of the whole, one INSERT. One transaction: interrupted, it has changed nothing."""
+"""Files into tables: COPY to a staging table, then one INSERT. One transaction: interrupted, it has changed nothing."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
 from typing import NamedTuple
 
 import asyncpg
 
 from registryd.domain.errors import Unavailable
-from registryd.store.pool import TRANSIENT, fetch
+from registryd.store.pool import TRANSIENT, Connection, fetch
 from registryd.store.queries import Nothing, Query
 
-COLUMNS = ("msisdn", "generation", "status", "holder", "end_user", "started_at", "ended_at", "end_reason")
 BAD_LINES_TOLD = 20
 
 
@@ -25,8 +25,23 @@ class BadLine(NamedTuple):
     reason: str
 
 
-class BulkLoad(NamedTuple):
+class Prepared(NamedTuple):
+    work_mem: str
+    temp_buffers: str
+    jit: str
     bulk_load: str
+
+
+class Made(NamedTuple):
+    made: bool
+
+
+class Empty(NamedTuple):
+    empty: bool
+
+
+class Inserted(NamedTuple):
+    inserted: int
 
 
 class Imported(NamedTuple):
@@ -34,9 +49,18 @@ class Imported(NamedTuple):
     inserted: int
 
 
-CREATE_STAGING = Query("imports", "create_staging", Nothing)
-FIND_BAD_LINES = Query("imports", "find_bad_lines", BadLine, int)
-SKIP_FRIENDLY_REFUSAL = Query("imports", "skip_friendly_refusal", BulkLoad)
+class Staged(NamedTuple):
+    """A file on its way: its columns, its good lines, and which line of the file one of these was, from 1."""
+
+    columns: Sequence[str]
+    blocks: AsyncIterator[bytes]
+    line_of: Callable[[int], int] = lambda position: position + 1
+
+
+PREPARE_IMPORT = Query("imports", "prepare_import", Prepared)
+CREATE_STAGING = Query("imports", "create_staging", Made)
+IS_EMPTY = Query("imports", "is_empty", Empty)
+LOAD_FIRST = Query("imports", "load_first", Inserted)
 INSERT_STAGED = Query("imports", "insert_staged", Nothing)
 FIND_REPEATED_LINES = Query("imports", "find_repeated_lines", BadLine, int)
 FIND_SECOND_LIVE = Query("imports", "find_second_live", BadLine, int)
@@ -44,18 +68,35 @@ INSERT_RANGE = Query("imports", "insert_range", Nothing, list[int], list[int], l
 DELETE_RANGES = Query("imports", "delete_ranges", Nothing)
 
 
-async def import_contracts(
-    connection: asyncpg.Connection[asyncpg.Record], columns: Sequence[str], chunks: AsyncIterator[bytes], *, dry_run: bool
-) -> Imported:
-    """Imports CSV lines (`chunks`, the header left out) with `columns`. Contracts that are there already are left as they are.
+async def import_contracts(connection: asyncpg.Connection[asyncpg.Record], file: Staged, *, dry_run: bool) -> Imported:
+    """Contracts with their history. Those that are there already are left as they are.
 
     Raises: ImportRefused, Unavailable; nothing was changed then.
     """
+    async with importing(connection, dry_run=dry_run):
+        lines = await stage(connection, file)
+        if (await fetch(connection, IS_EMPTY))[0].empty:
+            return Imported(lines, await load_first(connection, file))
+        try:
+            # A savepoint, so that the staged lines are still there to be searched.
+            async with connection.transaction():
+                inserted = count_of(await connection.execute(INSERT_STAGED.sql))
+        except asyncpg.UniqueViolationError:
+            await refuse_lines(connection, FIND_SECOND_LIVE, file)
+            raise
+        if inserted < lines:
+            await refuse_lines(connection, FIND_REPEATED_LINES, file)
+        return Imported(lines, inserted)
+
+
+@asynccontextmanager
+async def importing(connection: asyncpg.Connection[asyncpg.Record], *, dry_run: bool) -> AsyncIterator[None]:
+    """The one transaction of an import; a dry run's is rolled back. Raises: ImportRefused, Unavailable."""
     transaction = connection.transaction()
     try:
         await transaction.start()
         try:
-            imported = await _load(connection, columns, chunks)
+            yield
         except BaseException:
             await transaction.rollback()
             raise
@@ -64,59 +105,64 @@ async def import_contracts(
         raise Unavailable from error
     except asyncpg.PostgresError as error:
         raise _refusal(error) from None
-    return imported
 
 
-async def _load(connection: asyncpg.Connection[asyncpg.Record], columns: Sequence[str], chunks: AsyncIterator[bytes]) -> Imported:
-    await connection.execute(CREATE_STAGING.sql)
-    lines = _count(await connection.copy_to_table("import_line", source=chunks, columns=columns, format="csv"))
-    await _refuse_lines(connection, FIND_BAD_LINES)
-    await fetch(connection, SKIP_FRIENDLY_REFUSAL)
+async def stage(connection: asyncpg.Connection[asyncpg.Record], file: Staged) -> int:
+    """Fills import_contract; returns how many lines it holds."""
+    await fetch(connection, PREPARE_IMPORT)
+    await fetch(connection, CREATE_STAGING)
+    copied = await connection.copy_to_table(
+        "import_contract", source=file.blocks, columns=file.columns, format="text", delimiter=",", null=""
+    )
+    return count_of(copied)
+
+
+async def load_first(connection: asyncpg.Connection[asyncpg.Record], file: Staged) -> int:
+    """Moves what was staged into the empty registry."""
     try:
-        # A savepoint, so that the staged lines are still there to be searched.
         async with connection.transaction():
-            inserted = _count(await connection.execute(INSERT_STAGED.sql))
+            return (await fetch(connection, LOAD_FIRST))[0].inserted
     except asyncpg.UniqueViolationError:
-        await _refuse_lines(connection, FIND_SECOND_LIVE)
+        await refuse_lines(connection, FIND_REPEATED_LINES, file)
+        await refuse_lines(connection, FIND_SECOND_LIVE, file)
         raise
-    if inserted < lines:
-        await _refuse_lines(connection, FIND_REPEATED_LINES)
-    return Imported(lines, inserted)
 
 
-async def _refuse_lines(connection: asyncpg.Connection[asyncpg.Record], query: Query[BadLine]) -> None:
+async def refuse_lines(connection: Connection, query: Query[BadLine], file: Staged) -> None:
     """Raises: ImportRefused, where `query` finds lines that it names."""
     bad = await fetch(connection, query, BAD_LINES_TOLD)
     if bad:
-        raise ImportRefused("\n".join(f"line {line.line}: {line.reason}" for line in bad))
+        raise ImportRefused(told(BadLine(file.line_of(place), reason) for place, reason in bad))
 
 
-async def replace_ranges(connection: asyncpg.Connection[asyncpg.Record], ranges: Sequence[tuple[int, int, str, str]]) -> None:
+def told(bad: Iterable[BadLine]) -> str:
+    """The first bad lines, a line each."""
+    return "\n".join(f"line {line.line}: {line.reason}" for line in islice(bad, BAD_LINES_TOLD))
+
+
+async def replace_ranges(
+    connection: asyncpg.Connection[asyncpg.Record], ranges: Sequence[tuple[int, int, str, str]], *, dry_run: bool = False
+) -> None:
     """Makes (first, last, region, note) the operator's numbering capacity. Raises: ImportRefused where they overlap."""
-    try:
-        async with connection.transaction():
-            await connection.execute(DELETE_RANGES.sql)
-            await fetch(connection, INSERT_RANGE, *map(list, zip(*ranges, strict=True)))
-    except asyncpg.ExclusionViolationError:
-        raise ImportRefused("two ranges overlap: a number belongs to one range") from None
-    except asyncpg.CheckViolationError:
-        raise ImportRefused("a range must run from its first number to a last one that is not smaller, of 5 to 15 digits each") from None
+    async with importing(connection, dry_run=dry_run):
+        await connection.execute(DELETE_RANGES.sql)
+        await fetch(connection, INSERT_RANGE, *map(list, zip(*ranges, strict=True)))
 
 
-def _count(status: str) -> int:
+def count_of(status: str) -> int:
+    """How many rows a command's tag counts."""
     return int(status.rsplit(" ", 1)[-1])
 
 
 def _refusal(error: asyncpg.PostgresError) -> ImportRefused:
     """PostgreSQL's error in words that quote nothing of the file."""
-    if isinstance(error, asyncpg.UniqueViolationError):
-        return ImportRefused("a number would have two live contracts: the registry changed meanwhile; import the file again")
-    if isinstance(error, asyncpg.CheckViolationError):
-        return ImportRefused(f"a contract breaks the rule {error.constraint_name}")
-    line = re.search(r"line (\d+)", error.context or "")
-    where = f"line {int(line[1]) + 1}: " if line else ""
-    if isinstance(error, asyncpg.BadCopyFileFormatError):
-        return ImportRefused(f"{where}does not have the header's {len(COLUMNS)} fields, or leaves a quote open")
-    if isinstance(error, asyncpg.CharacterNotInRepertoireError):
-        return ImportRefused(f"{where}is not UTF-8 text")
-    return ImportRefused(f"{where}PostgreSQL refused it ({type(error).__name__})")
+    match error:
+        case asyncpg.UniqueViolationError():
+            return ImportRefused("a number would have two live contracts: the registry changed meanwhile; import the file again")
+        case asyncpg.RestrictViolationError():
+            return ImportRefused("the registry changed meanwhile: import the file again")
+        case asyncpg.ExclusionViolationError():
+            return ImportRefused("two ranges overlap: a number belongs to one range")
+        case asyncpg.CheckViolationError():
+            return ImportRefused(f"a row breaks the rule {error.constraint_name}")
+    return ImportRefused(f"PostgreSQL refused it ({type(error).__name__})")

@@ -2,7 +2,7 @@
 
 -- name: read_due
 -- Why: the lane's next rows in the order of the primary key, from a key on, so that no row is locked and none is read twice in a pass.
-SELECT n.deadline_at, n.notification_id, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts
+SELECT n.deadline_at, n.notification_id, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
   FROM registry.notification AS n
  WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > ($2, $3) AND n.not_before <= now()
  ORDER BY n.deadline_at, n.notification_id
@@ -10,7 +10,7 @@ SELECT n.deadline_at, n.notification_id, n.msisdn, n.generation, n.identificatio
 
 -- name: read_owed
 -- Why: the pull fallback: the same order, whatever their next attempt.
-SELECT n.deadline_at, n.notification_id, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts
+SELECT n.deadline_at, n.notification_id, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
   FROM registry.notification AS n
  WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > ($2, $3)
  ORDER BY n.deadline_at, n.notification_id

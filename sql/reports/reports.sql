@@ -42,16 +42,16 @@ COMMENT ON VIEW report.contract_daily IS 'Contracts that started, and that ended
 
 CREATE VIEW report.notification_backlog AS
 SELECT m.name AS messenger, count(n.notification_id) AS pending,
-       count(*) FILTER (WHERE n.deadline_at < now()) AS overdue,
-       min(n.deadline_at) AS oldest_deadline_at,
-       min(n.deadline_at) - now() AS slack,
+       count(*) FILTER (WHERE n.deadline_at < now() AND NOT n.replayed) AS overdue,
+       min(n.deadline_at) FILTER (WHERE NOT n.replayed) AS oldest_deadline_at,
+       min(n.deadline_at) FILTER (WHERE NOT n.replayed) - now() AS slack,
        coalesce(max(pace.delivered), 0) AS delivered_last_hour,
        count(n.notification_id) * interval '1 hour' / max(pace.delivered) AS eta
   FROM registry.messenger AS m
   LEFT JOIN registry.notification AS n ON n.messenger_id = m.messenger_id
   LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id
  GROUP BY m.name;
-COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace.';
+COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace. What a replay owes again is pending, and has no deadline to miss.';
 
 CREATE VIEW report.notification_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pending)::bigint AS owed, sum(f.in_time)::bigint AS in_time,
@@ -61,7 +61,7 @@ SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pendin
         UNION ALL
         SELECT (n.terminated_at AT TIME ZONE 'UTC')::date, n.messenger_id, 0, 0, count(*) FILTER (WHERE n.deadline_at < now()),
                count(*) FILTER (WHERE n.deadline_at >= now()), NULL
-          FROM registry.notification AS n GROUP BY 1, 2) AS f
+          FROM registry.notification AS n WHERE NOT n.replayed GROUP BY 1, 2) AS f
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.notification_deadline IS 'Decree 1801 of 2021: notifications delivered in time, late, overdue and still pending, by day of the contract''s end and messenger.';

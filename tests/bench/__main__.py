@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from registryd import embedded
-from tests.bench import files, queries
+from tests.bench import files, imports, queries
 from tests.bench.measure import SERVER_SETTINGS, Figure, bench_site
 from tests.conftest import Site
 
 BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
-    "import": (files.bench_import, 1_000_000),
+    "import": (imports.bench_import, 1_000_000),
     "terminations": (files.bench_terminations, 200_000),
     "queries": (queries.bench_queries, 10_000_000),
     "batches": (queries.bench_batches, 10_000_000),

@@ -1,4 +1,4 @@
-"""What billing and the DBA do in bulk: an import, and a mass termination."""
+"""What billing and the DBA do in bulk: a mass termination, and the import that other benches begin with."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from registryd import resources
-from registryd.demo import population
 from tests.bench.measure import Figure
 from tests.conftest import Site
 
@@ -24,26 +22,6 @@ def import_contracts(site: Site, file: Path) -> float:
         check=True,
     )
     return float(json.loads(done.stdout)["seconds"])
-
-
-def bench_import(site: Site, contracts: int) -> Iterator[Figure]:
-    """`contracts import` beside a plain COPY of the same file into a table without keys or checks."""
-    file = site.directory / "contracts.csv"
-    population.write_csv(file, population.generate(population.read_ranges(resources.path("tests/data/numbering_ranges.csv")), contracts))
-
-    async def copy() -> float:
-        async with site.database.connect() as connection:
-            await connection.execute(
-                "CREATE TABLE plain (msisdn bigint, generation smallint, status text, holder text, end_user text, "
-                "started_at timestamptz, ended_at timestamptz, end_reason text)"
-            )
-            started = time.perf_counter()
-            await connection.copy_to_table("plain", source=file, format="csv", header=True)
-            return time.perf_counter() - started
-
-    baseline = contracts / asyncio.run(copy())
-    rate = contracts / import_contracts(site, file)
-    yield Figure(what=f"contracts import, {contracts:,} rows", value=rate, unit="rows/s", baseline=baseline, of="plain COPY")
 
 
 def bench_terminations(site: Site, contracts: int) -> Iterator[Figure]:

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,6 +27,7 @@ from registryd import resources
 from registryd.config import Api
 from registryd.domain import errors
 from registryd.domain import notification as domain
+from registryd.domain.digest import digest_event, digest_of
 from registryd.feed.events import ContractFeed
 from registryd.http import notifications, problems
 from registryd.http.app import App, Route
@@ -219,6 +220,17 @@ def test_the_worked_example_of_a_signature_is_true() -> None:
     assert base64.b64decode(v1) == hmac.digest(secret, signed, hashlib.sha256)
     Ed25519PublicKey.from_public_bytes(public).verify(base64.b64decode(v1a), signed)
     validator({"$ref": "#/components/schemas/BindingTerminatedEvent"}).validate(json.loads(body))
+
+
+def test_the_document_s_digests_are_those_of_the_notices_in_it() -> None:
+    def values(event: str) -> list[Any]:
+        content = DOCUMENT["webhooks"][event]["post"]["requestBody"]["content"]["application/json"]
+        return [example["value"] for example in content["examples"].values()]
+
+    ids = {UUID(n["notificationId"]) for event in values("binding.terminated") for n in event["data"]["notifications"]}
+    for event, told in zip(values("notifications.digest"), (ids, set()), strict=True):
+        made_at = datetime.fromisoformat(event["timestamp"])
+        assert event == digest_event(date.fromisoformat(event["data"]["day"]), digest_of(told), made_at)
 
 
 # Absent numbers answer 422 and cursors are opaque: both are as they should be, and no generator can know.

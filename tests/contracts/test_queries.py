@@ -20,7 +20,7 @@ import pytest
 
 from registryd import embedded, resources, store
 from registryd.domain.identifiers import time_ordered_id
-from registryd.store import bindings, contracts, imports, lanes, notifications, presence, queries
+from registryd.store import bindings, contracts, digests, imports, lanes, notifications, presence, proof, queries, replays, snapshots, watch
 from registryd.store.pool import PROBES
 from registryd.store.queries import DECLARED, Query
 from tests.conftest import TestDatabase, cloned
@@ -81,8 +81,9 @@ def test_no_statement_selects_columns_it_does_not_name() -> None:
 def test_parameters_and_columns_are_of_the_declared_types(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, connection.transaction():
-            # What an import's statements speak of is there once its first one has run.
+            # What an import's statements speak of is there once its first ones have run.
             await connection.execute(imports.CREATE_STAGING.sql)
+            await connection.execute(snapshots.CREATE_CHANGES.sql)
             kinds = await types_by_oid(connection)
             wrong = {}
             for query in DECLARED:
@@ -282,6 +283,39 @@ def test_lanes_are_found_once_and_their_work_by_the_key(populated: TestDatabase)
     asyncio.run(run())
 
 
+def test_the_watch_reads_by_the_keys_and_no_further_than_its_bound(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            plan = await planned(explained, watch.READ_BACKLOGS, 100)
+            assert_probes_only(plan)
+            assert plan.indexes("notification") == {"notification_pkey", "notification_replayed"}
+            assert plan.rows_touched() < 3 * 100 * 12
+            for query in (replays.READ_REPLAYS, digests.CLAIM_DIGESTS):
+                assert_probes_only(await planned(explained, query))
+
+    asyncio.run(run())
+
+
+def test_a_notification_is_found_by_its_id_in_a_probe_for_each_messenger(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            known = await explained.connection.fetchval("SELECT notification_id FROM registry.notification LIMIT 1")
+            pending = await planned(explained, proof.FIND_PENDING, known)
+            assert pending.indexes("notification") == {"notification_pkey"}
+            await explained.connection.execute(
+                "SELECT registry.settle_delivered(messenger_id, $1, 'push') FROM registry.messenger", [known]
+            )
+            assert_probes_only(pending)
+            assert pending.rows_touched() < 30
+            await planned(explained, proof.FIND_DELIVERED, known)
+            for probe in await explained.plans("FROM registry.notification_delivered AS d"):
+                # The days from the contract's end on; today's is among them, those to come are empty.
+                assert_probes_only(probe)
+                assert probe.rows_touched() <= 2
+
+    asyncio.run(run())
+
+
 def test_a_code_is_found_by_its_two_indexes(populated: TestDatabase) -> None:
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:
@@ -341,6 +375,7 @@ def test_the_daemons_role_may_run_every_statement(populated: TestDatabase) -> No
     async def run() -> None:
         async with populated.connect("registryd_app") as connection, connection.transaction():
             await connection.execute(imports.CREATE_STAGING.sql)
+            await connection.execute(snapshots.CREATE_CHANGES.sql)
             for query in DECLARED:
                 if query.name.startswith(("audit.", "breakglass.")):
                     continue  # the owner's and persons': test_audit.py and test_breakglass.py run them

@@ -21,6 +21,7 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from registryd.delivery import signing
+from registryd.delivery.digest import Digests
 from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
 from registryd.delivery.push import Pusher
@@ -217,6 +218,12 @@ async def delivering(
         finally:
             await dispatcher.stop()
             await running
+
+
+async def send_digests(site: Site, workers: int = 1) -> None:
+    """What the daemon on watch does every few seconds."""
+    async with site.database.pool() as db, Pusher(db, SecretBox(site.secrets_key), LOOPBACK) as pusher:
+        await asyncio.gather(*(Digests(db, pusher, lambda: True).send() for _ in range(workers)))
 
 
 def database_away() -> Database:

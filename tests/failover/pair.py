@@ -83,6 +83,7 @@ def pair(directory: Path, *, connect_timeout_s: float = 3.0, command_timeout_s: 
         second.start()
         site = make_site(PairDatabase(first, second), directory)
         site.write_config(database=f"connect_timeout_s = {connect_timeout_s}\ncommand_timeout_s = {command_timeout_s}")
+        asyncio.run(site.slow_nobody())
         messenger = asyncio.run(site.add_messenger())
         asyncio.run(site.add_contracts(*PRESENT))
         made = Pair(first, second, site, messenger, stack.enter_context(daemon(site)))

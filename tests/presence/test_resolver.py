@@ -309,6 +309,28 @@ def test_a_batch_does_not_hold_up_single_queries(site: Site) -> None:
     asyncio.run(run())
 
 
+def test_a_large_batch_does_not_hold_up_another_messengers_small_one(site: Site) -> None:
+    async def run() -> None:
+        async with registry(site) as of:
+            large = asyncio.create_task(of.batch([query(number) for number in range(10_000)]))
+            await asyncio.sleep(0)
+            assert [present for present, _ in (await of.batch([query(0), query(20)], of.two)).answers] == [True, False]
+            assert not large.done()
+            assert sum(present for present, _ in (await large).answers) == 20
+
+    asyncio.run(run())
+
+
+def test_a_batch_is_let_in_whole_or_not_at_all(site: Site) -> None:
+    async def run() -> None:
+        async with registry(site, queue_max=100) as of:  # 10,000 of batches
+            told = await asyncio.gather(*(of.batch([query(number) for number in range(6_000)]) for _ in range(3)), return_exceptions=True)
+            assert [isinstance(answer, Unavailable) for answer in told] == [False, True, True]
+            assert sum(await of.pages()) == 6_000, "what is refused is not journaled"
+
+    asyncio.run(run())
+
+
 def test_more_than_may_wait_is_refused_at_once(site: Site) -> None:
     async def run() -> None:
         async with registry(site, in_flight=1, group_max=5, queue_max=10) as of:

@@ -19,6 +19,7 @@ from registryd.cli import main
 from registryd.delivery import signing
 from registryd.demo import population
 from tests.conftest import Site, client, daemon, eventually, receiving
+from tests.store.conftest import bind
 
 CONTRACTS = (
     "msisdn,generation,status,holder,end_user,started_at,ended_at,end_reason\n"
@@ -117,6 +118,61 @@ def test_contracts_and_ranges_are_imported_whole_or_not_at_all(site: Site, tmp_p
     assert "overlap" in run(site, "ranges", "import", str(ranges)).stderr
     ranges.write_text("first,last\n1,2\n")
     assert "line 1" in run(site, "ranges", "import", str(ranges)).stderr
+
+
+SNAPSHOT = "msisdn,holder,end_user,status,started_at\n79010800002,individual,not_required,active,2020-01-01T00:00:00Z\n"
+
+
+def test_a_snapshot_is_counted_refused_and_applied_by_command(site: Site, tmp_path: Path) -> None:
+    async def bound() -> None:
+        await site.add_contracts(*range(79010800002, 79010800102))
+        messenger = await site.add_messenger("alpha")
+        async with site.database.connect() as connection:
+            await bind(connection, messenger.messenger_id, 100, 79010800002)
+
+    asyncio.run(bound())
+    file, rejects = tmp_path / "billing.csv", tmp_path / "billing.csv.rejects.csv"
+    rejects.touch(mode=0o644)
+    file.write_text(SNAPSHOT + "79010800003,individual,not_required,gone,2020-01-01T00:00:00Z\n")
+    words = ("contracts", "import", str(file), "--snapshot")
+    bad = run(site, *words)
+    assert (bad.exit_code, "line 3: status: active or suspended" in bad.stderr) == (1, True)
+    assert rejects.read_text() == "line,reason\n3,status: active or suspended\n"
+    assert rejects.stat().st_mode & 0o777 == 0o600
+    many = run(site, *words, "--max-rejects", "1", "--dry-run")
+    assert many.exit_code == 1
+    assert "would end 98 of 100 live contracts (98.00%)" in many.stderr
+    assert "98 notifications to alpha" in many.stdout
+    wanted = (*words, "--max-rejects", "1", "--max-terminations")
+    would = told(site, *wanted, "98", "--dry-run")
+    done = told(site, *wanted, "98%")
+    assert {**done, "seconds": 0} == {**would, "dryRun": False, "seconds": 0}
+    assert {key: done[key] for key in ("live", "terminated", "unread", "notifications", "deliveryHours")} == {
+        "live": 100,
+        "terminated": 98,
+        "unread": 1,
+        "notifications": {"alpha": 98},
+        "deliveryHours": None,
+    }
+    for wrong in (("--max-terminations", "half"), ("--as-of", "yesterday"), ("--rejects", str(tmp_path / "nowhere" / "x"))):
+        assert run(site, *words, *wrong).exit_code == 2
+
+
+def test_events_come_from_a_file_and_refused_ones_are_an_error(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text(
+        "event_id,type,msisdn,occurred_at,holder,end_user\n"
+        "e1,activated,79010800002,2024-01-01T00:00:00Z,,\n"
+        "e2,terminated,79010800003,2024-01-01T00:00:00Z,,\n"
+    )
+    words = ("contracts", "import", str(file), "--delta")
+    refused = run(site, *words)
+    assert (refused.exit_code, "1 events applied, 0 were applied before, 1 refused" in refused.stdout) == (1, True)
+    assert Path(f"{file}.rejects.csv").read_text() == "line,reason\n3,the number has no live contract: send activated first\n"
+    done = told(site, *words, "--max-rejects", "1")
+    assert (done["applied"], done["duplicates"], done["refused"]) == (0, 1, 1)
+    for wrong in (("--dry-run",), ("--as-of", "2026-01-02T00:00:00Z")):
+        assert run(site, *words, *wrong).exit_code == 2
 
 
 def test_check_tells_what_serve_would_meet(site: Site) -> None:

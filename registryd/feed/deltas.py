@@ -1,0 +1,94 @@
+"""A file of billing's contract events: ordered, each applied once, by the very path of POST /operator/v1/contract-events.
+
+Events go in by the call, a transaction each. Interrupted, the file is imported again from its beginning: what was applied is a duplicate.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+from registryd.domain import contract
+from registryd.domain.contract import Event
+from registryd.domain.identifiers import Msisdn
+from registryd.feed.events import ContractFeed
+from registryd.feed.lines import MSISDN, parse_time, read_header
+from registryd.feed.source import Source, opened
+from registryd.store.imports import BadLine, ImportRefused, told
+
+COLUMNS = ("event_id", "type", "msisdn", "occurred_at", "holder", "end_user")
+CALL_EVENTS = 10_000
+_TYPES = get_args(contract.EventType)
+
+
+class Applied(NamedTuple):
+    """What became of a file's events; `refused` by line, with why."""
+
+    applied: int
+    duplicates: int
+    refused: list[BadLine]
+
+
+async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, int], None] = lambda *_: None) -> Applied:
+    """Raises: ImportRefused at a line that is no event, Unavailable; the calls before it stay applied."""
+    applied = duplicates = 0
+    refused: list[BadLine] = []
+    with opened(path) as source:
+        events = _events(source)
+        while call := list(islice(events, CALL_EVENTS)):
+            results = await feed.apply([event for _, event in call])
+            for (line, _), result in zip(call, results, strict=True):
+                match result.outcome:
+                    case "applied":
+                        applied += 1
+                    case "duplicate":
+                        duplicates += 1
+                    case "refused":
+                        refused.append(BadLine(line, result.reason or ""))
+            progress(source.position, applied + duplicates + len(refused))
+    return Applied(applied, duplicates, refused)
+
+
+def _events(source: Source) -> Iterator[tuple[int, Event]]:
+    columns = read_header(source.first_line(), COLUMNS)
+    number = 1
+    while block := source.block():
+        # An event's values hold no newline, so a block's lines are rows.
+        for text in block.decode("utf-8", "replace").split("\n")[:-1]:
+            number += 1
+            fields = next(csv.reader([text.rstrip("\r")]), [])
+            if len(fields) != len(columns):
+                raise ImportRefused(told([BadLine(number, f"does not have the header's {len(columns)} fields, or leaves a quote open")]))
+            event = _event(dict(zip(columns, fields, strict=True)))
+            if isinstance(event, str):
+                raise ImportRefused(told([BadLine(number, event)]))
+            yield number, event
+
+
+def _event(row: dict[str, str]) -> Event | str:
+    """The event, or what is wanted of its line and not so."""
+    occurred_at = parse_time(row["occurred_at"])
+    if re.fullmatch("[!-~]{1,128}", row["event_id"]) is None:
+        return "event_id: 1 to 128 printable ASCII characters without spaces"
+    if row["type"] not in _TYPES:
+        return f"type: one of {', '.join(_TYPES)}"
+    if MSISDN.fullmatch(row["msisdn"]) is None:
+        return "msisdn: 5 to 15 digits without the plus, the first not 0"
+    if occurred_at is None:
+        return "occurred_at: an RFC 3339 time such as 2026-01-02T03:04:05Z"
+    if row["holder"] not in ("", *get_args(contract.Holder)):
+        return "holder: individual, sole_trader, organisation or nothing"
+    if row["end_user"] not in ("", "registered", "unregistered"):
+        return "end_user: registered, unregistered or nothing"
+    return Event(
+        event_id=row["event_id"],
+        type=row["type"],  # type: ignore[arg-type] # one of _TYPES
+        msisdn=Msisdn(int(row["msisdn"])),
+        occurred_at=occurred_at,
+        holder=row["holder"] or None,  # type: ignore[arg-type]
+        end_user=row["end_user"] or None,  # type: ignore[arg-type]
+    )

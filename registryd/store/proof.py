@@ -1,0 +1,113 @@
+"""The proof: what became of one notification, and what was handed over by a channel with a name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from registryd.domain.identifiers import MessengerId
+from registryd.store.pool import Database
+from registryd.store.queries import Query
+
+SETTLED_AT_ONCE_MAX = 10_000
+CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+"""A channel's name."""
+
+
+class Pending(NamedTuple):
+    messenger_id: MessengerId
+    name: str
+    msisdn: int
+    generation: int
+    identification_code: str
+    terminated_at: datetime
+    deadline_at: datetime
+    recorded_at: datetime
+    attempts: int
+    not_before: datetime
+    last_error: str | None
+    replayed: bool
+
+
+class Delivered(NamedTuple):
+    messenger_id: MessengerId
+    name: str
+    msisdn: int
+    generation: int
+    identification_code: str
+    terminated_at: datetime
+    deadline_at: datetime
+    recorded_at: datetime
+    attempts: int
+    delivered_at: datetime
+    via: str
+    channel: str | None
+    file_sha256: bytes | None
+
+
+class Ended(NamedTuple):
+    started_at: datetime
+    ended_at: datetime | None
+    end_reason: str | None
+
+
+class Replayed(NamedTuple):
+    asked_at: datetime
+    replayed_at: datetime | None
+    delivered_at: datetime | None
+    via: str | None
+
+
+class Attempt(NamedTuple):
+    attempted_at: datetime
+    notifications: int
+    outcome: str
+    http_status: int | None
+    latency_ms: int
+    error: str | None
+
+
+class Settled(NamedTuple):
+    settled: int
+
+
+FIND_PENDING = Query("proof", "find_pending", Pending, UUID)
+FIND_DELIVERED = Query("proof", "find_delivered", Delivered, UUID)
+FIND_ENDED = Query("proof", "find_ended", Ended, int, int)
+FIND_REPLAYS = Query("proof", "find_replays", Replayed, int, UUID)
+READ_ATTEMPTS = Query("proof", "read_attempts", Attempt, int, datetime, datetime, int)
+SETTLE_BY_HAND = Query("proof", "settle_by_hand", Settled, int, list[UUID], str, bytes)
+
+
+async def find(db: Database, notification_id: UUID) -> tuple[Pending | None, Delivered | None]:
+    """The notification as it is owed now, and its delivery; both where a replay owes it again."""
+    pending = await db.fetch(FIND_PENDING, notification_id)
+    delivered = await db.fetch(FIND_DELIVERED, notification_id)
+    return (pending[0] if pending else None), (delivered[0] if delivered else None)
+
+
+async def find_ended(db: Database, msisdn: int, generation: int) -> Ended | None:
+    """The contract whose end was to be told."""
+    rows = await db.fetch(FIND_ENDED, msisdn, generation)
+    return rows[0] if rows else None
+
+
+async def find_replays(db: Database, messenger_id: MessengerId, notification_id: UUID) -> list[Replayed]:
+    return await db.fetch(FIND_REPLAYS, messenger_id, notification_id)
+
+
+async def read_attempts(db: Database, messenger_id: MessengerId, since: datetime, until: datetime, limit: int) -> list[Attempt]:
+    """The last pushes on a messenger's lane in a period, newest first."""
+    return await db.fetch(READ_ATTEMPTS, messenger_id, since, until, limit)
+
+
+async def settle_by_hand(db: Database, messenger_id: MessengerId, ids: Sequence[UUID], channel: str, file_sha256: bytes | None) -> int:
+    """Settles what was handed over; returns how many that were still owed. Others' ids and settled ones are ignored."""
+    settled = 0
+    for first in range(0, len(ids), SETTLED_AT_ONCE_MAX):
+        portion = ids[first : first + SETTLED_AT_ONCE_MAX]
+        settled += (await db.fetch_retrying(SETTLE_BY_HAND, messenger_id, portion, channel, file_sha256))[0].settled
+    return settled

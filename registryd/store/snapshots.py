@@ -1,0 +1,168 @@
+"""Billing's whole table against the registry: staged, compared, and only the difference applied, in one transaction.
+
+What the registry learned after the snapshot was taken is left as it is, so a snapshot may be older than events that were applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from registryd.store import contracts, imports
+from registryd.store.imports import Staged, count_of, importing
+from registryd.store.pool import fetch
+from registryd.store.queries import Nothing, Query
+
+
+class Compared(NamedTuple):
+    """Live contracts, those that the file lacks, and its lines on numbers without one."""
+
+    live: int
+    missing: int
+    unknown: int
+    unknown_numbers: int
+
+
+class Locked(NamedTuple):
+    contracts: int
+
+
+class Kind(NamedTuple):
+    kind: str
+    contracts: int
+
+
+class Owed(NamedTuple):
+    """The notifications that a snapshot's ends cause to one messenger; `best_hour` is the most it received in an hour of the last day."""
+
+    messenger: str
+    notifications: int
+    best_hour: int
+
+
+CREATE_CHANGES = Query("snapshots", "create_changes", Nothing)
+COMPARE_SNAPSHOT = Query("snapshots", "compare_snapshot", Compared, datetime, list[int])
+ANALYZE_CHANGES = Query("snapshots", "analyze_changes", Nothing)
+LOCK_CHANGING = Query("snapshots", "lock_changing", Locked)
+YIELD_CHANGED = Query("snapshots", "yield_changed", Nothing, datetime)
+FOLLOW_EARLIER = Query("snapshots", "follow_earlier", Nothing, datetime)
+COUNT_CHANGES = Query("snapshots", "count_changes", Kind)
+COUNT_OWED = Query("snapshots", "count_owed", Owed, bool)
+END_CONTRACTS = Query("snapshots", "end_contracts", Nothing)
+UPDATE_CONTRACTS = Query("snapshots", "update_contracts", Nothing)
+START_CONTRACTS = Query("snapshots", "start_contracts", Nothing)
+
+
+KINDS = ("activated", "terminated", "holder_changed", "updated", "newer", "unread")
+
+
+class Snapshot(NamedTuple):
+    """A file of live contracts as they were at `as_of`. `unread()` gives, once it is read, the numbers on its bad lines."""
+
+    file: Staged
+    as_of: datetime
+    unread: Callable[[], Sequence[int]]
+
+
+class Reconciled(NamedTuple):
+    """What a snapshot changed, or would change: contracts, and the notifications owed for their ends."""
+
+    lines: int
+    live: int
+    """Live contracts before."""
+    activated: int
+    terminated: int
+    holder_changed: int
+    updated: int
+    newer: int
+    """Left as they are: the registry learned of them after the snapshot was taken."""
+    unread: int
+    """Left as they are: their lines are bad."""
+    owed: list[Owed]
+
+    @property
+    def ends(self) -> int:
+        return self.terminated + self.holder_changed
+
+    @property
+    def notifications(self) -> int:
+        return sum(owed.notifications for owed in self.owed)
+
+    @property
+    def delivery_hours(self) -> float | None:
+        """Until the last is delivered, each messenger at the pace of its best hour of the last day; None where one has no such pace."""
+        if any(not owed.best_hour for owed in self.owed):
+            return None
+        return max((owed.notifications / owed.best_hour for owed in self.owed), default=0.0)
+
+
+class TooManyEnds(imports.ImportRefused):
+    """A snapshot would end more contracts than it may."""
+
+    def __init__(self, would: Reconciled) -> None:
+        super().__init__(
+            f"the snapshot would end {would.ends:,} of {would.live:,} live contracts ({would.ends / would.live:.2%}), more than "
+            f"--max-terminations allows, and nothing was changed. Look at what is gone; if it is right, import again with "
+            f"--max-terminations {would.ends}"
+        )
+        self.would = would
+
+
+async def reconcile(
+    connection: asyncpg.Connection[asyncpg.Record],
+    snapshot: Snapshot,
+    *,
+    ends_max: Callable[[int], int],
+    dry_run: bool,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Reconciled:
+    """Makes the registry's live contracts the snapshot's. `ends_max(live)` says how many may end; `progress(step)` before each step.
+
+    Raises: TooManyEnds, ImportRefused, Unavailable; nothing was changed then.
+    """
+    async with importing(connection, dry_run=dry_run):
+        lines = await imports.stage(connection, snapshot.file)
+        if not dry_run and (await fetch(connection, imports.IS_EMPTY))[0].empty:
+            progress("loading")
+            return Reconciled(lines, 0, await imports.load_first(connection, snapshot.file), 0, 0, 0, 0, 0, [])
+        progress("comparing")
+        await fetch(connection, CREATE_CHANGES)
+        found = (await fetch(connection, COMPARE_SNAPSHOT, snapshot.as_of, snapshot.unread()))[0]
+        if lines - found.unknown != found.live - found.missing or found.unknown != found.unknown_numbers:
+            await imports.refuse_lines(connection, imports.FIND_REPEATED_LINES, snapshot.file)
+        await fetch(connection, ANALYZE_CHANGES)
+        if not dry_run:
+            progress("applying")
+            # Only now: events go on being applied while a snapshot is read and compared, and what they change is yielded to below.
+            await contracts.lock_feed(connection)
+            await fetch(connection, LOCK_CHANGING)
+        await fetch(connection, YIELD_CHANGED, snapshot.as_of)
+        await fetch(connection, FOLLOW_EARLIER, snapshot.as_of)
+        would = await _count(connection, lines, found.live, is_applied=False)
+        if would.ends > ends_max(found.live):
+            raise TooManyEnds(would)
+        if dry_run:
+            return would
+        await _apply(connection, would)
+        return await _count(connection, lines, found.live, is_applied=True)
+
+
+async def _count(connection: asyncpg.Connection[asyncpg.Record], lines: int, live: int, *, is_applied: bool) -> Reconciled:
+    of = {row.kind: row.contracts for row in await fetch(connection, COUNT_CHANGES)}
+    owed = await fetch(connection, COUNT_OWED, is_applied)
+    return Reconciled(lines, live, **{kind: of.get(kind, 0) for kind in KINDS}, owed=owed)
+
+
+async def _apply(connection: asyncpg.Connection[asyncpg.Record], found: Reconciled) -> None:
+    """Ends first, so that a number's live contract has ended before its next generation starts."""
+    steps = (
+        (END_CONTRACTS, found.ends),
+        (UPDATE_CONTRACTS, found.updated),
+        (START_CONTRACTS, found.activated + found.holder_changed),
+    )
+    for query, expected in steps:
+        if count_of(await connection.execute(query.sql)) != expected:
+            raise AssertionError(f"{query.name} did not change the contracts that were locked for it")

@@ -1,0 +1,35 @@
+-- What became of a notification, and what was handed over otherwise than over HTTP.
+
+-- name: find_pending
+-- Why: the id leads to the row: one probe of the primary key for each messenger.
+SELECT m.messenger_id, m.name, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.deadline_at, n.recorded_at, n.attempts,
+       n.not_before, n.last_error, n.replayed
+  FROM registry.messenger AS m
+  JOIN registry.notification AS n ON n.messenger_id = m.messenger_id AND n.deadline_at = registry.time_of($1) AND n.notification_id = $1;
+
+-- name: find_delivered
+-- Why: the same among the delivered, in the days from the contract's end on.
+SELECT m.messenger_id, m.name, d.msisdn, d.generation, d.identification_code, d.terminated_at, d.deadline_at, d.recorded_at, d.attempts,
+       d.delivered_at, d.via, h.channel, h.file_sha256
+  FROM registry.messenger AS m
+ CROSS JOIN LATERAL registry.find_delivered(m.messenger_id, ARRAY[$1::uuid]) AS d
+  LEFT JOIN registry.handover AS h ON h.messenger_id = d.messenger_id AND h.handed_at = d.delivered_at;
+
+-- name: find_ended
+SELECT c.started_at, c.ended_at, c.end_reason FROM registry.contract AS c WHERE c.msisdn = $1 AND c.generation = $2;
+
+-- name: find_replays
+SELECT r.asked_at, n.replayed_at, n.delivered_at, n.via
+  FROM registry.replayed_notification AS n JOIN registry.replay AS r ON r.replay_id = n.replay_id
+ WHERE n.messenger_id = $1 AND n.notification_id = $2 ORDER BY r.asked_at;
+
+-- name: read_attempts
+-- Why: the last pushes on the lane while it was owed; a push is not recorded by the notifications in it.
+SELECT a.attempted_at, a.notifications, a.outcome, a.http_status, a.latency_ms, a.error
+  FROM registry.delivery_attempt AS a
+ WHERE a.messenger_id = $1 AND a.attempted_at >= $2 AND a.attempted_at <= $3
+ ORDER BY a.attempted_at DESC
+ LIMIT $4;
+
+-- name: settle_by_hand
+SELECT registry.settle_by_hand($1, $2::uuid[], $3, $4) AS settled;

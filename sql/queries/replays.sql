@@ -1,0 +1,34 @@
+-- Replays: what was delivered is owed again, under the same ids.
+
+-- name: count_delivered
+-- Why: a dry run. Either a time window (by delivery) or ids.
+SELECT count(DISTINCT d.notification_id) AS notifications
+  FROM registry.notification_delivered AS d
+ WHERE d.messenger_id = $1 AND d.delivered_at >= $2 AND d.delivered_at < $3
+   AND ($4::uuid[] IS NULL OR d.notification_id = ANY ($4::uuid[]));
+
+-- name: ask_replay
+-- Why: the choice is made once, in one statement, and let in at its pace later. What it delivers is never in its own window.
+WITH asked AS (
+    INSERT INTO registry.replay (messenger_id, per_second) VALUES ($1, $5) RETURNING replay_id
+), chosen AS (
+    INSERT INTO registry.replayed_notification (replay_id, messenger_id, notification_id)
+    SELECT DISTINCT asked.replay_id, $1, d.notification_id
+      FROM asked, registry.notification_delivered AS d
+     WHERE d.messenger_id = $1 AND d.delivered_at >= $2 AND d.delivered_at < $3
+       AND ($4::uuid[] IS NULL OR d.notification_id = ANY ($4::uuid[]))
+    RETURNING 1
+)
+SELECT count(*) AS notifications FROM chosen;
+
+-- name: read_replays
+-- Why: the oldest unfinished replay of each messenger, and how many it may let in now: no more wait in its lane than one second's worth.
+SELECT DISTINCT ON (r.messenger_id) r.replay_id, r.per_second - waiting.notifications AS room
+  FROM registry.replay AS r
+ CROSS JOIN LATERAL (SELECT count(*)::integer AS notifications
+                       FROM registry.notification AS n WHERE n.messenger_id = r.messenger_id AND n.replayed) AS waiting
+ WHERE r.finished_at IS NULL
+ ORDER BY r.messenger_id, r.replay_id;
+
+-- name: owe_again
+SELECT registry.owe_again($1, $2) AS notifications;

@@ -1,0 +1,109 @@
+-- Billing's whole table against the registry: the difference first, then only what differs. What the two agree on is read once and not
+-- written. import_change holds one row for each number on which they differ; its kind says what is to be done:
+--
+--   activated, terminated, holder_changed   as billing's events of these names would
+--   updated                                 status or end_user
+--   newer                                   nothing: the registry learned of it after the snapshot was taken
+--   unread                                  nothing: the number stands on a line that could not be read
+
+-- name: create_changes
+CREATE TEMPORARY TABLE import_change ON COMMIT DROP AS
+SELECT ''::text AS kind, c.msisdn, c.generation, c.ended_at, c.started_at, c.status, c.holder, c.end_user FROM registry.contract AS c WITH NO DATA;
+
+-- name: compare_snapshot
+-- Why: one pass over both tables. Another holder is known by a later started_at, or by another kind of holder; of the latter the snapshot's own
+-- time is all that is known. An earlier started_at is no change: billing may know the day where an event told the second.
+-- The counts tell, for the price of one more count and within the same sight of the tables, whether a number stands twice in the file: the
+-- lines that met a contract and the contracts that met a line are then not as many.
+WITH changes AS (
+    INSERT INTO import_change (kind, msisdn, generation, ended_at, started_at, status, holder, end_user)
+    SELECT CASE WHEN greatest(c.recorded_at, c.started_at) > $1 THEN 'newer'
+                WHEN c.msisdn IS NULL THEN 'activated'
+                WHEN c.msisdn = ANY ($2::bigint[]) THEN 'unread'
+                WHEN s.msisdn IS NULL THEN 'terminated'
+                WHEN s.started_at > c.started_at OR s.holder <> c.holder THEN 'holder_changed'
+                ELSE 'updated' END,
+           coalesce(s.msisdn, c.msisdn), c.generation,
+           CASE WHEN s.started_at > c.started_at THEN s.started_at ELSE $1 END,
+           CASE WHEN s.started_at > c.started_at OR c.msisdn IS NULL THEN s.started_at ELSE $1 END,
+           s.status, s.holder, s.end_user
+      FROM import_contract AS s
+      FULL JOIN (SELECT l.msisdn, l.generation, l.started_at, l.recorded_at, l.status, l.holder, l.end_user
+                   FROM registry.contract AS l WHERE l.ended_at IS NULL) AS c ON c.msisdn = s.msisdn
+     WHERE s.msisdn IS NULL OR c.msisdn IS NULL
+        OR s.started_at > c.started_at OR s.holder <> c.holder OR s.status <> c.status OR s.end_user <> c.end_user
+    RETURNING msisdn, generation, status
+)
+SELECT (SELECT count(*) FROM registry.contract AS l WHERE l.ended_at IS NULL) AS live,
+       count(*) FILTER (WHERE n.status IS NULL) AS missing,
+       count(*) FILTER (WHERE n.generation IS NULL) AS unknown,
+       count(DISTINCT n.msisdn) FILTER (WHERE n.generation IS NULL) AS unknown_numbers
+  FROM changes AS n;
+
+-- name: analyze_changes
+-- Why: every statement below joins this table, and none may be planned for a row where there are a million.
+ANALYZE import_change;
+
+-- name: lock_changing
+-- Why: in the order of the numbers, as bindings take their locks, so that the two wait for each other and never in a circle.
+SELECT count(*) AS contracts
+  FROM (SELECT FROM registry.contract AS c JOIN import_change AS n ON n.msisdn = c.msisdn AND n.generation = c.generation
+         WHERE n.kind IN ('terminated', 'holder_changed', 'updated') ORDER BY c.msisdn FOR NO KEY UPDATE OF c) AS locked;
+
+-- name: yield_changed
+-- Why: an event or a DBA may have changed a contract since the comparison looked.
+UPDATE import_change AS n
+   SET kind = 'newer'
+ WHERE n.kind IN ('terminated', 'holder_changed', 'updated')
+   AND NOT EXISTS (SELECT FROM registry.contract AS c
+                    WHERE c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL AND c.recorded_at <= $1);
+
+-- name: follow_earlier
+-- Why: a number that had holders gets its next generation, which cannot begin before the last one ended. One that was started or ended
+-- after the snapshot is left as it is.
+UPDATE import_change AS n
+   SET kind = CASE WHEN e.ended_at IS NULL OR greatest(e.ended_at, e.recorded_at) > $1 THEN 'newer' ELSE n.kind END,
+       generation = e.generation, started_at = greatest(n.started_at, e.ended_at)
+  FROM registry.contract AS e
+ WHERE n.kind = 'activated' AND e.msisdn = n.msisdn
+   AND NOT EXISTS (SELECT FROM registry.contract AS l WHERE l.msisdn = e.msisdn AND l.generation > e.generation);
+
+-- name: count_changes
+SELECT n.kind, count(*) AS contracts FROM import_change AS n GROUP BY n.kind;
+
+-- name: count_owed
+-- Why: the notifications that the ends cause, counted from the bindings: live ones before ($1 false), those that ended with their contract
+-- after. Beside them the most that the messenger received in an hour of the last day: the pace to expect.
+SELECT m.name AS messenger, o.notifications, coalesce(pace.best_hour, 0) AS best_hour
+  FROM (SELECT b.messenger_id, count(*) AS notifications
+          FROM import_change AS n
+          JOIN registry.binding AS b ON b.msisdn = n.msisdn AND b.generation = n.generation
+         WHERE n.kind IN ('terminated', 'holder_changed') AND CASE WHEN $1 THEN b.end_reason = 'terminated' ELSE b.ended_at IS NULL END
+         GROUP BY b.messenger_id) AS o
+  JOIN registry.messenger AS m ON m.messenger_id = o.messenger_id
+ CROSS JOIN LATERAL (SELECT max(h.delivered) AS best_hour
+                       FROM (SELECT count(*) AS delivered FROM registry.notification_delivered AS d
+                              WHERE d.messenger_id = o.messenger_id AND d.delivered_at > now() - interval '1 day'
+                              GROUP BY date_trunc('hour', d.delivered_at)) AS h) AS pace
+ ORDER BY m.name;
+
+-- name: end_contracts
+-- Why: one statement for all ends, so that the fan-out runs once.
+UPDATE registry.contract AS c
+   SET ended_at = n.ended_at, end_reason = CASE n.kind WHEN 'terminated' THEN 'terminated'::registry.end_reason ELSE 'holder_changed' END
+  FROM import_change AS n
+ WHERE n.kind IN ('terminated', 'holder_changed') AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL;
+
+-- name: update_contracts
+UPDATE registry.contract AS c
+   SET status = n.status, end_user = n.end_user
+  FROM import_change AS n
+ WHERE n.kind = 'updated' AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL;
+
+-- name: start_contracts
+-- Why: new generations, after the update that ended the ones before them.
+INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)
+SELECT n.msisdn, coalesce(n.generation, 0) + 1, n.status, n.holder, n.end_user, n.started_at
+  FROM import_change AS n
+ WHERE n.kind IN ('activated', 'holder_changed')
+ ORDER BY n.msisdn;

@@ -1,0 +1,45 @@
+-- The watch: which worker has it, and what it sees. Everything is read by keys and counted up to a bound, so that a look costs the same
+-- in front of a thousand and of millions.
+
+-- name: take_watch
+-- Why: one worker counts, alarms and replays; another takes over when its lease lapses.
+UPDATE registry.watch AS w SET holder = $1, lease_until = now() + $2::interval
+ WHERE w.holder IS NULL OR w.holder = $1 OR w.lease_until < now()
+RETURNING w.holder;
+
+-- name: leave_watch
+-- Why: the next worker need not wait for the lease to lapse.
+UPDATE registry.watch AS w SET holder = NULL, lease_until = NULL WHERE w.holder = $1;
+
+-- name: read_backlogs
+-- Why: each messenger's backlog: counts up to $1, the earliest deadline, and the pace of its last 2,000 pushes in five minutes.
+SELECT m.messenger_id, m.name, m.endpoint_url IS NOT NULL AS has_endpoint, owed.pending, late.overdue, again.replayed,
+       oldest.deadline_at, oldest.recorded_at, pace.received, pace.received_within, l.gate_until IS NOT NULL AS is_gated, l.last_error,
+       l.last_success_at
+  FROM registry.messenger AS m
+  JOIN registry.lane AS l ON l.messenger_id = m.messenger_id
+ CROSS JOIN LATERAL (SELECT count(*) AS pending
+                       FROM (SELECT FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id LIMIT $1) AS counted) AS owed
+ CROSS JOIN LATERAL (SELECT count(*) AS overdue
+                       FROM (SELECT FROM registry.notification AS n
+                              WHERE n.messenger_id = m.messenger_id AND n.deadline_at < now() AND NOT n.replayed LIMIT $1) AS counted) AS late
+ CROSS JOIN LATERAL (SELECT count(*) AS replayed FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id AND n.replayed) AS again
+  LEFT JOIN LATERAL (SELECT n.deadline_at, n.recorded_at FROM registry.notification AS n
+                      WHERE n.messenger_id = m.messenger_id AND NOT n.replayed
+                      ORDER BY n.deadline_at, n.notification_id LIMIT 1) AS oldest ON true
+ CROSS JOIN LATERAL (SELECT coalesce(sum(a.notifications) FILTER (WHERE a.outcome = 'acknowledged'), 0)::bigint AS received,
+                            CASE WHEN count(*) < 2000 THEN interval '5 minutes' ELSE now() - min(a.attempted_at) END AS received_within
+                       FROM (SELECT d.notifications, d.outcome, d.attempted_at FROM registry.delivery_attempt AS d
+                              WHERE d.messenger_id = m.messenger_id AND d.attempted_at > now() - interval '5 minutes'
+                              ORDER BY d.attempted_at DESC LIMIT 2000) AS a) AS pace
+ ORDER BY m.messenger_id;
+
+-- name: sample_pending
+-- Why: how many are pending beyond the bound, by messenger, from 5,000 pages of the table, however large it is.
+SELECT n.messenger_id, round(count(*) * scale.factor)::bigint AS pending
+  FROM (SELECT greatest(pg_relation_size('registry.notification') / 8192 / 5000.0, 1)::real AS factor) AS scale
+ CROSS JOIN registry.notification AS n TABLESAMPLE SYSTEM (100.0 / greatest(pg_relation_size('registry.notification') / 8192 / 5000.0, 1))
+ GROUP BY n.messenger_id, scale.factor;
+
+-- name: read_thresholds
+SELECT p.alarm_slack FROM registry.policy_in_force(now()) AS p;

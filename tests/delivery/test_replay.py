@@ -1,0 +1,141 @@
+"""Replays: the same ids again, at their pace, without a cap; the first delivery stays as the proof."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from registryd.store import replays
+from registryd.store.pool import Connection
+from registryd.store.replays import EVER, Choice
+from tests.conftest import Site, TestMessenger, eventually
+from tests.delivery.conftest import FIRST_NUMBER, Lookup, delivering, is_verified, listening, looking
+
+HOUR = timedelta(hours=1)
+PROOF = "SELECT * FROM registry.notification_delivered ORDER BY notification_id"
+REPORT = "SELECT owed, in_time, late, overdue, pending FROM report.notification_deadline"
+
+
+async def ask(database: Lookup, messenger: TestMessenger, per_second: int = 20, **choice: Any) -> int:
+    everything = {"since": EVER, "until": datetime.now(UTC), "ids": None}
+    wanted = Choice(messenger.messenger_id, **{**everything, **choice})  # type: ignore[arg-type]
+    connection: Connection = database.connection
+    counted = await replays.count(connection, wanted)
+    assert await replays.ask(connection, wanted, per_second) == counted
+    return counted
+
+
+async def deliver(database: Lookup, messenger: TestMessenger) -> None:
+    await database.run(
+        "SELECT registry.settle_delivered($1, (SELECT array_agg(notification_id) FROM registry.notification), 'push')",
+        messenger.messenger_id,
+    )
+
+
+def test_what_was_delivered_is_delivered_again_under_the_same_id_and_the_proof_stays(site: Site) -> None:
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.owe(messenger, "a", "b", deadline_in=HOUR)
+            async with site.database.pool() as db, delivering(site):
+                await eventually(database.none_pending)
+                first = list(endpoint.received)
+                proof = await database.rows(PROOF)
+                report = await database.rows(REPORT)
+                for times in (1, 2):
+                    assert await ask(database, messenger) == 2
+                    assert await replays.let_in(db) == 2
+                    await eventually(database.none_pending)
+                    assert len(endpoint.received) == 2 + 2 * times
+            again = endpoint.received[2:4]
+            assert sorted((r.headers["webhook-id"], r.body) for r in again) == sorted((r.headers["webhook-id"], r.body) for r in first)
+            assert all(is_verified(r, messenger.secret) for r in again)
+            assert await database.rows(PROOF) == proof
+            assert len(proof) == 2
+            assert await database.rows("SELECT via::text, count(delivered_at) FROM registry.replayed_notification GROUP BY 1") == [
+                ("push", 4)
+            ]
+            assert await database.rows(REPORT) == report == [(2, 2, 0, 0, 0)]
+
+    asyncio.run(run())
+
+
+def test_a_replay_after_the_deadline_is_neither_late_nor_overdue(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            messenger = await site.add_messenger()
+            await database.owe(messenger, "a", deadline_in=-HOUR)
+            await deliver(database, messenger)
+            await database.run("UPDATE registry.notification_delivered SET delivered_at = deadline_at - interval '1 hour'")
+            assert await database.rows(REPORT) == [(1, 1, 0, 0, 0)]
+            await ask(database, messenger)
+            assert await replays.let_in(db) == 1
+            for _ in range(2):
+                assert await database.rows(REPORT) == [(1, 1, 0, 0, 0)]
+                assert await database.value("SELECT overdue FROM report.notification_backlog") == 0
+                await deliver(database, messenger)
+            assert await database.pending() == 0
+
+    asyncio.run(run())
+
+
+def test_a_replay_lets_in_no_more_than_a_second_s_worth_while_the_endpoint_is_behind(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            messenger = await site.add_messenger()
+            await database.owe(messenger, *(f"c{n}" for n in range(25)))
+            await deliver(database, messenger)
+            assert await ask(database, messenger, per_second=10) == 25
+            assert [await replays.let_in(db) for _ in range(3)] == [10, 0, 0]
+            counts = []
+            while await database.pending():
+                await deliver(database, messenger)
+                counts.append(await replays.let_in(db))
+            assert counts == [10, 5, 0]
+            assert await database.value("SELECT count(*) FROM registry.replay WHERE finished_at IS NULL") == 0
+            assert await database.delivered() == 25
+            assert await database.value("SELECT count(delivered_at) FROM registry.replayed_notification") == 25
+
+    asyncio.run(run())
+
+
+def test_replays_of_one_messenger_follow_each_other_and_do_not_wait_for_another_s(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            one, other = await site.add_messenger("one"), await site.add_messenger("other")
+            await database.owe(one, "a", "b")
+            await database.owe(other, "c", first=FIRST_NUMBER + 10)
+            for messenger in (one, other):
+                await deliver(database, messenger)
+            for messenger in (one, one, other):
+                await ask(database, messenger, per_second=2)
+            assert await replays.let_in(db) == 3
+            assert await database.value("SELECT count(*) FROM registry.replayed_notification WHERE replayed_at IS NULL") == 2
+
+    asyncio.run(run())
+
+
+def test_a_window_is_by_delivery_and_ids_are_a_messenger_s_own(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            messenger, other = await site.add_messenger(), await site.add_messenger("other")
+            await database.owe(messenger, "a", "b", "c")
+            await deliver(database, messenger)
+            ids = {code: await database.id_of(code) for code in "abc"}
+            day = datetime(2026, 3, 4, tzinfo=UTC)
+            await database.run("UPDATE registry.notification_delivered SET delivered_at = $2 WHERE notification_id = $1", ids["a"], day)
+            assert await ask(database, other) == 0
+            assert await ask(database, other, ids=[ids["b"]]) == 0
+            assert await ask(database, messenger, since=day + HOUR) == 2
+            await database.run("DELETE FROM registry.replayed_notification")
+            assert await ask(database, messenger, since=day, until=day + HOUR) == 1
+            assert await ask(database, messenger, ids=[ids["b"], ids["b"], UUID(int=7)]) == 1
+            for _ in range(4):
+                await replays.let_in(db)
+            codes = await database.rows("SELECT identification_code FROM registry.notification ORDER BY 1")
+            # That of March was delivered, by its row, before its contract ended: what the look-up leaves out was never so.
+            assert codes == [("b",)]
+
+    asyncio.run(run())

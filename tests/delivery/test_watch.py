@@ -1,0 +1,220 @@
+"""The watch: one worker has it, tells each backlog as it is, alarms once a crossing, and costs the same before millions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from registryd import observe
+from registryd.delivery.watch import Watch
+from registryd.domain.backlog import Backlog
+from registryd.store import watch as store
+from tests.conftest import Site, daemon, eventually
+from tests.delivery.conftest import DAY, delivering, listening, looking
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def metrics_of_this_test() -> Iterator[None]:
+    yield
+    for gauge in observe.BACKLOG:
+        gauge.clear()
+
+
+def shown(name: str, messenger: str = "messenger") -> float | None:
+    return observe.METRICS.get_sample_value(name, {"messenger": messenger})
+
+
+def low(log: list[Any]) -> list[float]:
+    """Below which slack each alarm was raised, in hours."""
+    return [line["below_h"] for line in log if line["event"] == "slack_low"]
+
+
+def test_one_worker_has_the_watch_until_it_leaves_or_its_lease_lapses(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            await site.add_messenger()
+            first, second = Watch(db, "first"), Watch(db, "second")
+            for _ in range(2):
+                await first.tick()
+                await second.tick()
+            assert (first.is_held, second.is_held) == (True, False)
+            await first.leave()
+            await second.tick()
+            await first.tick()
+            assert (first.is_held, second.is_held) == (False, True)
+            await database.run("UPDATE registry.watch SET lease_until = now() - interval '1 second'")
+            await first.tick()
+            assert shown("registryd_notifications_pending") == 0
+            await second.tick()
+            assert (first.is_held, second.is_held) == (True, False)
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_lost_the_watch_shows_no_backlog(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            await site.add_messenger()
+            watch = Watch(db, "this")
+            await watch.tick()
+            assert shown("registryd_notifications_pending") == 0
+            await database.run("UPDATE registry.watch SET holder = 'other', lease_until = now() + interval '1 minute'")
+            await watch.tick()
+            assert shown("registryd_notifications_pending") is None
+            assert observe.METRICS.get_sample_value("registryd_on_watch") == 0
+
+    asyncio.run(run())
+
+
+def test_metrics_tell_each_backlog_as_it_is(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            owing = await site.add_messenger("owing", "http://127.0.0.1:9/")
+            await site.add_messenger("idle")
+            await database.owe(owing, "late", first=1_000_001, deadline_in=-HOUR)
+            await database.owe(owing, "b", "c", first=2_000_001, deadline_in=5 * HOUR)
+            await database.run(
+                "INSERT INTO registry.delivery_attempt VALUES ($1, now() - interval '1 minute', 30, 'acknowledged', 204, 5),"
+                " ($1, now() - interval '2 minutes', 9, 'failed', 500, 5), ($1, now() - interval '6 minutes', 9, 'acknowledged', 204, 5)",
+                owing.messenger_id,
+            )
+            await database.run("UPDATE registry.lane SET gate_until = now(), failures = 1 WHERE messenger_id = $1", owing.messenger_id)
+            with capture_logs():
+                await Watch(db, "this").look()
+            assert (shown("registryd_notifications_pending", "owing"), shown("registryd_notifications_overdue", "owing")) == (3, 1)
+            assert shown("registryd_notifications_slack_seconds", "owing") == pytest.approx(-3600, abs=20)
+            assert shown("registryd_notifications_oldest_age_seconds", "owing") == pytest.approx(0, abs=20)
+            assert shown("registryd_notifications_eta_seconds", "owing") == pytest.approx(3 / (30 / 300))
+            assert shown("registryd_lane_gated", "owing") == 1
+            assert (shown("registryd_notifications_pending", "idle"), shown("registryd_notifications_eta_seconds", "idle")) == (0, 0)
+            assert shown("registryd_notifications_slack_seconds", "idle") == float("inf")
+            assert shown("registryd_lane_gated", "idle") == 0
+
+    asyncio.run(run())
+
+
+def test_an_alarm_is_raised_once_a_crossing_and_again_only_after_the_slack_was_above(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            messenger = await site.add_messenger()
+            await database.bind(messenger, "fresh", "hours", "overdue")
+            watch = Watch(db, "this")
+
+            async def alarmed(code: str | None = None, slack: timedelta = DAY) -> list[float]:
+                if code is not None:
+                    await database.terminate(code, await database.value("SELECT now() - $1::interval", DAY - slack))
+                with capture_logs() as log:
+                    await watch.look()
+                    await watch.look()
+                return low(log)
+
+            assert await alarmed() == []
+            assert await alarmed("fresh", 23 * HOUR) == []
+            assert await alarmed("hours", 11 * HOUR) == [22, 12]
+            assert await alarmed("overdue", -HOUR) == [1, 0]
+            ids = [await database.id_of(code) for code in ("hours", "overdue")]
+            await database.run("SELECT registry.settle_delivered($1, $2, 'pull')", messenger.messenger_id, ids)
+            assert await alarmed() == []
+            await database.run("UPDATE registry.policy SET alarm_slack = '{23:30,1:00}'")
+            assert await alarmed() == [23.5]
+
+    asyncio.run(run())
+
+
+def test_the_second_channel_is_called_for_once_when_pushes_have_failed_for_six_hours(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            messenger = await site.add_messenger(endpoint="http://127.0.0.1:9/")
+            await database.owe(messenger, "a")
+            await database.run("UPDATE registry.lane SET gate_until = now(), failures = 9, last_error = 'no connection'")
+            watch = Watch(db, "this")
+            with capture_logs() as log:
+                await watch.look()
+                await database.run("UPDATE registry.notification SET recorded_at = now() - interval '7 hours'")
+                await watch.look()
+                await watch.look()
+            assert [(line["messenger"], line["error"]) for line in log if line["event"] == "second_channel_due"] == [
+                ("messenger", "no connection")
+            ]
+
+    asyncio.run(run())
+
+
+def test_a_backlog_is_counted_to_a_bound_and_estimated_beyond_it(site: Site) -> None:
+    async def run() -> None:
+        async with looking(site.database) as database:
+            messenger = await site.add_messenger()
+            await database.run(
+                "INSERT INTO registry.notification (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at,"
+                " identification_code) SELECT $1, 1, d, registry.id_at(d), 79160000000 + n, d - interval '1 day', 'u' || n"
+                " FROM generate_series(1, 30000) AS n, LATERAL (SELECT date_trunc('milliseconds', now()) - n * interval '1 s' AS d) AS at",
+                messenger.messenger_id,
+            )
+            await database.run(
+                "INSERT INTO registry.delivery_attempt SELECT $1, now() - n * interval '1 ms', 1, 'acknowledged', 204, 5"
+                " FROM generate_series(1, 9000) AS n",
+                messenger.messenger_id,
+            )
+        async with site.database.pool() as db:
+            [backlog] = await store.read_backlogs(db)
+            # The table fits the sample whole, so that the estimate is exact; the overdue ones are told to the bound.
+            assert (backlog.pending, backlog.overdue, backlog.replayed) == (30_000, store.COUNTED_MAX, 0)
+            assert backlog.received == 2000
+            assert backlog.per_second == pytest.approx(1000, rel=0.5)
+
+    asyncio.run(run())
+
+
+def test_every_field_of_a_backlog_is_read(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db:
+            await site.add_messenger()
+            [backlog] = await store.read_backlogs(db)
+            assert backlog == Backlog(
+                backlog.messenger_id, "messenger", False, 0, 0, 0, None, None, 0, timedelta(minutes=5), False, None, None
+            )
+
+    asyncio.run(run())
+
+
+def test_the_daemon_watches_and_leaves_the_watch_when_it_stops(site: Site) -> None:
+    async def run() -> None:
+        async with listening(lambda _: 503) as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            with daemon(site) as one, daemon(site) as other:
+                await eventually(lambda: 'registryd_notifications_pending{messenger="messenger"}' in one.metrics() + other.metrics())
+                assert sum("registryd_on_watch 1.0" in worker.metrics() for worker in (one, other)) == 1
+                on_watch, waiting = (one, other) if "registryd_on_watch 1.0" in one.metrics() else (other, one)
+                await database.owe(messenger, "a", deadline_in=HOUR / 2)
+                on_watch.kill()
+                await database.run("UPDATE registry.watch SET lease_until = now()")
+                await eventually(lambda: "registryd_on_watch 1.0" in waiting.metrics())
+                await eventually(lambda: low(waiting.log()) == [22, 12, 1])
+                assert waiting.stop() == 0
+            assert await database.value("SELECT holder FROM registry.watch") is None
+
+    asyncio.run(run())
+
+
+def test_delivering_again_is_not_late(site: Site) -> None:
+    """A replayed notification's deadline may be long past; only a first delivery can be late."""
+
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.owe(messenger, "a", deadline_in=-HOUR)
+            await database.run("UPDATE registry.notification SET replayed = true")
+            with capture_logs() as log:
+                async with delivering(site):
+                    await eventually(database.none_pending)
+            assert not [line for line in log if line["event"] == "notification_overdue"]
+            assert endpoint.codes == ["a"]
+
+    asyncio.run(run())

@@ -1,0 +1,97 @@
+"""`contracts import --delta`: billing's events from a file, by the path and to the effect of a call of the operator API."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from registryd.domain.contract import Event
+from registryd.domain.identifiers import Msisdn
+from registryd.feed import deltas
+from registryd.feed.deltas import COLUMNS, Applied
+from registryd.feed.events import ContractFeed
+from registryd.store.imports import BadLine, ImportRefused
+from tests.conftest import TestDatabase
+
+FIRST = 79_160_000_000
+AT = "2024-02-29T12:00:00+03:00"
+
+
+def apply(database: TestDatabase, path: Path) -> Applied:
+    async def run() -> Applied:
+        async with database.pool() as pool:
+            return await deltas.apply_events(ContractFeed(pool, bytes(32), lambda: None), path)
+
+    return asyncio.run(run())
+
+
+def write(path: Path, *events: str, header: str = ",".join(COLUMNS)) -> Path:
+    path.write_text("\n".join((header, *events)) + "\n")
+    return path
+
+
+def stored(database: TestDatabase) -> str:
+    return database.psql("-Atc", "SELECT c FROM registry.contract AS c ORDER BY msisdn, generation").stdout
+
+
+def test_a_files_events_are_applied_in_order_and_once(database: TestDatabase, tmp_path: Path) -> None:
+    """More than one call's worth, so that a number's events meet across calls."""
+    activations = [f"a{i},activated,{FIRST + i},{AT},organisation,registered" for i in range(deltas.CALL_EVENTS)]
+    ends = [f"t{i},terminated,{FIRST + i},2024-03-01T00:00:00Z,," for i in range(5)]
+    path = write(tmp_path / "events.csv", *activations, *ends, f"t9,terminated,{FIRST + 4},2024-03-02T00:00:00Z,,")
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    refusal = BadLine(len(activations) + 7, "the number has no live contract: send activated first")
+    assert apply(database, path) == Applied(len(activations) + 5, 0, [refusal])
+    count = "SELECT count(*) FILTER (WHERE end_reason = 'terminated'), count(*) FILTER (WHERE ended_at IS NULL) FROM registry.contract"
+    assert database.psql("-Atc", count).stdout == f"5|{len(activations) - 5}\n"
+    before = stored(database)
+    assert apply(database, path) == Applied(0, len(activations) + 5, [refusal])
+    assert stored(database) == before
+
+
+def test_an_event_of_the_operator_api_and_of_a_file_are_the_same_event(database: TestDatabase, tmp_path: Path) -> None:
+    async def call() -> None:
+        async with database.pool() as pool:
+            event = Event(
+                event_id="e1",
+                type="activated",
+                msisdn=Msisdn(FIRST),
+                occurred_at=datetime(2024, 2, 29, 9, tzinfo=UTC),
+                holder="organisation",
+                end_user="registered",
+            )
+            assert [result.outcome for result in await ContractFeed(pool, bytes(32), lambda: None).apply([event])] == ["applied"]
+
+    asyncio.run(call())
+    header = "end_user,holder,occurred_at,msisdn,type,event_id"
+    again = f"registered,organisation,{AT},{FIRST},activated,e1"
+    other = f"unregistered,organisation,{AT},{FIRST},activated,e1"
+    done = apply(database, write(tmp_path / "events.csv", again, other, header=header))
+    assert (done.applied, done.duplicates, [bad.line for bad in done.refused]) == (0, 1, [3])
+
+
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        (f",activated,{FIRST},{AT},,", "event_id: 1 to 128"),
+        (f"e 1,activated,{FIRST},{AT},,", "event_id: 1 to 128"),
+        (f"e1,born,{FIRST},{AT},,", "type: one of activated, terminated, "),
+        (f"e1,activated,+{FIRST},{AT},,", "msisdn: 5 to 15 digits"),
+        (f"e1,activated,{FIRST},2024-02-30T00:00:00Z,,", "occurred_at: an RFC 3339 time"),
+        (f"e1,activated,{FIRST},{AT},person,", "holder: individual, "),
+        (f"e1,activated,{FIRST},{AT},,not_required", "end_user: registered, "),
+        (f"e1,activated,{FIRST},{AT},", "does not have the header's 6 fields"),
+        (f'e1,activated,{FIRST},{AT},"', "does not have the header's 6 fields"),
+        ("", "does not have the header's 6 fields"),
+    ],
+)
+def test_a_line_that_is_no_event_stops_its_call_and_is_named(database: TestDatabase, tmp_path: Path, event: str, says: str) -> None:
+    path = write(tmp_path / "events.csv", f"e0,activated,{FIRST},{AT},,", event, f"e2,terminated,{FIRST},{AT},,")
+    with pytest.raises(ImportRefused, match=f"^line 3: {says}") as refused:
+        apply(database, path)
+    assert str(FIRST) not in str(refused.value)
+    assert stored(database) == ""

@@ -1,0 +1,114 @@
+"""`ranges import`: the operator's own list, or its lines of the regulator's register, become the whole capacity or nothing does."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from registryd.feed import ranges as feed
+from registryd.feed.ranges import Whose
+from registryd.store.imports import ImportRefused
+from tests.conftest import TestDatabase
+
+PUBLISHED = [
+    "АВС/ DEF;От;До;Емкость;Оператор;Регион;ИНН",
+    '910;0000000;0009999;10000;"ПАО ""Мобильные ТелеСистемы""";г. Москва;7740000076',
+    '910;0010000;0019999;10000;"ПАО ""МегаФон""";г. Москва;7812014560',
+    '978;9990000;9999999;10000;"ПАО ""Мобильные ТелеСистемы""";г. Санкт-Петербург|Ленинградская область;7740000076',
+]
+MTS = [(79_100_000_000, 79_100_009_999), (79_789_990_000, 79_789_999_999)]
+
+
+def load(database: TestDatabase, path: Path, whose: Whose = feed.NOBODY, *, dry_run: bool = False) -> int:
+    return len(asyncio.run(feed.import_ranges(database.dsn("registryd_app"), None, path, whose, dry_run=dry_run)))
+
+
+def own(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(("first_msisdn,last_msisdn,region,note", *lines)) + "\n")
+    return path
+
+
+def stored(database: TestDatabase) -> list[tuple[int, int]]:
+    rows = database.psql("-Atc", "SELECT first_msisdn, last_msisdn FROM registry.numbering_range ORDER BY 1").stdout.split()
+    return [(int(first), int(last)) for first, last in (row.split("|") for row in rows)]
+
+
+def test_a_file_of_ranges_is_the_whole_capacity_or_nothing(database: TestDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "ranges.csv"
+    assert load(database, own(path, "79200000000,79200000000,,one", "79100000000,79109999999,Moscow,")) == 2
+    whole = [(79_100_000_000, 79_109_999_999), (79_200_000_000, 79_200_000_000)]
+    assert stored(database) == whole
+    for wrong, words in {
+        "79109999999,79110000000,,\n79100000000,79109999999,,": "line 3: overlaps the range of line 2",
+        "79109999999,79100000000,,": "line 2: last_msisdn: not smaller",
+        "+79100000000,79109999999,,": "line 2: first_msisdn and last_msisdn: 5 to 15 digits",
+        "79100000000,79109999999,,\n7910,79109999999,,": "line 3: first_msisdn",
+        "79100000000": "line 2: has fewer fields",
+        "": "no ranges",
+    }.items():
+        with pytest.raises(ImportRefused, match=re.escape(words)):
+            load(database, own(path, wrong))
+        assert stored(database) == whole
+    own(path, "79300000000,79309999999,,")
+    assert load(database, path, dry_run=True) == 1
+    assert stored(database) == whole
+    assert load(database, path) == 1
+    assert stored(database) == [(79_300_000_000, 79_309_999_999)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "windows-1251"])
+@pytest.mark.parametrize("whose", [Whose(inn="7740000076"), Whose(operator="пао  «Мобильные телесистемы»")], ids=["inn", "name"])
+def test_an_operators_lines_of_the_register_are_taken_in_each_encoding(
+    database: TestDatabase, tmp_path: Path, encoding: str, whose: Whose
+) -> None:
+    path = tmp_path / "DEF-9xx.csv"
+    path.write_bytes("\r\n".join(PUBLISHED).encode(encoding))
+    assert load(database, path, whose) == 2
+    assert stored(database) == MTS
+    note = database.psql("-Atc", "SELECT region, note FROM registry.numbering_range ORDER BY first_msisdn DESC LIMIT 1").stdout
+    assert note == 'г. Санкт-Петербург|Ленинградская область|ПАО "Мобильные ТелеСистемы", ИНН 7740000076\n'
+
+
+def test_editions_of_the_register_differ_and_mean_the_same(database: TestDatabase, tmp_path: Path) -> None:
+    """A further column, Latin letters in a heading, leading zeros that a spreadsheet lost."""
+    path = tmp_path / "DEF-9xx.csv"
+    rows = [
+        row.replace(";7740", ";45000000;7740").replace(";7812", ";45000000;7812").replace(";0000000;0009999", ";0;9999")
+        for row in PUBLISHED
+    ]
+    rows[0] = "ABC/ DEF;От;До;Емкость;Оператор;Регион;Территория ГАР;ИНН"
+    path.write_text("\n".join(rows) + "\n")
+    assert load(database, path, Whose(inn="7740000076")) == 2
+    assert stored(database) == MTS
+
+
+def test_a_damaged_register_is_refused_by_line_and_column(database: TestDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "DEF-9xx.csv"
+    for old, new, words in (
+        (";10000;", ";9999;", "line 2: Емкость"),
+        ("910;0000000;", "91;0000000;", "line 2: АВС/DEF, От, До"),
+        (";0009999;", ";00099990;", "line 2: АВС/DEF, От, До"),
+        (";Емкость;", ";", "line 1: the header must name the columns АВС/DEF, От, До, Емкость, Оператор, Регион, ИНН: Емкость is missing"),
+        (";ИНН", "", "ИНН is missing"),
+    ):
+        path.write_text("\n".join(PUBLISHED).replace(old, new))
+        with pytest.raises(ImportRefused, match=re.escape(words)):
+            load(database, path, Whose(inn="7740000076"))
+    assert stored(database) == []
+
+
+def test_the_register_is_never_taken_whole_and_a_wrong_name_is_helped(database: TestDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "DEF-9xx.csv"
+    path.write_text("\n".join(PUBLISHED))
+    with pytest.raises(ImportRefused, match="say whose with --inn"):
+        load(database, path)
+    with pytest.raises(ImportRefused, match='there are: ПАО "Мобильные ТелеСистемы"'):
+        load(database, path, Whose(operator="телесистемы"))
+    with pytest.raises(ImportRefused, match="no line of the register is of ИНН 1"):
+        load(database, path, Whose(inn="1"))
+    with pytest.raises(ImportRefused, match="this file's header is not the register's"):
+        load(database, own(path, "79100000000,79109999999,,"), Whose(inn="1"))
+    assert stored(database) == []

@@ -1,0 +1,453 @@
+"""`contracts import --snapshot`: the registry is made to agree with billing's table, by exactly what differs, and by nothing half."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from registryd.domain.contract import Event
+from registryd.domain.identifiers import Msisdn
+from registryd.feed import snapshot
+from registryd.feed.events import ContractFeed
+from registryd.feed.lines import SNAPSHOT_COLUMNS
+from registryd.feed.snapshot import Job
+from registryd.store.imports import BadLine, ImportRefused
+from registryd.store.snapshots import Owed, Reconciled, TooManyEnds
+from tests.conftest import Site, TestDatabase, eventually, make_site
+from tests.store.conftest import add_messengers, bind, waits
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+FIRST = 79_160_000_000
+STARTED = "2020-01-01T00:00:00Z"
+KINDS = (("individual", "not_required"), ("organisation", "registered"), ("sole_trader", "unregistered"))
+
+BAD = f"{FIRST + 1},individual,not_required,gone,{STARTED}"
+
+Table = dict[int, tuple[str, str, str, str]]
+"""Billing's table: (holder, end_user, status, started_at) by number."""
+
+
+def billing(count: int, first: int = FIRST) -> Table:
+    return {first + i: (*KINDS[i % 3], "suspended" if i % 31 == 0 else "active", STARTED) for i in range(count)}
+
+
+def write(path: Path, table: Table, *more: str) -> Path:
+    lines = [",".join(SNAPSHOT_COLUMNS), *(f"{number},{','.join(facts)}" for number, facts in table.items()), *more]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def take(
+    database: TestDatabase, path: Path, *, as_of: datetime | None = None, ends_max: Callable[[int], int] = lambda live: live, **job: object
+) -> Reconciled:
+    made = Job(path, **job)  # type: ignore[arg-type]
+    return asyncio.run(snapshot.reconcile(database.dsn("registryd_app"), None, made, as_of or datetime.now(UTC), ends_max))
+
+
+def live(database: TestDatabase) -> Table:
+    text = 'to_char(started_at, \'YYYY-MM-DD"T"HH24:MI:SS"Z"\')'
+    words = "registry.holder_word(holder), registry.end_user_word(end_user)"
+    query = f"SELECT msisdn, {words}, status, {text} FROM registry.contract WHERE ended_at IS NULL ORDER BY msisdn"
+    rows = database.psql("-AtF", ",", "-c", f"SET timezone = 'UTC'; {query}").stdout.splitlines()
+    return {int(number): (holder, user, status, at) for number, holder, user, status, at in (row.split(",") for row in rows)}
+
+
+def everything(database: TestDatabase) -> str:
+    """Every contract, binding and notification, as text to be compared."""
+    tables = ("contract", "binding", "notification", "contract_movement", "feed_event")
+    return "".join(database.psql("-Atc", f"SELECT t FROM registry.{table} AS t ORDER BY t::text").stdout for table in tables)
+
+
+def history(database: TestDatabase, number: int) -> list[tuple[str, ...]]:
+    columns = "generation, status, registry.holder_word(holder), end_reason"
+    rows = database.psql("-AtF", ",", "-c", f"SELECT {columns} FROM registry.contract WHERE msisdn = {number} ORDER BY 1").stdout
+    return [tuple(row.split(",")) for row in rows.splitlines()]
+
+
+def add_bindings(database: TestDatabase, *counts: int) -> list[str]:
+    """A messenger for each count, bound to so many numbers from FIRST on; their names."""
+
+    async def run() -> list[str]:
+        async with database.connect() as connection:
+            ids = await add_messengers(connection, len(counts))
+            for messenger_id, count in zip(ids, counts, strict=True):
+                await bind(connection, messenger_id, count)
+            rows = await connection.fetch("SELECT name FROM registry.messenger WHERE messenger_id = ANY ($1)", ids)
+            return sorted(row["name"] for row in rows)
+
+    return asyncio.run(run())
+
+
+def changed(table: Table, share: float) -> tuple[Table, dict[str, list[int]]]:
+    """Billing's table some days later: of `share` of it, each kind of change there is."""
+    numbers = random.Random(1801).sample(sorted(table), int(len(table) * share))
+    quarter = len(numbers) // 5
+    gone, held, kind, updated, user = (numbers[i * quarter : (i + 1) * quarter] for i in range(5))
+    after = {number: facts for number, facts in table.items() if number not in set(gone)}
+    for number in held:
+        after[number] = ("individual", "not_required", "active", "2025-05-05T05:05:05Z")
+    for number in kind:
+        others = [facts for facts in KINDS if facts[0] != table[number][0]]
+        after[number] = (*others[0], *table[number][2:])
+    for number in updated:
+        holder, end_user, status, started = table[number]
+        after[number] = (holder, end_user, "active" if status == "suspended" else "suspended", started)
+    for number in user:
+        holder, end_user, status, started = table[number]
+        other = {"not_required": "not_required", "registered": "unregistered", "unregistered": "registered"}[end_user]
+        after[number] = (holder, other, status, started)
+    new = billing(quarter, max(table) + 1)
+    user = [number for number in user if table[number][1] != "not_required"]
+    return {**new, **after}, {"gone": gone, "held": held, "kind": kind, "updated": updated + user, "new": list(new)}
+
+
+def test_a_later_snapshot_changes_exactly_what_differs_and_its_dry_run_says_so(database: TestDatabase, tmp_path: Path) -> None:
+    before = billing(20_000)
+    path = write(tmp_path / "billing.csv", before)
+    assert take(database, path) == Reconciled(20_000, 0, 20_000, 0, 0, 0, 0, 0, [])
+    assert live(database) == before
+    names = add_bindings(database, 20_000, 7_000)
+    after, changes = changed(before, 0.05)
+    write(path, after)
+    as_of = datetime.now(UTC)
+    ends = changes["gone"] + changes["held"] + changes["kind"]
+    owed = [Owed(names[0], len(ends), 0), Owed(names[1], sum(number < FIRST + 7_000 for number in ends), 0)]
+    expected = Reconciled(
+        len(after),
+        20_000,
+        len(changes["new"]),
+        len(changes["gone"]),
+        len(changes["held"] + changes["kind"]),
+        len(changes["updated"]),
+        0,
+        0,
+        owed,
+    )
+    untouched = everything(database)
+    assert take(database, path, as_of=as_of, dry_run=True) == expected
+    assert everything(database) == untouched
+    assert take(database, path, as_of=as_of) == expected
+    # Of a holder of another kind, when it changed is known no closer than by the snapshot's own time.
+    wanted = {
+        number: (*facts[:3], f"{as_of:%Y-%m-%dT%H:%M:%SZ}" if number in set(changes["kind"]) else facts[3])
+        for number, facts in after.items()
+    }
+    assert live(database) == wanted
+    reasons = "string_agg(coalesce(end_reason::text, 'live'), ' ' ORDER BY generation)"
+    found = database.psql(
+        "-Atc", f"SELECT msisdn, {reasons} FROM registry.contract GROUP BY msisdn HAVING max(ended_at) IS NOT NULL"
+    ).stdout
+    held = {f"{number}|holder_changed live" for number in changes["held"] + changes["kind"]}
+    assert set(found.splitlines()) == held | {f"{number}|terminated" for number in changes["gone"]}
+    count = "SELECT count(*), count(DISTINCT (messenger_id, msisdn, generation)) FROM registry.notification"
+    assert database.psql("-Atc", count).stdout == f"{expected.notifications}|{expected.notifications}\n"
+    assert (
+        database.psql("-Atc", "SELECT count(*) FROM registry.binding WHERE ended_at IS NULL").stdout
+        == f"{27_000 - expected.notifications}\n"
+    )
+    untouched = everything(database)
+    assert take(database, path) == Reconciled(len(after), len(after), 0, 0, 0, 0, 0, 0, [])
+    assert everything(database) == untouched
+
+
+def test_the_first_snapshot_is_loaded_under_every_rule_of_the_table(database: TestDatabase, tmp_path: Path) -> None:
+    definitions = (
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'registry' "
+        "UNION ALL SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint ORDER BY 1"
+    )
+    before = database.psql("-Atc", definitions).stdout
+    table = dict(reversed(billing(3_000).items()))
+    path = write(tmp_path / "billing.csv", table)
+    assert take(database, path, dry_run=True).activated == 3_000
+    assert live(database) == {}
+    assert take(database, path).activated == 3_000
+    assert database.psql("-Atc", definitions).stdout == before
+    assert live(database) == dict(sorted(table.items()))
+    assert database.psql("-Atc", "SELECT sum(activated) FROM registry.contract_movement").stdout == "3000\n"
+
+
+def test_a_fast_first_load_is_for_an_empty_registry_and_its_own_staging_alone(database: TestDatabase, tmp_path: Path) -> None:
+    own = "BEGIN; CREATE TEMP TABLE import_contract (LIKE registry.contract); SELECT registry.load_first()"
+    refused = database.psql("-c", own, user="registryd_app")
+    assert "was not made by registry.make_import_staging" in refused.stderr
+    take(database, write(tmp_path / "billing.csv", billing(1)))
+    refused = database.psql("-c", "BEGIN; SELECT registry.make_import_staging(); SELECT registry.load_first()", user="registryd_app")
+    assert "registry.contract holds contracts already" in refused.stderr
+
+
+@pytest.mark.parametrize("already", [0, 5, 7_000], ids=["first", "later", "known"])
+def test_two_lines_on_one_number_are_refused_by_line(database: TestDatabase, tmp_path: Path, already: int) -> None:
+    """Beside each other, or with bad lines and a block's end between them; on a number that has a contract, or has none yet."""
+    path = tmp_path / "billing.csv"
+    take(database, write(path, billing(already)))
+    again = f"{FIRST + 5},individual,not_required,active,{STARTED}"
+    far = [f"{FIRST + 6 + i},individual,not_required,active,{STARTED}" for i in range(6_000)]
+    for more, lines in (([again, again], (8, 9)), ([BAD, again, *far], (9,)), ([*far, BAD, again], (6_009,))):
+        for dry_run in (True, False):
+            with pytest.raises(ImportRefused) as refused:
+                take(database, write(path, billing(6), *more), dry_run=dry_run, rejects_max=1)
+            assert str(refused.value) == "\n".join(f"line {line}: the same msisdn stands on an earlier line" for line in lines)
+    assert live(database) == billing(already)
+
+
+def test_what_the_registry_learned_after_the_snapshot_is_not_undone(database: TestDatabase, tmp_path: Path) -> None:
+    table = billing(8)
+    path = write(tmp_path / "billing.csv", table)
+    take(database, path)
+    as_of = datetime.now(UTC)
+    gone, suspended, held, new, touched = (FIRST + 1, FIRST + 2, FIRST + 4, FIRST + 100, FIRST + 7)
+
+    async def events() -> None:
+        async with database.pool() as pool:
+            feed = ContractFeed(pool, bytes(32), lambda: None)
+            happened = [("terminated", gone), ("suspended", suspended), ("holder_changed", held), ("activated", new)]
+            sent = [
+                Event(event_id=str(number), type=kind, msisdn=Msisdn(number), occurred_at=datetime.now(UTC))  # type: ignore[arg-type]
+                for kind, number in happened
+            ]
+            assert [result.outcome for result in await feed.apply(sent)] == ["applied"] * 4
+
+    asyncio.run(events())
+    database.psql("-c", f"UPDATE registry.contract SET status = 'suspended' WHERE msisdn = {touched}")
+    after = everything(database)
+    # The snapshot does not know of any of them, and lacks one that was not touched since.
+    del table[FIRST + 5]
+    found = take(database, write(path, table), as_of=as_of)
+    assert found._replace(owed=[]) == Reconciled(7, 8, 0, 1, 0, 0, 5, 0, [])
+    assert history(database, FIRST + 5)[0][3] == "terminated"
+    assert len(set(after.splitlines()) - set(everything(database).splitlines())) == 1
+    # A snapshot of later is believed again.
+    table[new] = ("individual", "not_required", "active", STARTED)
+    found = take(database, write(path, table))
+    assert found._replace(owed=[]) == Reconciled(8, 7, 1, 0, 1, 2, 0, 0, [])
+
+
+def test_what_changes_while_a_snapshot_is_compared_is_newer_too(database: TestDatabase, tmp_path: Path) -> None:
+    """The comparison has been made, the lock of the feed not yet taken: a DBA ends, changes and starts contracts."""
+    path = write(tmp_path / "billing.csv", billing(6))
+    take(database, path)
+    table = {number: (*facts[:2], "suspended", facts[3]) for number, facts in billing(6).items() if number != FIRST + 1}
+    table[FIRST + 9] = ("individual", "not_required", "active", STARTED)
+
+    def step(name: str) -> None:
+        if name == "applying":
+            done = database.psql(
+                *("-c", f"UPDATE registry.contract SET ended_at = now() WHERE msisdn IN ({FIRST + 2}, {FIRST + 3})"),
+                *("-c", f"UPDATE registry.contract SET status = 'suspended' WHERE msisdn = {FIRST + 1}"),
+                *(
+                    "-c",
+                    f"INSERT INTO registry.contract VALUES ({FIRST + 9}, '{STARTED}', now(), 'active', 'individual', 'not_required', 1)",
+                ),
+            )
+            assert done.returncode == 0, done.stderr
+
+    # The first of the numbers was suspended from the beginning.
+    assert take(database, write(path, table), step=step)._replace(owed=[]) == Reconciled(6, 6, 0, 0, 0, 2, 4, 0, [])
+    assert [facts[2] for facts in live(database).values()] == ["suspended"] * 4 + ["active"]
+
+
+def test_a_binding_that_is_being_recorded_is_waited_for_and_notified(database: TestDatabase, tmp_path: Path) -> None:
+    path = write(tmp_path / "billing.csv", billing(2))
+    take(database, path)
+    (name,) = add_bindings(database, 0)
+    write(path, billing(1))
+
+    async def run() -> Reconciled:
+        async with database.connect() as binding, database.connect() as looking:
+            transaction = binding.transaction()
+            await transaction.start()
+            await binding.execute(
+                "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code) "
+                "SELECT $1, 1, messenger_id, 'code' FROM registry.messenger",
+                FIRST + 1,
+            )
+            dsn = database.dsn("registryd_app")
+            importing = asyncio.create_task(snapshot.reconcile(dsn, None, Job(path), datetime.now(UTC), lambda live: live))
+            find = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'registryd_app'"
+            await waits(looking, await eventually(lambda: looking.fetchval(find)))
+            await transaction.commit()
+            return await importing
+
+    assert asyncio.run(run()).owed == [Owed(name, 1, 0)]
+    assert database.psql("-Atc", "SELECT count(*) FROM registry.notification").stdout == "1\n"
+
+
+def test_a_number_that_had_holders_gets_its_next_generation_after_the_last_one_ended(database: TestDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "billing.csv"
+    take(database, write(path, billing(2)))
+    take(database, write(path, {}))
+    restored = {FIRST: ("individual", "not_required", "active", STARTED)}
+    take(database, write(path, restored))
+    take(
+        database,
+        write(path, {**restored, FIRST + 1: ("individual", "not_required", "active", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}")}),
+    )
+    assert [[row[:4] for row in history(database, number)] for number in (FIRST, FIRST + 1)] == [
+        [("1", "ended", "individual", "terminated"), ("2", "active", "individual", "")],
+        [("1", "ended", "organisation", "terminated"), ("2", "active", "individual", "")],
+    ]
+    starts = (
+        "SELECT bool_and(n.started_at >= l.ended_at) FROM registry.contract AS l "
+        "JOIN registry.contract AS n ON (n.msisdn, n.generation) = (l.msisdn, l.generation + 1)"
+    )
+    assert database.psql("-Atc", starts).stdout == "t\n"
+
+
+def test_a_snapshot_that_would_end_too_many_is_refused_and_says_how_to_go_on(database: TestDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "billing.csv"
+    take(database, write(path, billing(100)))
+    before = everything(database)
+    write(path, billing(98))
+    for dry_run in (True, False):
+        with pytest.raises(TooManyEnds, match=r"would end 2 of 100 live contracts \(2.00%\).*--max-terminations 2$") as refused:
+            take(database, path, ends_max=lambda live: live // 100, dry_run=dry_run)
+        assert refused.value.would.terminated == 2
+        assert everything(database) == before
+    assert take(database, path, ends_max=lambda _: 2).terminated == 2
+
+
+def test_a_bad_line_costs_its_number_nothing(database: TestDatabase, tmp_path: Path) -> None:
+    """Its contract is not taken for one that is gone."""
+    path = tmp_path / "billing.csv"
+    take(database, write(path, billing(10)))
+    before = everything(database)
+    table = {number: facts for number, facts in billing(10).items() if number not in (FIRST + 1, FIRST + 2)}
+    bad: list[BadLine] = []
+    with pytest.raises(ImportRefused, match=r"^line 10: status: active or suspended$"):
+        take(database, write(path, table, BAD), bad=bad)
+    assert bad == [BadLine(10, "status: active or suspended")]
+    assert everything(database) == before
+    found = take(database, path, rejects_max=1)
+    assert (found.terminated, found.unread) == (1, 1)
+    assert set(live(database)) == {*table, FIRST + 1}
+
+
+def test_a_line_whose_number_cannot_be_read_is_never_tolerated(database: TestDatabase, tmp_path: Path) -> None:
+    path = write(tmp_path / "billing.csv", billing(3), f"+7916,individual,not_required,active,{STARTED}", f"{FIRST},individual")
+    with pytest.raises(ImportRefused, match=r"(?s)^line 5: msisdn.*line 6: does not have.*each line's number must be readable"):
+        take(database, path, rejects_max=10)
+    assert live(database) == {}
+
+
+def test_a_file_of_another_kind_is_not_read_to_its_end(database: TestDatabase, tmp_path: Path) -> None:
+    bad: list[BadLine] = []
+    with pytest.raises(ImportRefused, match=r"(?s)^line 2: msisdn.*and \d+,\d+ more$"):
+        take(database, write(tmp_path / "billing.csv", {}, *["x,y,z,a,b"] * 200_000), bad=bad)
+    assert len(bad) < 100_000
+
+
+def test_a_files_compression_is_known_by_its_first_bytes(database: TestDatabase, tmp_path: Path) -> None:
+    path = write(tmp_path / "billing.csv", billing(9_000))
+    plain = path.read_bytes()
+    # As parallel compressors write them, a file may be several one after the other.
+    middle = len(plain) // 2
+    for compress in (gzip.compress, zstd.compress):
+        path.write_bytes(compress(plain[:middle]) + compress(plain[middle:]))
+        assert take(database, path).lines == 9_000
+    assert live(database) == billing(9_000)
+    before = everything(database)
+    for compress in (gzip.compress, zstd.compress):
+        whole = compress(plain)
+        for cut in (whole[:-1], whole[: len(whole) // 2], whole[:50]):
+            path.write_bytes(cut)
+            with pytest.raises(ImportRefused, match="damaged or cut short"):
+                take(database, path)
+    assert everything(database) == before
+
+
+def test_a_snapshot_is_as_of_when_its_file_was_written_and_a_pipe_must_say_it(database: TestDatabase, tmp_path: Path) -> None:
+    path = write(tmp_path / "billing.csv", billing(3))
+    take(database, path)
+    write(path, billing(2))
+    hour_ago = (datetime.now(UTC) - timedelta(hours=1)).timestamp()
+    os.utime(path, (hour_ago, hour_ago))
+    job = Job(path)
+    dsn = database.dsn("registryd_app")
+    assert asyncio.run(snapshot.reconcile(dsn, None, job, None, lambda live: live)).newer == 1
+    with pytest.raises(ImportRefused, match="future"):
+        take(database, path, as_of=datetime.now(UTC) + timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("msisdn,holder,end_user,status", "started_at is missing"),
+        ("msisdn,holder,end_user,status,started_at,status", "status stands there twice"),
+        ("msisdn,holder,end_user,status,started_at,name", "name is unknown"),
+        ("number,holder,end_user,status,started_at", "msisdn is missing; number is unknown"),
+        (f"{FIRST},individual,not_required,active,{STARTED}", "msisdn is missing"),
+    ],
+)
+def test_a_header_is_refused_by_the_name_of_its_column(database: TestDatabase, tmp_path: Path, header: str, says: str) -> None:
+    path = tmp_path / "billing.csv"
+    path.write_text(header + "\n")
+    with pytest.raises(ImportRefused, match=says) as refused:
+        take(database, path)
+    assert str(FIRST) not in str(refused.value)
+
+
+@pytest.fixture
+def slow_pipe(database: TestDatabase, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command at work on a snapshot of its standard input, which lacks a thousand bound numbers and has not ended yet."""
+    take(database, write(tmp_path / "billing.csv", billing(21_000)))
+    add_bindings(database, 21_000)
+    site: Site = make_site(database, tmp_path / "site")
+    words = [
+        "contracts",
+        "import",
+        "-",
+        "--snapshot",
+        "--as-of",
+        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
+        "--max-terminations",
+        "100%",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "registryd", "--config", str(site.path), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        rows = "".join(f"{number},{','.join(facts)}\n" for number, facts in billing(20_000).items())
+        process.stdin.write((",".join(SNAPSHOT_COLUMNS) + "\n" + rows).encode())
+        process.stdin.flush()
+        yield process
+        process.kill()
+
+
+def copying(database: TestDatabase) -> bool:
+    found = database.psql("-Atc", "SELECT count(*) FROM pg_stat_progress_copy WHERE tuples_processed > 0").stdout
+    return found == "1\n"
+
+
+def gone(database: TestDatabase) -> bool:
+    found = database.psql("-Atc", "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'registryd_app'")
+    return found.stdout == "0\n"
+
+
+def test_a_command_that_is_killed_has_changed_nothing(database: TestDatabase, slow_pipe: subprocess.Popen[bytes]) -> None:
+    before = everything(database)
+    asyncio.run(eventually(lambda: copying(database)))
+    slow_pipe.kill()
+    slow_pipe.wait(10)
+    asyncio.run(eventually(lambda: gone(database)))
+    assert everything(database) == before
+
+
+def test_standard_input_is_a_file_like_another(database: TestDatabase, slow_pipe: subprocess.Popen[bytes]) -> None:
+    assert slow_pipe.stdin is not None
+    slow_pipe.stdin.close()
+    assert slow_pipe.wait(60) == 0
+    assert live(database) == billing(20_000)
+    assert database.psql("-Atc", "SELECT count(*) FROM registry.notification").stdout == "1000\n"
