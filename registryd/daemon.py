@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 
 from registryd import config, observe, sdnotify
 from registryd.config import Settings
@@ -28,20 +29,20 @@ from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.services import Services
 from registryd.presence.quota import QuotaGuard
-from registryd.presence.resolver import DigestKey, Resolver
+from registryd.presence.resolver import Resolver
 from registryd.presence.sealing import Sealer
-from registryd.store import journal, migrations
+from registryd.store import digest_keys, erasure, journal, migrations
 from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
 
 QUOTA_EXCHANGE_S = 1.0
 SEAL_S = 1.0
 KEY_USE_S = 30.0
+DIGEST_KEY_S = 60.0
 WATCH_S = 1.0
 DIGESTS_S = 5.0
 RETENTION_S = 600.0
 CLOSE_TIMEOUT_S = 15.0
-DIGEST_KEY_ID = 1
 
 
 def database(settings: Settings, name: str) -> Database:
@@ -69,10 +70,8 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         db = await stack.enter_async_context(database(settings, f"registryd@{instance}"))
         async with db.connection() as connection:
             await migrations.check(connection)
-        digest_key = credentials.key("digest-key")
-        pusher = await stack.enter_async_context(
-            Pusher(db, SecretBox(credentials.key("secrets-key")), Egress(delivery.allow_networks, allow_http=delivery.allow_http))
-        )
+        feed_key, box = credentials.key("digest-key"), SecretBox(credentials.key("secrets-key"))
+        pusher = await stack.enter_async_context(Pusher(db, box, Egress(delivery.allow_networks, allow_http=delivery.allow_http)))
         operator_socket = transport.bind(operator_address(settings, instance))
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
         worker = f"{socket.gethostname()} {transport.address(operator_socket)}"
@@ -83,13 +82,13 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         limits = settings.file.presence
         resolver = Resolver(
             db,
-            DigestKey(DIGEST_KEY_ID, digest_key),
+            await digest_keys.read_current(db, box, datetime.now(UTC).date()),
             statements_in_flight=limits.statements_in_flight,
             group_max=limits.group_max,
             queue_max=limits.queue_max,
             note_pages=sealer.note,
         )
-        feed = ContractFeed(db, digest_key, dispatcher.wake)
+        feed = ContractFeed(db, feed_key, dispatcher.wake)
         messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))
         await directory.refresh()
@@ -107,15 +106,20 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         await api_listener.listen(api_sockets, tls_context)
         await operator_listener.listen([operator_socket], None)
 
+        async def rotate_digest_key() -> None:
+            resolver.digest_key = await digest_keys.read_current(db, box, datetime.now(UTC).date())
+
         background = [
             asyncio.create_task(dispatcher.run(), name="dispatcher"),
             _every("directory", REFRESH_S, directory.refresh),
             _every("quota", QUOTA_EXCHANGE_S, quota.exchange),
             _every("seals", SEAL_S, sealer.seal),
+            _every("digest key", DIGEST_KEY_S, rotate_digest_key),
             _every("key use", KEY_USE_S, directory.record_use),
             _every("watch", WATCH_S, watch.tick),
             _every("digests", DIGESTS_S, digests.send),
             _every("retention", RETENTION_S, lambda: journal.keep_days(db), at_once=True),
+            _every("erasure", RETENTION_S, lambda: erasure.purge_ended(db), at_once=True),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:

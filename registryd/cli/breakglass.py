@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 import orjson
 
-from registryd import daemon
 from registryd.cli.running import Context, Exit, command, err, fail, out, pass_context
 from registryd.domain.identifiers import parse_msisdn
 from registryd.store import breakglass as store
+from registryd.store.digest_keys import CREDENTIAL_KEY_ID, DigestKey
+from registryd.store.messengers import SecretBox
 
 TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -32,8 +33,10 @@ async def request(context: Context, *, reason: str, dsn: str) -> None:
     except ValueError as error:
         fail(f"the number {error}", Exit.USAGE)
     async with store.session(dsn) as connection:
-        keys = {daemon.DIGEST_KEY_ID: context.settings.credentials.key("digest-key")}
-        number = await store.request(connection, msisdn, reason, keys)
+        credentials = context.settings.credentials
+        first = DigestKey(CREDENTIAL_KEY_ID, credentials.key("digest-key"))
+        keys = await store.read_keys(connection, SecretBox(credentials.key("secrets-key")))
+        number = await store.request(connection, msisdn, reason, [first, *keys])
     out.print(f"request {number}: somebody else approves it within a day (registryd breakglass approve {number})", soft_wrap=True)
 
 

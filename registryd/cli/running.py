@@ -21,7 +21,7 @@ from registryd.embedded import EmbeddedError
 from registryd.store import messengers
 from registryd.store.breakglass import BreakglassRefused
 from registryd.store.imports import ImportRefused
-from registryd.store.messengers import Messenger
+from registryd.store.messengers import Messenger, WrongSecretsKey
 from registryd.store.migrations import SchemaMismatch
 from registryd.store.pool import Database
 
@@ -72,7 +72,7 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
             result = run(*args, **kwargs)
             if result is not None:
                 uvloop.run(result)
-        except ConfigError as error:
+        except (ConfigError, WrongSecretsKey) as error:
             fail(str(error), Exit.CONFIG)
         except Unavailable as error:
             why = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""

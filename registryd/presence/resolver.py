@@ -27,6 +27,7 @@ from registryd.domain.errors import CodeInUse, RegistryError, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digest, query_id, time_ordered_id
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.store import presence as store
+from registryd.store.digest_keys import DigestKey
 from registryd.store.pool import Database
 
 BATCH_MAX_QUERIES = 10_000
@@ -41,11 +42,6 @@ BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 Named = set[tuple[MessengerId, Msisdn | IdentificationCode]]
 """Numbers and codes that a messenger binds."""
-
-
-class DigestKey(NamedTuple):
-    key_id: int
-    key: bytes
 
 
 class BatchAnswer(NamedTuple):
@@ -188,7 +184,8 @@ class Resolver:
         note_pages: Callable[[Iterable[UUID]], None] = lambda _: None,
     ) -> None:
         self._db = db
-        self._digest_key = digest_key
+        self.digest_key = digest_key
+        """The journal's; set anew when a month begins."""
         self._clock = clock
         self._random = random
         self._note_pages = note_pages
@@ -295,16 +292,16 @@ class Resolver:
     async def _answer_group(self, group: list[_Ask]) -> None:
         milliseconds = int(self._clock().timestamp() * 1000)
         pages: dict[MessengerId, store.Page] = {}
-        key = self._digest_key.key
+        key = self.digest_key
         for ask in group:
             page = pages.get(ask.messenger_id)
             if page is None:
                 page_id = time_ordered_id(milliseconds, self._random(10))
                 page = pages[ask.messenger_id] = store.Page(page_id, ask.received_at, ask.messenger_id)
             ask.page_id = str(page.page_id)
-            ask.first = page.add(ask.queries, b"".join([msisdn_digest(key, query.msisdn) for query in ask.queries]))
+            ask.first = page.add(ask.queries, b"".join([msisdn_digest(key.key, query.msisdn) for query in ask.queries]))
         self._note_pages(page.page_id for page in pages.values())
-        answered = await store.answer(self._db, list(pages.values()), self._digest_key.key_id)
+        answered = await store.answer(self._db, list(pages.values()), key.key_id)
         now = self._clock()
         results: dict[MessengerId, store.AnsweredPage | store.BoundPage] = dict(zip(pages, answered, strict=True))
         for ask in group:

@@ -5,7 +5,7 @@ The database keeps the rules: sql/migrations/0009_evidence.sql. Each call here i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
@@ -13,6 +13,9 @@ from typing import NamedTuple
 import asyncpg
 
 from registryd.domain.identifiers import Msisdn, msisdn_digest
+from registryd.store import digest_keys
+from registryd.store.digest_keys import DigestKey, SealedKey
+from registryd.store.messengers import SecretBox
 from registryd.store.pool import Connection, connect, fetch
 from registryd.store.queries import Query
 
@@ -53,6 +56,7 @@ class Seen(NamedTuple):
 
 
 REQUEST_LOOK = Query("breakglass", "request_look", RequestId, int, str, list[int], bytes)
+READ_SEALED_KEYS = Query("breakglass", "read_sealed_keys", SealedKey)
 APPROVE_REQUEST = Query("breakglass", "approve_request", EndsAt, int)
 LIST_REQUESTS = Query("breakglass", "list_requests", OpenRequest)
 USE_APPROVAL = Query("breakglass", "use_approval", Seen, int)
@@ -70,10 +74,15 @@ async def session(dsn: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-async def request(connection: Connection, msisdn: Msisdn, reason: str, keys: Mapping[int, bytes]) -> int:
-    """Asks for a look at a number, and at the queries about it that were journaled under `keys` (by key_id)."""
-    digests = b"".join(msisdn_digest(key, msisdn) for key in keys.values())
-    return (await fetch(connection, REQUEST_LOOK, msisdn, reason, list(keys), digests))[0].request
+async def read_keys(connection: Connection, box: SecretBox) -> list[DigestKey]:
+    """The digest keys that are not destroyed. Raises: WrongSecretsKey."""
+    return digest_keys.opened(box, await fetch(connection, READ_SEALED_KEYS))
+
+
+async def request(connection: Connection, msisdn: Msisdn, reason: str, keys: Sequence[DigestKey]) -> int:
+    """Asks for a look at a number, and at the queries about it that were journaled under `keys`."""
+    digests = b"".join(msisdn_digest(key.key, msisdn) for key in keys)
+    return (await fetch(connection, REQUEST_LOOK, msisdn, reason, [key.key_id for key in keys], digests))[0].request
 
 
 async def approve(connection: Connection, request: int) -> datetime:

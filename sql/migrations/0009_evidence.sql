@@ -313,6 +313,7 @@ AS $$
 DECLARE
     asked    registry.breakglass_event := registry.breakglass_request(request);
     approved registry.breakglass_event;
+    searched record;
 BEGIN
     SELECT e.* INTO approved FROM registry.breakglass_event AS e WHERE e.request = look.request AND e.step = 'approved';
     IF asked.person <> session_user THEN
@@ -334,17 +335,26 @@ BEGIN
         SELECT 'binding', b.bound_at, b.ended_at, b.generation, m.name, b.identification_code, coalesce(b.end_reason::text, 'live')
           FROM registry.binding AS b LEFT JOIN registry.messenger AS m ON m.messenger_id = b.messenger_id
          WHERE b.msisdn = asked.msisdn ORDER BY b.bound_at, m.name;
-    -- Every page that a key made is searched: the journal has no index by number, on purpose.
-    RETURN QUERY
-        SELECT 'query', p.answered_at, NULL::timestamptz, NULL::smallint, m.name, left(p.page_id::text, 32) || lpad(to_hex(q.index), 4, '0'),
-               CASE get_bit(p.present, q.index) WHEN 1 THEN 'present' ELSE 'absent' END
+    -- Every page that a key made is searched: the journal has no index by number, on purpose. Planned for the key's own days (EXECUTE).
+    FOR searched IN
+        SELECT k.key_id, substring(asked.digests FROM 16 * k.place::integer - 15 FOR 16) AS digest,
+               coalesce(registry.first_id_of(d.month)::text, '00000000-0000-0000-0000-000000000000') AS first_page,
+               coalesce(registry.first_id_of((d.month + interval '1 month 1 day')::date)::text, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS end_page
           FROM unnest(asked.digest_keys) WITH ORDINALITY AS k(key_id, place)
-         CROSS JOIN LATERAL substring(asked.digests FROM 16 * k.place::integer - 15 FOR 16) AS d(digest)
-          JOIN registry.journal_page AS p ON p.digest_key = k.key_id AND position(d.digest IN p.digests) > 0
-         CROSS JOIN LATERAL generate_series(0, p.queries - 1) AS q(index)
-          LEFT JOIN registry.messenger AS m ON m.messenger_id = p.messenger_id
-         WHERE substring(p.digests FROM 16 * q.index + 1 FOR 16) = d.digest
-         ORDER BY 2;
+          LEFT JOIN registry.digest_key AS d ON d.key_id = k.key_id
+         ORDER BY k.key_id
+    LOOP
+        RETURN QUERY EXECUTE format($search$
+            SELECT 'query', p.answered_at, NULL::timestamptz, NULL::smallint, m.name, left(p.page_id::text, 32) || lpad(to_hex(q.index), 4, '0'),
+                   CASE get_bit(p.present, q.index) WHEN 1 THEN 'present' ELSE 'absent' END
+              FROM registry.journal_page AS p
+             CROSS JOIN LATERAL generate_series(0, p.queries - 1) AS q(index)
+              LEFT JOIN registry.messenger AS m ON m.messenger_id = p.messenger_id
+             WHERE p.page_id >= %L AND p.page_id < %L AND p.digest_key = $1 AND position($2 IN p.digests) > 0
+               AND substring(p.digests FROM 16 * q.index + 1 FOR 16) = $2
+             ORDER BY 2
+        $search$, searched.first_page, searched.end_page) USING searched.key_id, searched.digest;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION breakglass.look IS 'An approved request''s number unmasked: its contracts and bindings (detail: the code), and with digests the queries about it (detail: the query''s id). Once, within an hour of the approval.';
@@ -354,3 +364,85 @@ GRANT USAGE ON SCHEMA breakglass TO registryd_breakglass, registryd_approver;
 GRANT EXECUTE ON FUNCTION breakglass.request(bigint, text, smallint[], bytea), breakglass.look(bigint) TO registryd_breakglass;
 GRANT EXECUTE ON FUNCTION breakglass.approve(bigint) TO registryd_approver;
 GRANT EXECUTE ON FUNCTION breakglass.open_requests() TO registryd_breakglass, registryd_approver;
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Digest keys: one a month, gone with its month's journal
+
+CREATE TABLE registry.digest_key (
+    key_id       smallint PRIMARY KEY,
+    month        date NOT NULL UNIQUE,
+    ciphertext   bytea,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    destroyed_at timestamptz,
+    CONSTRAINT keys_are_numbered_by_their_month
+        CHECK (month = date_trunc('month', month) AND key_id = (extract(year FROM month) - 2000) * 12 + extract(month FROM month)),
+    CONSTRAINT destroyed_keys_have_no_ciphertext CHECK ((ciphertext IS NULL) = (destroyed_at IS NOT NULL))
+);
+COMMENT ON TABLE registry.digest_key IS 'The keys of the journal''s digests: random, one a month, made ahead by the daemon. Destroyed, a month''s digests say nothing about any number any more; that the key was there stays.';
+COMMENT ON COLUMN registry.digest_key.key_id IS 'What journal_page.digest_key names: months since January 2000. Key 1 is not here: it is the credential digest-key, of before there were monthly ones.';
+COMMENT ON COLUMN registry.digest_key.month IS 'The month (UTC) whose pages it is for; some minutes of the next month may still be under it.';
+COMMENT ON COLUMN registry.digest_key.ciphertext IS 'AES-256-GCM under the service''s secrets-key, bound to the month: nonce, then ciphertext with tag.';
+COMMENT ON COLUMN registry.digest_key.created_at IS 'When it was made.';
+COMMENT ON COLUMN registry.digest_key.destroyed_at IS 'When it was destroyed, because the policy no longer kept its month''s journal.';
+
+CREATE FUNCTION registry.destroy_digest_keys() RETURNS SETOF date
+LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    -- A day more than the month: a worker may use its key for some minutes into the next.
+    UPDATE registry.digest_key AS k SET ciphertext = NULL, destroyed_at = now()
+     WHERE k.destroyed_at IS NULL AND k.month + interval '1 month 1 day' <= registry.kept_from('journal_page')
+       AND NOT EXISTS (SELECT FROM registry.day_partition AS p WHERE p.family = 'journal_page' AND p.day < k.month + interval '1 month 1 day')
+    RETURNING k.month
+$$;
+COMMENT ON FUNCTION registry.destroy_digest_keys IS 'Destroys the digest keys whose journal the policy in force no longer keeps and that is dropped; returns their months. What remains in backups opens only under secrets-key, and goes with them.';
+
+CREATE FUNCTION breakglass.digest_keys() RETURNS TABLE (key_id smallint, month date, ciphertext bytea)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$ SELECT k.key_id, k.month, k.ciphertext FROM registry.digest_key AS k WHERE k.destroyed_at IS NULL ORDER BY k.month $$;
+COMMENT ON FUNCTION breakglass.digest_keys IS 'The digest keys that are not destroyed, sealed: who has the service''s credentials makes a number''s digests with them.';
+
+REVOKE ALL ON FUNCTION breakglass.digest_keys() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION breakglass.digest_keys() TO registryd_breakglass;
+GRANT SELECT, INSERT (key_id, month, ciphertext) ON registry.digest_key TO registryd_app;
+GRANT EXECUTE ON FUNCTION registry.destroy_digest_keys() TO registryd_app;
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Erasure: ended contracts and bindings go when the policy no longer keeps them
+
+ALTER TABLE registry.policy ADD COLUMN ended_kept interval NOT NULL DEFAULT '3 years' CHECK (ended_kept >= '1 day');
+COMMENT ON COLUMN registry.policy.ended_kept IS 'How long ended contracts and ended bindings are kept, from their end.';
+
+-- Erasure walks ended bindings by time, as it does contracts.
+CREATE INDEX binding_ended ON registry.binding (ended_at) WHERE ended_at IS NOT NULL;
+
+CREATE FUNCTION registry.purge_ended(batch integer) RETURNS TABLE (bindings bigint, contracts bigint)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = registry, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET enable_mergejoin = off SET enable_hashjoin = on SET jit = off
+AS $$
+DECLARE
+    over timestamptz := (SELECT now() - p.ended_kept FROM registry.policy_in_force(now()) AS p);
+BEGIN
+    IF over IS NULL OR NOT pg_try_advisory_xact_lock(hashtextextended('registry.purge_ended', 0)) THEN
+        RETURN;
+    END IF;
+    -- What is owed is read once a batch (a hash), what has ended by its index until the batch is full (no ORDER BY: a hash join would be sorted).
+    -- Rows are deleted by where they lie (ctid): what has ended is never changed, so they lie there still.
+    DELETE FROM registry.binding AS b WHERE b.ctid = ANY (ARRAY(
+        SELECT e.ctid FROM registry.binding AS e
+         WHERE e.ended_at < over
+           AND NOT EXISTS (SELECT FROM registry.notification AS n WHERE n.msisdn = e.msisdn AND n.generation = e.generation)
+         LIMIT batch));
+    GET DIAGNOSTICS bindings = ROW_COUNT;
+    DELETE FROM registry.contract AS c WHERE c.ctid = ANY (ARRAY(
+        SELECT e.ctid FROM registry.contract AS e
+         WHERE e.ended_at < over
+           AND (SELECT true FROM registry.binding AS b WHERE b.msisdn = e.msisdn AND b.generation = e.generation LIMIT 1) IS NULL
+           AND NOT EXISTS (SELECT FROM registry.notification AS n WHERE n.msisdn = e.msisdn AND n.generation = e.generation)
+         LIMIT batch));
+    GET DIAGNOSTICS contracts = ROW_COUNT;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION registry.purge_ended IS 'Deletes ended bindings and contracts that the policy in force no longer keeps, a batch of each, and returns how many; no row where somebody else is at it. What is still owed keeps its binding, and a binding that is still kept its contract.';
+
+GRANT EXECUTE ON FUNCTION registry.purge_ended(integer) TO registryd_app;

@@ -3,6 +3,9 @@
 -- name: request_look
 SELECT breakglass.request($1, $2, $3, $4) AS request;
 
+-- name: read_sealed_keys
+SELECT k.key_id, k.month, k.ciphertext FROM breakglass.digest_keys() AS k;
+
 -- name: approve_request
 SELECT breakglass.approve($1) AS ends_at;
 

@@ -15,10 +15,11 @@ from registryd.domain import heads
 from registryd.domain.heads import Link
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, time_ordered_id
 from registryd.domain.presence import PresenceQuery
-from registryd.presence.resolver import DigestKey, Resolver
+from registryd.presence.resolver import Resolver
 from registryd.presence.sealing import SEARCHED_S, Sealer
 from registryd.store import audit
 from registryd.store.audit import Verdict
+from registryd.store.digest_keys import DigestKey
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers
 

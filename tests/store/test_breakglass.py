@@ -14,14 +14,15 @@ import pytest
 
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
-from registryd.presence.resolver import DigestKey, Resolver
+from registryd.presence.resolver import Resolver
 from registryd.store import audit, breakglass, pool
 from registryd.store.breakglass import BreakglassRefused
+from registryd.store.digest_keys import DigestKey
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind
 
 REASON = "complaint 17 of the subscriber"
-KEYS = {1: bytes(32)}
+KEY = DigestKey(1, bytes(32))
 
 
 @dataclass
@@ -60,7 +61,7 @@ def persons(database: TestDatabase) -> Iterator[Persons]:
 
 async def ask_as(persons: Persons, person: str, number: int = FIRST) -> int:
     async with persons.session(person) as connection:
-        return await breakglass.request(connection, Msisdn(number), REASON, KEYS)
+        return await breakglass.request(connection, Msisdn(number), REASON, [KEY])
 
 
 async def approve_as(persons: Persons, person: str, request: int) -> None:
@@ -89,7 +90,7 @@ def test_an_approved_look_shows_contracts_bindings_and_who_asked(persons: Person
                 "VALUES ($1, 2, 'active', 'organisation', 'unregistered', now())",
                 FIRST,
             )
-            resolver = Resolver(db, DigestKey(1, KEYS[1]), statements_in_flight=1, group_max=100, queue_max=100)
+            resolver = Resolver(db, KEY, statements_in_flight=1, group_max=100, queue_max=100)
             numbers = [Msisdn(FIRST + n) for n in (1, 0, 2, 0)]  # the number twice on one page, and never the first
             await resolver.answer_batch(MessengerId(other), [PresenceQuery(number) for number in numbers], datetime.now(UTC))
             answer = await resolver.answer(MessengerId(one), PresenceQuery(Msisdn(FIRST), IdentificationCode("c")), datetime.now(UTC))
@@ -140,7 +141,7 @@ def test_nobody_looks_without_another_persons_approval(persons: Persons) -> None
             await look_as(persons, persons.vera, 99)
         with pytest.raises(BreakglassRefused, match="reasons_are_told"):
             async with persons.session(persons.anna) as connection:
-                await breakglass.request(connection, Msisdn(FIRST), "because", {})
+                await breakglass.request(connection, Msisdn(FIRST), "because", [])
 
     asyncio.run(run())
 
@@ -186,7 +187,7 @@ def test_a_look_that_is_undone_leaves_its_request_and_approval(persons: Persons)
             async with persons.session(persons.vera) as session:
                 transaction = session.transaction()
                 await transaction.start()
-                own = await breakglass.request(session, Msisdn(FIRST), REASON, {})
+                own = await breakglass.request(session, Msisdn(FIRST), REASON, [])
                 with pytest.raises(asyncpg.InsufficientPrivilegeError, match="by somebody else"):
                     await breakglass.approve(session, own)
 
