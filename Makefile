@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test lint serve bench bench-days bench-100m failover scans lock audit clean
+.PHONY: help demo test lint serve bench bench-days bench-100m failover scans crash lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -34,6 +34,11 @@ lint: $(STAMP)
 CONFIG ?= registryd.toml
 serve: $(STAMP)
 	$(BIN)/registryd --config $(CONFIG) serve
+
+## make crash   kill -9 of one of two workers, 50 times at each named point of a delivery (CRASHES=n)
+CRASHES ?= 50
+crash: $(STAMP)
+	REGISTRYD_CRASHES=$(CRASHES) $(BIN)/python -m pytest tests/delivery/test_crash.py -k named_point
 
 ## make bench   what it does in a second here, beside baselines of the same run (ARGS='queries --scale 10 --json FILE')
 bench: $(STAMP)

@@ -10,7 +10,8 @@ Somebody looks             cli/breakglass.py -> store/breakglass.py -> schema br
 A contract ends            http/operator.py  -> feed/events.py -> domain/contract.py -> store/contracts.py; the trigger in
                                                 sql/migrations/0002_invariants.sql ends the bindings and writes what is owed
 A table of billing's       feed/lines.py (checks) -> feed/snapshot.py -> store/snapshots.py -> sql/queries/snapshots.sql (compares, applies)
-A notification leaves      delivery/dispatcher.py (leases lanes) -> lane.py (one messenger's) -> push.py (one signed POST)
+A notification leaves      delivery/dispatcher.py (leases lanes) -> lane.py (one messenger's) -> push.py (one signed POST);
+                                                domain/lane.py decides, at the pace of domain/pace.py
 It is watched over         delivery/watch.py (what is owed, alarms, replays), digest.py (the day's count), export.py (by hand)
 The two APIs               http/             messenger.py and operator.py are the tables of routes; openapi.yaml is their contract
 Life                       daemon.py         from settings to READY=1, and from SIGTERM to the end; config.py, sdnotify.py, workers.py

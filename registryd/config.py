@@ -63,6 +63,7 @@ class Delivery(Section, frozen=True):
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     allow_http: bool = False
     allow_networks: tuple[str, ...] = ()
+    deny_networks: tuple[str, ...] = ()
 
 
 class Log(Section, frozen=True):
@@ -131,7 +132,8 @@ class Credentials:
 
     def exposed(self) -> list[Path]:
         """Credential files that other users of the machine can read."""
-        paths = (self.path(name) for name in self.NAMES if name not in ("client-ca", "tls-certificate"))
+        names = {name for name in self.NAMES if name not in ("client-ca", "tls-certificate")}
+        paths = (self.path(name) for name in sorted(names | {p.name for p in self.directory.glob("endpoint-certificate-*")}))
         return [path for path in paths if path and path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)]
 
 
@@ -173,14 +175,13 @@ def load(path: Path) -> Settings:
             split_hosts(getattr(file.database, key))
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
-    for network in file.delivery.allow_networks:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            raise ConfigError(
-                f"{path}:{_line(text, 'delivery', 'allow_networks')}: delivery.allow_networks: {error}; "
-                'write networks such as "10.20.0.0/16"'
-            ) from None
+    for key in ("allow_networks", "deny_networks"):
+        for network in getattr(file.delivery, key):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                where = f"{path}:{_line(text, 'delivery', key)}: delivery.{key}"
+                raise ConfigError(f'{where}: {error}; write networks such as "10.20.0.0/16"') from None
     directory = file.credentials.directory or os.environ.get("CREDENTIALS_DIRECTORY", "/etc/registryd/credentials")
     settings = Settings(path=path, file=file, credentials=Credentials((path.parent / directory).resolve()))
     if not is_local(file.api.listen) and settings.credentials.path("tls-certificate") is None:

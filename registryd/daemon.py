@@ -19,6 +19,7 @@ from registryd.config import Settings
 from registryd.delivery.digest import Digests
 from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
+from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
 from registryd.delivery.watch import Watch
 from registryd.domain.errors import Unavailable
@@ -45,12 +46,12 @@ RETENTION_S = 600.0
 CLOSE_TIMEOUT_S = 15.0
 
 
-def database(settings: Settings, name: str) -> Database:
-    """A pool of the daemon's, not yet entered."""
+def database(settings: Settings, name: str, *, share: int = 1) -> Database:
+    """A pool of the daemon's, not yet entered; `share`: a half of `pool_size`, a third …"""
     section = settings.file.database
     return Database(
         section.dsn,
-        size=section.pool_size,
+        size=max(2, section.pool_size // share),
         connect_timeout_s=section.connect_timeout_s,
         command_timeout_s=section.command_timeout_s,
         password=settings.credentials.text("database-password"),
@@ -68,14 +69,16 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
     api, delivery, credentials = settings.file.api, settings.file.delivery, settings.credentials
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(database(settings, f"registryd@{instance}"))
+        deliveries = await stack.enter_async_context(database(settings, f"registryd@{instance} delivery", share=2))
         async with db.connection() as connection:
             await migrations.check(connection)
         feed_key, box = credentials.key("digest-key"), SecretBox(credentials.key("secrets-key"))
-        pusher = await stack.enter_async_context(Pusher(db, box, Egress(delivery.allow_networks, allow_http=delivery.allow_http)))
+        pusher = await stack.enter_async_context(
+            Pusher(deliveries, box, Egress.of(delivery), lambda messenger: endpoint_tls(credentials, messenger))
+        )
         operator_socket = transport.bind(operator_address(settings, instance))
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
         worker = f"{socket.gethostname()} {transport.address(operator_socket)}"
-        dispatcher = Dispatcher(db, pusher, worker, delivery.concurrency)
         watch = Watch(db, worker)
         digests = Digests(db, pusher, lambda: watch.is_held)
         directory, quota, sealer = Directory(db), QuotaGuard(db), Sealer(db)
@@ -88,6 +91,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             queue_max=limits.queue_max,
             note_pages=sealer.note,
         )
+        dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency, queries_wait_s=lambda: resolver.waits_s)
         feed = ContractFeed(db, feed_key, dispatcher.wake)
         messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))

@@ -84,6 +84,19 @@ pages_unsealed = Gauge("registryd_pages_unsealed", "Pages of the journal that th
 database_errors = Counter("registryd_database_errors", "Statements that failed, by kind of failure.", ["kind"], registry=METRICS)
 ready = Gauge("registryd_ready", "1 while the daemon serves.", registry=METRICS)
 
+
+class PushMetrics:
+    """One messenger's push metrics, looked up once: a label's look-up costs more than the count."""
+
+    def __init__(self, messenger: str) -> None:
+        self._count = {outcome: pushes.labels(messenger, outcome) for outcome in ("acknowledged", "rejected", "failed")}
+        self._seconds = push_seconds.labels(messenger)
+
+    def count(self, outcome: str, seconds: float) -> None:
+        self._count[outcome].inc()
+        self._seconds.observe(seconds)
+
+
 Event = Literal[
     "started",
     "stopping",

@@ -14,6 +14,7 @@ from rich.table import Table
 from registryd.cli.running import Context, Exit, command, fail, one_messenger, out, pass_context
 from registryd.delivery import signing
 from registryd.delivery.egress import Egress
+from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
 from registryd.http import auth
 from registryd.store import guard, lanes, messengers, notifications
@@ -242,13 +243,12 @@ async def clear_alarm(context: Context, *, name: str) -> None:
 @command
 async def test(context: Context, *, name: str, as_json: bool) -> None:
     """Push one signed endpoint.test now."""
-    delivery = context.settings.file.delivery
-    egress = Egress(delivery.allow_networks, allow_http=delivery.allow_http)
-    box = SecretBox(context.settings.credentials.key("secrets-key"))
+    credentials = context.settings.credentials
+    egress, box = Egress.of(context.settings.file.delivery), SecretBox(credentials.key("secrets-key"))
     async with one_messenger(context, name) as (db, found):
         if found.endpoint_url is None:
             fail(f"{name} has no endpoint: registryd messenger set {name} --endpoint URL")
-        async with Pusher(db, box, egress) as pusher:
+        async with Pusher(db, box, egress, lambda messenger: endpoint_tls(credentials, messenger)) as pusher:
             result = await pusher.test(found)
     if as_json:
         click.echo(orjson.dumps(result._asdict()))
@@ -276,10 +276,9 @@ def _changed(context: Context, found: Messenger, given: dict[str, Any]) -> Messe
     """`found` with what the options give."""
     changes: dict[str, Any] = {}
     if given["endpoint"] is not None:
-        delivery = context.settings.file.delivery
         if given["endpoint"]:
             try:
-                Egress(delivery.allow_networks, allow_http=delivery.allow_http).check_url(given["endpoint"])
+                Egress.of(context.settings.file.delivery).check_url(given["endpoint"])
             except ValueError as error:
                 fail(str(error), Exit.USAGE)
         changes["endpoint_url"] = given["endpoint"] or None

@@ -106,7 +106,7 @@ async def check(context: Context, *, as_json: bool) -> None:
         if exposed:
             raise ConfigError(f"{exposed[0]}: other users of this machine can read it; chmod 0600")
         findings.append(("credentials", "ok", f"{settings.credentials.directory}; TLS {'on' if context_tls else 'off (loopback)'}"))
-        Egress(settings.file.delivery.allow_networks, allow_http=settings.file.delivery.allow_http)
+        Egress.of(settings.file.delivery)
         transport.assert_c_parser()
     except ConfigError as error:
         findings.append(("credentials", "failed", str(error)))

@@ -45,7 +45,7 @@ class Digests:
         message_id = f"msg_digest_{claimed.messenger_id}_{claimed.day:%Y%m%d}"
         try:
             outcome = await self._pusher.announce(claimed.messenger_id, claimed.name, claimed.endpoint_url, message_id, body)
-        except WrongSecretsKey:
+        except (WrongSecretsKey, ValueError):
             observe.event("secrets_unreadable", "error", messenger=claimed.name)
             return
         match outcome:

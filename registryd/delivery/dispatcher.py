@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable
 
 from registryd import observe
@@ -12,11 +13,14 @@ from registryd.delivery.lane import Lane
 from registryd.delivery.push import Pusher
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
+from registryd.domain.pace import FEEL_S, Pace, Shares
 from registryd.store import lanes
 from registryd.store.lanes import Lease
 from registryd.store.pool import Database
 
 POLL_S = 0.5
+ECHO_S = 5.0
+"""How often the policy's bound and the number of workers are read."""
 LANES_MAX = 256
 REST_S = 30.0
 """How long a lane whose work failed unexpectedly is left alone."""
@@ -24,15 +28,27 @@ STOP_TIMEOUT_S = 25.0
 
 
 class Dispatcher:
-    """`owner` names this worker in the lanes it leases."""
+    """`owner` names this worker in the lanes it leases; `queries_wait_s()`: how long presence queries wait in this process."""
 
-    def __init__(self, db: Database, pusher: Pusher, owner: str, concurrency: int, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        db: Database,
+        pusher: Pusher,
+        owner: str,
+        concurrency: int,
+        jitter: Callable[[], float] = random.random,
+        queries_wait_s: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._db = db
         self._pusher = pusher
         self._owner = owner
         self._concurrency = concurrency
         self._jitter = jitter
+        self._queries_wait_s = queries_wait_s
         self._lanes: dict[asyncio.Task[None], Lane] = {}
+        self._paces: dict[MessengerId, Pace] = {}
+        self._shares = Shares()
+        self._echo_read = -ECHO_S
         self._resting: set[MessengerId] = set()
         self._leasing = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -44,10 +60,27 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Until `stop`, through every failure: nobody else would deliver."""
+        feeling = asyncio.create_task(self._feel())
+        try:
+            await self._dispatch()
+        finally:
+            feeling.cancel()
+
+    async def _feel(self) -> None:
+        """How late the process and the database are: a backlog gives way to the queries that are being answered."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(FEEL_S)
+            since_s = time.monotonic() - began
+            self._shares.bulky = sum(lane.bulky for lane in self._lanes.values())
+            self._shares.feel(since_s, since_s - FEEL_S, self._queries_wait_s())
+
+    async def _dispatch(self) -> None:
         while not self._stopping:
             self._wake.clear()
             try:
                 await self._lease()
+                await self._share()
             except Unavailable:
                 pass
             except Exception as error:
@@ -78,18 +111,29 @@ class Dispatcher:
             for lease in await lanes.lease(self._db, self._owner, LANES_MAX - len(self._lanes), busy):
                 self._start(lease)
 
+    async def _share(self) -> None:
+        """What bounds the lanes of all workers together."""
+        if time.monotonic() - self._echo_read >= ECHO_S:
+            self._shares.echo_per_s = await lanes.echo_per_s(self._db)
+            self._echo_read = time.monotonic()
+
     def _start(self, lease: Lease) -> None:
-        lane = Lane(self._db, self._pusher, lease, self._concurrency, self._jitter)
+        pace = self._paces.setdefault(lease.messenger_id, Pace(self._concurrency))
+        lane = Lane(self._db, self._pusher, lease, pace, self._shares, self._jitter)
         if self._stopping:
             lane.stop()
         task = asyncio.create_task(lane.run(), name=f"lane {lease.name}")
         self._lanes[task] = lane
-        observe.lanes_leased.set(len(self._lanes))
+        self._count()
         task.add_done_callback(self._ended)
+
+    def _count(self) -> None:
+        self._shares.lanes = len(self._lanes)
+        observe.lanes_leased.set(len(self._lanes))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         lane = self._lanes.pop(task)
-        observe.lanes_leased.set(len(self._lanes))
+        self._count()
         error = None if task.cancelled() else task.exception()
         # A lane that ended with the database away is still ours, and leased anew once the database is back.
         if error is not None and not isinstance(error, Unavailable):

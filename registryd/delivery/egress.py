@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from registryd import config
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -31,11 +33,18 @@ class EgressRefused(OSError):
 
 
 class Egress:
-    """`allow_networks`: private interconnects to messengers. `allow_http`: plain http, for test networks."""
+    """`allow_networks`: private interconnects to messengers, whatever else is refused. `deny_networks`: the operator's own public prefixes.
+    `allow_http`: plain http, for test networks."""
 
-    def __init__(self, allow_networks: Sequence[str] = (), *, allow_http: bool = False) -> None:
+    def __init__(self, allow_networks: Sequence[str] = (), deny_networks: Sequence[str] = (), *, allow_http: bool = False) -> None:
         self._allowed = tuple(ipaddress.ip_network(network) for network in allow_networks)
+        self._denied = (*_SPECIAL, *(ipaddress.ip_network(network) for network in deny_networks))
         self._allow_http = allow_http
+
+    @classmethod
+    def of(cls, section: config.Delivery) -> Egress:
+        """As the operator configured it."""
+        return cls(section.allow_networks, section.deny_networks, allow_http=section.allow_http)
 
     def check_url(self, url: str) -> None:
         """Raises: ValueError, saying what an endpoint's URL must be."""
@@ -63,7 +72,7 @@ class Egress:
             return True
         if isinstance(address, ipaddress.IPv6Address) and (address not in _UNICAST_V6 or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP):
             return False
-        if any(address in network for network in _SPECIAL):
+        if any(address in network for network in self._denied):
             return False
         return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 

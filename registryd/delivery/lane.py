@@ -1,91 +1,82 @@
-"""One messenger's lane, from its lease to its release.
+"""One messenger's lane, from its lease to its release: carries out what its course (domain/lane.py) decides.
 
-Reads what is due by key, earliest deadline first; pushes with bounded concurrency; settles in batches while further pushes run. No row
-is locked and no transaction is open across HTTP.
+Reads what is due by key, earliest deadline first; pushes by runners that each take the next batch when they have an answer; settles in
+batches while pushes run. No row is locked and no transaction is open across HTTP.
 
 Invariants: a receipt is recorded even when the lane was lost meanwhile, and kept while the database is away; a failure only under the
-lane's token. No push is begun that could outlive the lease. A failing endpoint closes the lane with one row, and comes back through one
-canary and a ramp; the canary is the notification that has failed least, and what failed comes back in half the batch, so that one which
-breaks the endpoint cannot stand in the others' way. Content that is refused (400, 413, 422) is split until the one item is found.
-Nothing is dropped.
+lane's token. No push is begun that could outlive the lease.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, assert_never
-from uuid import UUID
+from datetime import UTC, datetime
 
 from registryd import observe
-from registryd.delivery.push import TOTAL_TIMEOUT_S, Pushed, Pusher
+from registryd.delivery.push import TOTAL_TIMEOUT_S, Pusher
+from registryd.delivery.signing import Signer
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.notification import Acknowledged, Failed, Notification, Rejected
-from registryd.domain.schedule import PROBE_MAX, next_attempt, next_probe
+from registryd.domain.lane import LOOK_S, PAGE, Batch, Course, Settlement
+from registryd.domain.notification import Acknowledged, Failed, Outcome
+from registryd.domain.pace import Pace, Shares
+from registryd.domain.schedule import next_probe
 from registryd.store import lanes, notifications
 from registryd.store.lanes import Lease
-from registryd.store.messengers import SigningSecret, WrongSecretsKey
-from registryd.store.notifications import Attempt, Deferral
+from registryd.store.messengers import WrongSecretsKey
 from registryd.store.pool import Database
 
 RENEW_S = 15.0
 LEASE_MARGIN_S = 5.0
 SECRETS_KEPT_S = 5.0
-UNSETTLED_MAX = 5_000
-READ_MAX = 1_000
 SETTLE_RETRY_S = 0.5
+LINGER_S = 0.01
+"""While pushes run, receipts gather this long for each lane at work, so that commits are few however many lanes share the database."""
+LINGER_MAX_S = 0.5
 TURN_S = 60.0
 """A busy lane is given back after this, so that a new endpoint or agreement takes effect and other lanes get their turn."""
 STOP_PATIENCE_S = 18.0
 """How long a stopped lane waits for its last push and for the database."""
 
 
-class Gate(NamedTuple):
-    """Why and until when the lane closes."""
-
-    error: str
-    until: datetime
-
-
 class Lane:
     """Works one lease. `jitter()` gives 0 to 1; `stop()` ends it after what is in flight."""
 
-    def __init__(self, db: Database, pusher: Pusher, lease: Lease, concurrency: int, jitter: Callable[[], float]) -> None:
+    def __init__(self, db: Database, pusher: Pusher, lease: Lease, pace: Pace, shares: Shares, jitter: Callable[[], float]) -> None:
         self._db = db
         self._pusher = pusher
+        self._channel = pusher.channel(lease.name, lease.endpoint_url)
         self._lease = lease
-        self._concurrency = concurrency
+        self._shares = shares
         self._jitter = jitter
-        self._allowed = 1 if lease.failures else concurrency
-        self._failures = lease.failures
+        self._course = Course(lease.batch_max, lease.failures, pace, shares, jitter)
+        self._metrics = observe.PushMetrics(lease.name)
         self._stop_by: float | None = None
         self._held = True
-        self._closed = False
+        self._ending = False
         self._succeeded = False
-        self._queue: deque[Sequence[Notification]] = deque()
-        self._taken: set[UUID] = set()
-        """Read and not yet settled: a re-read from the start must not push them twice."""
-        self._after = notifications.BEGINNING
-        self._pushes: set[asyncio.Task[tuple[Sequence[Notification], Pushed]]] = set()
-        self._delivered: list[UUID] = []
-        self._deferred: list[Deferral] = []
-        self._attempts: list[Attempt] = []
-        self._gate: Gate | None = None
-        self._secrets: list[SigningSecret] = []
-        self._secrets_read = self._renewed = time.monotonic()
+        self._fault: BaseException | None = None
+        self._runners: set[asyncio.Task[None]] = set()
+        self._stir = asyncio.Event()
+        """A push has ended, or the lane is to stop."""
+        self._signer = Signer([])
+        self._signer_read = self._renewed = time.monotonic()
         self._turn_ends = self._renewed + TURN_S
 
     @property
     def messenger_id(self) -> MessengerId:
         return self._lease.messenger_id
 
+    @property
+    def bulky(self) -> bool:
+        return self._course.bulky
+
     def stop(self) -> None:
         self._stop_by = self._stop_by or time.monotonic() + STOP_PATIENCE_S
+        self._stir.set()
 
     async def run(self) -> None:
         """Until nothing is due, the endpoint fails, the turn is over, the lease is lost or `stop` is called. Raises: Unavailable."""
@@ -94,171 +85,145 @@ class Lane:
                 await self._work()
             await self._finish()
         finally:
-            for push in self._pushes:
-                push.cancel()
+            for runner in self._runners:
+                runner.cancel()
         if self._held:
             await lanes.release(self._db, self._lease, succeeded=self._succeeded)
 
     async def _work(self) -> None:
-        await self._read_secrets()
-        while True:
-            more = self._may_push() and await self._fill()
-            self._launch()
-            if not self._pushes and not more:
+        await self._read_signer()
+        while self._may_push():
+            # Both at once, so that neither a long page nor a slow commit leaves the runners without work.
+            read, settled = await asyncio.gather(self._read(), self._settle(), return_exceptions=True)
+            for ended in (read, settled, self._fault):
+                if isinstance(ended, BaseException):
+                    raise ended
+            self._pump()
+            if self._course.idle and not read:
                 return
-            await self._collect()
-            if not await self._settle():
-                await asyncio.sleep(SETTLE_RETRY_S)
+            await self._wait(seconds=LOOK_S if settled else SETTLE_RETRY_S)
             await self._keep_lease()
 
     async def _finish(self) -> None:
         """Waits for what is in flight, and then for the database: a receipt that is forgotten is a notification sent twice."""
-        while self._pushes:
-            await self._collect()
+        self._ending = True
+        while self._course.in_flight:
+            await self._wait(LOOK_S)
             await self._settle()
+            with suppress(Unavailable):
+                await self._keep_lease()
         while not await self._settle():
             if self._stop_by is not None and time.monotonic() > self._stop_by:
                 raise Unavailable
             await asyncio.sleep(SETTLE_RETRY_S)
 
+    async def _wait(self, seconds: float) -> None:
+        """Until a push has ended, and a little longer while others run, or until the pace allows the next one."""
+        seconds = min(seconds, max(self._course.waits_s(), LINGER_S)) if self._course.waits_s() else seconds
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stir.wait(), seconds)
+        if self._course.in_flight and not self._course.hungry and self._stop_by is None:
+            await asyncio.sleep(min(LINGER_S * self._shares.lanes, LINGER_MAX_S, seconds))
+        self._stir.clear()
+
     def _may_push(self) -> bool:
         now = time.monotonic()
         lease_safe_until = self._renewed + lanes.LEASE.total_seconds() - TOTAL_TIMEOUT_S - LEASE_MARGIN_S
-        is_open = self._gate is None and not self._closed
+        is_open = self._course.gate is None and not self._course.closed and not self._ending
         return self._held and is_open and self._stop_by is None and now < min(self._turn_ends, lease_safe_until)
 
-    async def _fill(self) -> bool:
-        """Reads on, or from the start again where the end was reached; whether there is something to push."""
-        if len(self._queue) >= self._allowed or len(self._taken) >= UNSETTLED_MAX:
-            return True
-        if self._failures:
-            return await self._pick_canary()
-        for _ in range(2):
-            limit = min(READ_MAX, self._allowed * self._lease.batch_max * 4)
-            rows = await notifications.read_due(self._db, self._lease.messenger_id, self._after, limit)
-            ended = len(rows) < limit
-            fresh = [row for row in rows if row.notification_id not in self._taken]
-            at_start = self._after == notifications.BEGINNING
-            self._after = notifications.BEGINNING if ended else (rows[-1].deadline_at, rows[-1].notification_id)
-            if fresh:
-                self._taken.update(row.notification_id for row in fresh)
-                self._queue.extend(sorted(_batches(fresh, self._lease.batch_max), key=lambda batch: batch[0].deadline_at))
-                return True
-            if ended and at_start:
-                break
-        return bool(self._queue)
+    async def _read(self) -> bool:
+        """Reads on where the course wants more; whether something came. Raises: Unavailable."""
+        after = self._course.reads(time.monotonic())
+        if after is None:
+            return False
+        rows = await notifications.read_due(self._db, self._lease.messenger_id, after, PAGE)
+        self._course.offer(rows)
+        self._pump()
+        return bool(rows)
 
-    async def _pick_canary(self) -> bool:
-        """One notification to probe with: that which failed least, lest the first always be the one that breaks the endpoint."""
-        if self._pushes:
-            return True
-        rows = await notifications.read_due(self._db, self._lease.messenger_id, notifications.BEGINNING, READ_MAX)
-        fresh = [row for row in rows if row.notification_id not in self._taken]
-        if fresh:
-            canary = min(fresh, key=lambda row: row.attempts)
-            self._taken.add(canary.notification_id)
-            self._queue.append((canary,))
-        return bool(self._queue)
+    def _pump(self) -> None:
+        """A runner for each further push that may begin now."""
+        while (batch := self._begin()) is not None:
+            runner = asyncio.create_task(self._run(batch))
+            self._runners.add(runner)
+            runner.add_done_callback(self._ran)
 
-    def _launch(self) -> None:
-        while self._queue and len(self._pushes) < self._allowed and self._may_push():
-            batch = self._queue.popleft()
-            self._pushes.add(asyncio.create_task(self._push(batch)))
+    def _ran(self, runner: asyncio.Task[None]) -> None:
+        self._runners.discard(runner)
+        if not runner.cancelled():
+            self._fault = self._fault or runner.exception()
+        self._stir.set()
 
-    async def _push(self, batch: Sequence[Notification]) -> tuple[Sequence[Notification], Pushed]:
-        lease = self._lease
-        try:
-            pushed = await self._pusher.push(lease.endpoint_url, self._secrets, batch, with_phone_number=lease.includes_phone_number)
-        except Exception as error:
-            # A fault of ours, with this content or these secrets: it must not take the lane's other receipts with it.
-            observe.event("background_failed", "error", where="push", kind=type(error).__name__)
-            pushed = Pushed(Failed("the registry failed to push"), datetime.now(UTC), 0)
-        return batch, pushed
+    def _begin(self) -> Batch | None:
+        return self._course.begin(datetime.now(UTC), time.monotonic()) if self._course.ready and self._may_push() else None
 
-    async def _collect(self) -> None:
-        """Waits for a push to end and notes what it came to."""
-        if not self._pushes:
-            return
-        done, self._pushes = await asyncio.wait(self._pushes, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            batch, pushed = task.result()
-            self._note(batch, pushed)
+    async def _run(self, batch: Batch | None) -> None:
+        """Pushes a batch, and then whatever is next."""
+        while batch is not None:
+            attempted_at, began_s = datetime.now(UTC), time.monotonic()
+            try:
+                outcome: Outcome = await self._channel.push(self._signer, batch, with_phone_number=self._lease.includes_phone_number)
+            except Exception as error:
+                # A fault of ours, with this content: it must not take the lane's other receipts with it.
+                observe.event("background_failed", "error", where="push", kind=type(error).__name__)
+                outcome = Failed("the registry failed to push")
+            self._note(batch, outcome, attempted_at, began_s)
+            batch = self._begin()
+            if self._course.ready:  # the width has grown
+                self._pump()
 
-    def _note(self, batch: Sequence[Notification], pushed: Pushed) -> None:
+    def _note(self, batch: Batch, outcome: Outcome, attempted_at: datetime, began_s: float) -> None:
         now = datetime.now(UTC)
-        outcome = pushed.outcome
-        error: str | None
-        match outcome:
-            case Acknowledged():
-                kind, error = "acknowledged", None
-                self._delivered += [n.notification_id for n in batch]
-                self._allowed = min(self._concurrency, self._allowed * 2)
-                late = sum(n.deadline_at < now and not n.replayed for n in batch)
-                if late:
-                    observe.notifications_late.labels(self._lease.name).inc(late)
-                    observe.event("notification_overdue", "error", messenger=self._lease.name, notifications=late)
-            case Rejected(status):
-                kind, error = "rejected", f"status {status}"
-                if len(batch) > 1:
-                    middle = len(batch) // 2
-                    self._queue.extendleft((batch[middle:], batch[:middle]))
-                else:
-                    self._defer(batch, error, now)
-            case Failed():
-                kind, error = "failed", outcome.error
-                self._gate = self._gate or Gate(error, next_probe(now, self._failures + 1, self._jitter(), outcome.retry_after))
-                # Due by the next probe: else there might be nothing to probe with.
-                self._defer(batch, error, now, outcome.retry_after, by=self._gate.until if self._failures else now + PROBE_MAX)
-                if outcome.http_status == 410:
-                    observe.event("endpoint_gone", "error", messenger=self._lease.name)
-            case _:
-                assert_never(outcome)
-        self._attempts.append(
-            Attempt(pushed.attempted_at, len(batch), kind, outcome.http_status, pushed.latency_ms, error)  # type: ignore[arg-type]
-        )
-        observe.pushes.labels(self._lease.name, kind).inc()
-        observe.push_seconds.labels(self._lease.name).observe(pushed.latency_ms / 1000)
-
-    def _defer(
-        self, batch: Sequence[Notification], error: str, now: datetime, retry_after: timedelta | None = None, *, by: datetime | None = None
-    ) -> None:
-        for n in batch:
-            due = next_attempt(now, n.deadline_at, n.attempts + 1, self._jitter(), retry_after)
-            self._deferred.append(Deferral(n.notification_id, min(due, by) if by else due, error))
+        attempt = self._course.note(batch, outcome, attempted_at, began_s, now, time.monotonic())
+        self._metrics.count(attempt.outcome, attempt.latency_ms / 1000)
+        late = sum(n.deadline_at < now and not n.replayed for n in batch) if isinstance(outcome, Acknowledged) else 0
+        if late:
+            observe.notifications_late.labels(self._lease.name).inc(late)
+            observe.event("notification_overdue", "error", messenger=self._lease.name, notifications=late)
+        elif attempt.http_status == 410:
+            observe.event("endpoint_gone", "error", messenger=self._lease.name)
+        self._stir.set()
 
     async def _settle(self) -> bool:
         """Writes what was noted; False while the database is away, and it is then kept for the next call."""
-        delivered, deferred, attempts = self._delivered, self._deferred, self._attempts
-        closes = self._gate if not self._pushes else None
-        if not attempts and closes is None:
+        settlement = self._course.settle()
+        if settlement is None:
             return True
-        reopens = bool(delivered) and self._failures > 0 and self._gate is None
         try:
-            async with self._db.transaction() as connection:
-                settled = await notifications.settle_push(
-                    connection, self._lease.messenger_id, self._lease.token, delivered, deferred, attempts
-                )
-                if reopens:
-                    await lanes.reopen(connection, self._lease)
-                if closes is not None:
-                    await lanes.gate(connection, self._lease, closes.until, closes.error)
+            settled = await self._write(settlement)
         except Unavailable:
+            self._course.unsettle(settlement)
             return False
-        self._delivered, self._deferred, self._attempts = [], [], []
-        self._succeeded = self._succeeded or bool(delivered)
-        self._taken.difference_update(delivered, (d.notification_id for d in deferred))
+        except BaseException:
+            self._course.unsettle(settlement)
+            raise
+        self._course.settled(settlement)
+        self._succeeded = self._succeeded or bool(settlement.delivered)
         observe.notifications_delivered.labels(self._lease.name, "push").inc(settled)
-        if deferred:
+        if settlement.deferred:
             # Under a lost token nothing was deferred, and the same rows would be read again at once: look before going on.
             self._renewed = min(self._renewed, time.monotonic() - RENEW_S)
-        if reopens:
-            self._failures = 0
+        if settlement.reopens:
             observe.event("lane_opened", messenger=self._lease.name)
-        if closes is not None:
-            self._gate, self._closed = None, True
+        if settlement.gate is not None:
             observe.lane_gates.labels(self._lease.name).inc()
-            observe.event("lane_gated", "warning", messenger=self._lease.name, error=closes.error, failures=self._failures + 1)
+            error, failures = settlement.gate.error, self._course.failures + 1
+            observe.event("lane_gated", "warning", messenger=self._lease.name, error=error, failures=failures)
         return True
+
+    async def _write(self, settlement: Settlement) -> int:
+        delivered, deferred, attempts, gate, reopens = settlement
+        lease = self._lease
+        if not (deferred or gate or reopens):
+            return await notifications.settle_receipts(self._db, lease.messenger_id, delivered, attempts)
+        async with self._db.transaction() as connection:
+            settled = await notifications.settle_push(connection, lease.messenger_id, lease.token, delivered, deferred, attempts)
+            if reopens:
+                await lanes.reopen(connection, lease)
+            if gate is not None:
+                await lanes.gate(connection, lease, gate.until, gate.error)
+        return settled
 
     async def _keep_lease(self) -> None:
         now = time.monotonic()
@@ -267,23 +232,16 @@ class Lane:
             self._renewed = now
             if not self._held:
                 observe.event("lane_lost", "warning", messenger=self._lease.name)
-        if now - self._secrets_read > SECRETS_KEPT_S:
-            await self._read_secrets()
+        if now - self._signer_read > SECRETS_KEPT_S:
+            await self._read_signer()
 
-    async def _read_secrets(self) -> None:
+    async def _read_signer(self) -> None:
         """Every live secret signs; rotated ones stop within seconds. Raises: Unavailable."""
         try:
-            self._secrets = await self._pusher.secrets(self._lease.messenger_id)
-        except WrongSecretsKey:
+            self._signer = await self._pusher.signer(self._lease.messenger_id)
+        except (WrongSecretsKey, ValueError) as error:
             observe.event("secrets_unreadable", "error", messenger=self._lease.name)
-            until = next_probe(datetime.now(UTC), self._failures + 1, self._jitter())
-            self._gate = self._gate or Gate("signing secrets cannot be decrypted", until)
-        self._secrets_read = time.monotonic()
-
-
-def _batches(rows: Sequence[Notification], batch_max: int) -> Iterator[Sequence[Notification]]:
-    """Rows in batches, in order: those that failed n times in batches of `batch_max` / 2^n, so that a bad one is soon alone."""
-    for attempts in {row.attempts for row in rows}:
-        alike = [row for row in rows if row.attempts == attempts]
-        size = max(1, batch_max >> attempts)
-        yield from (alike[i : i + size] for i in range(0, len(alike), size))
+            until = next_probe(datetime.now(UTC), self._course.failures + 1, self._jitter())
+            cannot = "decrypted" if isinstance(error, WrongSecretsKey) else "used"
+            self._course.close(f"signing secrets cannot be {cannot}", until)
+        self._signer_read = time.monotonic()

@@ -6,23 +6,24 @@ Never does: a redirect, a proxy of the environment, decompression, more than 4 K
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from errno import ECONNRESET, EPIPE
-from typing import NamedTuple
 
 import aiohttp
 import orjson
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+from yarl import URL
 
 from registryd import observe
-from registryd.delivery import signing
 from registryd.delivery.egress import Egress, EgressRefused
+from registryd.delivery.resolver import Resolver
+from registryd.delivery.signing import Signer
 from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome, Rejected, TestPush, event, rfc3339, webhook_id
-from registryd.store.messengers import Messenger, SecretBox, SigningSecret, signing_secrets
+from registryd.store.messengers import Messenger, SecretBox, signing_secrets
 from registryd.store.pool import Database
 
 TOTAL_TIMEOUT_S = 15.0
@@ -32,94 +33,129 @@ ANSWER_MAX_BYTES = 4096
 CONTENT_REFUSED = (400, 413, 422)
 
 
-class Pushed(NamedTuple):
-    outcome: Outcome
-    attempted_at: datetime
-    latency_ms: int
-
-
 class Pusher:
-    """The client side of delivery: one session for all messengers. `async with Pusher(...)`."""
+    """The client side of delivery: a channel for each messenger. `async with Pusher(...)`.
 
-    def __init__(self, db: Database, box: SecretBox, egress: Egress) -> None:
+    `identity(name)` is the messenger's own TLS context: the client certificate it wants to see and the private CA it is signed by.
+    """
+
+    def __init__(
+        self, db: Database, box: SecretBox, egress: Egress, identity: Callable[[str], ssl.SSLContext | None] = lambda _: None
+    ) -> None:
         self._db = db
         self._box = box
         self._egress = egress
-        self._session: aiohttp.ClientSession | None = None
+        self._identity = identity
+        self._resolver = Resolver()
+        self._channels: dict[str, Channel] = {}
+        self._retired: list[Channel] = []
+        """Of endpoints that have moved: a lane may still be pushing there."""
 
     async def __aenter__(self) -> Pusher:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for channel in [*self._channels.values(), *self._retired]:
+            await channel.close()
+
+    async def signer(self, messenger_id: int) -> Signer:
+        """Every live secret signs. Raises: Unavailable, WrongSecretsKey, ValueError."""
+        return Signer(await signing_secrets(self._db, self._box, messenger_id))  # type: ignore[arg-type] # a row's int is a MessengerId
+
+    def channel(self, name: str, url: str) -> Channel:
+        """The way to a messenger's endpoint: its own session and connections, kept while the URL stays."""
+        channel = self._channels.get(name)
+        if channel is None or channel.url != url:
+            self._retired += [channel] if channel else []
+            channel = self._channels[name] = Channel(url, self._egress, self._resolver, lambda: self._identity(name))
+        return channel
+
+    async def test(self, messenger: Messenger) -> TestPush:
+        """Pushes one signed `endpoint.test`. Raises: Unavailable, WrongSecretsKey, ValueError."""
+        now = datetime.now(UTC)
+        body = orjson.dumps({"type": "endpoint.test", "timestamp": rfc3339(now), "data": {}})
+        signer = await self.signer(messenger.messenger_id)
+        channel = self.channel(messenger.name, messenger.endpoint_url or "")
+        started = time.perf_counter()
+        outcome = await channel.post(signer, f"msg_test_{time.time_ns():x}", int(now.timestamp()), body)
+        latency_ms = int((time.perf_counter() - started) * 1000)
+        observe.pushes.labels(messenger.name, "test").inc()
+        match outcome:
+            case Acknowledged(status):
+                return TestPush(True, status, latency_ms, None)
+            case Rejected(status):
+                return TestPush(False, status, latency_ms, f"status {status}")
+            case Failed(error, status):
+                return TestPush(False, status, latency_ms, error)
+
+    async def announce(self, messenger_id: int, name: str, url: str, message_id: str, body: bytes) -> Outcome:
+        """Pushes one signed event that is no notification, apart from the lane. Raises: Unavailable, WrongSecretsKey, ValueError."""
+        outcome = await self.channel(name, url).post(await self.signer(messenger_id), message_id, int(time.time()), body)
+        observe.pushes.labels(name, "digest").inc()
+        return outcome
+
+
+class Channel:
+    """One messenger's endpoint: nothing it does to its session or its connections reaches another's."""
+
+    def __init__(self, url: str, egress: Egress, resolver: Resolver, identity: Callable[[], ssl.SSLContext | None]) -> None:
+        self.url = url
+        self._refusal: Failed | None = None
+        tls = None
+        try:
+            egress.check_url(url)
+            self._url = URL(url)
+            tls = identity()
+        except ValueError as error:
+            self._refusal = Failed(str(error) if str(error).startswith("the endpoint") else "the endpoint is not a URL")
+        except OSError:
+            self._refusal = Failed("the credentials endpoint-certificate or endpoint-ca of this messenger cannot be used")
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, ttl_dns_cache=30, socket_factory=self._egress.socket_factory),
+            connector=aiohttp.TCPConnector(
+                limit=0, limit_per_host=0, ttl_dns_cache=30, resolver=resolver, socket_factory=egress.socket_factory, ssl=tls or True
+            ),
             timeout=aiohttp.ClientTimeout(total=TOTAL_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
             headers={"User-Agent": "registryd", "Content-Type": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
         )
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+    async def close(self) -> None:
+        await self._session.close()
 
-    async def secrets(self, messenger_id: int) -> list[SigningSecret]:
-        """The live signing secrets. Raises: Unavailable, WrongSecretsKey."""
-        return await signing_secrets(self._db, self._box, messenger_id)  # type: ignore[arg-type] # a row's int is a MessengerId
-
-    async def push(
-        self, url: str, live: Sequence[SigningSecret], notifications: Sequence[Notification], *, with_phone_number: bool
-    ) -> Pushed:
-        """Pushes notifications of one messenger; never raises for what the endpoint does."""
+    async def push(self, signer: Signer, notifications: Sequence[Notification], *, with_phone_number: bool) -> Outcome:
+        """Pushes notifications of the messenger; never raises for what the endpoint does."""
         body = orjson.dumps(event(notifications, with_phone_number=with_phone_number))
-        return await self._post(url, live, webhook_id(notifications), body)
+        return await self.post(signer, webhook_id(notifications), int(time.time()), body)
 
-    async def test(self, messenger: Messenger) -> TestPush:
-        """Pushes one signed `endpoint.test`. Raises: Unavailable, WrongSecretsKey."""
-        now = datetime.now(UTC)
-        body = orjson.dumps({"type": "endpoint.test", "timestamp": rfc3339(now), "data": {}})
-        live = await self.secrets(messenger.messenger_id)
-        pushed = await self._post(messenger.endpoint_url or "", live, f"msg_test_{time.time_ns():x}", body)
-        observe.pushes.labels(messenger.name, "test").inc()
-        match pushed.outcome:
-            case Acknowledged(status):
-                return TestPush(True, status, pushed.latency_ms, None)
-            case Rejected(status):
-                return TestPush(False, status, pushed.latency_ms, f"status {status}")
-            case Failed(error, status):
-                return TestPush(False, status, pushed.latency_ms, error)
-
-    async def announce(self, messenger_id: int, name: str, url: str, message_id: str, body: bytes) -> Outcome:
-        """Pushes one signed event that is no notification, apart from the lane. Raises: Unavailable, WrongSecretsKey."""
-        pushed = await self._post(url, await self.secrets(messenger_id), message_id, body)
-        observe.pushes.labels(name, "digest").inc()
-        return pushed.outcome
-
-    async def _post(self, url: str, live: Sequence[SigningSecret], message_id: str, body: bytes) -> Pushed:
-        attempted_at = datetime.now(UTC)
-        if not live:
-            return Pushed(Failed("no signing secret is live"), attempted_at, 0)
-        started = time.perf_counter()
-        timestamp = int(attempted_at.timestamp())
+    async def post(self, signer: Signer, message_id: str, timestamp: int, body: bytes) -> Outcome:
+        """One signed POST; sent once more where a kept connection had just been closed by the endpoint: the message is the same."""
+        if self._refusal is not None:
+            return self._refusal
+        if not signer:
+            return Failed("no signing secret is live")
         headers = {
             "webhook-id": message_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": signing.signature(live, message_id, timestamp, body),
+            "webhook-signature": signer.signature(message_id, timestamp, body),
         }
-        outcome = await self._outcome(url, headers, body)
-        return Pushed(outcome, attempted_at, int((time.perf_counter() - started) * 1000))
+        began = time.monotonic()
+        outcome = await self._post(body, headers, None)
+        if outcome is not None:
+            return outcome
+        left = aiohttp.ClientTimeout(total=max(0.001, TOTAL_TIMEOUT_S - (time.monotonic() - began)), sock_connect=CONNECT_TIMEOUT_S)
+        return await self._post(body, headers, left) or Failed("connection lost")
 
-    async def _outcome(self, url: str, headers: dict[str, str], body: bytes) -> Outcome:
-        assert self._session is not None, "the pusher is entered before it is used"
+    async def _post(self, body: bytes, headers: dict[str, str], again: aiohttp.ClientTimeout | None) -> Outcome | None:
+        """None where the connection ended under the first try of a request."""
         try:
-            self._egress.check_url(url)
-            # A kept connection that the endpoint has just closed: the message is the same, so it may be sent once more.
-            async with asyncio.timeout(TOTAL_TIMEOUT_S) as limit:
-                async for attempt in AsyncRetrying(retry=retry_if_exception(_was_closed), stop=stop_after_attempt(2), reraise=True):
-                    with attempt:
-                        async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                            limit.reschedule(None)
-                            await _drain(response)
-                            return _judge(response.status, response.headers.get("Retry-After"))
+            async with self._session.post(
+                self._url, data=body, headers=headers, allow_redirects=False, timeout=again or self._session.timeout
+            ) as response:
+                if not response.content.at_eof():
+                    await _drain(response)
+                return _judge(response.status, response.headers)
         except TimeoutError:
             return Failed("timeout")
         except aiohttp.InvalidURL:
@@ -133,10 +169,9 @@ class Pusher:
         except aiohttp.ClientConnectorError as error:
             return Failed("the address is refused by the egress guard" if isinstance(error.os_error, EgressRefused) else "no connection")
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-            return Failed(f"connection lost ({type(error).__name__})")
+            return None if again is None and _was_closed(error) else Failed(f"connection lost ({type(error).__name__})")
         except ValueError as error:  # the last, because some of aiohttp's errors are one too
-            return Failed(str(error) if not isinstance(error, UnicodeError) else "the endpoint's name cannot be resolved")
-        raise AssertionError("unreachable: tenacity returns or raises")
+            return Failed("the endpoint's name cannot be resolved" if isinstance(error, UnicodeError) else "the endpoint is not a URL")
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
@@ -155,12 +190,12 @@ def _was_closed(error: BaseException) -> bool:
     return isinstance(error, aiohttp.ServerDisconnectedError) or (isinstance(error, OSError) and error.errno in (ECONNRESET, EPIPE))
 
 
-def _judge(status: int, retry_after: str | None) -> Outcome:
+def _judge(status: int, headers: Mapping[str, str]) -> Outcome:
     if 200 <= status < 300:
         return Acknowledged(status)
     if status in CONTENT_REFUSED:
         return Rejected(status)
-    return Failed(f"status {status}", status, _seconds(retry_after) if status in (429, 503) else None)
+    return Failed(f"status {status}", status, _seconds(headers.get("Retry-After")) if status in (429, 503) else None)
 
 
 def _seconds(retry_after: str | None) -> timedelta | None:

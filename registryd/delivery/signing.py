@@ -5,10 +5,10 @@ A secret is shown as `whsec_<base64>`; an ed25519 pair as `whsk_<base64>` (ours)
 
 from __future__ import annotations
 
-import hmac
 import secrets
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from binascii import b2a_base64
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -37,13 +37,41 @@ def from_shown(text: str) -> SigningSecret:
     return SigningSecret("hmac_sha256", b64decode(text.removeprefix("whsec_"), validate=True))
 
 
+class Signer:
+    """Signs with every live secret; made once for many messages, because an ed25519 key costs more to load than to sign with.
+
+    Raises: ValueError, where a secret is none of its kind.
+    """
+
+    def __init__(self, live: Sequence[SigningSecret]) -> None:
+        self._macs = [_hmac(secret.secret) for secret in live if secret.kind != "ed25519"]
+        self._keys = [Ed25519PrivateKey.from_private_bytes(secret.secret) for secret in live if secret.kind == "ed25519"]
+
+    def __bool__(self) -> bool:
+        return bool(self._macs or self._keys)
+
+    def signature(self, message_id: str, timestamp: int, body: bytes) -> str:
+        """The `webhook-signature` header: one signature for each live secret. `timestamp`: Unix seconds of this attempt."""
+        signed = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
+        made = ["v1," + b2a_base64(mac(signed), newline=False).decode() for mac in self._macs]
+        made += ["v1a," + b2a_base64(key.sign(signed), newline=False).decode() for key in self._keys]
+        return " ".join(made)
+
+
+def _hmac(secret: bytes) -> Callable[[bytes], bytes]:
+    """HMAC-SHA256 (RFC 2104) with the key's two blocks hashed beforehand: a third of the time of `hmac.digest`."""
+    key = (sha256(secret).digest() if len(secret) > 64 else secret).ljust(64, b"\0")
+    inner, outer = sha256(bytes(byte ^ 0x36 for byte in key)), sha256(bytes(byte ^ 0x5C for byte in key))
+
+    def digest(message: bytes) -> bytes:
+        within, around = inner.copy(), outer.copy()
+        within.update(message)
+        around.update(within.digest())
+        return around.digest()
+
+    return digest
+
+
 def signature(live: Sequence[SigningSecret], message_id: str, timestamp: int, body: bytes) -> str:
-    """The `webhook-signature` header: one signature for each live secret. `timestamp`: Unix seconds of this attempt."""
-    signed = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
-    return " ".join(_sign(secret, signed) for secret in live)
-
-
-def _sign(secret: SigningSecret, signed: bytes) -> str:
-    if secret.kind == "ed25519":
-        return "v1a," + b64encode(Ed25519PrivateKey.from_private_bytes(secret.secret).sign(signed)).decode()
-    return "v1," + b64encode(hmac.digest(secret.secret, signed, sha256)).decode()
+    """One message's `webhook-signature`."""
+    return Signer(live).signature(message_id, timestamp, body)

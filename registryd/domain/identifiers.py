@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NewType
@@ -58,9 +58,18 @@ def phone_number(msisdn: int) -> str:
 
 def msisdn_digest(key: bytes, msisdn: Msisdn) -> bytes:
     """Keyed BLAKE2b-128 (RFC 7693) of a number: an unkeyed hash of a phone number is reversed in seconds."""
-    state = _keyed(key).copy()
-    state.update(msisdn.to_bytes(8, "big"))
-    return state.digest()
+    return msisdn_digests(key, (msisdn,))
+
+
+def msisdn_digests(key: bytes, msisdns: Iterable[Msisdn]) -> bytes:
+    """The digests of numbers, one after another."""
+    keyed = _keyed(key).copy
+    digests = []
+    for msisdn in msisdns:
+        state = keyed()
+        state.update(msisdn.to_bytes(8, "big"))
+        digests.append(state.digest())
+    return b"".join(digests)
 
 
 @lru_cache(maxsize=4)

@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 STATES = ("pending", "delivered")
 CHANNELS = ("push", "pull", "hand")
+
+Key = tuple[datetime, UUID]
+"""Where a notification stands among one messenger's: earliest deadline first."""
+BEGINNING: Key = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
 class Notification(NamedTuple):
@@ -90,6 +94,25 @@ def event(notifications: Sequence[Notification], *, with_phone_number: bool) -> 
         "timestamp": rfc3339(max(n.recorded_at for n in notifications)),
         "data": {"notifications": [wire(n, with_phone_number=with_phone_number) for n in notifications]},
     }
+
+
+class Deferral(NamedTuple):
+    """A refused notification's next attempt."""
+
+    notification_id: UUID
+    not_before: datetime
+    error: str
+
+
+class Attempt(NamedTuple):
+    """One push, as recorded."""
+
+    attempted_at: datetime
+    notifications: int
+    outcome: Literal["acknowledged", "rejected", "failed"]
+    http_status: int | None
+    latency_ms: int
+    error: str | None
 
 
 class TestPush(NamedTuple):

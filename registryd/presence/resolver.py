@@ -24,7 +24,7 @@ from uuid import UUID
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse, RegistryError, Unavailable
-from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digest, query_id, time_ordered_id
+from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id, time_ordered_id
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.store import presence as store
 from registryd.store.digest_keys import DigestKey
@@ -245,6 +245,14 @@ class Resolver:
         assert batch_id is not None, "a batch holds a query at least"
         return BatchAnswer(batch_id, answers, self._clock())
 
+    @property
+    def waits_s(self) -> float | None:
+        """How long the first single query has waited for a statement; None while no query is being answered."""
+        if not self._workers:
+            return None
+        asked_at = [queue.asks[0].asked_at for queue in self._single.waiting.values() if queue.asks]
+        return time.monotonic() - min(asked_at) if asked_at else 0.0
+
     async def drain(self) -> None:
         """Waits until every admitted query has its answer."""
         while self._workers:
@@ -299,7 +307,7 @@ class Resolver:
                 page_id = time_ordered_id(milliseconds, self._random(10))
                 page = pages[ask.messenger_id] = store.Page(page_id, ask.received_at, ask.messenger_id)
             ask.page_id = str(page.page_id)
-            ask.first = page.add(ask.queries, b"".join([msisdn_digest(key.key, query.msisdn) for query in ask.queries]))
+            ask.first = page.add(ask.queries, msisdn_digests(key.key, [query.msisdn for query in ask.queries]))
         self._note_pages(page.page_id for page in pages.values())
         answered = await store.answer(self._db, list(pages.values()), key.key_id)
         now = self._clock()

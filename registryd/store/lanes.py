@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from math import inf
 from typing import NamedTuple
 
 from registryd.domain.identifiers import MessengerId
@@ -41,11 +42,17 @@ class Gate(NamedTuple):
     last_error: str | None
 
 
+class EchoBound(NamedTuple):
+    echo_per_s: int | None
+    workers: int
+
+
 LEASE_LANES = Query("lanes", "lease_lanes", Lease, str, timedelta, int, list[int])
 RENEW_LEASE = Query("lanes", "renew_lease", Token, int, int, timedelta)
 RELEASE_LANE = Query("lanes", "release_lane", Token, int, int, bool)
 GATE_LANE = Query("lanes", "gate_lane", Failures, int, int, datetime, str)
 OPEN_LANE = Query("lanes", "open_lane", Token, int, int)
+READ_ECHO_BOUND = Query("lanes", "read_echo_bound", EchoBound)
 FIND_LANE = Query("lanes", "find_lane", Gate, int)
 
 
@@ -71,6 +78,12 @@ async def gate(connection: Connection, lease: Lease, until: datetime, error: str
 
 async def reopen(connection: Connection, lease: Lease) -> None:
     await first(connection, OPEN_LANE, lease.messenger_id, lease.token)
+
+
+async def echo_per_s(db: Database) -> float:
+    """One worker's part of the policy's bound on notifications a second; infinite where the policy has none."""
+    found = await db.fetch(READ_ECHO_BOUND)
+    return inf if not found or found[0].echo_per_s is None else found[0].echo_per_s / max(1, found[0].workers)
 
 
 async def find(db: Database, messenger_id: MessengerId) -> Gate:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.notification import Notification
+from registryd.domain.notification import BEGINNING as BEGINNING
+from registryd.domain.notification import Attempt, Deferral, Notification
+from registryd.domain.notification import Key as Key
 from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Nothing, Query
-
-BEGINNING = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
-"""The key before every notification's."""
 
 
 class Settled(NamedTuple):
@@ -29,25 +28,6 @@ class Backlog(NamedTuple):
     oldest_deadline_at: datetime | None
 
 
-class Deferral(NamedTuple):
-    """A refused notification's next attempt."""
-
-    notification_id: UUID
-    not_before: datetime
-    error: str
-
-
-class Attempt(NamedTuple):
-    """One push, as recorded."""
-
-    attempted_at: datetime
-    notifications: int
-    outcome: Literal["acknowledged", "rejected", "failed"]
-    http_status: int | None
-    latency_ms: int
-    error: str | None
-
-
 READ_DUE = Query("notifications", "read_due", Notification, int, datetime, UUID, int)
 READ_OWED = Query("notifications", "read_owed", Notification, int, datetime, UUID, int)
 SETTLE_DELIVERED = Query("notifications", "settle_delivered", Settled, int, list[UUID], str)
@@ -55,9 +35,20 @@ DEFER_REFUSED = Query("notifications", "defer_refused", Deferred, int, int, list
 RECORD_ATTEMPTS = Query(
     "notifications", "record_attempts", Nothing, int, list[datetime], list[int], list[str], list[int], list[int], list[str]
 )
+SETTLE_RECEIPTS = Query(
+    "notifications",
+    "settle_receipts",
+    Settled,
+    int,
+    list[UUID],
+    list[datetime],
+    list[int],
+    list[str],
+    list[int],
+    list[int],
+    list[str],
+)
 COUNT_PENDING = Query("notifications", "count_pending", Backlog, int)
-
-Key = tuple[datetime, UUID]
 
 
 async def read_due(db: Database, messenger_id: MessengerId, after: Key, limit: int) -> list[Notification]:
@@ -78,6 +69,11 @@ async def acknowledge(db: Database, messenger_id: MessengerId, ids: Sequence[UUI
 async def count_pending(db: Database, messenger_id: MessengerId) -> Backlog:
     """Pending notifications (counted to 100,000) and the earliest deadline among them."""
     return (await db.fetch(COUNT_PENDING, messenger_id))[0]
+
+
+async def settle_receipts(db: Database, messenger_id: MessengerId, delivered: Sequence[UUID], attempts: Sequence[Attempt]) -> int:
+    """The same where nothing was deferred: one statement, one round trip."""
+    return (await db.fetch_retrying(SETTLE_RECEIPTS, messenger_id, delivered, *map(list, zip(*attempts, strict=True))))[0].settled
 
 
 async def settle_push(

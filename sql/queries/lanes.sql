@@ -47,6 +47,12 @@ UPDATE registry.lane AS l SET gate_until = NULL, failures = 0, last_error = NULL
  WHERE l.messenger_id = $1 AND l.token = $2
 RETURNING l.token;
 
+-- name: read_echo_bound
+-- Why: each notification makes its messenger ask again: the policy bounds how many go out a second, and the workers share that.
+SELECT p.echo_per_s,
+       (SELECT count(DISTINCT l.owner)::integer FROM registry.lane AS l WHERE l.lease_until > now()) AS workers
+  FROM registry.policy_in_force(now()) AS p;
+
 -- name: find_lane
 -- Why: the account page.
 SELECT l.gate_until, l.last_error FROM registry.lane AS l WHERE l.messenger_id = $1;

@@ -37,6 +37,16 @@ SELECT $1, a.attempted_at, a.notifications, a.outcome::registry.delivery_outcome
   FROM unnest($2::timestamptz[], $3::integer[], $4::text[], $5::smallint[], $6::integer[], $7::text[])
        AS a(attempted_at, notifications, outcome, http_status, latency_ms, error);
 
+-- name: settle_receipts
+-- Why: what a healthy lane does all day, in one statement and one commit: the receipts, and the pushes that brought them.
+WITH recorded AS (
+    INSERT INTO registry.delivery_attempt (messenger_id, attempted_at, notifications, outcome, http_status, latency_ms, error)
+    SELECT $1, a.attempted_at, a.notifications, a.outcome::registry.delivery_outcome, a.http_status, a.latency_ms, a.error
+      FROM unnest($3::timestamptz[], $4::integer[], $5::text[], $6::smallint[], $7::integer[], $8::text[])
+           AS a(attempted_at, notifications, outcome, http_status, latency_ms, error)
+)
+SELECT registry.settle_delivered($1, $2::uuid[], 'push') AS settled;
+
 -- name: count_pending
 -- Why: the account page; bounded, so that a backlog of millions does not make it slow.
 SELECT (SELECT count(*)::integer FROM (SELECT FROM registry.notification AS n WHERE n.messenger_id = $1 LIMIT 100000) AS counted) AS pending,

@@ -6,6 +6,7 @@ Machines are noisy: read the ratios, and the CPU seconds of daemon and PostgreSQ
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from registryd import embedded
-from tests.bench import files, imports, queries
+from tests.bench import delivery, files, imports, queries
 from tests.bench.measure import SERVER_SETTINGS, Figure, bench_site
 from tests.conftest import Site
 
@@ -26,22 +27,26 @@ BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
     "terminations": (files.bench_terminations, 200_000),
     "queries": (queries.bench_queries, 10_000_000),
     "batches": (queries.bench_batches, 10_000_000),
-    "fairness": (queries.bench_fairness, 1_000_000),
+    "mixed": (queries.bench_mixed, 1_000_000),
     "memory": (queries.bench_memory, 1_000_000),
     "growth": (queries.bench_growth, 10_000_000),
+    "deliveries": (delivery.bench_deliveries, 50_000),
+    "fairness": (delivery.bench_fairness, 1_000_000),
+    "drain": (delivery.bench_drain, 1_000_000),
+    "worstday": (delivery.bench_worst_day, 2_200_000),
 }
-"""Each with the number of its contracts."""
+"""Each with the number of its contracts or notifications."""
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)))
-@click.option("--scale", type=float, default=1.0, help="Multiplies the contracts of each bench.")
+@click.option("--scale", type=float, default=1.0, help="Multiplies the contracts or notifications of each bench.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
 @click.option("--data", type=click.Path(path_type=Path), help="Where the database is made, and left; default: a temporary directory.")
 def main(names: tuple[str, ...], scale: float, json_path: Path | None, data: Path | None) -> None:
     """Run the benches named, or all."""
     figures: list[Figure] = []
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 180)
     with (
         tempfile.TemporaryDirectory(prefix="registryd-bench-") as directory,
         embedded.Server(embedded.find_binaries(), data, options=SERVER_SETTINGS) as server,

@@ -174,7 +174,7 @@ def copy_and_join(site: Site, numbers: list[int]) -> Sample:
     return Sample(len(numbers) / (time.perf_counter() - started))
 
 
-def bench_fairness(site: Site, contracts: int) -> Iterator[Figure]:
+def bench_mixed(site: Site, contracts: int) -> Iterator[Figure]:
     """Single queries at 500 a second, alone and while another messenger's batches take all that is left."""
     load_contracts(site, contracts)
     numbers = ask_numbers(contracts)

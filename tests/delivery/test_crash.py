@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 import secrets
 import signal
+import subprocess
 import sys
+import time
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 from aiohttp.web import Response
 
 from tests.conftest import Site, daemon, eventually
 from tests.delivery.burst import TERMINATIONS, Inbox, calls, send
-from tests.delivery.conftest import Received, listening, looking
+from tests.delivery.conftest import FIRST_NUMBER, Lookup, Received, listening, looking
+from tests.delivery.worker import POINTS
 
 KILLS = 20
+CRASHES = int(os.environ.get("REGISTRYD_CRASHES", "2"))
+"""Kills at each named point."""
+PIECE, PIECES = 20, 60
+"""Contracts that end in one statement, and how many statements may pass until a kill has come."""
 
 
 def test_daemon_killed_twenty_times_in_a_burst_loses_nothing(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +76,96 @@ def test_daemon_killed_twenty_times_in_a_burst_loses_nothing(site: Site, capsys:
     assert len(outcomes) == TERMINATIONS
     assert {tuple(told) for told in outcomes.values()} <= {("applied",), ("duplicate",)}
     assert cut > 0, "some kill must have hit a call"
+
+
+@contextlib.contextmanager
+def working(site: Site, owner: str, point: str = "never", passages: int = 1) -> Iterator[subprocess.Popen[str]]:
+    """A worker that dies at a named point."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.delivery.worker",
+            site.database.dsn("registryd_app"),
+            site.secrets_key.hex(),
+            owner,
+            point,
+            str(passages),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_one_of_two_workers_killed_at_each_named_point_loses_nothing(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make crash` kills 50 times at each point and waits once each for the lease to lapse; here the 45 s are taken as passed."""
+    seed = secrets.randbits(32)
+    moments = random.Random(seed)
+    kills = CRASHES * len(POINTS)
+    pieces = kills * PIECES
+    in_flight, takeovers = 0, []
+
+    async def answer(_: Received) -> Response:
+        await asyncio.sleep(moments.uniform(0, 0.02))
+        return Response(status=204)
+
+    async def end(database: Lookup, piece: int) -> None:
+        """Contracts end that one messenger knows: its lane falls idle soon, and is anybody's for the next piece."""
+        first = FIRST_NUMBER + piece * PIECE
+        await database.run("UPDATE registry.contract SET ended_at = now() WHERE msisdn BETWEEN $1 AND $2", first, first + PIECE - 1)
+
+    async def kill(database: Lookup, number: int, ended: int) -> int:
+        """A second worker dies at its point, in a burst; returns up to where the burst came."""
+        nonlocal in_flight
+        point = POINTS[number % len(POINTS)]
+        with working(site, f"victim-{number}", point, 1 if point == "after lease" else moments.randint(1, 10)) as victim:
+            assert victim.stdout is not None
+            assert await asyncio.to_thread(victim.stdout.readline) == "ready\n"
+            died = asyncio.create_task(asyncio.to_thread(victim.wait, 60))
+            while not died.done():
+                assert ended < pieces, f"{point}: it never came there (seed {seed})"
+                await end(database, ended)
+                ended += 1
+                await asyncio.sleep(0.05)
+            assert await died == -signal.SIGKILL
+            in_flight += int(victim.stdout.readline())
+        return ended
+
+    async def run() -> tuple[int, int]:
+        async with listening(answer) as endpoint, looking(site.database) as database:
+            lanes = [await site.add_messenger(f"m{n}", endpoint.url, batch_max=batch_max) for n, batch_max in enumerate((1, 7) * 5)]
+            for number, lane in enumerate(lanes):
+                for piece in range(number, pieces, len(lanes)):
+                    await database.bind(lane, *(f"{piece}-{n}" for n in range(PIECE)), first=FIRST_NUMBER + piece * PIECE)
+            ended = 0
+            with working(site, "survivor"):
+                for number in range(kills):
+                    ended = await kill(database, number, ended)
+                    held = "SELECT extract(epoch FROM max(lease_until) - now())::float FROM registry.lane WHERE owner LIKE 'victim%'"
+                    assert (await database.value(held) or 0) <= 45
+                    if CRASHES == 2 or number >= len(POINTS):
+                        await database.run("UPDATE registry.lane SET lease_until = now() WHERE owner LIKE 'victim%'")
+                    died_at = time.monotonic()
+                    await eventually(database.none_pending, 60)
+                    takeovers.append(time.monotonic() - died_at)
+            told = {f"{piece}-{n}" for piece in range(ended) for n in range(PIECE)}
+            assert set(endpoint.codes) == told, f"lost (seed {seed})"
+            assert await database.delivered() == len(told)
+            return len(endpoint.codes), len(told)
+
+    received, told = asyncio.run(run())
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\none of two workers killed -9 {kills} times (seed {seed}): of {told} notifications none lost,"
+            f" {received - told} repeated of {in_flight} in flight; taken over within {max(takeovers):.1f} s\n"
+        )
+    assert received - told <= in_flight
+    assert max(takeovers) <= 60
 
 
 def test_sigterm_settles_what_is_in_flight_and_gives_the_lanes_back(site: Site) -> None:

@@ -7,11 +7,13 @@ import ipaddress
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import aiohttp
@@ -20,12 +22,15 @@ from aiohttp.web import Response
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from registryd.delivery import push, signing
+from registryd.config import Credentials
+from registryd.delivery import push, resolver, signing
 from registryd.delivery.egress import Egress, EgressRefused
+from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
+from registryd.delivery.resolver import Resolver
 from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome
 from registryd.store.messengers import SecretBox
 from tests.delivery.conftest import LOOPBACK, database_away, listening
@@ -93,6 +98,12 @@ def test_the_table_of_addresses_is_a_real_one() -> None:
     assert len(PUBLIC) + sum(map(len, NOT_PUBLIC.values())) >= 40
 
 
+def test_operators_own_networks_are_refused_but_for_the_exceptions_it_names() -> None:
+    guard = Egress(["93.158.134.128/25"], ["93.158.134.0/24", "2a02:6b8::/32"])
+    assert [text for text in ("93.158.134.3", "::ffff:93.158.134.3", "2a02:6b8::2") if guard.allows(address(text))] == []
+    assert [text for text in ("93.158.134.129", "93.158.135.1", "2a02:6b9::1") if not guard.allows(address(text))] == []
+
+
 def test_private_interconnects_are_allowed_by_name_and_nothing_beside_them() -> None:
     guard = Egress(["10.20.0.0/16", "fd00:aa::/32", "64:ff9b::/96"])
     allowed = ["10.20.0.1", "10.20.255.255", "::ffff:10.20.3.4", "fd00:aa::1", "64:ff9b::10.20.0.1", "8.8.8.8"]
@@ -154,11 +165,11 @@ NOTICE = Notification(NOW + timedelta(hours=24), uuid4(), 79161234567, 1, "u-81f
 
 @asynccontextmanager
 async def pushing(guard: Egress = LOOPBACK) -> AsyncIterator[Callable[[str], Awaitable[Outcome]]]:
-    secret = signing.new_secret()
+    signer = signing.Signer([signing.new_secret()])
     async with Pusher(database_away(), SecretBox(b"k" * 32), guard) as pusher:
 
         async def outcome(url: str) -> Outcome:
-            return (await pusher.push(url, [secret], [NOTICE], with_phone_number=False)).outcome
+            return await pusher.channel(url, url).push(signer, [NOTICE], with_phone_number=False)
 
         yield outcome
 
@@ -370,6 +381,117 @@ def test_what_is_no_answer_is_told_in_words_of_ours(tmp_path: Path) -> None:
             assert isinstance(failed, Failed)
             assert "https" in failed.error
             assert "secret" not in failed.error
+
+    asyncio.run(run())
+
+
+def issued(directory: Path, name: str, ca: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None) -> Path:
+    """A certificate for 127.0.0.1 with its key, by a CA; without one, the CA itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateBuilder().subject_name(subject).public_key(key.public_key()).serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=1))
+    builder = builder.add_extension(x509.BasicConstraints(ca=ca is None, path_length=None), critical=True)
+    if ca is not None:
+        names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    signed = builder.issuer_name(ca[0].subject if ca else subject).sign(ca[1] if ca else key, hashes.SHA256())
+    path = directory / name
+    path.write_bytes(signed.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path
+
+
+def read_issued(path: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    pem = path.read_bytes()
+    key = load_pem_private_key(pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return x509.load_pem_x509_certificate(pem), key
+
+
+def test_messenger_may_ask_for_a_client_certificate_and_have_one_of_a_private_ca(tmp_path: Path) -> None:
+    ca = issued(tmp_path, "endpoint-ca-bank")
+    issued(tmp_path, "endpoint-certificate-bank", read_issued(ca))
+    (tmp_path / "endpoint-ca-nameless").write_bytes(ca.read_bytes())
+    (tmp_path / "endpoint-certificate-broken").write_text("not PEM")
+    asks = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca)
+    asks.load_cert_chain(issued(tmp_path, "server", read_issued(ca)))
+    asks.verify_mode = ssl.CERT_REQUIRED
+    presented: list[object] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        presented.append(writer.get_extra_info("peercert")["subject"])
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+
+    async def run() -> None:
+        credentials = Credentials(tmp_path)
+        signer = signing.Signer([signing.new_secret()])
+        async with (
+            raw_server(serve, asks) as url,
+            Pusher(database_away(), SecretBox(b"k" * 32), LOOPBACK, lambda name: endpoint_tls(credentials, name)) as pusher,
+        ):
+            told = {
+                name: await pusher.channel(name, url).push(signer, [NOTICE], with_phone_number=False)
+                for name in ("bank", "nameless", "stranger", "broken")
+            }
+        assert told["bank"] == Acknowledged(204)
+        assert isinstance(told["nameless"], Failed), "the endpoint's CA is known, but it is shown no certificate"
+        assert told["stranger"] == Failed("the endpoint's certificate is not valid")
+        assert told["broken"] == Failed("the credentials endpoint-certificate or endpoint-ca of this messenger cannot be used")
+        assert presented == [((("commonName", "endpoint-certificate-bank"),),)]
+
+    asyncio.run(run())
+
+
+def test_name_that_hangs_in_dns_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More names than the loop's executor has threads for, each asked for again and again."""
+    hold = threading.Event()
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(host)
+        if host.startswith("hangs-"):
+            hold.wait(30)
+        return real("127.0.0.1" if host.endswith(".example") else host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(resolver, "LOOKUP_TIMEOUT_S", 0.3)
+
+    async def run() -> None:
+        async with listening() as endpoint, pushing() as outcome:
+            port = endpoint.url.split(":")[2].split("/")[0]
+            try:
+                hanging = [asyncio.ensure_future(outcome(f"http://hangs-{n}.example:{port}/")) for n in range(99)]
+                await asyncio.sleep(0)
+                assert await asyncio.wait_for(outcome(f"http://healthy.example:{port}/"), 5) == Acknowledged(204)
+                assert {str(done) for done in await asyncio.gather(*hanging)} == {str(Failed("the endpoint's name cannot be resolved"))}
+                again = await outcome(f"http://hangs-0.example:{port}/")
+                assert again == Failed("the endpoint's name cannot be resolved")
+                assert asked.count("hangs-0.example") == 1, "one look-up of a name at a time, however often it is asked for"
+            finally:
+                hold.set()
+
+    asyncio.run(run())
+
+
+def test_name_that_resolves_differently_the_second_time_is_judged_by_where_it_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DNS rebinding: public when it was registered and looked at, the operator's own network when it is connected to."""
+    answers = iter(["93.158.134.3", "127.0.0.1", "169.254.169.254"])
+
+    def getaddrinfo(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
+
+    async def run() -> None:
+        async with listening() as endpoint, pushing(Egress(allow_http=True)) as outcome:
+            port = int(endpoint.url.split(":")[2].split("/")[0])
+            monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+            Egress(allow_http=True).check_url(f"http://rebinds.example:{port}/")
+            assert (await Resolver().resolve("rebinds.example", port))[0]["host"] == "93.158.134.3"
+            assert await outcome(f"http://rebinds.example:{port}/") == Failed("the address is refused by the egress guard")
+            assert await outcome(f"http://rebinds2.example:{port}/") == Failed("the address is refused by the egress guard")
+            assert endpoint.received == []
 
     asyncio.run(run())
 

@@ -164,7 +164,7 @@ def test_failing_endpoint_is_probed_within_a_minute_whatever_it_owes_and_whateve
                 await database.run(
                     "UPDATE registry.notification SET attempts = $2 WHERE messenger_id = $1", messenger.messenger_id, attempts
                 )
-            async with delivering(site):
+            async with delivering(site, jitter=lambda: 1.0):
                 await eventually(lambda: database.value("SELECT count(gate_until) = 5 AND count(owner) = 0 FROM registry.lane"))
                 found = await database.rows(
                     "SELECT l.messenger_id, extract(epoch FROM gate_until - attempted_at)::float,"
@@ -527,7 +527,7 @@ def test_waking_the_dispatcher_delivers_at_once(site: Site, monkeypatch: pytest.
 # -- What goes wrong on our side ------------------------------------------------------------------------------------------------------
 
 
-def test_fault_of_ours_in_one_push_gates_that_lane_alone(site: Site) -> None:
+def test_secret_that_cannot_sign_gates_that_lane_alone(site: Site) -> None:
     async def run() -> None:
         async with listening() as endpoint, looking(site.database) as database:
             broken, well = await site.add_messenger("broken", endpoint.url), await site.add_messenger("well", endpoint.url)
@@ -539,7 +539,7 @@ def test_fault_of_ours_in_one_push_gates_that_lane_alone(site: Site) -> None:
             async with delivering(site):
                 await eventually(lambda: is_gated(database))
                 await eventually(lambda: endpoint.codes == ["b"])
-                assert await database.value("SELECT last_error FROM registry.lane WHERE failures > 0") == "the registry failed to push"
+                assert await database.value("SELECT last_error FROM registry.lane WHERE failures > 0") == "signing secrets cannot be used"
                 await database.run("UPDATE registry.messenger_secret SET expires_at = now() WHERE kind = 'ed25519'")
                 await database.time_passes()
                 await eventually(database.none_pending)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,60 @@ def test_vectors_for_integrators_hold(vector: dict[str, Any]) -> None:
     verified = any(signature in given.split(" ") for signature in ours)
     verified |= any(is_signed_by_key(public, message_id, timestamp, body, given) for public in vector.get("publicKeys", ()))
     assert verified is vector["valid"]
+
+
+VERIFIER = """
+const { Webhook } = require("standardwebhooks");
+const told = JSON.parse(require("fs").readFileSync(0, "utf8")).map(({ secret, headers, body }) => {
+  try { new Webhook(secret).verify(body, headers); return true; } catch { return false; }
+});
+console.log(JSON.stringify(told));
+"""
+
+
+@pytest.fixture(scope="module")
+def node_verifies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[dict[str, Any]]], list[bool]]:
+    """npm's standardwebhooks: which of some messages it verifies."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("node and npm are not installed here")
+    directory = tmp_path_factory.mktemp("node")
+    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(directory)]
+    try:
+        subprocess.run([npm, "install", *options, "standardwebhooks@1.0.0"], check=True, capture_output=True, timeout=60)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        pytest.skip("npm could not install standardwebhooks here")
+
+    def verified(messages: list[dict[str, Any]]) -> list[bool]:
+        done = subprocess.run(
+            [node, "-e", VERIFIER], input=json.dumps(messages), cwd=directory, check=True, capture_output=True, text=True, timeout=30
+        )
+        return list(json.loads(done.stdout))
+
+    return verified
+
+
+def test_what_is_pushed_is_verified_by_npms_library_too(site: Site, node_verifies: Callable[[list[dict[str, Any]]], list[bool]]) -> None:
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database, delivering(site):
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            second = await add_secret(site, messenger)
+            await add_secret(site, messenger, "ed25519")
+            await database.owe(messenger, 'a code with "quotes" \\ and ~')
+            await eventually(lambda: endpoint.received)
+            headers = {name: value for name, value in endpoint.received[0].headers.items() if name.startswith("webhook-")}
+            body = endpoint.received[0].body.decode()
+            cases = [
+                (messenger.secret, headers, body),
+                (second, headers, body),
+                (signing.new_secret(), headers, body),
+                (second, headers, body + " "),
+                (second, headers | {"webhook-id": "msg_other"}, body),
+            ]
+            messages = [{"secret": signing.shown(secret), "headers": sent, "body": text} for secret, sent, text in cases]
+            assert node_verifies(messages) == [True, True, False, False, False]
+
+    asyncio.run(run())
 
 
 def test_secret_survives_being_shown() -> None:

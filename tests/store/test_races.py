@@ -15,8 +15,8 @@ import pytest
 
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
+from registryd.domain.notification import Attempt, Deferral
 from registryd.store import contracts, lanes, notifications
-from registryd.store.notifications import Attempt, Deferral
 from registryd.store.pool import Database
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, waits

@@ -18,9 +18,9 @@ from registryd.domain import binding, contract, identifiers, notification
 from registryd.domain.contract import EndReason, EndUser, Holder, Status
 from registryd.domain.enumeration import Sign
 from registryd.domain.identifiers import MessengerId, Msisdn, query_id, time_ordered_id
+from registryd.domain.notification import Attempt
 from registryd.domain.presence import Policy, PresenceQuery, is_present
 from registryd.store import guard, journal, lanes, notifications, presence, reports
-from registryd.store.notifications import Attempt
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
 

@@ -1,0 +1,277 @@
+"""Delivery: throughput beside a bare client, a healthy lane among dead ones, a backlog that drains beside queries, and the worst day."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.bench.bare import run_bare
+from tests.bench.load import run_load
+from tests.bench.measure import Figure, cpu_seconds
+from tests.bench.receiver import Receiver
+from tests.conftest import Daemon, Site, TestMessenger, daemon
+
+CONCURRENCY = 50
+ROUNDS = 3
+LANES = 100
+SECONDS = 10.0
+ECHO_KNOWN_S = 5.5
+"""The daemon has read a new policy by then."""
+FIRST = 79_000_000_000
+
+
+def deliver(site: Site, concurrency: int = CONCURRENCY) -> None:
+    """The configuration that a backlog on loopback wants."""
+    site.write_config(log='level = "info"', delivery=f'allow_http = true\nallow_networks = ["127.0.0.0/8"]\nconcurrency = {concurrency}')
+
+
+def run(site: Site, statement: str, *args: Any) -> Any:
+    async def execute() -> Any:
+        async with site.database.connect() as connection:
+            return await connection.fetchval(statement, *args)
+
+    return asyncio.run(execute())
+
+
+def echo(site: Site, per_s: int | None) -> None:
+    """A policy of its own: what comes back as queries is bounded, or (None) is not."""
+    columns = "answer_within, notice_within, organisation_rule, suspended_is_present, journal_kept, notification_kept, note"
+    run(
+        site,
+        f"INSERT INTO registry.policy (effective_from, {columns}, echo_per_s)"
+        f" SELECT clock_timestamp(), {columns}, $1 FROM registry.policy_in_force(now())",
+        per_s,
+    )
+
+
+def owe(site: Site, messenger_ids: list[int], notifications: int) -> None:
+    """So many notifications, spread over messengers, as the fan-out writes them."""
+    run(
+        site,
+        "INSERT INTO registry.notification"
+        " (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, identification_code)"
+        " SELECT ($1::int[])[1 + n % cardinality($1::int[])], 1, d.at, registry.id_at(d.at), $3::bigint + n, d.at - interval '24 hours',"
+        "        'user-' || n"
+        "   FROM generate_series(0, $2::int - 1) AS n,"
+        "        LATERAL (SELECT date_trunc('milliseconds', now() + interval '24 hours' + n % 1000 * interval '1 ms') AS at) AS d",
+        messenger_ids,
+        notifications,
+        FIRST,
+    )
+    site.database.psql("-c", "VACUUM ANALYZE registry.notification", "-c", "CHECKPOINT")
+
+
+def add_lanes(site: Site, count: int, batch_max: int, url: str | None = None, name: str = "lane") -> list[int]:
+    """Messengers without an endpoint, or with one."""
+
+    async def add() -> list[int]:
+        return [(await site.add_messenger(f"{name}-{batch_max}-{n}", url, batch_max=batch_max)).messenger_id for n in range(count)]
+
+    return asyncio.run(add())
+
+
+def point(site: Site, messenger_ids: list[int], url: str | None) -> None:
+    run(site, "UPDATE registry.messenger SET endpoint_url = $1 WHERE messenger_id = ANY ($2::int[])", url, messenger_ids)
+
+
+def pending(site: Site, messenger_ids: list[int]) -> int:
+    return int(run(site, "SELECT count(*) FROM registry.notification WHERE messenger_id = ANY ($1::int[])", messenger_ids))
+
+
+def drained(site: Site, messenger_ids: list[int], cpu: Callable[[], float]) -> tuple[float, float]:
+    """Waits until nothing is owed; seconds from the first push to the last durable receipt, and the CPU seconds spent."""
+    before, since = cpu(), run(site, "SELECT clock_timestamp()")
+    while pending(site, messenger_ids):
+        time.sleep(0.2)
+    spent = cpu() - before
+    taken = run(
+        site,
+        "SELECT extract(epoch FROM max(d.delivered_at) - (SELECT min(a.attempted_at) FROM registry.delivery_attempt AS a"
+        " WHERE a.messenger_id = ANY ($1::int[]) AND a.attempted_at >= $2))::float"
+        " FROM registry.notification_delivered AS d WHERE d.messenger_id = ANY ($1::int[]) AND d.delivered_at >= $2",
+        messenger_ids,
+        since,
+    )
+    return float(taken), spent
+
+
+def bench_deliveries(site: Site, notifications: int) -> Iterator[Figure]:
+    """One worker, one lane: pushes of one and of 100, at 0 and 20 ms, each recorded, beside a bare client doing the same POSTs."""
+    deliver(site)
+    echo(site, None)
+    postmaster = site.database.server.pid or 0
+    with daemon(site) as running:
+        for delay_s in (0.0, 0.02):
+            with Receiver(delay_s) as receiver:
+                for batch_max, count in ((1, notifications if not delay_s else notifications // 5), (100, 8 * notifications)):
+                    lane = add_lanes(site, 1, batch_max, name=f"{delay_s}")
+                    rates, cpus, bares, bare_cpus = [], [], [], []
+                    for _ in range(ROUNDS):
+                        owe(site, lane, count)
+                        bare = run_bare(receiver.url, count // batch_max, batch_max, CONCURRENCY)
+                        point(site, lane, receiver.url)
+                        seconds, spent = drained(site, lane, lambda: cpu_seconds(running.process.pid) + cpu_seconds(postmaster))
+                        point(site, lane, None)
+                        rates.append(count / seconds)
+                        cpus.append(spent * 1000 / count)
+                        bares.append(bare.rate * batch_max)
+                        bare_cpus.append(bare.cpu_s_per_1000 / batch_max)
+                    yield Figure(
+                        what=f"deliveries, batch {batch_max}, receiver at {delay_s * 1000:.0f} ms",
+                        value=statistics.median(rates),
+                        unit="notifications/s",
+                        baseline=statistics.median(bares),
+                        of=f"bare aiohttp ({statistics.median(bare_cpus):.4f} CPU s)",
+                        cpu_s_per_1000=statistics.median(cpus),
+                    )
+
+
+def bench_fairness(site: Site, dead: int) -> Iterator[Figure]:
+    """A healthy lane beside 99 whose endpoints accept connections and never answer: from a contract's end to its notification's receipt."""
+    deliver(site, 16)
+    with Receiver() as receiver, Receiver(3600.0) as silent, daemon(site):
+        healthy = add_lanes(site, 1, 1, receiver.url, "healthy")[0]
+        hanging = add_lanes(site, LANES - 1, 100, name="dead")
+        baseline = asyncio.run(_ends(site, receiver, healthy, "before"))
+        owe(site, hanging, dead)
+        point(site, hanging, silent.url)
+        gated = "SELECT count(*) FROM registry.lane WHERE failures > 0"
+        while run(site, gated) < len(hanging):  # each has met its first timeout
+            time.sleep(0.5)
+        beside = asyncio.run(_ends(site, receiver, healthy, "beside"))
+        for quantile, name in ((0.5, "median"), (0.99, "p99")):
+            yield Figure(
+                what=f"a healthy lane beside {len(hanging)} dead ones that are owed {dead:,}, {name}",
+                value=beside[int(len(beside) * quantile)] * 1000,
+                unit="ms",
+                baseline=baseline[int(len(baseline) * quantile)] * 1000,
+                of="ms without the dead",
+            )
+
+
+async def _ends(site: Site, receiver: Receiver, messenger_id: int, name: str) -> list[float]:
+    """Ends 300 contracts one by one; sorted, how long each took from its commit to its receipt."""
+    ends = 300
+    committed: dict[str, float] = {}
+    first = FIRST + 900_000_000 + (0 if name == "before" else ends)
+    async with site.database.connect() as connection:
+        await connection.execute(
+            "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
+            " SELECT n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series($1::bigint, $2::bigint) AS n",
+            first,
+            first + ends - 1,
+        )
+        await connection.execute(
+            "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code)"
+            " SELECT n, 1, $3, 'probe-' || n FROM generate_series($1::bigint, $2::bigint) AS n",
+            first,
+            first + ends - 1,
+            messenger_id,
+        )
+        for msisdn in range(first, first + ends):
+            await connection.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", msisdn)
+            committed[f"probe-{msisdn}"] = time.time()
+            await asyncio.sleep(random.uniform(0.02, 0.1))
+    arrivals: dict[str, float] = {}
+    while len(arrivals.keys() & committed.keys()) < ends:
+        await asyncio.sleep(0.2)
+        arrivals = receiver.seen()["arrivals"]
+    return sorted(arrivals[code] - at for code, at in committed.items())
+
+
+def bench_drain(site: Site, notifications: int) -> Iterator[Figure]:
+    """A backlog over 100 lanes that drains beside 1,000 presence queries a second: as the policy paces it, and unbounded."""
+    deliver(site, 16)
+    messenger = asyncio.run(site.add_messenger("asks"))
+    numbers = list(range(FIRST + 800_000_000, FIRST + 800_050_000))
+    run(
+        site,
+        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
+        " SELECT n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM unnest($1::bigint[]) AS n",
+        numbers,
+    )
+    site.database.psql("-c", "VACUUM ANALYZE registry.contract")
+    lanes = add_lanes(site, LANES, 100)
+    owe(site, lanes, notifications)
+    with Receiver() as receiver, daemon(site) as running:
+        idle = _paced(running, messenger, numbers)
+        point(site, lanes, receiver.url)
+        found = []
+        for what, per_s in (("as the policy paces it", 5_000), ("unbounded", None)):
+            echo(site, per_s)
+            time.sleep(ECHO_KNOWN_S)
+            before, started = receiver.seen()["notifications"], time.perf_counter()
+            p99 = _paced(running, messenger, numbers)
+            found.append((what, p99, (receiver.seen()["notifications"] - before) / (time.perf_counter() - started)))
+    for what, p99, rate in found:
+        yield Figure(
+            what=f"presence p99 at 1,000/s beside a drain {what}: {rate:,.0f} notifications/s",
+            value=p99,
+            unit="ms",
+            baseline=idle,
+            of="ms idle",
+        )
+
+
+def _paced(running: Daemon, messenger: TestMessenger, numbers: list[int]) -> float:
+    """1,000 queries a second, asked when they are due whether or not the last was answered; the p99 from then, in milliseconds."""
+    return run_load(running.api, messenger.api_key, numbers, connections=64, seconds=SECONDS, rate=1000.0).p99_ms
+
+
+def bench_worst_day(site: Site, contracts: int) -> Iterator[Figure]:
+    """Every contract ends in one statement, each with three bindings, while queries are asked: memory, and the worst query's wait."""
+    messenger = asyncio.run(site.add_messenger("asks"))
+    bound = add_lanes(site, 3, 1)
+
+    async def end() -> tuple[float, int, float, list[float]]:
+        async with site.database.connect() as connection, site.database.connect() as other:
+            await connection.execute("SET registry.bulk_load = 'on'")
+            await connection.execute(
+                "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
+                " SELECT $1::bigint + n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series(0, $2::int - 1) AS n",
+                FIRST,
+                contracts,
+            )
+            for messenger_id in bound:
+                await connection.execute(
+                    "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code)"
+                    " SELECT $1::bigint + n, 1, $3, 'u' || n FROM generate_series(0, $2::int - 1) AS n",
+                    FIRST,
+                    contracts,
+                    messenger_id,
+                )
+            await other.execute("VACUUM ANALYZE registry.contract, registry.binding")
+            await other.execute("CREATE TABLE plain (a bigint, b bigint, c timestamptz, d uuid PRIMARY KEY, e text)")
+            started = time.perf_counter()
+            await other.execute(
+                "INSERT INTO plain SELECT n, n, now(), gen_random_uuid(), 'u' || n FROM generate_series(1, $1::int) AS n", contracts
+            )
+            baseline = contracts / (time.perf_counter() - started)
+            ending = asyncio.create_task(connection.execute("UPDATE registry.contract SET ended_at = now() WHERE ended_at IS NULL"))
+            started, peak, waits = time.perf_counter(), 0, []
+            pid = connection.get_server_pid()
+            with daemon(site) as running:
+                async with aiohttp.ClientSession(running.api, headers=messenger.headers) as http:
+                    while not ending.done():
+                        status = Path(f"/proc/{pid}/status").read_text()
+                        peak = max(peak, int(status.split("RssAnon:")[1].split()[0]) // 1024)
+                        asked = time.perf_counter()
+                        body = {"phoneNumber": f"+{FIRST + random.randrange(contracts)}"}
+                        async with http.post("/v1/presence", json=body) as answer:
+                            assert answer.status == 200, await answer.text()
+                        waits.append(time.perf_counter() - asked)
+                        await asyncio.sleep(0.02)
+                await ending
+            return 3 * contracts / (time.perf_counter() - started), peak, 3 * baseline, sorted(waits)
+
+    rate, peak_mib, baseline, waits = asyncio.run(end())
+    what = f"{contracts:,} ends in one statement ({peak_mib} MiB at most; queries meanwhile: p99, worst {waits[-1] * 1000:,.0f} ms)"
+    p99_ms = waits[int(len(waits) * 0.99)] * 1000
+    yield Figure(what=what, value=rate, unit="notifications/s", baseline=baseline, of="plain INSERT", p99_ms=p99_ms)
