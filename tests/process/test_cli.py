@@ -379,3 +379,11 @@ def test_two_persons_look_at_one_number(site: Site) -> None:
         assert as_person(anna, "look", "1").exit_code == 1
     finally:
         site.database.psql("-c", f"DROP ROLE {anna}, {boris}")
+
+
+def test_a_daemon_with_another_secrets_key_does_not_start(site: Site) -> None:
+    asyncio.run(site.digest_key())
+    (site.directory / "credentials" / "secrets-key").write_text("ab" * 32)
+    command = [sys.executable, "-m", "registryd", "--config", str(site.path), "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, "secrets-key" in done.stderr) == (3, True)

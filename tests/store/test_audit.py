@@ -21,7 +21,7 @@ from registryd.store import audit
 from registryd.store.audit import Verdict
 from registryd.store.digest_keys import DigestKey
 from tests.conftest import TestDatabase
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, change_policy
 
 KEY = bytes(range(32))
 SEALS, PAGES_EACH = 6, 4
@@ -342,10 +342,7 @@ def test_the_chain_stays_whole_when_days_are_dropped_by_policy(database: TestDat
                 await seal(connection, written)
             assert (await verified(database)).findings == []
             head = await kept_head(database)
-            await connection.execute(
-                "INSERT INTO registry.policy SELECT now() - interval '1 minute', answer_within, notice_within, organisation_rule, "
-                "suspended_is_present, '2 days', '2 days', 'a test' FROM registry.policy_in_force(now())"
-            )
+            await change_policy(connection, journal_kept="2 days")
             while await app.fetchval("SELECT registry.close_day('journal_page')"):
                 pass
             dropped = 0

@@ -14,7 +14,7 @@ from registryd.presence.resolver import Resolver
 from registryd.store import digest_keys, journal
 from registryd.store.messengers import SecretBox, WrongSecretsKey
 from tests.conftest import TestDatabase
-from tests.store.conftest import FIRST, Connection, add_messengers
+from tests.store.conftest import FIRST, Connection, add_messengers, change_policy
 
 BOX = SecretBox(bytes(32))
 
@@ -73,18 +73,13 @@ def test_a_key_is_destroyed_when_nothing_of_its_month_is_left_and_not_before(dat
                 await digest_keys.read_current(db, BOX, month)
             live = [(month, True) for month in (before, last, this)]
             kept = (datetime.now(UTC).date() - last).days  # the journal of the month before last is over, but for its margin of a day
-            await connection.execute(
-                "INSERT INTO registry.policy SELECT now() - interval '1 minute', answer_within, notice_within, "
-                "organisation_rule, suspended_is_present, make_interval(days => $1), '1 day', 'a test' "
-                "FROM registry.policy_in_force(now())",
-                kept,
-            )
+            await change_policy(connection, journal_kept=f"{kept} days")
             await connection.execute("UPDATE registry.retention SET closed_through = $1", last - timedelta(days=2))
             await connection.execute("SELECT registry.make_partitions($1, 1)", last - timedelta(days=1))
             await connection.execute("UPDATE registry.retention SET closed_through = $1", last - timedelta(days=1))
             await journal.keep_days(db)
             assert (await months(connection))[:3] == live
-            await connection.execute("UPDATE registry.policy SET journal_kept = journal_kept - interval '1 day' WHERE note = 'a test'")
+            await change_policy(connection, journal_kept=f"{kept - 1} days")
             await connection.execute("SELECT registry.make_partitions(retention.closed_through + 1, 1) FROM registry.retention LIMIT 1")
             count = observe.digest_keys_destroyed._value.get()
             for _ in range(4):  # a day of each family a time

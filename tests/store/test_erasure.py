@@ -10,9 +10,10 @@ from registryd import observe
 from registryd.store import erasure
 from registryd.store.pool import PROBES
 from tests.conftest import TestDatabase
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind, explaining
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind, change_policy, explaining
 
 KEPT = timedelta(days=365 * 3)
+"""The policy's three years, but for a leap day."""
 
 
 async def end(connection: Connection, ago: timedelta, *numbers: int) -> None:
@@ -43,7 +44,6 @@ def test_what_is_over_goes_and_what_is_kept_owed_or_live_stays(database: TestDat
     async def run() -> None:
         async with database.connect() as connection, database.pool() as db:
             await add_contracts(connection, 6)
-            await connection.execute("UPDATE registry.policy SET ended_kept = '3 years'")
             (messenger_id,) = await add_messengers(connection, 1)
             bound_at = datetime(2020, 2, 1, tzinfo=UTC)
             for n in range(5):
@@ -72,11 +72,7 @@ def test_what_is_over_goes_and_what_is_kept_owed_or_live_stays(database: TestDat
             assert await erasure.purge_ended(db) == (1, 1)
             assert await left(connection, "contract") == [1, 3, 4]
             # The policy decides, from the moment it is there.
-            await connection.execute(
-                "INSERT INTO registry.policy SELECT now() - interval '1 second', answer_within, notice_within, organisation_rule, "
-                "suspended_is_present, journal_kept, notification_kept, 'a test' FROM registry.policy_in_force(now())"
-            )
-            await connection.execute("UPDATE registry.policy SET ended_kept = '2 years' WHERE note = 'a test'")
+            await change_policy(connection, ended_kept="2 years")
             assert await erasure.purge_ended(db) == (1, 1)
             assert await left(connection, "contract") == [3, 4]
 
