@@ -24,6 +24,9 @@ RUN_MAX_PAGES = 100_000
 RUN_MAX_SEALS = 20_000
 """How much is compared by one statement."""
 ZEROS = bytes(32)
+WIDE = timedelta(days=31)
+LAST_MS = 253_402_214_400_000
+"""The last day that Python knows: an id that was tampered with may lie beyond it."""
 
 Fault = Literal[
     "entry_missing",
@@ -171,6 +174,8 @@ class _Seals:
         self.dropped_before: date | None = None
         self.by_day: dict[date, tuple[int, int]] = {}
         """The first and last seal of each day's pages."""
+        self.wide: tuple[int, int] | None = None
+        """The first and last seal whose pages lie further apart than those of a worker do."""
 
     def step(self, seal: Seal) -> None:
         self.chain.step(seal.sequence, seal.previous, seal.sha256, seal.expected)
@@ -178,7 +183,10 @@ class _Seals:
         if seal.kind == "retention":
             self._retain(seal)
         if seal.first_page is not None and seal.last_page is not None:
-            for day in _days(_day_of(seal.first_page), _day_of(seal.last_page)):
+            first, last = _day_of(seal.first_page), _day_of(seal.last_page)
+            if last - first > WIDE:
+                self.wide = (self.wide[0] if self.wide else seal.sequence, seal.sequence)
+            for day in {first, last} if last - first > WIDE else _days(first, last):
                 self.by_day[day] = (self.by_day.get(day, (seal.sequence, 0))[0], seal.sequence)
             if self.runs[-1].full:
                 self.runs.append(_Run())
@@ -187,6 +195,7 @@ class _Seals:
     def seals_of(self, start: datetime, end: datetime) -> tuple[int, int]:
         """The first and last seal that may cover a page from `start` to `end`; (1, 0) for none."""
         spans = [span for day, span in self.by_day.items() if start.date() <= day <= end.date()]
+        spans += [self.wide] if self.wide else []
         return (min(low for low, _ in spans), max(high for _, high in spans)) if spans else (1, 0)
 
     def _retain(self, seal: Seal) -> None:
@@ -253,7 +262,7 @@ def _explained(broken: Broken) -> Finding:
         case "changed":
             return Finding("page_changed", "journal", broken.sequence, broken.page_id, "the page is not what was sealed")
         case _:
-            explanation = "its content is not that of its pages: their list, its note or one of them was changed"
+            explanation = "its content is not that of its pages: one of them was changed, and its mark with it"
             return Finding("entry_changed", "journal", broken.sequence, None, explanation)
 
 
@@ -281,7 +290,7 @@ def _first_id(at: datetime) -> UUID:
 
 
 def _day_of(page_id: UUID) -> date:
-    return datetime.fromtimestamp((page_id.int >> 80) / 1000, UTC).date()
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=min(page_id.int >> 80, LAST_MS))).date()
 
 
 def _days(start: date, end: date) -> list[date]:

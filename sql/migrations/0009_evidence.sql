@@ -8,8 +8,9 @@
 --
 --   page     SHA-256 of page_id, received_at, answered_at, messenger_id, queries, present_count, digest_key, digests, present, each as its
 --            type's send function has it (PostgreSQL's binary format), one after another
---   content  SHA-256 of the hashes of a seal's pages in the order of page_ids, then its note in UTF-8
---   sha256   SHA-256 of previous, sequence (int8send), sealed_at (timestamptz_send), the number of pages (int4send), content, kind in UTF-8
+--   content  SHA-256 of the hashes of a seal's pages in the order of page_ids
+--   sha256   SHA-256 of previous, sequence (int8send), sealed_at (timestamptz_send), page_ids (array_send), marks, content, kind and note in UTF-8:
+--            all of the row
 --
 -- What it does not show: a page that was changed before its seal, that is within about a second. A worker that is killed leaves the pages of
 -- its last second unsealed; they are reported until the owner adopts them (adopt_unsealed_pages), which stands in the chain with a
@@ -37,9 +38,9 @@ COMMENT ON COLUMN registry.seal.kind IS 'begin (the first), pages (what a worker
 COMMENT ON COLUMN registry.seal.note IS 'adopted: why. retention: the day (UTC) before which pages may be gone.';
 COMMENT ON COLUMN registry.seal.page_ids IS 'The pages it covers, in the order of their ids.';
 COMMENT ON COLUMN registry.seal.marks IS 'The first four bytes of each page''s hash: they tell which page was changed; content proves it.';
-COMMENT ON COLUMN registry.seal.content IS 'SHA-256 over the pages'' hashes and the note.';
+COMMENT ON COLUMN registry.seal.content IS 'SHA-256 over the pages'' hashes.';
 COMMENT ON COLUMN registry.seal.previous IS 'sha256 of the seal before; zeros in the first.';
-COMMENT ON COLUMN registry.seal.sha256 IS 'SHA-256 over everything here but marks and page_ids, which content binds.';
+COMMENT ON COLUMN registry.seal.sha256 IS 'SHA-256 over everything else here.';
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.seal FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 
 CREATE FUNCTION registry.page_sha256(page registry.journal_page) RETURNS bytea
@@ -64,10 +65,10 @@ BEGIN
     made.sealed_at := clock_timestamp();
     made.previous := coalesce(last.sha256, decode(repeat('00', 32), 'hex'));
     SELECT coalesce(string_agg(substring(h.hash FROM 1 FOR 4), '' ORDER BY h.place), ''),
-           sha256(coalesce(string_agg(h.hash, '' ORDER BY h.place), '') || convert_to(append_seal.note, 'UTF8'))
+           sha256(coalesce(string_agg(h.hash, '' ORDER BY h.place), ''))
       INTO made.marks, made.content FROM unnest(hashes) WITH ORDINALITY AS h(hash, place);
-    made.sha256 := sha256(made.previous || int8send(made.sequence) || timestamptz_send(made.sealed_at) || int4send(cardinality(page_ids))
-                          || made.content || convert_to(append_seal.kind::text, 'UTF8'));
+    made.sha256 := sha256(made.previous || int8send(made.sequence) || timestamptz_send(made.sealed_at) || array_send(append_seal.page_ids)
+                          || made.marks || made.content || convert_to(append_seal.kind::text || append_seal.note, 'UTF8'));
     INSERT INTO registry.seal (sequence, sealed_at, kind, note, page_ids, marks, content, previous, sha256)
     VALUES (made.sequence, made.sealed_at, append_seal.kind, append_seal.note, append_seal.page_ids, made.marks, made.content, made.previous, made.sha256);
     RETURN made.sequence;
@@ -112,7 +113,8 @@ BEGIN
           FROM (SELECT p.page_id, registry.page_sha256(p) AS hash
                   FROM registry.journal_page AS p
                   LEFT JOIN (SELECT unnest(s.page_ids) AS page_id FROM registry.seal AS s) AS sealed ON sealed.page_id = p.page_id
-                 WHERE sealed.page_id IS NULL AND registry.time_of(p.page_id) BETWEEN began AND now() - interval '1 minute'
+                 WHERE sealed.page_id IS NULL AND registry.time_of(p.page_id) >= began
+                   AND registry.time_of(p.page_id) NOT BETWEEN now() - interval '1 minute' AND now() + interval '1 day'
                  ORDER BY p.page_id LIMIT 5000) AS u;
         IF found IS NULL THEN
             RETURN adopted;

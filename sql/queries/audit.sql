@@ -7,8 +7,8 @@
 -- shows there: `may_be_gone` is the day that the policy in force allowed.
 SELECT s.sequence, s.sealed_at, s.kind::text AS kind, s.note, cardinality(s.page_ids) AS pages, s.page_ids[1] AS first_page,
        s.page_ids[cardinality(s.page_ids)] AS last_page, s.content, s.previous, s.sha256,
-       sha256(s.previous || int8send(s.sequence) || timestamptz_send(s.sealed_at) || int4send(cardinality(s.page_ids)) || s.content
-              || convert_to(s.kind::text, 'UTF8')) AS expected,
+       sha256(s.previous || int8send(s.sequence) || timestamptz_send(s.sealed_at) || array_send(s.page_ids) || s.marks || s.content
+              || convert_to(s.kind::text || s.note, 'UTF8')) AS expected,
        CASE WHEN s.kind = 'retention' THEN
            (SELECT ((s.sealed_at - p.journal_kept) AT TIME ZONE 'UTC')::date FROM registry.policy AS p
              WHERE p.effective_from <= s.sealed_at ORDER BY p.effective_from DESC LIMIT 1) END AS may_be_gone
@@ -18,7 +18,7 @@ SELECT s.sequence, s.sealed_at, s.kind::text AS kind, s.note, cardinality(s.page
 -- Why: a run of seals ($1 to $2) beside their pages ($3 to $4), those that fit left out. Of a seal some of whose pages were dropped by
 -- the policy (below $5) the others are held to their marks. No page is named where the seal itself is what does not fit.
 WITH sealed AS (
-    SELECT s.sequence, s.content, s.note, u.page_id, u.place, substring(s.marks FROM 4 * u.place::integer - 3 FOR 4) AS mark, u.page_id < $5 AS dropped
+    SELECT s.sequence, s.content, u.page_id, u.place, substring(s.marks FROM 4 * u.place::integer - 3 FOR 4) AS mark, coalesce(u.page_id < $5, false) AS dropped
       FROM registry.seal AS s CROSS JOIN LATERAL unnest(s.page_ids) WITH ORDINALITY AS u(page_id, place)
      WHERE s.sequence BETWEEN $1 AND $2
 ), hashed AS MATERIALIZED (
@@ -32,8 +32,8 @@ WITH sealed AS (
            array_agg(h.page_id ORDER BY h.place) FILTER (WHERE h.missing AND NOT h.dropped) AS missing,
            array_agg(h.page_id ORDER BY h.place) FILTER (WHERE substring(h.hash FROM 1 FOR 4) <> h.mark AND NOT h.dropped) AS changed,
            bool_or(h.missing) AS incomplete,
-           h.content = sha256(string_agg(h.hash, '' ORDER BY h.place) || convert_to(h.note, 'UTF8')) AS fits
-      FROM hashed AS h GROUP BY h.sequence, h.content, h.note
+           h.content = sha256(string_agg(h.hash, '' ORDER BY h.place)) AS fits
+      FROM hashed AS h GROUP BY h.sequence, h.content
 )
 SELECT j.sequence, 'missing' AS fault, m.page_id FROM judged AS j CROSS JOIN LATERAL unnest(j.missing) AS m(page_id)
 UNION ALL

@@ -60,11 +60,11 @@ DO $$ DECLARE s registry.seal; before bytea := decode(repeat('00', 32), 'hex'); 
         UPDATE registry.seal SET previous = before,
                marks = (SELECT coalesce(string_agg(substring(registry.page_sha256(p) FROM 1 FOR 4), '' ORDER BY u.place), '')
                           FROM unnest(page_ids) WITH ORDINALITY AS u(id, place) JOIN registry.journal_page AS p ON p.page_id = u.id),
-               content = (SELECT sha256(coalesce(string_agg(registry.page_sha256(p), '' ORDER BY u.place), '') || convert_to(note, 'UTF8'))
+               content = (SELECT sha256(coalesce(string_agg(registry.page_sha256(p), '' ORDER BY u.place), ''))
                             FROM unnest(page_ids) WITH ORDINALITY AS u(id, place) JOIN registry.journal_page AS p ON p.page_id = u.id)
          WHERE sequence = s.sequence;
         UPDATE registry.seal SET sha256 = sha256(previous || int8send(sequence) || timestamptz_send(sealed_at)
-                                                 || int4send(cardinality(page_ids)) || content || convert_to(kind::text, 'UTF8'))
+                                                 || array_send(page_ids) || marks || content || convert_to(kind::text || note, 'UTF8'))
          WHERE sequence = s.sequence RETURNING sha256 INTO before;
     END LOOP;
 END $$
@@ -142,7 +142,7 @@ TAMPERINGS = {
         "UPDATE registry.seal SET page_ids = (SELECT array_agg(u ORDER BY u DESC) FROM unnest(page_ids) AS u), "
         "marks = substring(marks FROM 13) || substring(marks FROM 9 FOR 4) || substring(marks FROM 5 FOR 4) || substring(marks FOR 4) "
         "WHERE sequence = {s}",
-        [("entry_changed", "s", None)],
+        [("entry_changed", "s", None)] * 2,
     ),
     "a page is struck from its seal and deleted": (
         "UPDATE registry.seal SET page_ids = array_remove(page_ids, '{p}'), marks = substring(marks FROM 5) WHERE sequence = {s}; "
@@ -153,13 +153,27 @@ TAMPERINGS = {
         "UPDATE registry.journal_page SET present = B'010' WHERE page_id = '{p}'; UPDATE registry.seal SET marks = "
         "(SELECT substring(registry.page_sha256(j) FOR 4) FROM registry.journal_page AS j WHERE page_id = '{p}') "
         "|| substring(marks FROM 5) WHERE sequence = {s}",
-        [("entry_changed", "s", None)],
+        [("entry_changed", "s", None)] * 2,
     ),
     "a page is edited and its seal made anew": (
         "UPDATE registry.journal_page SET present = B'010' WHERE page_id = '{p}'; CREATE TEMPORARY TABLE kept ON COMMIT PRESERVE ROWS AS "
         "SELECT * FROM registry.seal; {rehash}; UPDATE registry.seal AS t SET previous = k.previous, sha256 = k.sha256 FROM kept AS k "
         "WHERE k.sequence = t.sequence AND t.sequence <> {s}",
         [("entry_changed", "after s", None)],
+    ),
+    "a page is called one that the policy let go, and deleted": (
+        "UPDATE registry.seal SET page_ids[1] = '00000000-0000-7000-8000-000000000000' WHERE sequence = {s}; "
+        "DELETE FROM registry.journal_page WHERE page_id = '{p}'; "
+        "SELECT registry.append_seal('retention', '{{}}', '{{}}', '2000-01-01')",
+        [("entry_changed", "s", None)],
+    ),
+    "a page is struck from its seal by a NULL and deleted": (
+        "UPDATE registry.seal SET page_ids[2] = NULL WHERE sequence = {s}; DELETE FROM registry.journal_page WHERE page_id = '{q}'",
+        [("entry_changed", "s", None), ("page_missing", "s", None)],
+    ),
+    "a seal's mark is edited": (
+        "UPDATE registry.seal SET marks = set_byte(marks, 0, 255 - get_byte(marks, 0)) WHERE sequence = {s}",
+        [("entry_changed", "s", None), ("page_changed", "s", "p")],
     ),
     "a seal's time is edited": (
         "UPDATE registry.seal SET sealed_at = sealed_at - interval '1 day' WHERE sequence = {s}",
