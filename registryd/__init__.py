@@ -3,7 +3,7 @@
 The law in data            sql/migrations/   tables, triggers and grants: what no path can break
 The rules                  domain/           pure functions and types: who is present, what an event does, when to try again
 The database               store/            one module a family of tables; its statements stand in sql/queries/ under the same name
-A query is answered        http/presence.py  -> presence/resolver.py (group commit) -> store/presence.py -> sql/queries/presence.sql
+A query is answered        http/presence.py  -> presence/resolver.py (group commit, in queue.py's turns) -> store/presence.py, .sql
 A search is slowed down    presence/quota.py (counts, alarms, what all workers share) -> domain/enumeration.py (what is a sign of one)
 Evidence is sealed         presence/sealing.py (which pages) -> sql/migrations/0009_evidence.sql (the chain); verified by store/audit.py
 Somebody looks             cli/breakglass.py -> store/breakglass.py -> schema breakglass in the same migration

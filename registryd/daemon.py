@@ -24,7 +24,7 @@ from registryd.delivery.push import Pusher
 from registryd.delivery.watch import Watch
 from registryd.domain.errors import Unavailable
 from registryd.feed.events import ContractFeed
-from registryd.http import transport
+from registryd.http import sockets, transport
 from registryd.http.auth import REFRESH_S, Directory, OperatorToken
 from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
@@ -76,9 +76,9 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         pusher = await stack.enter_async_context(
             Pusher(deliveries, box, Egress.of(delivery), lambda messenger: endpoint_tls(credentials, messenger))
         )
-        operator_socket = transport.bind(operator_address(settings, instance))
+        operator_socket = sockets.bind(operator_address(settings, instance))
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
-        worker = f"{socket.gethostname()} {transport.address(operator_socket)}"
+        worker = f"{socket.gethostname()} {sockets.address(operator_socket)}"
         watch = Watch(db, worker)
         digests = Digests(db, pusher, lambda: watch.is_held)
         directory, quota, sealer = Directory(db), QuotaGuard(db), Sealer(db)
@@ -99,12 +99,12 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         await quota.exchange()
         await journal.make_partitions(db)
 
-        tls = transport.Tls(credentials)
+        tls = sockets.Tls(credentials)
         tls_context = tls.context()
-        api_sockets = sdnotify.listen_sockets() or [transport.bind(api.listen)]
+        api_sockets = sdnotify.listen_sockets() or [sockets.bind(api.listen)]
         if tls_context is None:
             for sock in api_sockets:
-                transport.refuse_plain(sock)
+                sockets.refuse_plain(sock)
         api_listener = transport.Listener("messenger", messengers, api)
         operator_listener = transport.Listener("operator", operators, api)
         await api_listener.listen(api_sockets, tls_context)
@@ -132,7 +132,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         stop = _signals(lambda: _reload(settings, directory, tls, tls_context))
         observe.ready.set(1)
         observe.event(
-            "started", instance=instance, api=[transport.address(s) for s in api_sockets], operator=transport.address(operator_socket)
+            "started", instance=instance, api=[sockets.address(s) for s in api_sockets], operator=sockets.address(operator_socket)
         )
         sdnotify.ready("serving")
         on_ready()
@@ -221,7 +221,7 @@ def _signals(reload: Callable[[], Coroutine[None, None, None]]) -> asyncio.Event
     return stop
 
 
-async def _reload(settings: Settings, directory: Directory, tls: transport.Tls, context: ssl.SSLContext | None) -> None:
+async def _reload(settings: Settings, directory: Directory, tls: sockets.Tls, context: ssl.SSLContext | None) -> None:
     """Log level, messengers, keys and the TLS certificate; everything else needs a restart. What cannot be read leaves all as it was."""
     sdnotify.reloading()
     try:

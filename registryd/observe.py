@@ -36,14 +36,14 @@ queries = Counter("registryd_queries", "Presence queries answered.", ["messenger
 query_groups = Histogram(
     "registryd_query_group_size",
     "Queries answered by one statement.",
-    ["lane"],
+    ["line"],
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1000, 10000),
     registry=METRICS,
 )
 query_seconds = Histogram(
-    "registryd_query_group_seconds", "One statement's time, commit included.", ["lane"], buckets=_SECONDS, registry=METRICS
+    "registryd_query_group_seconds", "One statement's time, commit included.", ["line"], buckets=_SECONDS, registry=METRICS
 )
-queries_waiting = Gauge("registryd_queries_waiting", "Queries admitted and not yet in a statement.", ["lane"], registry=METRICS)
+queries_waiting = Gauge("registryd_queries_waiting", "Queries admitted and not yet in a statement.", ["line"], registry=METRICS)
 queries_refused = Counter(
     "registryd_queries_refused",
     "Queries refused: quota, alarm (slowed down), queue (too many waiting), database (away).",

@@ -19,7 +19,7 @@ import sys
 from registryd import observe, sdnotify
 from registryd.config import Settings
 from registryd.embedded import die_with
-from registryd.http import transport
+from registryd.http import sockets
 
 RESTART_PAUSE_S = 1.0
 
@@ -30,7 +30,7 @@ async def supervise(settings: Settings, count: int) -> int:
     Raises: ConfigError.
     """
     observe.configure(settings.file.log.level)
-    listener = transport.bind(settings.file.api.listen)
+    listener = sockets.bind(settings.file.api.listen)
     stop = asyncio.Event()
     workers = [_Worker(settings, instance, listener) for instance in range(1, count + 1)]
     is_ready = asyncio.gather(*(worker.ready.wait() for worker in workers))

@@ -15,7 +15,7 @@ from registryd.cli.running import Context, Exit, command, err, fail, out, pass_c
 from registryd.config import ConfigError
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
-from registryd.http import transport
+from registryd.http import sockets, transport
 from registryd.store import migrations, reports
 from registryd.store.pool import connect
 
@@ -101,7 +101,7 @@ async def check(context: Context, *, as_json: bool) -> None:
         for name in ("digest-key", "secrets-key"):
             settings.credentials.key(name)
         settings.credentials.required("operator-token")
-        context_tls = transport.Tls(settings.credentials).context()
+        context_tls = sockets.Tls(settings.credentials).context()
         exposed = settings.credentials.exposed()
         if exposed:
             raise ConfigError(f"{exposed[0]}: other users of this machine can read it; chmod 0600")

@@ -14,15 +14,13 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aiohttp import HttpVersion11, StreamReader, http_parser, web_protocol
 from aiohttp.web import BaseRequest, Server
 
 from registryd import observe
-from registryd.config import Api, ConfigError, Credentials, is_local
+from registryd.config import Api, ConfigError
 from registryd.http import problems
 from registryd.http.accepting import Acceptor
 from registryd.http.reply import Reply
@@ -236,77 +234,3 @@ def _is_json(media_type: str) -> bool:
     kind, _, parameter = media_type.partition(";")
     charset = parameter.strip().lower().replace('"', "")
     return kind.strip().lower() == "application/json" and charset in ("", "charset=utf-8")
-
-
-@dataclass
-class Tls:
-    """The messenger API's TLS: 1.2 and up, a client certificate where the operator gave a client-ca."""
-
-    credentials: Credentials
-
-    def context(self) -> ssl.SSLContext | None:
-        """None where there is no certificate. Raises: ConfigError."""
-        certificate = self.credentials.path("tls-certificate")
-        if certificate is None:
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.load(context)
-        client_ca = self.credentials.path("client-ca")
-        if client_ca is not None:
-            context.verify_mode = ssl.CERT_OPTIONAL
-            try:
-                context.load_verify_locations(client_ca)
-            except (ssl.SSLError, OSError):
-                raise ConfigError(f"{client_ca}: not a PEM bundle of certificates") from None
-        return context
-
-    def load(self, context: ssl.SSLContext) -> None:
-        """Puts the certificate on disk into service; connections from now on get it. Raises: ConfigError, and leaves the former one."""
-        key = self.credentials.path("tls-key")
-        certificate = self.credentials.path("tls-certificate")
-        if key is None or certificate is None:
-            raise ConfigError(f"{self.credentials.directory}: tls-certificate and tls-key come together; one is missing")
-        try:
-            # First into a context that nobody uses: one that meets a certificate without its key is left with half of each.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-            context.load_cert_chain(certificate, key)
-        except (ssl.SSLError, OSError):
-            raise ConfigError(f"{certificate}: not a PEM certificate chain that fits {key.name}") from None
-
-
-def bind(listen: str) -> socket.socket:
-    """A listening address of the configuration as a socket. Raises: ConfigError."""
-    try:
-        if listen.startswith("unix:"):
-            path = Path(listen.removeprefix("unix:"))
-            path.unlink(missing_ok=True)
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.bind(str(path))
-            path.chmod(0o660)
-        else:
-            host, _, port = listen.rpartition(":")
-            host = host.strip("[]")
-            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, int(port)))
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {listen}: {error.strerror}; is another process there?") from None
-    sock.setblocking(False)
-    return sock
-
-
-def address(sock: socket.socket) -> str:
-    """A socket's address as the configuration writes it."""
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{name}"
-    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
-
-
-def refuse_plain(sock: socket.socket) -> None:
-    """Raises: ConfigError, where numbers would cross a network in the clear."""
-    if not is_local(address(sock)):
-        raise ConfigError(
-            f"{address(sock)} is reachable from other machines, so it needs TLS: give the credentials tls-certificate and tls-key"
-        )

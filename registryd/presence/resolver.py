@@ -1,8 +1,8 @@
 """Group commit of presence queries.
 
 A lone query goes to the database at once. Queries that arrive while a statement is running ride together in the next one: one lookup,
-one journal page a messenger, one commit, and each waiter gets its own answer. Batches have a lane of their own, so that a large one
-does not hold up single queries; within a lane messengers take turns, so that none holds up another.
+one journal page a messenger, one commit, and each waiter gets its own answer. Batches have a line of their own, so that a large one
+does not hold up single queries; within a line messengers take turns, so that none holds up another.
 
 Invariants: an answer exists only once its journal page is committed; a database that is away is `Unavailable`, never "absent"; what
 cannot be answered soon is refused at once; of all queries in running statements no two name the same number or code of a messenger, so
@@ -15,9 +15,8 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from math import ceil
 from typing import NamedTuple
 from uuid import UUID
 
@@ -26,6 +25,7 @@ from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse, RegistryError, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id, time_ordered_id
 from registryd.domain.presence import Answer, PresenceQuery
+from registryd.presence.queue import Ask, Line, Named
 from registryd.store import presence as store
 from registryd.store.digest_keys import DigestKey
 from registryd.store.pool import Database
@@ -35,13 +35,8 @@ BATCH_STATEMENTS_IN_FLIGHT = 2
 """One is looked up while the other's answers are handed out."""
 BATCH_GROUP_MAX = 1_000
 """A batch is asked in parts of this size: larger ones save nothing more, and single queries wait a millisecond for one, not ten."""
-WAIT_MAX_S = 10.0
-"""Who would wait longer for a statement is refused: a messenger's own call has given up by then."""
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Between asking again for a contract that is being ended. Each asking is journaled, so they are few."""
-
-Named = set[tuple[MessengerId, Msisdn | IdentificationCode]]
-"""Numbers and codes that a messenger binds."""
 
 
 class BatchAnswer(NamedTuple):
@@ -49,122 +44,6 @@ class BatchAnswer(NamedTuple):
     answers: list[tuple[bool, Bound | None]]
     """In the order of the queries."""
     answered_at: datetime
-
-
-class _Ask:
-    """The queries of one caller that are answered together: after `done`, `page_id` to `bound` hold."""
-
-    __slots__ = ("asked_at", "bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received_at")
-
-    page_id: str
-    first: int
-    """The position of its first query on the page."""
-    present: str
-    """A `0` or `1` for each query."""
-    bound: list[Bound | None] | None
-
-    def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> None:
-        self.messenger_id = messenger_id
-        self.queries = queries
-        self.names = {(messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code)}
-        """What it may bind."""
-        self.received_at = received_at
-        self.asked_at = time.monotonic()
-        self.done: asyncio.Future[datetime] = asyncio.get_running_loop().create_future()
-
-
-class _Queue:
-    """What one messenger waits for in a lane."""
-
-    __slots__ = ("asks", "queries")
-
-    def __init__(self) -> None:
-        self.asks: deque[_Ask] = deque()
-        self.queries = 0
-
-    def put(self, ask: _Ask) -> None:
-        self.asks.append(ask)
-        self.queries += len(ask.queries)
-
-    def put_back(self, ask: _Ask) -> None:
-        self.asks.appendleft(ask)
-        self.queries += len(ask.queries)
-
-    def take(self, named: Named) -> Generator[_Ask, None, None]:
-        """Takes out, one by one and in their order, the asks that name nothing `named`, nor what one that was left before them names."""
-        left: list[_Ask] = []
-        named_left: Named = set()
-        waited_too_long = time.monotonic() - WAIT_MAX_S
-        try:
-            while self.asks:
-                ask = self.asks.popleft()
-                self.queries -= len(ask.queries)
-                if ask.done.done():  # its caller has gone
-                    continue
-                if ask.asked_at < waited_too_long:
-                    ask.done.set_exception(Unavailable())
-                elif named.isdisjoint(ask.names) and named_left.isdisjoint(ask.names):
-                    yield ask
-                else:
-                    left.append(ask)
-                    named_left |= ask.names
-        finally:
-            for ask in reversed(left):
-                self.put_back(ask)
-
-
-class _Lane:
-    """A queue for each messenger that waits, and the bounded number of statements that work them."""
-
-    def __init__(self, name: str, in_flight: int, group_max: int, queue_max: int) -> None:
-        self.name = name
-        self.in_flight = in_flight
-        self.group_max = group_max
-        self.queue_max = queue_max
-        self.waiting: dict[MessengerId, _Queue] = {}
-        """In the order of their turns."""
-        self.running = 0
-        self.statement_s = 0.0
-        """How long a statement takes of late."""
-
-    def admit(self, messenger_id: MessengerId, asks: Sequence[_Ask]) -> None:
-        """Lets all of a messenger's asks wait. Raises: Unavailable, where its share of the queue is full, or the wait would be too long.
-
-        A messenger that has nothing waiting is let in: neither the others' queues nor the memory of a slow statement shut it out.
-        """
-        queue = self.waiting.get(messenger_id)
-        if queue is None:
-            queue = self.waiting[messenger_id] = _Queue()
-        else:
-            asked = sum(len(ask.queries) for ask in asks)
-            ahead = (queue.queries + asked) * len(self.waiting)
-            wait_s = (1 + ahead // self.group_max) * self.statement_s / self.in_flight
-            if ahead > self.queue_max or wait_s > WAIT_MAX_S:
-                observe.child(observe.queries_refused, "queue").inc(asked)
-                raise Unavailable(max(1, ceil(wait_s)))
-        for ask in asks:
-            queue.put(ask)
-
-    def take_group(self, named: Named) -> list[_Ask]:
-        """The next statement's asks, one of each messenger in turn up to the group's bound; what they name is added to `named`."""
-        group: list[_Ask] = []
-        room = self.group_max
-        turns = deque((queue, queue.take(named)) for queue in self.waiting.values())
-        while turns:
-            queue, asks = turns.popleft()
-            ask = next(asks, None)
-            if ask is not None and (not group or len(ask.queries) <= room):
-                named |= ask.names
-                group.append(ask)
-                room -= len(ask.queries)
-                turns.append((queue, asks))
-            elif ask is not None:
-                queue.put_back(ask)
-                asks.close()
-        served = {ask.messenger_id for ask in group}
-        in_turn = sorted(self.waiting, key=served.__contains__)
-        self.waiting = {messenger_id: self.waiting[messenger_id] for messenger_id in in_turn if self.waiting[messenger_id].asks}
-        return group
 
 
 class Resolver:
@@ -189,8 +68,8 @@ class Resolver:
         self._clock = clock
         self._random = random
         self._note_pages = note_pages
-        self._single = _Lane("single", statements_in_flight, group_max, queue_max)
-        self._batch = _Lane("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_GROUP_MAX, max(10 * queue_max, BATCH_MAX_QUERIES))
+        self._single = Line("single", statements_in_flight, group_max, queue_max)
+        self._batch = Line("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_GROUP_MAX, max(10 * queue_max, BATCH_MAX_QUERIES))
         self._named: Named = set()
         """What the running statements name."""
         self._workers: set[asyncio.Task[None]] = set()
@@ -198,7 +77,7 @@ class Resolver:
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
         """One query. Raises: CodeInUse (journaled all the same), Unavailable."""
         for pause_s in (*BUSY_PAUSES_S, 0.0):
-            ask = _Ask(messenger_id, (query,), received_at)
+            ask = Ask(messenger_id, (query,), received_at)
             self._enqueue(self._single, messenger_id, (ask,))
             await ask.done
             bound = ask.bound[0] if ask.bound else None
@@ -221,7 +100,7 @@ class Resolver:
         while rounds:
             indexes = rounds.popleft()
             parts = [indexes[start : start + BATCH_GROUP_MAX] for start in range(0, len(indexes), BATCH_GROUP_MAX)]
-            asks = [_Ask(messenger_id, [queries[i] for i in part], received_at) for part in parts]
+            asks = [Ask(messenger_id, [queries[i] for i in part], received_at) for part in parts]
             self._enqueue(self._batch, messenger_id, asks)
             try:
                 await asyncio.gather(*(ask.done for ask in asks))
@@ -248,32 +127,29 @@ class Resolver:
     @property
     def waits_s(self) -> float | None:
         """How long the first single query has waited for a statement; None while no query is being answered."""
-        if not self._workers:
-            return None
-        asked_at = [queue.asks[0].asked_at for queue in self._single.waiting.values() if queue.asks]
-        return time.monotonic() - min(asked_at) if asked_at else 0.0
+        return self._single.waits_s if self._workers else None
 
     async def drain(self) -> None:
         """Waits until every admitted query has its answer."""
         while self._workers:
             await asyncio.wait(self._workers)
 
-    def _enqueue(self, lane: _Lane, messenger_id: MessengerId, asks: Sequence[_Ask]) -> None:
+    def _enqueue(self, line: Line, messenger_id: MessengerId, asks: Sequence[Ask]) -> None:
         """Raises: Unavailable."""
-        lane.admit(messenger_id, asks)
-        self._start_worker(lane)
+        line.admit(messenger_id, asks)
+        self._start_worker(line)
 
-    def _start_worker(self, lane: _Lane) -> None:
-        if lane.waiting and lane.running < lane.in_flight:
-            lane.running += 1
-            worker = asyncio.create_task(self._work(lane))
+    def _start_worker(self, line: Line) -> None:
+        if line.waiting and line.running < line.in_flight:
+            line.running += 1
+            worker = asyncio.create_task(self._work(line))
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
-    async def _work(self, lane: _Lane) -> None:
+    async def _work(self, line: Line) -> None:
         """Answers groups until nobody waits, or only for what another statement names."""
         try:
-            while group := lane.take_group(self._named):
+            while group := line.take_group(self._named):
                 started = time.perf_counter()
                 size = sum(len(ask.queries) for ask in group)
                 try:
@@ -290,14 +166,14 @@ class Resolver:
                 for waiting in (self._single, self._batch):
                     self._start_worker(waiting)
                 seconds = time.perf_counter() - started
-                lane.statement_s += (seconds - lane.statement_s) / 8
-                observe.child(observe.query_seconds, lane.name).observe(seconds)
-                observe.child(observe.query_groups, lane.name).observe(size)
-                observe.child(observe.queries_waiting, lane.name).set(sum(queue.queries for queue in lane.waiting.values()))
+                line.statement_s += (seconds - line.statement_s) / 8
+                observe.child(observe.query_seconds, line.name).observe(seconds)
+                observe.child(observe.query_groups, line.name).observe(size)
+                observe.child(observe.queries_waiting, line.name).set(line.length)
         finally:
-            lane.running -= 1
+            line.running -= 1
 
-    async def _answer_group(self, group: list[_Ask]) -> None:
+    async def _answer_group(self, group: list[Ask]) -> None:
         milliseconds = int(self._clock().timestamp() * 1000)
         pages: dict[MessengerId, store.Page] = {}
         key = self.digest_key
@@ -341,7 +217,7 @@ def _rounds(queries: Sequence[PresenceQuery]) -> list[Sequence[int]]:
     return [*rounds]
 
 
-def _fail(group: list[_Ask], error: RegistryError) -> None:
+def _fail(group: list[Ask], error: RegistryError) -> None:
     for ask in group:
         if not ask.done.done():
             ask.done.set_exception(error)

@@ -214,7 +214,7 @@ def bench_mixed(site: Site, contracts: int) -> Iterator[Figure]:
 
 def batch_statements(running: Daemon) -> float:
     """How many statements have answered batches."""
-    found = re.search(r'^registryd_query_group_size_count\{lane="batch"\} (\S+)$', running.metrics(), re.MULTILINE)
+    found = re.search(r'^registryd_query_group_size_count\{line="batch"\} (\S+)$', running.metrics(), re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 

@@ -20,7 +20,7 @@ import uvloop
 from registryd import config, daemon, observe
 from registryd.domain.identifiers import MessengerId, msisdn_digest, query_id, time_ordered_id
 from registryd.domain.presence import Answer, PresenceQuery
-from registryd.http import transport
+from registryd.http import sockets, transport
 from registryd.http.auth import Directory
 from registryd.http.messenger import messenger_app
 from registryd.http.services import Services
@@ -63,10 +63,10 @@ async def main(kind: str, path: Path) -> None:
         await directory.refresh()
         resolver = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("digest-key"))
         app = messenger_app(Services(settings.file.api, db, directory, resolver, QuotaGuard(db), None))  # type: ignore[arg-type] # stand-ins
-        listener, sock = transport.Listener("messenger", app, settings.file.api), transport.bind("127.0.0.1:0")
+        listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")
         await listener.listen([sock], None)
         daemon.spare_the_collector()
-        sys.stdout.write(f"http://{transport.address(sock)}\n")
+        sys.stdout.write(f"http://{sockets.address(sock)}\n")
         sys.stdout.flush()
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

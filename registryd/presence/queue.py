@@ -1,0 +1,153 @@
+"""Who waits for a statement, and whose turn it is.
+
+Invariants: messengers take turns, so that none holds up another; a messenger's asks are taken in their order, but for those that name
+what a running statement names, which are left, and with them whatever names the same after them; what cannot be answered soon is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from datetime import datetime
+from math import ceil
+
+from registryd import observe
+from registryd.domain.binding import Bound
+from registryd.domain.errors import Unavailable
+from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
+from registryd.domain.presence import PresenceQuery
+
+WAIT_MAX_S = 10.0
+"""Who would wait longer for a statement is refused: a messenger's own call has given up by then."""
+
+Named = set[tuple[MessengerId, Msisdn | IdentificationCode]]
+"""Numbers and codes that a messenger binds."""
+
+
+class Ask:
+    """The queries of one caller that are answered together: after `done`, `page_id` to `bound` hold."""
+
+    __slots__ = ("asked_at", "bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received_at")
+
+    page_id: str
+    first: int
+    """The position of its first query on the page."""
+    present: str
+    """A `0` or `1` for each query."""
+    bound: list[Bound | None] | None
+
+    def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> None:
+        self.messenger_id = messenger_id
+        self.queries = queries
+        self.names = {(messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code)}
+        """What it may bind."""
+        self.received_at = received_at
+        self.asked_at = time.monotonic()
+        self.done: asyncio.Future[datetime] = asyncio.get_running_loop().create_future()
+
+
+class Queue:
+    """What one messenger waits for in a line."""
+
+    __slots__ = ("asks", "queries")
+
+    def __init__(self) -> None:
+        self.asks: deque[Ask] = deque()
+        self.queries = 0
+
+    def put(self, ask: Ask) -> None:
+        self.asks.append(ask)
+        self.queries += len(ask.queries)
+
+    def put_back(self, ask: Ask) -> None:
+        self.asks.appendleft(ask)
+        self.queries += len(ask.queries)
+
+    def take(self, named: Named) -> Generator[Ask, None, None]:
+        """Takes out, one by one and in their order, the asks that name nothing `named`, nor what one that was left before them names."""
+        left: list[Ask] = []
+        named_left: Named = set()
+        waited_too_long = time.monotonic() - WAIT_MAX_S
+        try:
+            while self.asks:
+                ask = self.asks.popleft()
+                self.queries -= len(ask.queries)
+                if ask.done.done():  # its caller has gone
+                    continue
+                if ask.asked_at < waited_too_long:
+                    ask.done.set_exception(Unavailable())
+                elif named.isdisjoint(ask.names) and named_left.isdisjoint(ask.names):
+                    yield ask
+                else:
+                    left.append(ask)
+                    named_left |= ask.names
+        finally:
+            for ask in reversed(left):
+                self.put_back(ask)
+
+
+class Line:
+    """A queue for each messenger that waits, and the bounded number of statements that work them."""
+
+    def __init__(self, name: str, in_flight: int, group_max: int, queue_max: int) -> None:
+        self.name = name
+        self.in_flight = in_flight
+        self.group_max = group_max
+        self.queue_max = queue_max
+        self.waiting: dict[MessengerId, Queue] = {}
+        """In the order of their turns."""
+        self.running = 0
+        self.statement_s = 0.0
+        """How long a statement takes of late."""
+
+    def admit(self, messenger_id: MessengerId, asks: Sequence[Ask]) -> None:
+        """Lets all of a messenger's asks wait. Raises: Unavailable, where its share of the queue is full, or the wait would be too long.
+
+        A messenger that has nothing waiting is let in: neither the others' queues nor the memory of a slow statement shut it out.
+        """
+        queue = self.waiting.get(messenger_id)
+        if queue is None:
+            queue = self.waiting[messenger_id] = Queue()
+        else:
+            asked = sum(len(ask.queries) for ask in asks)
+            ahead = (queue.queries + asked) * len(self.waiting)
+            wait_s = (1 + ahead // self.group_max) * self.statement_s / self.in_flight
+            if ahead > self.queue_max or wait_s > WAIT_MAX_S:
+                observe.child(observe.queries_refused, "queue").inc(asked)
+                raise Unavailable(max(1, ceil(wait_s)))
+        for ask in asks:
+            queue.put(ask)
+
+    @property
+    def length(self) -> int:
+        """How many queries wait."""
+        return sum(queue.queries for queue in self.waiting.values())
+
+    @property
+    def waits_s(self) -> float:
+        """How long the first has waited."""
+        asked_at = [queue.asks[0].asked_at for queue in self.waiting.values() if queue.asks]
+        return time.monotonic() - min(asked_at) if asked_at else 0.0
+
+    def take_group(self, named: Named) -> list[Ask]:
+        """The next statement's asks, one of each messenger in turn up to the group's bound; what they name is added to `named`."""
+        group: list[Ask] = []
+        room = self.group_max
+        turns = deque((queue, queue.take(named)) for queue in self.waiting.values())
+        while turns:
+            queue, asks = turns.popleft()
+            ask = next(asks, None)
+            if ask is not None and (not group or len(ask.queries) <= room):
+                named |= ask.names
+                group.append(ask)
+                room -= len(ask.queries)
+                turns.append((queue, asks))
+            elif ask is not None:
+                queue.put_back(ask)
+                asks.close()
+        served = {ask.messenger_id for ask in group}
+        in_turn = sorted(self.waiting, key=served.__contains__)
+        self.waiting = {messenger_id: self.waiting[messenger_id] for messenger_id in in_turn if self.waiting[messenger_id].asks}
+        return group
