@@ -18,6 +18,7 @@ Life                       daemon.py         from settings to READY=1, and from 
 A primary is lost          store/primary.py  finds the next one; store/pool.py goes there
 What it tells              observe.py        every metric and log event there is
 The commands               cli/
+A messenger's backfill     identify.py, the other side of the API
 To try it                  demo/, embedded.py
 
 Dependencies point one way: cli > demo > daemon > http | feed | delivery > presence > store > observe > domain | config. Siblings

@@ -32,7 +32,7 @@ from registryd.http.services import Services
 from registryd.presence.quota import QuotaGuard
 from registryd.presence.resolver import Resolver
 from registryd.presence.sealing import Sealer
-from registryd.store import digest_keys, erasure, journal, migrations
+from registryd.store import digest_keys, erasure, journal, migrations, reports
 from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
 
@@ -43,6 +43,7 @@ DIGEST_KEY_S = 60.0
 WATCH_S = 1.0
 DIGESTS_S = 5.0
 RETENTION_S = 600.0
+REPORTS_S = 10.0
 CLOSE_TIMEOUT_S = 15.0
 
 
@@ -97,6 +98,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))
         await directory.refresh()
         await quota.exchange()
+        await reports.end_long(db)  # one may hold what the next call waits for
         await journal.make_partitions(db)
 
         tls = sockets.Tls(credentials)
@@ -124,6 +126,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             _every("digests", DIGESTS_S, digests.send),
             _every("retention", RETENTION_S, lambda: journal.keep_days(db), at_once=True),
             _every("erasure", RETENTION_S, lambda: erasure.purge_ended(db), at_once=True),
+            _every("reports", REPORTS_S, lambda: reports.end_long(db)),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:

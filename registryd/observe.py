@@ -121,6 +121,7 @@ Event = Literal[
     "digest_key_destroyed",
     "ended_purged",
     "rows_unplaced",
+    "reports_ended",
     "background_failed",
     "workers_ready",
     "worker_ended",

@@ -28,12 +28,20 @@ BEGIN
         END IF;
     END LOOP;
 
+    -- registry.end_long_reports, the owner's, ends the report role's sessions; only a member of a role may.
+    IF NOT pg_has_role('registryd_owner', 'registryd_report', 'USAGE') THEN
+        GRANT registryd_report TO registryd_owner;
+    END IF;
+
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
     EXECUTE format('GRANT CONNECT, CREATE, TEMPORARY ON DATABASE %I TO registryd_owner', current_database());
     EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO registryd_app', current_database());
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO registryd_report, registryd_breakglass, registryd_approver', current_database());
 END
 $roles$;
+
+-- What everybody may do in a database unless it is said otherwise: fill the disk with large objects.
+REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
 
 -- Numbers must not reach the server's log: neither the DETAIL of an error (it quotes key values) nor the statement that failed.
 ALTER ROLE registryd_app SET log_error_verbosity = 'terse';
@@ -47,6 +55,9 @@ ALTER ROLE registryd_breakglass SET log_min_error_statement = 'panic';
 ALTER ROLE registryd_report SET default_transaction_read_only = on;
 ALTER ROLE registryd_report SET statement_timeout = '30s';
 ALTER ROLE registryd_report SET idle_in_transaction_session_timeout = '60s';
+ALTER ROLE registryd_report SET idle_session_timeout = '1h';
+ALTER ROLE registryd_report SET lock_timeout = '5s';
 ALTER ROLE registryd_report SET work_mem = '16MB';
+ALTER ROLE registryd_report SET temp_file_limit = '1GB';
 ALTER ROLE registryd_report SET search_path = report;
 ALTER ROLE registryd_report SET timezone = 'UTC';

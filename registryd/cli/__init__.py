@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import audit, breakglass, contracts, listen, messenger, notifications, ranges, service
+from registryd.cli import audit, breakglass, client, contracts, listen, messenger, notifications, policy, ranges, service
 from registryd.cli.running import Context
 
 
@@ -39,9 +39,11 @@ for command in (
     contracts.contracts,
     ranges.ranges,
     notifications.notifications,
+    policy.policy,
     service.report,
     audit.audit,
     breakglass.breakglass,
     listen.listen,
+    client.client,
 ):
     main.add_command(command)

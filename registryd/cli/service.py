@@ -11,6 +11,7 @@ import orjson
 from rich.table import Table
 
 from registryd import daemon, workers
+from registryd.cli import plot
 from registryd.cli.running import Context, Exit, command, err, fail, out, pass_context
 from registryd.config import ConfigError
 from registryd.delivery.egress import Egress
@@ -141,9 +142,10 @@ async def check(context: Context, *, as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option("--csv", "as_csv", is_flag=True, help="CSV with a header.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
+@click.option("--plot", "as_plot", is_flag=True, help="Draw its counts and worst times by day, summed over messengers.")
 @pass_context
 @command
-async def report(context: Context, *, name: str | None, as_csv: bool, as_json: bool) -> None:
+async def report(context: Context, *, name: str | None, as_csv: bool, as_json: bool, as_plot: bool) -> None:
     """Show a view of schema report as a table; without NAME, list them."""
     async with context.database() as db, db.connection() as connection:
         views = {view.name: view for view in await reports.list_views(connection)}
@@ -154,12 +156,17 @@ async def report(context: Context, *, name: str | None, as_csv: bool, as_json: b
         if name not in views:
             fail(f"there is no report {name!r}; there are {', '.join(views)}", Exit.USAGE)
         table = await reports.read(connection, views[name])
+    if as_plot and "day" not in table.columns:
+        fail(f"{name} has no days to draw", Exit.USAGE)
     if as_json:
         click.echo(orjson.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], default=str))
     elif as_csv:
         writer = csv.writer(sys.stdout)
         writer.writerow(table.columns)
         writer.writerows(table.rows)
+    elif as_plot and table.rows:
+        for line in plot.draw(table, out.width):
+            out.print(line)
     else:
         shown = Table(*table.columns, title=name, caption=views[name].comment)
         for row in table.rows:

@@ -7,7 +7,7 @@ it no longer. What may be dropped is decided by the database alone: sql/migratio
 from __future__ import annotations
 
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from registryd import observe
 from registryd.store.digest_keys import DESTROY_KEYS
@@ -28,6 +28,10 @@ class Day(NamedTuple):
     day: date | None
 
 
+class Folded(NamedTuple):
+    folded: bool
+
+
 class Retention(NamedTuple):
     family: str
     unplaced_rows: int
@@ -37,6 +41,7 @@ class Retention(NamedTuple):
 MAKE_PARTITIONS = Query("journal", "make_partitions", Made, int)
 CLOSE_DAY = Query("journal", "close_day", Day, str)
 DROP_DAY = Query("journal", "drop_day", Day, str)
+FOLD_MOVEMENTS = Query("journal", "fold_movements", Folded)
 READ_RETENTION = Query("journal", "read_retention", Retention)
 
 
@@ -46,17 +51,18 @@ async def make_partitions(db: Database) -> int:
 
 
 async def keep_days(db: Database) -> None:
-    """Makes the days ahead, closes those that are over, and drops one of each family that the policy no longer keeps,
-    and destroys the digest keys of which nothing is left.
+    """Makes the days ahead, folds movements, closes days that are over, drops one of each family that the policy no longer keeps, and
+    destroys the digest keys of which nothing is left.
 
     One, because each makes queries wait for some milliseconds: a policy that keeps less than before takes effect over many calls. Any
     number of workers may call it; they skip what another is doing.
     """
     await make_partitions(db)
+    await _call(db, FOLD_MOVEMENTS)
     for family in FAMILIES:
-        while day := await _move(db, CLOSE_DAY, family):
+        while day := await _call(db, CLOSE_DAY, family):
             observe.event("day_closed", family=family, day=day.isoformat())
-        if day := await _move(db, DROP_DAY, family):
+        if day := await _call(db, DROP_DAY, family):
             observe.days_dropped.labels(family).inc()
             observe.event("day_dropped", family=family, day=day.isoformat())
     for gone in await db.fetch(DESTROY_KEYS):
@@ -69,8 +75,7 @@ async def keep_days(db: Database) -> None:
             observe.event("rows_unplaced", "warning", family=state.family, rows=state.unplaced_rows)
 
 
-async def _move(db: Database, query: Query[Day], family: str) -> date | None:
-    """The day that was closed or dropped, if any."""
+async def _call(db: Database, query: Query[Any], *words: str) -> Any:
+    """What a function of the database returned that may have much to count."""
     async with db.connection() as connection:
-        day: date | None = await connection.fetchval(query.sql, family, timeout=COUNTING_TIMEOUT_S)
-        return day
+        return await connection.fetchval(query.sql, *words, timeout=COUNTING_TIMEOUT_S)

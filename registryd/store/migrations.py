@@ -130,7 +130,7 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[Migrat
 
 
 async def act_as_owner(connection: Connection) -> None:
-    """Raises: SchemaMismatch."""
+    """Takes on the role that owns everything. Raises: SchemaMismatch."""
     try:
         await connection.execute(f"SET ROLE {OWNER}")
     except asyncpg.InvalidParameterValueError:

@@ -12,6 +12,10 @@ SELECT registry.close_day($1) AS day;
 -- Why: which day goes is the database's to say, from the policy in force; the daemon only asks.
 SELECT registry.drop_day($1) AS day;
 
+-- name: fold_movements
+-- Why: what triggers appended becomes few rows, for the reports to sum; another worker that is at it is not waited for.
+SELECT registry.fold_movements() AS folded;
+
 -- name: read_retention
 -- Why: what should be zero, for the metrics.
 SELECT s.family, s.unplaced_rows, s.days_over FROM registry.retention_state() AS s ORDER BY s.family;

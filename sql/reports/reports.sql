@@ -5,7 +5,7 @@
 SET LOCAL client_min_messages = warning;
 DROP VIEW IF EXISTS report.presence_daily, report.answer_deadline, report.binding_by_messenger, report.contract_daily,
     report.notification_backlog, report.notification_deadline, report.delivery_attempt_daily, report.endpoint_health,
-    report.quota_today, report.enumeration_alarm, report.feed_lag;
+    report.quota_today, report.enumeration_alarm, report.feed_lag, report.policy;
 
 CREATE VIEW report.presence_daily AS
 SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.present_count)::bigint AS present,
@@ -14,6 +14,12 @@ SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.pres
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.presence_daily IS 'Presence queries and answers by day and messenger.';
+COMMENT ON COLUMN report.presence_daily.day IS 'The day of receipt (UTC).';
+COMMENT ON COLUMN report.presence_daily.messenger IS 'Who asked.';
+COMMENT ON COLUMN report.presence_daily.queries IS 'Numbers asked for.';
+COMMENT ON COLUMN report.presence_daily.present IS 'Of them, answered present.';
+COMMENT ON COLUMN report.presence_daily.absent IS 'Of them, answered absent.';
+COMMENT ON COLUMN report.presence_daily.absent_ratio IS 'absent of queries: a few per cent are honest.';
 
 CREATE VIEW report.answer_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late)::bigint AS queries, sum(f.in_time)::bigint AS in_time, sum(f.late)::bigint AS late,
@@ -23,35 +29,57 @@ SELECT f.day, m.name AS messenger, sum(f.in_time + f.late)::bigint AS queries, s
  WHERE f.allowed IS NOT NULL
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.answer_deadline IS 'Decree 1801 of 2021: how many queries were answered within the policy''s time, and the worst wait, by day and messenger. Unanswered queries are not journaled: see the metrics of refusals.';
+COMMENT ON COLUMN report.answer_deadline.day IS 'The day of receipt (UTC).';
+COMMENT ON COLUMN report.answer_deadline.messenger IS 'Who asked.';
+COMMENT ON COLUMN report.answer_deadline.queries IS 'Numbers asked for.';
+COMMENT ON COLUMN report.answer_deadline.in_time IS 'Answered within the time that the policy gave.';
+COMMENT ON COLUMN report.answer_deadline.late IS 'Answered after it.';
+COMMENT ON COLUMN report.answer_deadline.worst_wait IS 'The longest time from receipt to answer.';
+COMMENT ON COLUMN report.answer_deadline.allowed IS 'The time that the policy gave; the longest, where it changed that day.';
 
 CREATE VIEW report.binding_by_messenger AS
-SELECT m.name AS messenger,
-       count(*) FILTER (WHERE b.ended_at IS NULL) AS live,
-       count(*) FILTER (WHERE b.end_reason = 'terminated') AS terminated,
-       count(*) FILTER (WHERE b.end_reason = 'replaced') AS replaced,
-       count(*) FILTER (WHERE b.end_reason = 'removed') AS removed
-  FROM registry.messenger AS m LEFT JOIN registry.binding AS b ON b.messenger_id = m.messenger_id
+SELECT m.name AS messenger, coalesce(sum(b.recorded - b.terminated - b.replaced - b.removed), 0)::bigint AS live,
+       coalesce(sum(b.terminated), 0)::bigint AS terminated, coalesce(sum(b.replaced), 0)::bigint AS replaced,
+       coalesce(sum(b.removed), 0)::bigint AS removed
+  FROM registry.messenger AS m LEFT JOIN registry.binding_movement AS b ON b.messenger_id = m.messenger_id
  GROUP BY m.name;
-COMMENT ON VIEW report.binding_by_messenger IS 'Bindings by messenger and how they ended.';
+COMMENT ON VIEW report.binding_by_messenger IS 'Bindings by messenger: live, and ever ended by how they ended.';
+COMMENT ON COLUMN report.binding_by_messenger.messenger IS 'Whose bindings.';
+COMMENT ON COLUMN report.binding_by_messenger.live IS 'On live contracts now.';
+COMMENT ON COLUMN report.binding_by_messenger.terminated IS 'Ended with their contract; each owed a notification.';
+COMMENT ON COLUMN report.binding_by_messenger.replaced IS 'Ended by another code for the number.';
+COMMENT ON COLUMN report.binding_by_messenger.removed IS 'Ended by their messenger.';
 
 CREATE VIEW report.contract_daily AS
 SELECT c.day, sum(c.activated)::bigint AS activated, sum(c.terminated)::bigint AS terminated, sum(c.ported_out)::bigint AS ported_out,
        sum(c.holder_changed)::bigint AS holder_changed
   FROM registry.contract_movement AS c GROUP BY c.day;
 COMMENT ON VIEW report.contract_daily IS 'Contracts that started, and that ended by reason, by day.';
+COMMENT ON COLUMN report.contract_daily.day IS 'The day of the start or end (UTC).';
+COMMENT ON COLUMN report.contract_daily.activated IS 'Contracts that started.';
+COMMENT ON COLUMN report.contract_daily.terminated IS 'Contracts that were terminated.';
+COMMENT ON COLUMN report.contract_daily.ported_out IS 'Contracts whose number left to another operator.';
+COMMENT ON COLUMN report.contract_daily.holder_changed IS 'Contracts that ended because the holder changed.';
 
 CREATE VIEW report.notification_backlog AS
-SELECT m.name AS messenger, count(n.notification_id) AS pending,
-       count(*) FILTER (WHERE n.deadline_at < now() AND NOT n.replayed) AS overdue,
-       min(n.deadline_at) FILTER (WHERE NOT n.replayed) AS oldest_deadline_at,
-       min(n.deadline_at) FILTER (WHERE NOT n.replayed) - now() AS slack,
-       coalesce(max(pace.delivered), 0) AS delivered_last_hour,
-       count(n.notification_id) * interval '1 hour' / max(pace.delivered) AS eta
+SELECT m.name AS messenger, coalesce(owed.pending, 0) AS pending, coalesce(owed.overdue, 0) AS overdue,
+       oldest.deadline_at AS oldest_deadline_at, oldest.deadline_at - now() AS slack,
+       coalesce(pace.delivered, 0) AS delivered_last_hour,
+       coalesce(owed.pending, 0) * interval '1 hour' / pace.delivered AS eta
   FROM registry.messenger AS m
-  LEFT JOIN registry.notification AS n ON n.messenger_id = m.messenger_id
-  LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id
- GROUP BY m.name;
-COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace. What a replay owes again is pending, and has no deadline to miss.';
+  LEFT JOIN (SELECT n.messenger_id, sum(n.pending)::bigint AS pending, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0)::bigint AS overdue
+               FROM registry.notification_movement AS n GROUP BY n.messenger_id) AS owed ON owed.messenger_id = m.messenger_id
+  LEFT JOIN LATERAL (SELECT n.deadline_at FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id
+                      ORDER BY n.deadline_at LIMIT 1) AS oldest ON true
+  LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id;
+COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace. What a replay owes again was delivered before, and is not counted.';
+COMMENT ON COLUMN report.notification_backlog.messenger IS 'Who is owed.';
+COMMENT ON COLUMN report.notification_backlog.pending IS 'Notifications not delivered yet.';
+COMMENT ON COLUMN report.notification_backlog.overdue IS 'Of them, past their deadline, by whole minutes.';
+COMMENT ON COLUMN report.notification_backlog.oldest_deadline_at IS 'The earliest deadline among them.';
+COMMENT ON COLUMN report.notification_backlog.slack IS 'From now to it; negative: overdue.';
+COMMENT ON COLUMN report.notification_backlog.delivered_last_hour IS 'Delivered in the last hour, by push and pull.';
+COMMENT ON COLUMN report.notification_backlog.eta IS 'How long pending takes at that pace; NULL where nothing was delivered.';
 
 CREATE VIEW report.notification_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pending)::bigint AS owed, sum(f.in_time)::bigint AS in_time,
@@ -59,12 +87,20 @@ SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pendin
   FROM (SELECT d.day, d.messenger_id, d.in_time, d.late, 0 AS overdue, 0 AS pending, d.worst_delay
           FROM (TABLE registry.delivered_day UNION ALL SELECT * FROM registry.open_delivered()) AS d
         UNION ALL
-        SELECT (n.terminated_at AT TIME ZONE 'UTC')::date, n.messenger_id, 0, 0, count(*) FILTER (WHERE n.deadline_at < now()),
-               count(*) FILTER (WHERE n.deadline_at >= now()), NULL
-          FROM registry.notification AS n WHERE NOT n.replayed GROUP BY 1, 2) AS f
+        SELECT n.day, n.messenger_id, 0, 0, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0),
+               coalesce(sum(n.pending) FILTER (WHERE n.due >= now()), 0), NULL
+          FROM registry.notification_movement AS n GROUP BY 1, 2 HAVING sum(n.pending) <> 0) AS f
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.notification_deadline IS 'Decree 1801 of 2021: notifications delivered in time, late, overdue and still pending, by day of the contract''s end and messenger.';
+COMMENT ON COLUMN report.notification_deadline.day IS 'The day of the contract''s end (UTC).';
+COMMENT ON COLUMN report.notification_deadline.messenger IS 'Who is owed.';
+COMMENT ON COLUMN report.notification_deadline.owed IS 'All that was to be notified.';
+COMMENT ON COLUMN report.notification_deadline.in_time IS 'Delivered by the deadline.';
+COMMENT ON COLUMN report.notification_deadline.late IS 'Delivered after it.';
+COMMENT ON COLUMN report.notification_deadline.overdue IS 'Not delivered, and past the deadline, by whole minutes.';
+COMMENT ON COLUMN report.notification_deadline.pending IS 'Not delivered, and not past it.';
+COMMENT ON COLUMN report.notification_deadline.worst_delay IS 'The longest time from an end to its delivery.';
 
 CREATE VIEW report.delivery_attempt_daily AS
 SELECT f.day, m.name AS messenger, f.outcome::text AS outcome, f.http_status,
@@ -74,6 +110,14 @@ SELECT f.day, m.name AS messenger, f.outcome::text AS outcome, f.http_status,
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name, f.outcome, f.http_status;
 COMMENT ON VIEW report.delivery_attempt_daily IS 'Pushes by day, messenger, outcome and HTTP status.';
+COMMENT ON COLUMN report.delivery_attempt_daily.day IS 'The day of the push (UTC).';
+COMMENT ON COLUMN report.delivery_attempt_daily.messenger IS 'To whom.';
+COMMENT ON COLUMN report.delivery_attempt_daily.outcome IS 'acknowledged (2xx), rejected (the content) or failed (the endpoint).';
+COMMENT ON COLUMN report.delivery_attempt_daily.http_status IS 'The answer''s status; NULL where none came.';
+COMMENT ON COLUMN report.delivery_attempt_daily.attempts IS 'Pushes.';
+COMMENT ON COLUMN report.delivery_attempt_daily.notifications IS 'Notifications they carried.';
+COMMENT ON COLUMN report.delivery_attempt_daily.mean_latency_ms IS 'Their mean time to the answer, in milliseconds.';
+COMMENT ON COLUMN report.delivery_attempt_daily.max_latency_ms IS 'The longest.';
 
 CREATE VIEW report.endpoint_health AS
 SELECT m.name AS messenger,
@@ -82,6 +126,13 @@ SELECT m.name AS messenger,
        CASE WHEN l.lease_until > now() THEN l.owner END AS worker
   FROM registry.messenger AS m JOIN registry.lane AS l ON l.messenger_id = m.messenger_id;
 COMMENT ON VIEW report.endpoint_health IS 'Each messenger''s endpoint: none, healthy or gated, and which worker serves its lane now.';
+COMMENT ON COLUMN report.endpoint_health.messenger IS 'Whose endpoint.';
+COMMENT ON COLUMN report.endpoint_health.state IS 'none (it pulls), healthy or gated (it fails, and is probed).';
+COMMENT ON COLUMN report.endpoint_health.failures IS 'Failures in a row.';
+COMMENT ON COLUMN report.endpoint_health.last_error IS 'What the last one was.';
+COMMENT ON COLUMN report.endpoint_health.gate_until IS 'When it is probed next.';
+COMMENT ON COLUMN report.endpoint_health.last_success_at IS 'Its last receipt.';
+COMMENT ON COLUMN report.endpoint_health.worker IS 'Which instance serves its lane now.';
 
 CREATE VIEW report.quota_today AS
 SELECT m.name AS messenger, m.daily_quota AS quota, coalesce(u.used, 0) AS used, coalesce(u.absent, 0) AS absent,
@@ -89,6 +140,11 @@ SELECT m.name AS messenger, m.daily_quota AS quota, coalesce(u.used, 0) AS used,
   FROM registry.messenger AS m
   LEFT JOIN registry.quota_usage AS u ON u.messenger_id = m.messenger_id AND u.day = (now() AT TIME ZONE 'UTC')::date;
 COMMENT ON VIEW report.quota_today IS 'What each messenger has asked today (UTC), up to a second ago, against its budget.';
+COMMENT ON COLUMN report.quota_today.messenger IS 'Who asks.';
+COMMENT ON COLUMN report.quota_today.quota IS 'Numbers it may ask for a day; NULL: no budget.';
+COMMENT ON COLUMN report.quota_today.used IS 'Numbers asked for today.';
+COMMENT ON COLUMN report.quota_today.absent IS 'Of them, answered absent.';
+COMMENT ON COLUMN report.quota_today.absent_ratio IS 'absent of used.';
 
 CREATE VIEW report.enumeration_alarm AS
 SELECT m.name AS messenger, a.raised_at, a.kind::text AS kind, a.cleared_at IS NULL AND a.ends_at > now() AS in_force,
@@ -98,11 +154,48 @@ SELECT m.name AS messenger, a.raised_at, a.kind::text AS kind, a.cleared_at IS N
   JOIN registry.messenger AS m ON m.messenger_id = a.messenger_id
   LEFT JOIN registry.quota_usage AS u ON u.messenger_id = a.messenger_id AND u.day = (a.raised_at AT TIME ZONE 'UTC')::date;
 COMMENT ON VIEW report.enumeration_alarm IS 'Messengers whose queries looked like a search for subscribers: absent (too many absent answers), consecutive (numbers in a row) or canary (a number never issued). In force, a messenger is slowed down.';
+COMMENT ON COLUMN report.enumeration_alarm.messenger IS 'Who asked.';
+COMMENT ON COLUMN report.enumeration_alarm.raised_at IS 'When the first sign was seen.';
+COMMENT ON COLUMN report.enumeration_alarm.kind IS 'absent, consecutive or canary.';
+COMMENT ON COLUMN report.enumeration_alarm.in_force IS 'Whether it slows the messenger down now.';
+COMMENT ON COLUMN report.enumeration_alarm.ends_at IS 'When it ends; each further sign moves it.';
+COMMENT ON COLUMN report.enumeration_alarm.cleared_at IS 'When the operator ended it.';
+COMMENT ON COLUMN report.enumeration_alarm.signs IS 'How often the sign was seen.';
+COMMENT ON COLUMN report.enumeration_alarm.used_that_day IS 'Numbers asked for on the day it was raised.';
+COMMENT ON COLUMN report.enumeration_alarm.absent_that_day IS 'Of them, answered absent.';
+COMMENT ON COLUMN report.enumeration_alarm.absent_ratio_that_day IS 'absent of used.';
 
 CREATE VIEW report.feed_lag AS
-SELECT (e.recorded_at AT TIME ZONE 'UTC')::date AS day, e.type, e.outcome::text AS outcome, count(*) AS events,
-       avg(e.recorded_at - e.occurred_at) AS mean_lag, max(e.recorded_at - e.occurred_at) AS worst_lag
-  FROM registry.feed_event AS e GROUP BY 1, 2, 3;
+SELECT e.day, e.type, e.outcome::text AS outcome, sum(e.events)::bigint AS events, justify_hours(make_interval(secs => (sum(e.lag_sum_s) / sum(e.events))::float8)) AS mean_lag,
+       max(e.worst_lag) AS worst_lag
+  FROM registry.feed_movement AS e GROUP BY e.day, e.type, e.outcome;
 COMMENT ON VIEW report.feed_lag IS 'How long after it happened each contract event reached the registry: the notice period has run since.';
+COMMENT ON COLUMN report.feed_lag.day IS 'The day of the recording (UTC).';
+COMMENT ON COLUMN report.feed_lag.type IS 'activated, terminated, ported_out, …';
+COMMENT ON COLUMN report.feed_lag.outcome IS 'applied or refused.';
+COMMENT ON COLUMN report.feed_lag.events IS 'Billing''s events.';
+COMMENT ON COLUMN report.feed_lag.mean_lag IS 'The mean time from occurring to being recorded.';
+COMMENT ON COLUMN report.feed_lag.worst_lag IS 'The longest.';
+
+CREATE VIEW report.policy AS
+SELECT p.*, lead(p.effective_from) OVER (ORDER BY p.effective_from) AS superseded_at,
+       p.effective_from = (SELECT max(b.effective_from) FROM registry.policy AS b WHERE b.effective_from <= now()) AS in_force
+  FROM registry.policy AS p;
+COMMENT ON VIEW report.policy IS 'The law as dated data: what was in force from when to when, what is, and what is planned; who wrote each row and when.';
+COMMENT ON COLUMN report.policy.superseded_at IS 'When the next row takes its place; NULL: none is planned.';
+COMMENT ON COLUMN report.policy.in_force IS 'Whether it is the law now.';
+DO $comments$
+DECLARE
+    named record;
+BEGIN
+    -- The others are registry.policy's own.
+    FOR named IN
+        SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment FROM pg_catalog.pg_attribute AS a
+         WHERE a.attrelid = 'registry.policy'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN report.policy.%I IS %L', named.attname, named.comment);
+    END LOOP;
+END
+$comments$;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA report TO registryd_report, registryd_app;

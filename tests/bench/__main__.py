@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from registryd import embedded
-from tests.bench import delivery, files, imports, queries
+from tests.bench import delivery, files, imports, queries, reports
 from tests.bench.measure import SERVER_SETTINGS, Figure, bench_site
 from tests.conftest import Site
 
@@ -34,6 +34,7 @@ BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
     "fairness": (delivery.bench_fairness, 1_000_000),
     "drain": (delivery.bench_drain, 1_000_000),
     "worstday": (delivery.bench_worst_day, 2_200_000),
+    "reports": (reports.bench_reports, 1_000_000),
 }
 """Each with the number of its contracts or notifications."""
 

@@ -104,8 +104,10 @@ def test_no_role_of_ours_is_more_than_its_grants(granted: TestDatabase) -> None:
                 ("registryd_owner", False, False, -1),
                 ("registryd_report", True, False, 5),
             ]
-            members = await connection.fetchval("SELECT count(*) FROM pg_auth_members WHERE roleid::regrole::text LIKE 'registryd%'")
-            assert members == 0
+            members = await connection.fetch(
+                "SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members WHERE roleid::regrole::text LIKE 'registryd%'"
+            )
+            assert [tuple(row) for row in members] == [("registryd_report", "registryd_owner")], "whose sessions the owner may end"
             owners = await connection.fetch(
                 "SELECT relowner::regrole::text AS owner FROM pg_class WHERE relnamespace::regnamespace::text IN ('registry', 'report') "
                 "UNION SELECT proowner::regrole::text FROM pg_proc WHERE pronamespace::regnamespace::text IN ('registry', 'breakglass')"
@@ -264,7 +266,7 @@ def test_the_report_role_reads_every_report_within_its_bounds(granted: TestDatab
             await connection.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", FIRST)
         async with granted.connect("registryd_report") as connection:
             names = await connection.fetch("SELECT viewname FROM pg_views WHERE schemaname = 'report'")
-            assert len(names) == 11
+            assert len(names) == 12
             for row in names:
                 await connection.fetch(f"SELECT * FROM {row['viewname']}")  # its search path is the schema
             assert await connection.fetchval("SELECT terminated FROM binding_by_messenger") == 1

@@ -122,7 +122,7 @@ def test_an_alarm_is_raised_once_a_crossing_and_again_only_after_the_slack_was_a
             ids = [await database.id_of(code) for code in ("hours", "overdue")]
             await database.run("SELECT registry.settle_delivered($1, $2, 'pull')", messenger.messenger_id, ids)
             assert await alarmed() == []
-            await database.run("UPDATE registry.policy SET alarm_slack = '{23:30,1:00}'")
+            await database.run("""SELECT registry.change_policy('{"alarm_slack": ["23:30", "1:00"]}', now(), 'sooner')""")
             assert await alarmed() == [23.5]
 
     asyncio.run(run())

@@ -17,7 +17,7 @@ from registryd.domain.identifiers import MessengerId
 from registryd.presence.quota import MINUTE_S, QuotaGuard, Trickle
 from registryd.store import guard as store
 from registryd.store.pool import Database
-from tests.conftest import Site
+from tests.conftest import Site, rewrite_policy
 from tests.presence.scans import DEFAULTS, SPACE
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -55,7 +55,7 @@ class World:
 
     async def policy(self, **columns: object) -> None:
         for column, value in columns.items():
-            await self.dba.execute(f"UPDATE registry.policy SET {column} = '{value}'")
+            await rewrite_policy(self.dba, f"{column} = '{value}'")
 
     async def alarms(self) -> list[tuple[Any, ...]]:
         rows = await self.dba.fetch("SELECT messenger, kind, in_force, signs FROM report.enumeration_alarm ORDER BY raised_at, kind")

@@ -125,6 +125,7 @@ def test_the_deadline_follows_the_policy_in_force_at_the_end_to_the_millisecond(
     before_all, before, after = bound(database, 1), bound(database, 1), bound(database, 1)
     dba(
         database,
+        "SET session_replication_role = 'replica'; "
         "INSERT INTO registry.policy SELECT '2026-02-01 00:00:00+00', answer_within, '90 minutes', organisation_rule, "
         "suspended_is_present, journal_kept, notification_kept, 'a stricter law' FROM registry.policy",
     )

@@ -307,7 +307,7 @@ PRIMARY_KEYS = {
 }
 REPORTS = {
     *("presence_daily", "answer_deadline", "binding_by_messenger", "contract_daily", "notification_backlog"),
-    *("notification_deadline", "delivery_attempt_daily", "endpoint_health", "quota_today", "enumeration_alarm", "feed_lag"),
+    *("notification_deadline", "delivery_attempt_daily", "endpoint_health", "quota_today", "enumeration_alarm", "feed_lag", "policy"),
 }
 
 
@@ -344,8 +344,8 @@ def test_everything_has_a_comment(shared: TestDatabase) -> None:
                    AND NOT c.relispartition AND obj_description(c.oid, 'pg_class') IS NULL
                 UNION ALL
                 SELECT c.oid::regclass || '.' || a.attname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
-                 WHERE c.relnamespace = 'registry'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
-                   AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
+                 WHERE c.relnamespace::regnamespace::text IN ('registry', 'report') AND c.relkind IN ('r', 'p', 'v')
+                   AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
                 UNION ALL
                 SELECT f.oid::regprocedure::text FROM pg_proc AS f
                  WHERE f.pronamespace::regnamespace::text IN ('registry', 'report') AND obj_description(f.oid, 'pg_proc') IS NULL

@@ -21,7 +21,7 @@ from registryd.domain.identifiers import MessengerId, Msisdn, query_id, time_ord
 from registryd.domain.notification import Attempt
 from registryd.domain.presence import Policy, PresenceQuery, is_present
 from registryd.store import guard, journal, lanes, notifications, presence, reports
-from tests.conftest import TestDatabase
+from tests.conftest import TestDatabase, rewrite_policy
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
 
 ORGANISATION_RULES = ("subscriber", "verified_end_user")
@@ -211,7 +211,7 @@ def test_without_a_policy_in_force_nothing_is_answered_rather_than_absent(databa
         async with database.connect() as connection, database.pool() as db:
             await add_contracts(connection, 1)
             (messenger_id,) = await add_messengers(connection, 1)
-            await connection.execute("UPDATE registry.policy SET effective_from = now() + interval '1 day'")
+            await rewrite_policy(connection, "effective_from = now() + interval '1 day'")
             for code in (None, "u-1"):
                 with pytest.raises(ValueError, match="not enough values"):  # no page comes back
                     await ask(db, messenger_id, (FIRST, code))
@@ -238,7 +238,7 @@ def test_the_latest_policy_that_has_begun_is_in_force(database: TestDatabase) ->
             )
             await connection.execute(add, timedelta(days=1))
             assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 1, None)))[1] == "01"
-            await connection.execute(add, timedelta(days=-1))
+            await connection.execute(add, timedelta(0))
             assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 1, None)))[1] == "10"
 
     asyncio.run(run())

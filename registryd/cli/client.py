@@ -1,0 +1,132 @@
+"""`client identify`: a messenger engineer's backfill of the users there are."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import re
+import signal
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import orjson
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from registryd.cli.running import Exit, command, err, fail, out
+from registryd.identify import BATCH_MAX, Identification, Refused, Results, count_lines
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class _Rate(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
+@click.group()
+def client() -> None:
+    """A messenger engineer's tools."""
+
+
+@client.command()
+@click.argument("file", type=_FILE)
+@click.option("--url", required=True, help="Where the registry is: https://registry.example; http is taken for this machine alone.")
+@click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="The file of results; default: FILE.results.csv.")
+@click.option("--batch", type=click.IntRange(1, BATCH_MAX), default=1000, show_default=True, help="How many numbers a request asks.")
+@click.option("--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="How many requests at once.")
+@click.option("--ca", type=_FILE, help="Trust the certificates of this PEM file instead of the system's.")
+@click.option("--certificate", type=_FILE, help="The client certificate, PEM, where the operator asks for one.")
+@click.option("--key", type=_FILE, help="Its private key, PEM, where it is not in the same file.")
+@click.option("--json", "as_json", is_flag=True)
+@command
+async def identify(
+    *,
+    file: Path,
+    url: str,
+    results: Path | None,
+    batch: int,
+    concurrency: int,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    as_json: bool,
+) -> None:
+    """Identify the users of FILE: CSV with a number and, if you have one, its code; a header is skipped.
+
+    Results are CSV too: line (of FILE), present, binding, error. Run it again to go on after an interruption. The API key is read from
+    $REGISTRYD_API_KEY, because a process list would show an option. Exit code 1 where lines remain, or could not be asked.
+    """
+    api_key = os.environ.get("REGISTRYD_API_KEY", "")
+    if not re.fullmatch(r"rk_[a-z2-7]{8,32}_[A-Za-z0-9_-]{20,128}", api_key, re.ASCII):
+        fail("put your API key, rk_<keyId>_<secret>, into the environment as REGISTRYD_API_KEY", Exit.USAGE)
+    if key is not None and certificate is None:
+        fail("--key goes with --certificate", Exit.USAGE)
+    tls = _tls(url, ca, certificate, key)
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[waiting]}"))
+    try:
+        with (
+            Results(results or file.with_name(file.name + ".results.csv"), file) as kept,
+            Progress(*columns, console=err, transient=True, disable=as_json) as progress,
+        ):
+
+            def tell_wait(text: str) -> None:
+                progress.update(task, waiting=text)
+                if not err.is_terminal:
+                    err.print(text)
+
+            there = kept.done
+            task = progress.add_task("numbers", total=count_lines(file), completed=there, waiting="")
+            work = Identification(
+                file,
+                kept,
+                url,
+                api_key,
+                batch=batch,
+                concurrency=concurrency,
+                tls=tls,
+                on_progress=lambda lines: progress.update(task, advance=lines, waiting=""),
+                on_wait=lambda why, seconds: tell_wait(f"{why}: waiting {seconds:,.0f} s"),
+            )
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, work.stop.set)
+            await work.run()
+    except Refused as error:
+        fail(str(error))
+    if as_json:
+        click.echo(orjson.dumps({"before": there, "stopped": work.stop.is_set(), "results": str(kept.path), **kept.counts}))
+    else:
+        told = ", ".join(f"{count:,} {what}" for what, count in sorted(kept.counts.items())) or "nothing"
+        out.print(f"{told}; {there:,} there before; results in {kept.path}", markup=False, soft_wrap=True)
+    if work.stop.is_set():
+        fail("interrupted: run it again to go on")
+    if any(kept.counts[wrong] for wrong in ("not_a_number", "ambiguous_number", "not_a_code")):
+        fail("some lines could not be asked: see the column error of the results")
+
+
+def _tls(url: str, ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    parts = urlsplit(url)
+    if parts.scheme == "http" and _is_here(parts.hostname or ""):
+        return None
+    if parts.scheme != "https" or not parts.hostname:
+        fail("--url is https://…: the key would else be read by whoever listens", Exit.USAGE)
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if certificate is not None:
+            context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        fail(f"--ca, --certificate or --key cannot be used: {error}", Exit.USAGE)
+    return context
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

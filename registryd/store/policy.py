@@ -1,0 +1,68 @@
+"""The law as dated data: rows of registry.policy are read and added, never changed. The database keeps their history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import asyncpg
+import orjson
+
+from registryd.store.pool import Connection, fetch, first
+from registryd.store.queries import Query
+
+
+class PolicyRefused(Exception):
+    """The policy cannot be so; the message says why."""
+
+
+class Columns(NamedTuple):
+    columns: str
+
+
+class Change(NamedTuple):
+    """A row that was added, and the one it follows: column → value, as PostgreSQL writes it in JSON."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+READ_POLICIES = Query("policy", "read_policies", Columns)
+CHANGE_POLICY = Query("policy", "change_policy", Columns, str, datetime, str)
+
+
+async def read(connection: Connection) -> list[dict[str, Any]]:
+    """Every row, the oldest first, with `superseded_at` and `in_force`."""
+    return [orjson.loads(row.columns) for row in await fetch(connection, READ_POLICIES)]
+
+
+async def change(connection: Connection, changes: Mapping[str, str], since: datetime | None, note: str, *, dry_run: bool) -> Change:
+    """Adds a row in force from `since` (None: now) that changes these columns and repeats the rest; a dry run undoes it.
+
+    Raises: PolicyRefused.
+    """
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        added = await first(connection, CHANGE_POLICY, orjson.dumps(dict(changes)).decode(), since, note)
+        if added is None:
+            raise PolicyRefused("no policy is in force then, so there is none to change")
+        rows = await read(connection)
+    except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.UndefinedColumnError) as error:
+        await transaction.rollback()
+        raise PolicyRefused(_explain(error)) from None
+    except BaseException:
+        await transaction.rollback()
+        raise
+    await (transaction.rollback() if dry_run else transaction.commit())
+    effective_from = orjson.loads(added.columns)["effective_from"]
+    place = next(place for place, row in enumerate(rows) if row["effective_from"] == effective_from)
+    return Change(rows[place - 1], rows[place])
+
+
+def _explain(error: asyncpg.PostgresError) -> str:
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return "a policy begins at that very time already; one that is planned may be deleted (sql/README.md)"
+    hint = getattr(error, "hint", None)
+    return f"{error.args[0]}. {hint}" if hint else str(error.args[0])

@@ -1,0 +1,166 @@
+"""The law as data: in force in every worker within five seconds, deadlines by the law of the time, a history that nobody rewrites."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from click.testing import CliRunner, Result
+
+from registryd.cli import main
+from tests.conftest import Site, TestDatabase, client, daemon, eventually
+from tests.store.conftest import FIRST, bind
+
+SOON = "2099-03-01T00:00:00+03:00"
+
+
+def run(site: Site, *words: str) -> Result:
+    return CliRunner().invoke(main, ["--config", str(site.path), *words], catch_exceptions=False)
+
+
+def policies(site: Site) -> list[dict[str, Any]]:
+    return list(json.loads(run(site, "report", "policy", "--json").stdout))
+
+
+def test_a_change_is_in_force_in_every_worker_within_five_seconds_and_in_the_report(site: Site) -> None:
+    async def story() -> None:
+        await site.add_contracts(FIRST, FIRST + 1)
+        await site.add_contracts(FIRST + 2, status="suspended")
+        messenger = await site.add_messenger()
+        async with site.database.connect() as dba:
+            for number in (FIRST, FIRST + 1):
+                await bind(dba, messenger.messenger_id, 1, number)
+            with daemon(site) as one, daemon(site) as two:
+                async with client(one.api, messenger) as first, client(two.api, messenger) as second:
+
+                    async def answers() -> list[tuple[bool, timedelta]]:
+                        found = []
+                        for session in (first, second):
+                            async with session.post("/v1/presence", json={"phoneNumber": f"+{FIRST + 2}"}) as response:
+                                body = await response.json()
+                            times = (datetime.fromisoformat(body[name]) for name in ("receivedAt", "deadlineAt"))
+                            received_at, deadline_at = times
+                            found.append((body["present"], deadline_at - received_at))
+                        return found
+
+                    assert await answers() == [(True, timedelta(minutes=20))] * 2
+                    before = await dba.fetchval("SELECT now()")
+                    changes = ("suspended_is_present=false", "answer_within=5 minutes", "notice_within=1 hour")
+                    done = await asyncio.to_thread(run, site, "policy", "set", *changes, "--note", "a stricter law")
+                    assert done.exit_code == 0, done.output
+
+                    async def both_follow() -> bool:
+                        return await answers() == [(False, timedelta(minutes=5))] * 2
+
+                    await eventually(both_follow, timeout=5)
+            end = "UPDATE registry.contract SET ended_at = $2 WHERE msisdn = $1"
+            await dba.execute(end, FIRST, before)
+            await dba.execute(end, FIRST + 1, await dba.fetchval("SELECT now()"))
+            given = await dba.fetch("SELECT date_trunc('second', deadline_at - terminated_at) FROM registry.notification ORDER BY msisdn")
+            assert [row[0] for row in given] in (
+                [timedelta(hours=24), timedelta(hours=1)],
+                [timedelta(hours=24) - timedelta(seconds=1), timedelta(hours=1) - timedelta(seconds=1)],  # cut to the millisecond
+                [timedelta(hours=24) - timedelta(seconds=1), timedelta(hours=1)],
+                [timedelta(hours=24), timedelta(hours=1) - timedelta(seconds=1)],
+            )
+        old, new = await asyncio.to_thread(policies, site)
+        assert (old["in_force"], new["in_force"], new["superseded_at"]) == (False, True, None)
+        assert old["superseded_at"] == new["effective_from"]
+        assert (new["note"], new["recorded_by"], new["suspended_is_present"]) == ("a stricter law", "postgres", False)
+        assert {k: v for k, v in new.items() if k in ("organisation_rule", "journal_kept", "honest_density")} == {
+            k: v for k, v in old.items() if k in ("organisation_rule", "journal_kept", "honest_density")
+        }
+
+    asyncio.run(story())
+
+
+def test_policy_set_shows_what_it_does_and_a_dry_run_does_nothing(site: Site) -> None:
+    words = ("policy", "set", "notice_within=12 hours", "organisation_rule=subscriber", "--from", SOON, "--note", "Decree of 2099")
+    dry = run(site, *words, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert "notice_within: 24:00:00 -> 12:00:00" in dry.stdout
+    assert "organisation_rule: verified_end_user -> subscriber" in dry.stdout
+    assert "would be in force from 2099-02-28T21:00:00+00:00" in dry.stdout
+    assert len(policies(site)) == 1
+    assert json.loads(run(site, *words, "--json").stdout)["notice_within"] == "12:00:00"
+    earlier = run(site, "policy", "set", "answer_within=1 minute", "--note", "now")
+    assert "until 2099-02-28T21:00:00+00:00" in earlier.stdout, "a planned one takes its place"
+    shown = json.loads(run(site, "policy", "show", "--json").stdout)
+    assert [(row["note"], row["in_force"], row["answer_within"]) for row in shown] == [
+        ("now", True, "00:01:00"),
+        ("Decree of 2099", False, "00:20:00"),
+    ]
+    assert "Decree of 2099" in run(site, "policy", "show").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nonsense=1", "--note", "n"], 1, "the policy has no nonsense. It has answer_within, notice_within"),
+        (["note=x", "--note", "n"], 1, "the policy has no note"),
+        (["effective_from=now", "--note", "n"], 1, "the policy has no effective_from"),
+        (["recorded_by=me", "--note", "n"], 1, "the policy has no recorded_by"),
+        (["answer_within=soon", "--note", "n"], 1, "invalid input syntax for type interval"),
+        (["answer_within=-1 hour", "--note", "n"], 1, "policy_answer_within_check"),
+        (["honest_absent_ratio=0.5", "--note", "n"], 1, "scans_miss_more_than_honest_messengers"),
+        (["organisation_rule=whoever", "--note", "n"], 1, "organisation_rule"),
+        (["answer_within=1 hour", "--note", ""], 1, "policy_note_check"),
+        (["answer_within=1 hour", "--note", "n", "--from", "2025-01-01T00:00:00Z"], 1, "never in the past"),
+        (["answer_within=1 hour", "--note", "n", "--from", "1999-01-01T00:00:00Z"], 1, "no policy is in force then"),
+        (["answer_within=1 hour", "--note", "n", "--from", "2099-01-01"], 2, "offset"),
+        (["answer_within=1 hour", "--note", "n", "--from", "tomorrow"], 2, "offset"),
+        (["answer_within", "--note", "n"], 2, "KEY=VALUE"),
+        (["answer_within=1 hour"], 2, "--note"),
+        (["--note", "n"], 2, "KEY=VALUE"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused_with_its_reason(site: Site, words: list[str], code: int, said: str) -> None:
+    done = run(site, "policy", "set", *words)
+    assert (done.exit_code, said in done.output) == (code, True), done.output
+    assert len(policies(site)) == 1
+
+
+def test_the_daemons_role_cannot_change_the_law(site: Site) -> None:
+    done = run(site, "policy", "set", "answer_within=1 hour", "--note", "n", "--dsn", site.database.dsn("registryd_app"))
+    assert done.exit_code == 5
+    assert "SET ROLE registryd_owner" in done.stderr
+
+
+REWRITES = {
+    "changing": "UPDATE registry.policy SET answer_within = '1 hour'",
+    "moving away": "UPDATE registry.policy SET effective_from = now() + interval '1 day'",
+    "deleting": "DELETE FROM registry.policy",
+    "truncating": "TRUNCATE registry.policy",
+    "preceding": "INSERT INTO registry.policy SELECT effective_from + interval '1 day', answer_within, notice_within, organisation_rule, "
+    "suspended_is_present, journal_kept, notification_kept, 'x' FROM registry.policy",
+    "a planned one into the past": "UPDATE registry.policy SET effective_from = now() - interval '1 second' WHERE effective_from > now()",
+    "a date that clashes": "SELECT registry.change_policy('{}', '2099-01-01', 'x')",
+}
+
+
+@pytest.mark.parametrize("user", ["postgres", "registryd_owner"])
+def test_nobody_rewrites_the_history_and_what_is_planned_may_change(database: TestDatabase, user: str) -> None:
+    async def story() -> None:
+        async with database.connect() as connection:
+            await connection.execute(f"SET ROLE {user}; SELECT registry.change_policy('{{}}', '2099-01-01', 'planned')")
+            allowed = []
+            for name, statement in REWRITES.items():
+                try:
+                    await connection.execute(statement)
+                    allowed.append(name)
+                except asyncpg.IntegrityConstraintViolationError:
+                    pass
+            assert allowed == []
+            await connection.execute("UPDATE registry.policy SET answer_within = '1 hour', recorded_by = 'me' WHERE note = 'planned'")
+            planned = await connection.fetchrow("SELECT * FROM registry.policy WHERE note = 'planned'")
+            assert planned is not None
+            assert (planned["answer_within"], planned["recorded_by"]) == (timedelta(hours=1), "postgres"), "whoever it was is known"
+            assert abs(planned["recorded_at"] - datetime.now(UTC)) < timedelta(hours=1)
+            await connection.execute("DELETE FROM registry.policy WHERE note = 'planned'")
+            assert await connection.fetchval("SELECT count(*) FROM registry.policy") == 1
+
+    asyncio.run(story())
