@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test lint serve bench bench-days bench-100m failover scans crash lock audit clean
+.PHONY: help demo test lint serve bench bench-days bench-evidence bench-100m failover scans crash lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -47,6 +47,10 @@ bench: $(STAMP)
 ## make bench-days   the hot statement, a look-up and the reports with ten days of partitions and with three years
 bench-days: $(STAMP)
 	$(BIN)/python -m tests.bench.days
+
+## make bench-evidence   what a seal costs, a million pages verified, a number searched for in them
+bench-evidence: $(STAMP)
+	$(BIN)/python -m tests.bench.evidence
 
 ## make bench-100m   what a query costs among 100 million contracts: 13 GB, half an hour (ARGS='--data DIR --json FILE')
 bench-100m: $(STAMP)

@@ -5,6 +5,8 @@ The rules                  domain/           pure functions and types: who is pr
 The database               store/            one module a family of tables; its statements stand in sql/queries/ under the same name
 A query is answered        http/presence.py  -> presence/resolver.py (group commit, in queue.py's turns) -> store/presence.py, .sql
 A search is slowed down    presence/quota.py (counts, alarms, what all workers share) -> domain/enumeration.py (what is a sign of one)
+Evidence is sealed         presence/sealing.py (which pages) -> sql/migrations/0009_evidence.sql (the chain); verified by store/audit.py
+Somebody looks             cli/breakglass.py -> store/breakglass.py -> schema breakglass in the same migration
 A contract ends            http/operator.py  -> feed/events.py -> domain/contract.py -> store/contracts.py; the trigger in
                                                 sql/migrations/0002_invariants.sql ends the bindings and writes what is owed
 A table of billing's       feed/lines.py (checks) -> feed/snapshot.py -> store/snapshots.py -> sql/queries/snapshots.sql (compares, applies)

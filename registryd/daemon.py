@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 
 from registryd import config, observe, sdnotify
 from registryd.config import Settings
@@ -29,19 +30,21 @@ from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.services import Services
 from registryd.presence.quota import QuotaGuard
-from registryd.presence.resolver import DigestKey, Resolver
-from registryd.store import journal, migrations, reports
+from registryd.presence.resolver import Resolver
+from registryd.presence.sealing import Sealer
+from registryd.store import digest_keys, erasure, journal, migrations, reports
 from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
 
 QUOTA_EXCHANGE_S = 1.0
+SEAL_S = 1.0
 KEY_USE_S = 30.0
+DIGEST_KEY_S = 60.0
 WATCH_S = 1.0
 DIGESTS_S = 5.0
 RETENTION_S = 600.0
 REPORTS_S = 10.0
 CLOSE_TIMEOUT_S = 15.0
-DIGEST_KEY_ID = 1
 
 
 def database(settings: Settings, name: str, *, share: int = 1) -> Database:
@@ -70,31 +73,27 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         deliveries = await stack.enter_async_context(database(settings, f"registryd@{instance} delivery", share=2))
         async with db.connection() as connection:
             await migrations.check(connection)
-        digest_key = credentials.key("digest-key")
+        feed_key, box = credentials.key("digest-key"), SecretBox(credentials.key("secrets-key"))
         pusher = await stack.enter_async_context(
-            Pusher(
-                deliveries,
-                SecretBox(credentials.key("secrets-key")),
-                Egress.of(delivery),
-                lambda messenger: endpoint_tls(credentials, messenger),
-            )
+            Pusher(deliveries, box, Egress.of(delivery), lambda messenger: endpoint_tls(credentials, messenger))
         )
         operator_socket = sockets.bind(operator_address(settings, instance))
         # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
         worker = f"{socket.gethostname()} {sockets.address(operator_socket)}"
         watch = Watch(db, worker)
         digests = Digests(db, pusher, lambda: watch.is_held)
-        directory, quota = Directory(db), QuotaGuard(db)
+        directory, quota, sealer = Directory(db), QuotaGuard(db), Sealer(db)
         limits = settings.file.presence
         resolver = Resolver(
             db,
-            DigestKey(DIGEST_KEY_ID, digest_key),
+            await digest_keys.read_current(db, box, datetime.now(UTC).date()),
             statements_in_flight=limits.statements_in_flight,
             group_max=limits.group_max,
             queue_max=limits.queue_max,
+            note_pages=sealer.note,
         )
         dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency, queries_wait_s=lambda: resolver.waits_s)
-        feed = ContractFeed(db, digest_key, dispatcher.wake)
+        feed = ContractFeed(db, feed_key, dispatcher.wake)
         messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))
         await directory.refresh()
@@ -113,14 +112,20 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         await api_listener.listen(api_sockets, tls_context)
         await operator_listener.listen([operator_socket], None)
 
+        async def rotate_digest_key() -> None:
+            resolver.digest_key = await digest_keys.read_current(db, box, datetime.now(UTC).date())
+
         background = [
             asyncio.create_task(dispatcher.run(), name="dispatcher"),
             _every("directory", REFRESH_S, directory.refresh),
             _every("quota", QUOTA_EXCHANGE_S, quota.exchange),
+            _every("seals", SEAL_S, sealer.seal),
+            _every("digest key", DIGEST_KEY_S, rotate_digest_key),
             _every("key use", KEY_USE_S, directory.record_use),
             _every("watch", WATCH_S, watch.tick),
             _every("digests", DIGESTS_S, digests.send),
             _every("retention", RETENTION_S, lambda: journal.keep_days(db), at_once=True),
+            _every("erasure", RETENTION_S, lambda: erasure.purge_ended(db), at_once=True),
             _every("reports", REPORTS_S, lambda: reports.end_long(db)),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()
@@ -148,7 +153,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        for last in (quota.exchange, directory.record_use, watch.leave):
+        for last in (sealer.seal, quota.exchange, directory.record_use, watch.leave):
             try:
                 await last()
             except Unavailable:

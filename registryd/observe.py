@@ -76,6 +76,11 @@ directory_age = Gauge("registryd_directory_age_seconds", "Since messengers and k
 days_dropped = Counter("registryd_days_dropped", "Days whose rows the policy no longer keeps, dropped.", ["family"], registry=METRICS)
 days_over = Gauge("registryd_days_over", "Days that the policy no longer keeps and that are still there.", ["family"], registry=METRICS)
 unplaced_rows = Gauge("registryd_unplaced_rows", "Rows that no day's partition took.", ["family"], registry=METRICS)
+digest_keys_destroyed = Counter("registryd_digest_keys_destroyed", "Months whose digest key was destroyed.", registry=METRICS)
+ended_purged = Counter(
+    "registryd_ended_purged", "Ended contracts and bindings that the policy no longer keeps.", ["kind"], registry=METRICS
+)
+pages_unsealed = Gauge("registryd_pages_unsealed", "Pages of the journal that this worker wrote and has not sealed yet.", registry=METRICS)
 database_errors = Counter("registryd_database_errors", "Statements that failed, by kind of failure.", ["kind"], registry=METRICS)
 ready = Gauge("registryd_ready", "1 while the daemon serves.", registry=METRICS)
 
@@ -113,6 +118,8 @@ Event = Literal[
     "secrets_unreadable",
     "day_closed",
     "day_dropped",
+    "digest_key_destroyed",
+    "ended_purged",
     "rows_unplaced",
     "reports_ended",
     "background_failed",

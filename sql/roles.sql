@@ -1,4 +1,4 @@
--- The four roles of registryd. Run once for each database, by a superuser, connected to it:
+-- The five roles of registryd. Run once for each database, by a superuser, connected to it:
 --
 --     createdb registryd && psql -d registryd -f sql/roles.sql
 --
@@ -7,7 +7,8 @@
 --   registryd_owner       owns everything, cannot log in; `registryd migrate` takes it on by SET ROLE
 --   registryd_app         the daemon: the rows it needs, the journal by INSERT only, no DELETE of what the law wants kept
 --   registryd_report      the DBA's reports: views of schema report and nothing else, bounded so that it cannot starve the daemon
---   registryd_breakglass  unmasked look-ups through one logged function
+--   registryd_breakglass  unmasked look-ups through one logged function: granted to persons, each with a role of his own
+--   registryd_approver    approves other persons' look-ups
 
 DO $roles$
 DECLARE
@@ -18,7 +19,8 @@ BEGIN
             ('registryd_owner', 'NOLOGIN'),
             ('registryd_app', 'LOGIN'),
             ('registryd_report', 'LOGIN CONNECTION LIMIT 5'),
-            ('registryd_breakglass', 'NOLOGIN')
+            ('registryd_breakglass', 'NOLOGIN'),
+            ('registryd_approver', 'NOLOGIN')
         ) AS roles(name, options)
     LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted.name) THEN
@@ -34,7 +36,7 @@ BEGIN
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
     EXECUTE format('GRANT CONNECT, CREATE, TEMPORARY ON DATABASE %I TO registryd_owner', current_database());
     EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO registryd_app', current_database());
-    EXECUTE format('GRANT CONNECT ON DATABASE %I TO registryd_report, registryd_breakglass', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO registryd_report, registryd_breakglass, registryd_approver', current_database());
 END
 $roles$;
 
@@ -45,6 +47,10 @@ REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid,
 ALTER ROLE registryd_app SET log_error_verbosity = 'terse';
 ALTER ROLE registryd_app SET log_min_error_statement = 'panic';
 ALTER ROLE registryd_app SET timezone = 'UTC';
+
+-- A request names a number too.
+ALTER ROLE registryd_breakglass SET log_error_verbosity = 'terse';
+ALTER ROLE registryd_breakglass SET log_min_error_statement = 'panic';
 
 ALTER ROLE registryd_report SET default_transaction_read_only = on;
 ALTER ROLE registryd_report SET statement_timeout = '30s';

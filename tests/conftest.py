@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from registryd import config, embedded, resources
 from registryd.delivery import signing
 from registryd.delivery.receiver import Receipt, Receiver
 from registryd.http import auth
-from registryd.store import messengers, migrations
+from registryd.store import digest_keys, messengers, migrations
 from registryd.store.messengers import Messenger, SecretBox, SigningSecret
 from registryd.store.pool import Database
 
@@ -190,6 +191,10 @@ class Site:
             await messengers.add_secret(connection, box, messenger_id, secret)
         return TestMessenger(messenger_id, name, key.shown, secret)
 
+    async def digest_key(self) -> bytes:
+        """This month's key of the journal's digests."""
+        return await digest_key(self.database, self.secrets_key)
+
     async def slow_nobody(self) -> None:
         """Enumeration alarms are told and slow nobody down: for what asks for many numbers that are not there."""
         async with self.database.connect() as connection:
@@ -204,6 +209,11 @@ class Site:
             await connection.executemany(
                 f"INSERT INTO registry.contract (msisdn, {names}) VALUES ($1, {values})", [(msisdn,) for msisdn in msisdns]
             )
+
+
+async def digest_key(database: TestDatabase, secrets_key: bytes) -> bytes:
+    async with database.pool(1) as db:
+        return (await digest_keys.read_current(db, SecretBox(secrets_key), datetime.now(UTC).date())).key
 
 
 def make_site(database: TestDatabase, directory: Path) -> Site:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from registryd import config
-from registryd.cli import client, contracts, listen, messenger, notifications, policy, ranges, service
+from registryd.cli import audit, breakglass, client, contracts, listen, messenger, notifications, policy, ranges, service
 from registryd.cli.running import Context
 
 
@@ -41,6 +41,8 @@ for command in (
     notifications.notifications,
     policy.policy,
     service.report,
+    audit.audit,
+    breakglass.breakglass,
     listen.listen,
     client.client,
 ):

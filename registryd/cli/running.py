@@ -19,8 +19,9 @@ from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
 from registryd.embedded import EmbeddedError
 from registryd.store import messengers
+from registryd.store.breakglass import BreakglassRefused
 from registryd.store.imports import ImportRefused
-from registryd.store.messengers import Messenger
+from registryd.store.messengers import Messenger, WrongSecretsKey
 from registryd.store.migrations import SchemaMismatch
 from registryd.store.pool import Database
 
@@ -53,6 +54,11 @@ class Context:
         return daemon.database(self.settings, "registryd command")
 
     @property
+    def owner_dsn(self) -> str:
+        """Where a role connects that may SET ROLE registryd_owner."""
+        return self.settings.file.database.owner_dsn or self.settings.file.database.dsn
+
+    @property
     def password(self) -> str | None:
         return self.settings.credentials.text("database-password")
 
@@ -66,14 +72,14 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
             result = run(*args, **kwargs)
             if result is not None:
                 uvloop.run(result)
-        except ConfigError as error:
+        except (ConfigError, WrongSecretsKey) as error:
             fail(str(error), Exit.CONFIG)
         except Unavailable as error:
             why = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
             fail(f"the database is away{why}: is it running, and is [database] dsn right?", Exit.DATABASE_AWAY)
         except SchemaMismatch as error:
             fail(str(error), Exit.SCHEMA)
-        except (ImportRefused, EmbeddedError) as error:
+        except (ImportRefused, BreakglassRefused, EmbeddedError) as error:
             fail(str(error), Exit.FAILED)
 
     return wrapped

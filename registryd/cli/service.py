@@ -73,8 +73,7 @@ async def serve(context: Context, *, instance: int, count: int | None) -> None:
 async def migrate(context: Context, *, as_script: bool, dsn: str | None) -> None:
     """Bring the schema to this release: migrations in order, each in a transaction, then the reports."""
     if dsn is None:
-        dsn = context.settings.file.database.owner_dsn or context.settings.file.database.dsn
-        connection = await connect(dsn, password=context.password)
+        connection = await connect(context.owner_dsn, password=context.password)
     else:
         connection = await connect(dsn)
     try:

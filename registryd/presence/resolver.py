@@ -15,9 +15,10 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
+from uuid import UUID
 
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
@@ -26,6 +27,7 @@ from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.presence.queue import Ask, Line, Named
 from registryd.store import presence as store
+from registryd.store.digest_keys import DigestKey
 from registryd.store.pool import Database
 
 BATCH_MAX_QUERIES = 10_000
@@ -37,11 +39,6 @@ BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Between asking again for a contract that is being ended. Each asking is journaled, so they are few."""
 
 
-class DigestKey(NamedTuple):
-    key_id: int
-    key: bytes
-
-
 class BatchAnswer(NamedTuple):
     batch_id: str
     answers: list[tuple[bool, Bound | None]]
@@ -50,7 +47,8 @@ class BatchAnswer(NamedTuple):
 
 
 class Resolver:
-    """Answers queries through `db`. `random(n)` gives n random bytes; `clock()` the time, aware."""
+    """Answers queries through `db`. `random(n)` gives n random bytes; `clock()` the time, aware; `note_pages` hears of each page
+    before it is written."""
 
     def __init__(
         self,
@@ -62,11 +60,14 @@ class Resolver:
         queue_max: int,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         random: Callable[[int], bytes] = os.urandom,
+        note_pages: Callable[[Iterable[UUID]], None] = lambda _: None,
     ) -> None:
         self._db = db
-        self._digest_key = digest_key
+        self.digest_key = digest_key
+        """The journal's; set anew when a month begins."""
         self._clock = clock
         self._random = random
+        self._note_pages = note_pages
         self._single = Line("single", statements_in_flight, group_max, queue_max)
         self._batch = Line("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_GROUP_MAX, max(10 * queue_max, BATCH_MAX_QUERIES))
         self._named: Named = set()
@@ -175,15 +176,16 @@ class Resolver:
     async def _answer_group(self, group: list[Ask]) -> None:
         milliseconds = int(self._clock().timestamp() * 1000)
         pages: dict[MessengerId, store.Page] = {}
-        key = self._digest_key.key
+        key = self.digest_key
         for ask in group:
             page = pages.get(ask.messenger_id)
             if page is None:
                 page_id = time_ordered_id(milliseconds, self._random(10))
                 page = pages[ask.messenger_id] = store.Page(page_id, ask.received_at, ask.messenger_id)
             ask.page_id = str(page.page_id)
-            ask.first = page.add(ask.queries, msisdn_digests(key, [query.msisdn for query in ask.queries]))
-        answered = await store.answer(self._db, list(pages.values()), self._digest_key.key_id)
+            ask.first = page.add(ask.queries, msisdn_digests(key.key, [query.msisdn for query in ask.queries]))
+        self._note_pages(page.page_id for page in pages.values())
+        answered = await store.answer(self._db, list(pages.values()), key.key_id)
         now = self._clock()
         results: dict[MessengerId, store.AnsweredPage | store.BoundPage] = dict(zip(pages, answered, strict=True))
         for ask in group:

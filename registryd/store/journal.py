@@ -10,6 +10,7 @@ from datetime import date
 from typing import Any, NamedTuple
 
 from registryd import observe
+from registryd.store.digest_keys import DESTROY_KEYS
 from registryd.store.pool import Database
 from registryd.store.queries import Query
 
@@ -50,7 +51,8 @@ async def make_partitions(db: Database) -> int:
 
 
 async def keep_days(db: Database) -> None:
-    """Makes the days ahead, folds movements, closes days that are over, and drops one of each family that the policy no longer keeps.
+    """Makes the days ahead, folds movements, closes days that are over, drops one of each family that the policy no longer keeps, and
+    destroys the digest keys of which nothing is left.
 
     One, because each makes queries wait for some milliseconds: a policy that keeps less than before takes effect over many calls. Any
     number of workers may call it; they skip what another is doing.
@@ -63,6 +65,9 @@ async def keep_days(db: Database) -> None:
         if day := await _call(db, DROP_DAY, family):
             observe.days_dropped.labels(family).inc()
             observe.event("day_dropped", family=family, day=day.isoformat())
+    for gone in await db.fetch(DESTROY_KEYS):
+        observe.digest_keys_destroyed.inc()
+        observe.event("digest_key_destroyed", month=f"{gone.month:%Y-%m}")
     for state in await db.fetch(READ_RETENTION):
         observe.unplaced_rows.labels(state.family).set(state.unplaced_rows)
         observe.days_over.labels(state.family).set(state.days_over)

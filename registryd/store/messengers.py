@@ -87,25 +87,25 @@ READ_LIVE_SECRETS = Query("messengers", "read_live_secrets", SecretRow, int)
 
 
 class SecretBox:
-    """Encrypts signing secrets at rest. `key`: 32 bytes, the credential `secrets-key`."""
+    """Encrypts signing secrets and digest keys at rest, bound to whose they are. `key`: 32 bytes, the credential `secrets-key`."""
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key)
 
-    def seal(self, messenger_id: MessengerId, secret: bytes) -> bytes:
+    def seal(self, owner: MessengerId | str, secret: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, secret, str(messenger_id).encode())
+        return nonce + self._aead.encrypt(nonce, secret, str(owner).encode())
 
-    def open(self, messenger_id: MessengerId, ciphertext: bytes) -> bytes:
+    def open(self, owner: MessengerId | str, ciphertext: bytes) -> bytes:
         """Raises: WrongSecretsKey."""
         try:
-            return self._aead.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], str(messenger_id).encode())
+            return self._aead.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], str(owner).encode())
         except InvalidTag:
             raise WrongSecretsKey from None
 
 
 class WrongSecretsKey(Exception):
-    """A messenger's signing secret cannot be decrypted: the credential secrets-key is not the one it was encrypted under."""
+    """A signing secret or digest key cannot be decrypted: the credential secrets-key is not the one it was encrypted under."""
 
     def __str__(self) -> str:
         return self.__doc__ or ""

@@ -122,7 +122,7 @@ async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[Migrat
             await connection.execute(reports_sql())
         await connection.execute("SELECT registry.make_partitions((now() AT TIME ZONE 'UTC')::date, 8)")
         return todo
-    except asyncpg.InsufficientPrivilegeError as error:
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError) as error:
         raise SchemaMismatch(f"{error}: run `psql -d DATABASE -f sql/roles.sql` as a superuser first") from None
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)

@@ -21,7 +21,7 @@ SELECT format('%s as %s on PostgreSQL %s', current_database(), current_user, cur
 -- Why: a daemon under the wrong role fails at its first query; this says so beforehand.
 SELECT format('%s on %s', needed.privilege, needed.relation) AS privilege
   FROM (VALUES ('SELECT', 'registry.policy'), ('SELECT', 'registry.contract'), ('INSERT', 'registry.contract'), ('INSERT', 'registry.binding'),
-               ('INSERT', 'registry.journal_page'), ('SELECT', 'registry.notification'), ('UPDATE', 'registry.lane'),
+               ('INSERT', 'registry.journal_page'), ('INSERT', 'registry.digest_key'), ('SELECT', 'registry.notification'), ('UPDATE', 'registry.lane'),
                ('INSERT', 'registry.delivery_attempt'), ('UPDATE', 'registry.quota_usage'), ('INSERT', 'registry.feed_event'),
                ('SELECT', 'registry.messenger_secret'), ('UPDATE', 'registry.watch'), ('INSERT', 'registry.digest')) AS needed(privilege, relation)
  WHERE NOT has_any_column_privilege(needed.relation, needed.privilege);

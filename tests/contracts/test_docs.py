@@ -64,7 +64,7 @@ def test_every_recipe_of_sql_readme_runs(database: TestDatabase) -> None:
 
     async def run() -> None:
         for recipe in recipes:
-            user = "postgres" if "registry." in recipe else "registryd_report"
+            user = "postgres" if re.search("registry\\.|breakglass|ROLE", recipe) else "registryd_report"
             async with database.connect(user) as connection:
                 await connection.execute(recipe)
 

@@ -36,7 +36,8 @@ from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.services import Services
 from registryd.presence.quota import QuotaGuard
-from registryd.presence.resolver import DigestKey, Resolver
+from registryd.presence.resolver import Resolver
+from registryd.store.digest_keys import DigestKey
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 from tests.conftest import Site, TestMessenger, client, daemon, receiving

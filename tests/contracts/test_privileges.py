@@ -16,7 +16,7 @@ from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, add_contracts, add_messengers, ask, bind
 
 GOLDEN = Path(__file__).with_name("privileges.txt")
-ROLES = ("registryd_app", "registryd_report", "registryd_breakglass", "public")
+ROLES = ("registryd_app", "registryd_report", "registryd_breakglass", "registryd_approver", "public")
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ held(kind, object, role, place, privileges) AS (
     UNION ALL
     SELECT 'schema', n.nspname::text, r.role, r.place, string_agg(p.name, ' ' ORDER BY p.name)
       FROM pg_namespace AS n, role AS r, unnest(ARRAY['CREATE', 'USAGE']) AS p(name)
-     WHERE n.nspname IN ('registry', 'report', 'public') AND has_schema_privilege(r.role, n.oid, p.name) GROUP BY n.nspname, r.role, r.place
+     WHERE n.nspname IN ('registry', 'report', 'breakglass', 'public') AND has_schema_privilege(r.role, n.oid, p.name)
+     GROUP BY n.nspname, r.role, r.place
     UNION ALL
     SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'table' END, c.oid::regclass::text, r.role, r.place,
            string_agg(p.name || coalesce(' (' || columns.list || ')', ''), ', ' ORDER BY p.place)
@@ -46,18 +47,18 @@ held(kind, object, role, place, privileges) AS (
                      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND NOT has_table_privilege(r.role, c.oid, p.name)
                        AND CASE WHEN p.name IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')
                                 THEN has_column_privilege(r.role, c.oid, a.attnum, p.name) END) AS columns
-     WHERE c.relnamespace IN ('registry'::regnamespace, 'report'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm')
+     WHERE c.relnamespace::regnamespace::text IN ('registry', 'report', 'breakglass') AND c.relkind IN ('r', 'p', 'v', 'm')
        AND (has_table_privilege(r.role, c.oid, p.name) OR columns.list IS NOT NULL)
      GROUP BY c.oid, c.relkind, r.role, r.place
     UNION ALL
     SELECT 'sequence', c.oid::regclass::text, r.role, r.place, string_agg(p.name, ' ' ORDER BY p.name)
       FROM pg_class AS c, role AS r, unnest(ARRAY['SELECT', 'UPDATE', 'USAGE']) AS p(name)
-     WHERE c.relnamespace IN ('registry'::regnamespace, 'report'::regnamespace) AND c.relkind = 'S'
+     WHERE c.relnamespace::regnamespace::text IN ('registry', 'report', 'breakglass') AND c.relkind = 'S'
        AND has_sequence_privilege(r.role, c.oid, p.name) GROUP BY c.oid, r.role, r.place
     UNION ALL
     SELECT 'function', f.oid::regprocedure::text, r.role, r.place, 'EXECUTE'
       FROM pg_proc AS f, role AS r
-     WHERE f.pronamespace IN ('registry'::regnamespace, 'report'::regnamespace) AND has_function_privilege(r.role, f.oid, 'EXECUTE')
+     WHERE f.pronamespace::regnamespace::text IN ('registry', 'report', 'breakglass') AND has_function_privilege(r.role, f.oid, 'EXECUTE')
 )
 SELECT format('%s %s: %s %s', kind, object, role, privileges) FROM held
  ORDER BY array_position(ARRAY['database', 'schema', 'table', 'view', 'sequence', 'function'], kind), object COLLATE "C", place
@@ -98,6 +99,7 @@ def test_no_role_of_ours_is_more_than_its_grants(granted: TestDatabase) -> None:
             )
             assert [tuple(row) for row in rows] == [
                 ("registryd_app", True, False, -1),
+                ("registryd_approver", False, False, -1),
                 ("registryd_breakglass", False, False, -1),
                 ("registryd_owner", False, False, -1),
                 ("registryd_report", True, False, 5),
@@ -108,7 +110,7 @@ def test_no_role_of_ours_is_more_than_its_grants(granted: TestDatabase) -> None:
             assert [tuple(row) for row in members] == [("registryd_report", "registryd_owner")], "whose sessions the owner may end"
             owners = await connection.fetch(
                 "SELECT relowner::regrole::text AS owner FROM pg_class WHERE relnamespace::regnamespace::text IN ('registry', 'report') "
-                "UNION SELECT proowner::regrole::text FROM pg_proc WHERE pronamespace = 'registry'::regnamespace"
+                "UNION SELECT proowner::regrole::text FROM pg_proc WHERE pronamespace::regnamespace::text IN ('registry', 'breakglass')"
             )
             assert [row["owner"] for row in owners] == ["registryd_owner"]
 
@@ -120,7 +122,7 @@ def test_functions_that_run_as_their_owner_look_nowhere_a_caller_can_write(grant
         async with granted.connect() as connection:
             rows = await connection.fetch(
                 "SELECT oid::regprocedure::text AS name, coalesce(proconfig, '{}') AS settings FROM pg_proc WHERE prosecdef "
-                "AND pronamespace = 'registry'::regnamespace"
+                "AND pronamespace::regnamespace::text IN ('registry', 'breakglass')"
             )
             assert len(rows) >= 8
             loose = [row["name"] for row in rows if "search_path=registry, pg_temp" not in row["settings"]]
@@ -190,6 +192,12 @@ DENIED = {
         "DELETE FROM registry.digest",
         "DROP TABLE registry.journal_page_default",
         "UPDATE registry.retention SET closed_through = now()",
+        "SELECT * FROM registry.seal",
+        "SELECT * FROM registry.breakglass_event",
+        "SELECT breakglass.look(1)",
+        "INSERT INTO registry.seal DEFAULT VALUES",
+        "SELECT registry.append_seal('adopted', '{}', '{}', 'mine')",
+        "SELECT registry.adopt_unsealed_pages('mine')",
         "UPDATE registry.presence_day SET queries = 0",
         "DELETE FROM registry.delivered_day",
         "SELECT * FROM registry.presence_day",
@@ -214,16 +222,27 @@ DENIED = {
         "CREATE TABLE report.mine ()",
         "UPDATE registry.contract SET ended_at = now()",
     ],
-    "registryd_breakglass": ["SELECT * FROM registry.contract", "SELECT * FROM report.quota_today"],
+    "registryd_breakglass": [
+        "SELECT * FROM registry.contract",
+        "SELECT * FROM registry.breakglass_event",
+        "SELECT registry.append_breakglass(1, 'approved')",
+        "SELECT breakglass.approve(1)",
+        "SELECT * FROM report.quota_today",
+    ],
+    "registryd_approver": [
+        "SELECT * FROM registry.contract",
+        "SELECT breakglass.request(79160000000, 'a complaint')",
+        "SELECT breakglass.look(1)",
+    ],
 }
 
 
 @pytest.mark.parametrize("role", DENIED)
 def test_a_role_is_refused_what_is_not_its_work(granted: TestDatabase, role: str) -> None:
     async def run() -> None:
-        async with granted.connect("postgres" if role == "registryd_breakglass" else role) as connection:
-            if role == "registryd_breakglass":  # which cannot log in
-                await connection.execute("SET SESSION AUTHORIZATION registryd_breakglass")
+        async with granted.connect("postgres" if role in ("registryd_breakglass", "registryd_approver") else role) as connection:
+            if role in ("registryd_breakglass", "registryd_approver"):  # which cannot log in
+                await connection.execute(f"SET SESSION AUTHORIZATION {role}")
             # What holds is the grants, not the role's own setting, which it may change.
             await connection.execute("SET default_transaction_read_only = off")
             allowed = []

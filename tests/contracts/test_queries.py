@@ -62,7 +62,7 @@ def test_every_statement_is_declared_by_exactly_one_query() -> None:
 
 
 def test_a_statements_name_is_a_verb_and_a_noun() -> None:
-    assert [name for name in written() if not re.fullmatch(r"[a-z]+\.[a-z]+(_[a-z]+)+", name) and name != "messengers.touch_keys"] == []
+    assert [name for name in written() if not re.fullmatch(r"[a-z_]+\.[a-z]+(_[a-z]+)+", name) and name != "messengers.touch_keys"] == []
 
 
 def test_every_statement_but_the_shortest_says_why() -> None:
@@ -80,7 +80,7 @@ def test_no_statement_selects_columns_it_does_not_name() -> None:
 
 def test_parameters_and_columns_are_of_the_declared_types(database: TestDatabase) -> None:
     async def run() -> None:
-        async with database.connect("registryd_app") as connection, connection.transaction():
+        async with database.connect() as connection, connection.transaction():
             # What an import's statements speak of is there once its first ones have run.
             await connection.execute(imports.CREATE_STAGING.sql)
             await connection.execute(snapshots.CREATE_CHANGES.sql)
@@ -385,6 +385,8 @@ def test_the_daemons_role_may_run_every_statement(populated: TestDatabase) -> No
             await connection.execute(imports.CREATE_STAGING.sql)
             await connection.execute(snapshots.CREATE_CHANGES.sql)
             for query in DECLARED:
+                if query.name.startswith(("audit.", "breakglass.")):
+                    continue  # the owner's and persons': test_audit.py and test_breakglass.py run them
                 arguments = [[] if get_origin(parameter) is list else samples[parameter] for parameter in query.params]
                 savepoint = connection.transaction()
                 await savepoint.start()

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from registryd import embedded
 from registryd.domain.identifiers import Msisdn, msisdn_digest
-from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, make_site, prepare_database, psql
+from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, digest_key, make_site, prepare_database, psql
 from tests.http.test_database_away import PRESENT, Away, Told, frozen, load, more
 
 NAME = "registry"
@@ -165,8 +165,9 @@ def is_right(answer: Told) -> bool:
 
 async def count_lost(pair: Pair, answers: list[Told], server: embedded.Server | None = None) -> int:
     """How many answers are not in a server's journal as they were told; the second's unless another is named."""
-    key = pair.site.settings.credentials.key("digest-key")
-    async with TestDatabase(server or pair.second, NAME).connect() as connection:
+    database = TestDatabase(server or pair.second, NAME)
+    key = await digest_key(database, pair.site.secrets_key)
+    async with database.connect() as connection:
         ids = [answer.body["queryId"] for answer in answers]
         rows = await connection.fetch("SELECT q.* FROM unnest($1::uuid[]) AS id, registry.find_query(id) AS q", ids)
     found = {str(row["query_id"]): (row["msisdn_digest"], row["present"]) for row in rows}

@@ -110,7 +110,7 @@ async def more(told: list[Told], status: int, count: int = 20, within: float = 3
 async def assert_journaled(away: Away, told: list[Told]) -> None:
     answered = {answer.body["queryId"]: answer for answer in told if answer.status == 200}
     assert len(answered) == len([answer for answer in told if answer.status == 200]), "no id is told twice"
-    key = away.site.settings.credentials.key("digest-key")
+    key = await away.site.digest_key()
     found = await away.journal(sorted(answered))
     assert found == {query_id: (msisdn_digest(key, Msisdn(answer.number)), answer.body["present"]) for query_id, answer in answered.items()}
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -43,8 +44,13 @@ def live_bindings(service: Service, messenger: TestMessenger) -> dict[int, str]:
     return {row["msisdn"]: row["identification_code"] for row in rows}
 
 
+DIGEST_KEYS: dict[Path, bytes] = {}
+
+
 def digest(service: Service, number: int) -> bytes:
-    return msisdn_digest(service.site.settings.credentials.key("digest-key"), Msisdn(number))
+    site = service.site
+    key = DIGEST_KEYS.get(site.path) or DIGEST_KEYS.setdefault(site.path, asyncio.run(site.digest_key()))
+    return msisdn_digest(key, Msisdn(number))
 
 
 def absent_numbers(service: Service) -> dict[str, int]:

@@ -20,7 +20,8 @@ from registryd.domain.binding import Outcome
 from registryd.domain.errors import CodeInUse, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digest
 from registryd.domain.presence import Answer, PresenceQuery
-from registryd.presence.resolver import BatchAnswer, DigestKey, Resolver
+from registryd.presence.resolver import BatchAnswer, Resolver
+from registryd.store.digest_keys import DigestKey
 from tests.conftest import Site, TestDatabase, eventually
 
 KEY = bytes(range(32))

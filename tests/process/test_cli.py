@@ -315,6 +315,80 @@ def test_population_file_is_one_the_import_takes(site: Site, tmp_path: Path) -> 
     assert told(site, "contracts", "import", str(file)) | {"seconds": 0} == {"lines": 5000, "inserted": 5000, "dryRun": False, "seconds": 0}
 
 
+def test_evidence_is_verified_against_a_head_that_was_kept(site: Site, tmp_path: Path) -> None:
+    messenger = asyncio.run(site.add_messenger())
+
+    async def query(api: str) -> None:
+        async with client(api, messenger) as session:
+            answer = await session.post("/v1/presence", json={"phoneNumber": "+79010800002"})
+            assert answer.status == 200
+
+    with daemon(site) as running:
+        asyncio.run(query(running.api))
+        assert running.stop() == 0
+    verdict = told(site, "audit", "verify")
+    assert (verdict["pages"], verdict["pagesDroppedBefore"], verdict["findings"]) == (1, None, [])
+    kept = tmp_path / "head.json"
+    kept.write_text(run(site, "audit", "head").stdout)
+    shown = run(site, "audit", "verify", "--head", str(kept))
+    assert (shown.exit_code, "as it was written" in shown.stdout) == (0, True)
+    site.database.psql("-c", "DELETE FROM registry.journal_page; DELETE FROM registry.seal WHERE sequence > 1")
+    assert run(site, "audit", "verify").exit_code == 0
+    cut = run(site, "audit", "verify", "--head", str(kept), "--json")
+    assert (cut.exit_code, [finding["fault"] for finding in json.loads(cut.stdout)["findings"]]) == (1, ["head_missing"])
+    kept.write_text(kept.read_text().replace('"sequence":2', '"sequence":1'))
+    forged = run(site, "audit", "verify", "--head", str(kept))
+    assert (forged.exit_code, "signed" in forged.stderr) == (1, True)
+
+
+def test_two_persons_look_at_one_number(site: Site) -> None:
+    anna, boris = f"anna_{os.getpid()}", f"boris_{os.getpid()}"
+    asyncio.run(site.add_contracts(79010800002))
+    site.database.psql("-c", f"CREATE ROLE {anna} LOGIN IN ROLE registryd_breakglass; CREATE ROLE {boris} LOGIN IN ROLE registryd_approver")
+    try:
+
+        def as_person(person: str, *words: str, number: str = "") -> Result:
+            arguments = ["--config", str(site.path), "breakglass", *words, "--dsn", site.database.dsn(person)]
+            return CliRunner().invoke(main, arguments, input=number, catch_exceptions=False)
+
+        messenger = asyncio.run(site.add_messenger())
+
+        async def query(api: str) -> None:
+            async with client(api, messenger) as session:
+                answer = await session.post("/v1/presence", json={"phoneNumber": "+79010800002", "identificationCode": "u-1"})
+                assert answer.status == 200
+
+        with daemon(site) as running:
+            asyncio.run(query(running.api))
+        assert as_person(anna, "request", "--reason", "complaint 17", number="8 901").exit_code == 2
+        asked = as_person(anna, "request", "--reason", "complaint 17", number="+79010800002\n")
+        assert (asked.exit_code, "approve 1" in asked.stdout) == (0, True)
+        refused = as_person(anna, "look", "1")
+        assert (refused.exit_code, "nobody has approved" in refused.stderr) == (1, True)
+        assert as_person(anna, "approve", "1").exit_code == 1
+        (waiting,) = json.loads(as_person(boris, "list", "--json").stdout)
+        assert (waiting["number"], waiting["reason"]) == ("79010****02", "complaint 17")
+        assert "79010****02" in as_person(boris, "list").stdout
+        assert as_person(boris, "approve", "1").exit_code == 0
+        seen = json.loads(as_person(anna, "look", "1", "--json").stdout)
+        assert [(row["kind"], row["messenger"], row["outcome"]) for row in seen] == [
+            ("contract", None, "active"),
+            ("binding", messenger.name, "live"),
+            ("query", messenger.name, "present"),
+        ]
+        assert as_person(anna, "look", "1").exit_code == 1
+    finally:
+        site.database.psql("-c", f"DROP ROLE {anna}, {boris}")
+
+
+def test_a_daemon_with_another_secrets_key_does_not_start(site: Site) -> None:
+    asyncio.run(site.digest_key())
+    (site.directory / "credentials" / "secrets-key").write_text("ab" * 32)
+    command = [sys.executable, "-m", "registryd", "--config", str(site.path), "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, "secrets-key" in done.stderr) == (3, True)
+
+
 def test_a_report_by_day_is_drawn_and_what_has_no_days_is_not(site: Site) -> None:
     async def prepare() -> None:
         async with site.database.connect() as connection:

@@ -79,6 +79,16 @@ async def ask(db: Database, messenger_id: int, *queries: tuple[int, str | None])
     return answered.outcomes if isinstance(answered, presence.BoundPage) else [None] * len(queries), answered.bits
 
 
+async def change_policy(connection: Connection, **changes: str) -> None:
+    """A new row of the policy, in force from now on: the one before it, but for `changes`."""
+    changed = "".join(f", {column} = '{value}'" for column, value in changes.items())
+    async with connection.transaction():
+        await connection.execute(
+            "CREATE TEMPORARY TABLE next ON COMMIT DROP AS SELECT * FROM registry.policy_in_force(now()); "
+            f"UPDATE next SET effective_from = now(), note = 'a test'{changed}; INSERT INTO registry.policy SELECT * FROM next"
+        )
+
+
 async def waits(connection: Connection, pid: int) -> None:
     """Returns once the backend `pid` waits for a lock."""
     await eventually(lambda: connection.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", pid))

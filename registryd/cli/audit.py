@@ -1,0 +1,80 @@
+"""`audit verify | head`: whether the evidence is what was written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import orjson
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from registryd.cli.running import Context, Exit, command, err, fail, out, pass_context
+from registryd.domain import heads
+from registryd.store import audit as evidence
+
+SHOWN_MAX = 50
+
+
+@click.group()
+def audit() -> None:
+    """The evidence: sealed as it is written, so that it shows whether it was changed since."""
+
+
+@audit.command()
+@click.option(
+    "--head",
+    "head",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A head that was kept elsewhere: nothing before it may be missing or changed.",
+)
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def verify(context: Context, *, head: Path | None, as_json: bool) -> None:
+    """Look for anything that was changed, removed, inserted, moved or cut off; exit 1 if there is. Connects as owner_dsn does."""
+    kept = {}
+    if head is not None:
+        try:
+            kept = heads.opened(head.read_text("utf-8"), context.settings.credentials.key("secrets-key"))
+        except (heads.BadHead, UnicodeDecodeError) as error:
+            fail(f"{head}: {error}")
+    async with evidence.reading(context.owner_dsn, context.password) as connection:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=err, transient=True, disable=as_json) as progress:
+            task = progress.add_task("pages", total=None)
+            verdict = await evidence.verify(connection, kept, lambda pages, of: progress.update(task, completed=pages, total=of))
+    if as_json:
+        found = [
+            {"fault": f.fault, "chain": f.chain, "entry": f.entry, "pageId": f.page_id, "explanation": f.explanation}
+            for f in verdict.findings
+        ]
+        facts = {
+            "seals": verdict.seals,
+            "pages": verdict.pages,
+            "logEntries": verdict.log_entries,
+            "pagesDroppedBefore": verdict.dropped_before,
+            "findings": found,
+        }
+        click.echo(orjson.dumps(facts))
+    else:
+        for finding in verdict.findings[:SHOWN_MAX]:
+            page = f", page {finding.page_id}" if finding.page_id else ""
+            entry = f" {finding.entry}" if finding.entry else ""
+            out.print(f"{finding.fault}, {finding.chain}{entry}{page}: {finding.explanation}", style="red", markup=False, soft_wrap=True)
+        if len(verdict.findings) > SHOWN_MAX:
+            out.print(f"and {len(verdict.findings) - SHOWN_MAX:,} more: --json tells all")
+        dropped = f"; of pages before {verdict.dropped_before}, which the policy let go, the seals only" if verdict.dropped_before else ""
+        state = f"{len(verdict.findings):,} findings" if verdict.findings else "as it was written"
+        out.print(f"{verdict.seals:,} seals over {verdict.pages:,} pages{dropped}, {verdict.log_entries:,} break-glass entries: {state}")
+    sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
+
+
+@audit.command("head")
+@pass_context
+@command
+async def print_head(context: Context) -> None:
+    """Print the chains' ends, signed: keep it where the database's owner cannot reach it, and give it to `verify --head`."""
+    key = context.settings.credentials.key("secrets-key")
+    async with evidence.reading(context.owner_dsn, context.password) as connection:
+        click.echo(heads.signed(await evidence.read_heads(connection), key))

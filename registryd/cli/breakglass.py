@@ -1,0 +1,95 @@
+"""`breakglass request | list | approve | look`, under each person's own role. A number is never an argument: those are seen by others."""
+
+from __future__ import annotations
+
+import click
+import orjson
+
+from registryd.cli.running import Context, Exit, command, err, fail, out, pass_context
+from registryd.domain.identifiers import parse_msisdn
+from registryd.store import breakglass as store
+from registryd.store.digest_keys import CREDENTIAL_KEY_ID, DigestKey
+from registryd.store.messengers import SecretBox
+
+TIME = "%Y-%m-%d %H:%M:%S"
+
+_dsn = click.option("--dsn", required=True, help="Connect as yourself, such as postgresql://anna@db1/registryd: the log names who did it.")
+
+
+@click.group()
+def breakglass() -> None:
+    """An unmasked look at one number: for a reason, approved by a second person, logged before it answers."""
+
+
+@breakglass.command()
+@click.option("--reason", required=True, help="Why, for whoever approves and audits it.")
+@_dsn
+@pass_context
+@command
+async def request(context: Context, *, reason: str, dsn: str) -> None:
+    """Ask for a look at a number (read from the terminal or stdin), its queries included. Needs the role registryd_breakglass."""
+    try:
+        msisdn = parse_msisdn(click.prompt("number", err=True))
+    except ValueError as error:
+        fail(f"the number {error}", Exit.USAGE)
+    async with store.session(dsn) as connection:
+        credentials = context.settings.credentials
+        first = DigestKey(CREDENTIAL_KEY_ID, credentials.key("digest-key"))
+        keys = await store.read_keys(connection, SecretBox(credentials.key("secrets-key")))
+        number = await store.request(connection, msisdn, reason, [first, *keys])
+    out.print(f"request {number}: somebody else approves it within a day (registryd breakglass approve {number})", soft_wrap=True)
+
+
+@breakglass.command("list")
+@_dsn
+@click.option("--json", "as_json", is_flag=True)
+@command
+async def list_requests(*, dsn: str, as_json: bool) -> None:
+    """Show the requests that wait for an approval or a look, their numbers masked."""
+    async with store.session(dsn) as connection:
+        requests = await store.open_requests(connection)
+    if as_json:
+        click.echo(orjson.dumps([asked._asdict() for asked in requests]))
+        return
+    for asked in requests:
+        state = f"approved by {asked.approved_by}" if asked.approved_by else "not approved"
+        line = f"{asked.request}  {asked.number}  {asked.requested_by}: {asked.reason}; {state}, until {asked.ends_at:{TIME}} UTC"
+        out.print(line, markup=False, soft_wrap=True)
+
+
+@breakglass.command()
+@click.argument("number", type=int)
+@_dsn
+@command
+async def approve(*, number: int, dsn: str) -> None:
+    """Approve somebody else's request. Needs the role registryd_approver."""
+    async with store.session(dsn) as connection:
+        ends_at = await store.approve(connection, number)
+    out.print(f"request {number} is approved: its requester may look once, until {ends_at:{TIME}} UTC", soft_wrap=True)
+
+
+@breakglass.command()
+@click.argument("number", type=int)
+@_dsn
+@click.option("--json", "as_json", is_flag=True)
+@command
+async def look(*, number: int, dsn: str, as_json: bool) -> None:
+    """Look, once: the number's contracts and bindings, and which messengers asked about it. Reads the whole journal."""
+    async with store.session(dsn) as connection:
+        seen = await store.look(connection, number)
+    if as_json:
+        click.echo(orjson.dumps([row._asdict() for row in seen]))
+        return
+    for row in seen:
+        period = f"{row.began_at:{TIME}}" + (f" to {row.ended_at:{TIME}}" if row.ended_at else "")
+        facts = (
+            f"{row.kind:<8}",
+            period,
+            f"generation {row.generation}" if row.generation else None,
+            row.messenger,
+            row.detail,
+            row.outcome,
+        )
+        out.print("  ".join(fact for fact in facts if fact), markup=False, soft_wrap=True)
+    if not seen:
+        err.print("nothing is known of this number")

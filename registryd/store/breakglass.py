@@ -1,0 +1,98 @@
+"""Break-glass: an unmasked look at one number by one person, for a reason, approved by another, logged before it answers.
+
+The database keeps the rules: sql/migrations/0009_evidence.sql. Each call here is its own transaction, under the person's own role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import NamedTuple
+
+import asyncpg
+
+from registryd.domain.identifiers import Msisdn, msisdn_digest
+from registryd.store import digest_keys
+from registryd.store.digest_keys import DigestKey, SealedKey
+from registryd.store.messengers import SecretBox
+from registryd.store.pool import Connection, connect, fetch
+from registryd.store.queries import Query
+
+
+class BreakglassRefused(Exception):
+    """The database refuses the step: the message says why, and what to do."""
+
+
+class RequestId(NamedTuple):
+    request: int
+
+
+class EndsAt(NamedTuple):
+    ends_at: datetime
+
+
+class OpenRequest(NamedTuple):
+    request: int
+    requested_at: datetime
+    requested_by: str
+    number: str
+    """Masked."""
+    reason: str
+    approved_by: str | None
+    ends_at: datetime
+
+
+class Seen(NamedTuple):
+    """What is known of the number: a contract, a binding (detail: the code) or a query (detail: its id)."""
+
+    kind: str
+    began_at: datetime
+    ended_at: datetime | None
+    generation: int | None
+    messenger: str | None
+    detail: str
+    outcome: str
+
+
+REQUEST_LOOK = Query("breakglass", "request_look", RequestId, int, str, list[int], bytes)
+READ_SEALED_KEYS = Query("breakglass", "read_sealed_keys", SealedKey)
+APPROVE_REQUEST = Query("breakglass", "approve_request", EndsAt, int)
+LIST_REQUESTS = Query("breakglass", "list_requests", OpenRequest)
+USE_APPROVAL = Query("breakglass", "use_approval", Seen, int)
+
+
+@asynccontextmanager
+async def session(dsn: str) -> AsyncIterator[Connection]:
+    """A person's connection. Raises: Unavailable; BreakglassRefused, for what is done in it too."""
+    connection = await connect(dsn)
+    try:
+        yield connection
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.CheckViolationError) as error:
+        raise BreakglassRefused(f"{error.args[0]}. {error.hint or ''}".strip()) from None
+    finally:
+        await connection.close()
+
+
+async def read_keys(connection: Connection, box: SecretBox) -> list[DigestKey]:
+    """The digest keys that are not destroyed. Raises: WrongSecretsKey."""
+    return digest_keys.opened(box, await fetch(connection, READ_SEALED_KEYS))
+
+
+async def request(connection: Connection, msisdn: Msisdn, reason: str, keys: Sequence[DigestKey]) -> int:
+    """Asks for a look at a number, and at the queries about it that were journaled under `keys`."""
+    digests = b"".join(msisdn_digest(key.key, msisdn) for key in keys)
+    return (await fetch(connection, REQUEST_LOOK, msisdn, reason, [key.key_id for key in keys], digests))[0].request
+
+
+async def approve(connection: Connection, request: int) -> datetime:
+    """Approves another person's request; returns until when he may look."""
+    return (await fetch(connection, APPROVE_REQUEST, request))[0].ends_at
+
+
+async def open_requests(connection: Connection) -> list[OpenRequest]:
+    return await fetch(connection, LIST_REQUESTS)
+
+
+async def look(connection: Connection, request: int) -> list[Seen]:
+    return await fetch(connection, USE_APPROVAL, request)

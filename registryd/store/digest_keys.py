@@ -1,0 +1,67 @@
+"""The journal's digest keys: random, one a month, sealed under the service's secrets-key, destroyed when their month's journal is over.
+
+They are derived from nothing, so that once a row's ciphertext is erased no digest of that month can be tied to a number any more, not
+even by who holds every credential. Key 1 is the credential digest-key, which made the digests of before there were others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date
+from os import urandom
+from typing import NamedTuple
+
+from registryd.store.messengers import SecretBox
+from registryd.store.pool import Database
+from registryd.store.queries import Nothing, Query
+
+KEY_BYTES = 32
+CREDENTIAL_KEY_ID = 1
+
+
+class DigestKey(NamedTuple):
+    key_id: int
+    key: bytes
+
+
+class SealedKey(NamedTuple):
+    key_id: int
+    month: date
+    ciphertext: bytes
+
+
+class DestroyedKey(NamedTuple):
+    month: date
+
+
+READ_KEYS = Query("digest_keys", "read_sealed_keys", SealedKey)
+ADD_KEY = Query("digest_keys", "add_sealed_key", Nothing, int, date, bytes)
+DESTROY_KEYS = Query("digest_keys", "destroy_over_keys", DestroyedKey)
+
+
+async def read_current(db: Database, box: SecretBox, today: date) -> DigestKey:
+    """This month's key; makes it and the next month's where they are missing. Raises: WrongSecretsKey, Unavailable."""
+    this = today.replace(day=1)
+    following = date(this.year + this.month // 12, this.month % 12 + 1, 1)
+    months = {row.month: row for row in await db.fetch(READ_KEYS)}
+    for month in (this, following):
+        if month not in months:
+            await db.fetch(ADD_KEY, key_id_of(month), month, box.seal(_owner(month), urandom(KEY_BYTES)))
+    if this not in months:  # another worker's, where two made it at once
+        months = {row.month: row for row in await db.fetch(READ_KEYS)}
+    return opened(box, [months[this]])[0]
+
+
+def opened(box: SecretBox, sealed: Iterable[SealedKey]) -> list[DigestKey]:
+    """Raises: WrongSecretsKey."""
+    return [DigestKey(row.key_id, box.open(_owner(row.month), row.ciphertext)) for row in sealed]
+
+
+def key_id_of(month: date) -> int:
+    """Months since January 2000, so that a page's key tells its month."""
+    return (month.year - 2000) * 12 + month.month
+
+
+def _owner(month: date) -> str:
+    """What the ciphertext is bound to."""
+    return f"digest key {month:%Y-%m}"

@@ -1,0 +1,12 @@
+-- The journal's digest keys, one a month.
+
+-- name: read_sealed_keys
+SELECT k.key_id, k.month, k.ciphertext FROM registry.digest_key AS k WHERE k.destroyed_at IS NULL ORDER BY k.month;
+
+-- name: add_sealed_key
+-- Why: all workers make the same month's key and the first one's stays.
+INSERT INTO registry.digest_key (key_id, month, ciphertext) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: destroy_over_keys
+-- Why: whose month is over is the database's to say, as with days.
+SELECT d.month FROM registry.destroy_digest_keys() AS d(month);

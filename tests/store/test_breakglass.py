@@ -1,0 +1,237 @@
+"""Nobody looks alone, unasked, twice or unlogged; what is seen is all there is, and the log shows what was done to it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
+from registryd.domain.presence import PresenceQuery
+from registryd.presence.resolver import Resolver
+from registryd.store import audit, breakglass, pool
+from registryd.store.breakglass import BreakglassRefused
+from registryd.store.digest_keys import DigestKey
+from tests.conftest import TestDatabase
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind
+
+REASON = "complaint 17 of the subscriber"
+KEY = DigestKey(1, bytes(32))
+
+
+@dataclass
+class Persons:
+    """Anna looks, Boris approves, Vera may do both."""
+
+    database: TestDatabase
+    anna: str
+    boris: str
+    vera: str
+
+    @asynccontextmanager
+    async def session(self, person: str) -> AsyncIterator[pool.Connection]:
+        async with breakglass.session(self.database.dsn(person)) as connection:
+            yield connection
+
+
+@pytest.fixture
+def persons(database: TestDatabase) -> Iterator[Persons]:
+    made = Persons(database, *(f"{name}_{secrets.token_hex(4)}" for name in ("anna", "boris", "vera")))
+
+    async def run(*statements: str) -> None:
+        async with database.connect() as connection:
+            for statement in statements:
+                await connection.execute(statement)
+
+    grants = (
+        (made.anna, "registryd_breakglass"),
+        (made.boris, "registryd_approver"),
+        (made.vera, "registryd_breakglass, registryd_approver"),
+    )
+    asyncio.run(run(*(f"CREATE ROLE {person} LOGIN; GRANT {roles} TO {person}" for person, roles in grants)))
+    yield made
+    asyncio.run(run(*(f"DROP ROLE {person}" for person, _ in grants)))
+
+
+async def ask_as(persons: Persons, person: str, number: int = FIRST) -> int:
+    async with persons.session(person) as connection:
+        return await breakglass.request(connection, Msisdn(number), REASON, [KEY])
+
+
+async def approve_as(persons: Persons, person: str, request: int) -> None:
+    async with persons.session(person) as connection:
+        await breakglass.approve(connection, request)
+
+
+async def look_as(persons: Persons, person: str, request: int) -> list[breakglass.Seen]:
+    async with persons.session(person) as connection:
+        return await breakglass.look(connection, request)
+
+
+async def log(connection: Connection) -> list[tuple[str, str]]:
+    return [tuple(row) for row in await connection.fetch("SELECT step::text, person FROM registry.breakglass_event ORDER BY sequence")]
+
+
+def test_an_approved_look_shows_contracts_bindings_and_who_asked(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection, persons.database.pool() as db:
+            await add_contracts(connection, 3)
+            one, other = await add_messengers(connection, 2)
+            await bind(connection, one, 2)
+            await connection.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", FIRST)
+            await connection.execute(
+                "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+                "VALUES ($1, 2, 'active', 'organisation', 'unregistered', now())",
+                FIRST,
+            )
+            resolver = Resolver(db, KEY, statements_in_flight=1, group_max=100, queue_max=100)
+            numbers = [Msisdn(FIRST + n) for n in (1, 0, 2, 0)]  # the number twice on one page, and never the first
+            await resolver.answer_batch(MessengerId(other), [PresenceQuery(number) for number in numbers], datetime.now(UTC))
+            answer = await resolver.answer(MessengerId(one), PresenceQuery(Msisdn(FIRST), IdentificationCode("c")), datetime.now(UTC))
+            await resolver.answer(MessengerId(one), PresenceQuery(Msisdn(FIRST + 1)), datetime.now(UTC))
+            names = {
+                row["messenger_id"]: row["name"] for row in await connection.fetch("SELECT messenger_id, name FROM registry.messenger")
+            }
+        request = await ask_as(persons, persons.anna)
+        await approve_as(persons, persons.boris, request)
+        seen = await look_as(persons, persons.anna, request)
+        assert [(row.kind, row.generation, row.messenger, row.detail, row.outcome) for row in seen[:3]] == [
+            ("contract", 1, None, "individual, not_required", "terminated"),
+            ("contract", 2, None, "organisation, unregistered", "active"),
+            ("binding", 1, names[one], f"u-{FIRST}", "terminated"),
+        ]
+        asked = seen[3:]
+        assert [(row.kind, row.messenger, row.outcome) for row in asked] == [
+            ("query", names[other], "absent"),
+            ("query", names[other], "absent"),
+            ("query", names[one], "absent"),
+        ]
+        assert asked[2].detail == answer.query_id
+        assert {row.detail[-4:] for row in asked[:2]} == {"0001", "0003"}
+
+    asyncio.run(run())
+
+
+def test_nobody_looks_without_another_persons_approval(persons: Persons) -> None:
+    async def run() -> None:
+        request = await ask_as(persons, persons.vera)
+        with pytest.raises(BreakglassRefused, match="nobody has approved"):
+            await look_as(persons, persons.vera, request)
+        with pytest.raises(BreakglassRefused, match="by somebody else"):
+            await approve_as(persons, persons.vera, request)
+        with pytest.raises(BreakglassRefused, match="permission denied"):
+            await approve_as(persons, persons.anna, request)
+        await approve_as(persons, persons.boris, request)
+        with pytest.raises(BreakglassRefused, match="approved already"):
+            await approve_as(persons, persons.boris, request)
+        with pytest.raises(BreakglassRefused, match="somebody else's"):
+            await look_as(persons, persons.anna, request)
+        with pytest.raises(BreakglassRefused, match="permission denied"):
+            await look_as(persons, persons.boris, request)
+        assert await look_as(persons, persons.vera, request) == []
+        with pytest.raises(BreakglassRefused, match="used already"):
+            await look_as(persons, persons.vera, request)
+        with pytest.raises(BreakglassRefused, match="no request 99"):
+            await look_as(persons, persons.vera, 99)
+        with pytest.raises(BreakglassRefused, match="reasons_are_told"):
+            async with persons.session(persons.anna) as connection:
+                await breakglass.request(connection, Msisdn(FIRST), "because", [])
+
+    asyncio.run(run())
+
+
+def test_requests_and_approvals_lapse(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            late = await ask_as(persons, persons.anna)
+            await connection.execute("UPDATE registry.breakglass_event SET at = at - interval '25 hours' WHERE sequence = $1", late)
+            with pytest.raises(BreakglassRefused, match="older than a day"):
+                await approve_as(persons, persons.boris, late)
+            lapsed = await ask_as(persons, persons.anna)
+            await approve_as(persons, persons.boris, lapsed)
+            waiting = await ask_as(persons, persons.anna, 79010800002)
+            async with persons.session(persons.boris) as session:
+                shown = await breakglass.open_requests(session)
+            assert [(row.request, row.number, row.approved_by) for row in shown] == [
+                (lapsed, "79160****00", persons.boris),
+                (waiting, "79010****02", None),
+            ]
+            await connection.execute("UPDATE registry.breakglass_event SET at = at - interval '61 minutes' WHERE step = 'approved'")
+            with pytest.raises(BreakglassRefused, match="older than an hour"):
+                await look_as(persons, persons.anna, lapsed)
+
+    asyncio.run(run())
+
+
+def test_a_look_that_is_undone_leaves_its_request_and_approval(persons: Persons) -> None:
+    """What he saw he saw: two committed rows say who asked for it, why, and who let him."""
+
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 1)
+            request = await ask_as(persons, persons.anna)
+            await approve_as(persons, persons.boris, request)
+            async with persons.session(persons.anna) as session:
+                transaction = session.transaction()
+                await transaction.start()
+                assert len(await breakglass.look(session, request)) == 1
+                await transaction.rollback()
+            assert await log(connection) == [("requested", persons.anna), ("approved", persons.boris)]
+            # A request and its approval cannot be made and undone in the look's own transaction: they are another person's.
+            async with persons.session(persons.vera) as session:
+                transaction = session.transaction()
+                await transaction.start()
+                own = await breakglass.request(session, Msisdn(FIRST), REASON, [])
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="by somebody else"):
+                    await breakglass.approve(session, own)
+
+    asyncio.run(run())
+
+
+TAMPERINGS = {
+    "a reason is edited": ("UPDATE registry.breakglass_event SET reason = 'another reason' WHERE sequence = 1", [("entry_changed", 1)]),
+    "a person is edited": ("UPDATE registry.breakglass_event SET person = 'somebody' WHERE sequence = 2", [("entry_changed", 2)]),
+    "a number is edited": ("UPDATE registry.breakglass_event SET msisdn = msisdn + 1 WHERE sequence = 4", [("entry_changed", 4)]),
+    "a time is edited": ("UPDATE registry.breakglass_event SET at = at - interval '1 day' WHERE sequence = 3", [("entry_changed", 3)]),
+    "a look is deleted": ("DELETE FROM registry.breakglass_event WHERE sequence = 3", [("entry_missing", 3)]),
+    "steps change places": (
+        "UPDATE registry.breakglass_event SET sequence = 100 WHERE sequence = 2; UPDATE registry.breakglass_event SET sequence = 2 "
+        "WHERE sequence = 3; UPDATE registry.breakglass_event SET sequence = 3 WHERE sequence = 100",
+        [("entry_changed", 2), ("entry_changed", 2), ("entry_changed", 3), ("entry_changed", 3), ("entry_changed", 4)],
+    ),
+    "a look is invented": (
+        "INSERT INTO registry.breakglass_event SELECT 7, request, 'looked', at, person, NULL, '', '{}', '', sha256, sha256 "
+        "FROM registry.breakglass_event WHERE sequence = 5",
+        [("entry_missing", 6), ("entry_changed", 7)],
+    ),
+    "the end is cut off": ("DELETE FROM registry.breakglass_event WHERE sequence > 3", [("head_missing", 5)]),
+}
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+def test_a_log_that_was_tampered_with_shows_it(persons: Persons, tampering: str) -> None:
+    async def run() -> None:
+        for _ in range(2):
+            request = await ask_as(persons, persons.anna)
+            await approve_as(persons, persons.boris, request)
+            if request == 1:
+                await look_as(persons, persons.anna, request)
+        async with audit.reading(persons.database.dsn(), None) as connection:
+            heads = await audit.read_heads(connection)
+            verdict = await audit.verify(connection, heads)
+            assert (verdict.log_entries, verdict.findings) == (5, [])
+        sql, expected = TAMPERINGS[tampering]
+        async with persons.database.connect() as connection:
+            await connection.execute(sql)
+        async with audit.reading(persons.database.dsn(), None) as connection:
+            found = (await audit.verify(connection, heads)).findings
+        assert [(finding.fault, finding.entry) for finding in found] == expected
+        assert {finding.chain for finding in found} == {"breakglass"}
+
+    asyncio.run(run())

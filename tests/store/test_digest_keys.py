@@ -1,0 +1,93 @@
+"""A month's digests can be tied to a number as long as its journal is kept, and by nobody afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from registryd import observe
+from registryd.domain.identifiers import MessengerId, Msisdn, msisdn_digest
+from registryd.domain.presence import PresenceQuery
+from registryd.presence.resolver import Resolver
+from registryd.store import digest_keys, journal
+from registryd.store.messengers import SecretBox, WrongSecretsKey
+from tests.conftest import TestDatabase
+from tests.store.conftest import FIRST, Connection, add_messengers, change_policy
+
+BOX = SecretBox(bytes(32))
+
+
+async def months(connection: Connection) -> list[tuple[date, bool]]:
+    """Each key's month, and whether there is still a key."""
+    rows = await connection.fetch("SELECT month, ciphertext IS NOT NULL AS live FROM registry.digest_key ORDER BY month")
+    return [(row["month"], row["live"]) for row in rows]
+
+
+def test_workers_share_each_months_key_and_make_it_ahead(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            december = await asyncio.gather(*(digest_keys.read_current(db, BOX, date(2026, 12, 1 + n)) for n in range(4)))
+            assert len(set(december)) == 1
+            assert await months(connection) == [(date(2026, 12, 1), True), (date(2027, 1, 1), True)]
+            january = await digest_keys.read_current(db, BOX, date(2027, 1, 31))
+            assert (january.key_id, december[0].key_id) == (27 * 12 + 1, 26 * 12 + 12)
+            assert january.key != december[0].key
+            assert january.key not in (await connection.fetchval("SELECT string_agg(ciphertext, '') FROM registry.digest_key"))
+            with pytest.raises(WrongSecretsKey):
+                await digest_keys.read_current(db, SecretBox(bytes(31) + b"1"), date(2027, 1, 31))
+            # One month's ciphertext does not pass for another's.
+            await connection.execute(
+                "UPDATE registry.digest_key AS k SET ciphertext = o.ciphertext FROM registry.digest_key AS o "
+                "WHERE k.month = '2027-01-01' AND o.month = '2026-12-01'"
+            )
+            with pytest.raises(WrongSecretsKey):
+                await digest_keys.read_current(db, BOX, date(2027, 1, 31))
+
+    asyncio.run(run())
+
+
+def test_a_page_names_the_key_of_the_moment_it_was_written(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            (messenger_id,) = await add_messengers(connection, 1)
+            keys = [await digest_keys.read_current(db, BOX, date(2026, 12, 31)), await digest_keys.read_current(db, BOX, date(2027, 1, 1))]
+            resolver = Resolver(db, keys[0], statements_in_flight=1, group_max=10, queue_max=10)
+            for key in keys:
+                resolver.digest_key = key
+                await resolver.answer(MessengerId(messenger_id), PresenceQuery(Msisdn(FIRST)), datetime.now(UTC))
+            rows = await connection.fetch("SELECT digest_key, digests FROM registry.journal_page ORDER BY answered_at")
+            assert [tuple(row) for row in rows] == [(key.key_id, msisdn_digest(key.key, Msisdn(FIRST))) for key in keys]
+
+    asyncio.run(run())
+
+
+def test_a_key_is_destroyed_when_nothing_of_its_month_is_left_and_not_before(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            this = datetime.now(UTC).date().replace(day=1)
+            last = (this - timedelta(days=1)).replace(day=1)
+            before = (last - timedelta(days=1)).replace(day=1)
+            for month in (before, last, this):
+                await digest_keys.read_current(db, BOX, month)
+            live = [(month, True) for month in (before, last, this)]
+            kept = (datetime.now(UTC).date() - last).days  # the journal of the month before last is over, but for its margin of a day
+            await change_policy(connection, journal_kept=f"{kept} days")
+            await connection.execute("UPDATE registry.retention SET closed_through = $1", last - timedelta(days=2))
+            await connection.execute("SELECT registry.make_partitions($1, 1)", last - timedelta(days=1))
+            await connection.execute("UPDATE registry.retention SET closed_through = $1", last - timedelta(days=1))
+            await journal.keep_days(db)
+            assert (await months(connection))[:3] == live
+            await change_policy(connection, journal_kept=f"{kept - 1} days")
+            await connection.execute("SELECT registry.make_partitions(retention.closed_through + 1, 1) FROM registry.retention LIMIT 1")
+            count = observe.digest_keys_destroyed._value.get()
+            for _ in range(4):  # a day of each family a time
+                await journal.keep_days(db)
+            assert (await months(connection))[:3] == [(before, False), (last, True), (this, True)]
+            assert observe.digest_keys_destroyed._value.get() - count == 1
+            assert await connection.fetchval(
+                "SELECT destroyed_at > now() - interval '1 minute' FROM registry.digest_key WHERE month = $1", before
+            )
+
+    asyncio.run(run())
