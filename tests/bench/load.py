@@ -81,7 +81,8 @@ class _Client(asyncio.Protocol):
             if end < 0:
                 return
             if not self.received.startswith(b"HTTP/1.1 200"):
-                raise SystemExit(f"not answered: {bytes(self.received[:40])!r}")
+                self.run.refused = self.received[:end].split(b"\r\n")[0].decode()
+                return
             at = self.received.index(b"Content-Length: ") + 16
             self.wanted = end + 4 + int(self.received[at : self.received.index(b"\r\n", at)])
         if len(self.received) >= self.wanted:
@@ -97,6 +98,8 @@ class _Run:
         self.rate = given["rate"]
         self.free: deque[_Client] = deque()
         self.due: deque[float] = deque()
+        self.refused = ""
+        """The first line of an answer that was none."""
 
     def answered(self, client: _Client) -> None:
         now = time.perf_counter()
@@ -134,6 +137,8 @@ class _Run:
                 client.ask(time.perf_counter())
             await asyncio.sleep(given["seconds"])
         seconds = time.perf_counter() - started
+        if self.refused:
+            raise SystemExit(self.refused)
         numbers = len(self.waits) * max(given["batch"], 1)
         self.waits.sort()
         for client in clients:

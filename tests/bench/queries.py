@@ -242,9 +242,9 @@ def bench_growth(site: Site, contracts: int) -> Iterator[Figure]:
     yield Figure(what=f"{contracts:,} contracts on disk, indexes included", value=size, unit="bytes each", target="≤ 120")
     with bench_site(site.database.server, site.directory) as small:
         load_contracts(small, CHUNK)
+        one, other = (asyncio.run(of.add_messenger()).api_key for of in (site, small))
         with daemon(site) as many, daemon(small) as few:
             ask = partial(measured, connections=64, seconds=SECONDS)
-            one, other = (asyncio.run(of.add_messenger()).api_key for of in (site, small))
             taken = alternate(
                 {
                     "many": partial(ask, site, many.process.pid, many.api, one, ask_numbers(contracts)),
