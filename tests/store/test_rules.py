@@ -58,6 +58,8 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "secret_kind": ("hmac_sha256", "ed25519"),
         "feed_outcome": ("applied", "refused"),
         "alarm_kind": get_args(Sign),
+        "seal_kind": ("begin", "pages", "adopted", "retention"),
+        "breakglass_step": ("requested", "approved", "looked"),
     }
 
     async def run() -> None:
