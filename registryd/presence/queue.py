@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from datetime import datetime
-from math import ceil
+from math import ceil, inf
 
 from registryd import observe
 from registryd.domain.binding import Bound
@@ -101,6 +101,8 @@ class Line:
         self.running = 0
         self.statement_s = 0.0
         """How long a statement takes of late."""
+        self.asked_at = -inf
+        """When it was last asked for, by the monotonic clock."""
 
     def admit(self, messenger_id: MessengerId, asks: Sequence[Ask]) -> None:
         """Lets all of a messenger's asks wait. Raises: Unavailable, where its share of the queue is full, or the wait would be too long.
@@ -119,6 +121,7 @@ class Line:
                 raise Unavailable(max(1, ceil(wait_s)))
         for ask in asks:
             queue.put(ask)
+            self.asked_at = ask.asked_at
 
     @property
     def length(self) -> int:

@@ -31,8 +31,10 @@ from registryd.store.digest_keys import DigestKey
 from registryd.store.pool import Database
 
 BATCH_MAX_QUERIES = 10_000
-BATCH_STATEMENTS_IN_FLIGHT = 2
-"""One is looked up while the other's answers are handed out."""
+BATCH_STATEMENTS_IN_FLIGHT = 3
+"""Some are looked up while another's answers are handed out."""
+SINGLES_ASKED_S = 0.1
+"""So long after a single query, batches leave the processors to such: one statement at a time."""
 BATCH_GROUP_MAX = 1_000
 """A batch is asked in parts of this size: larger ones save nothing more, and single queries wait a millisecond for one, not ten."""
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -139,17 +141,23 @@ class Resolver:
         line.admit(messenger_id, asks)
         self._start_worker(line)
 
+    def _room(self, line: Line) -> int:
+        """How many statements may work a line now."""
+        if line is self._batch and time.monotonic() - self._single.asked_at < SINGLES_ASKED_S:
+            return 1
+        return line.in_flight
+
     def _start_worker(self, line: Line) -> None:
-        if line.waiting and line.running < line.in_flight:
+        if line.waiting and line.running < self._room(line):
             line.running += 1
             worker = asyncio.create_task(self._work(line))
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 
     async def _work(self, line: Line) -> None:
-        """Answers groups until nobody waits, or only for what another statement names."""
+        """Answers groups until nobody waits, or only for what another statement names, or there are too many at it."""
         try:
-            while group := line.take_group(self._named):
+            while line.running <= self._room(line) and (group := line.take_group(self._named)):
                 started = time.perf_counter()
                 size = sum(len(ask.queries) for ask in group)
                 try:
