@@ -37,7 +37,7 @@ def client() -> None:
 
 @client.command()
 @click.argument("file", type=_FILE)
-@click.option("--url", required=True, help="Where the registry is: https://registry.example; http is taken for this machine alone.")
+@click.option("--url", required=True, help="Where the registry is: https://operator.example; http is taken for this machine alone.")
 @click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="The file of results; default: FILE.results.csv.")
 @click.option("--batch", type=click.IntRange(1, BATCH_MAX), default=1000, show_default=True, help="How many numbers a request asks.")
 @click.option("--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="How many requests at once.")

@@ -290,12 +290,12 @@ def test_results_are_of_one_source_and_one_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "key", "said"),
     [
-        (["--url", "http://registry.example"], KEY, "https"),
+        (["--url", "http://operator.example"], KEY, "https"),
         (["--url", "ftp://127.0.0.1"], KEY, "https"),
-        (["--url", "https://registry.example"], "", "REGISTRYD_API_KEY"),
-        (["--url", "https://registry.example", "--ca", __file__], KEY, "--ca"),
-        (["--url", "https://registry.example", "--key", __file__], KEY, "--certificate"),
-        (["--url", "https://registry.example", "--batch", "10001"], KEY, "10001"),
+        (["--url", "https://operator.example"], "", "REGISTRYD_API_KEY"),
+        (["--url", "https://operator.example", "--ca", __file__], KEY, "--ca"),
+        (["--url", "https://operator.example", "--key", __file__], KEY, "--certificate"),
+        (["--url", "https://operator.example", "--batch", "10001"], KEY, "10001"),
     ],
 )
 def test_it_sends_no_key_where_others_listen(tmp_path: Path, words: list[str], key: str, said: str) -> None:
