@@ -52,7 +52,7 @@ bench-days: $(STAMP)
 bench-evidence: $(STAMP)
 	$(BIN)/python -m tests.bench.evidence
 
-## make bench-100m   what a query costs among 100 million contracts: 13 GB, half an hour (ARGS='--data DIR --json FILE')
+## make bench-100m   what a query costs among 100 million contracts: 12 GB, ten minutes or more (ARGS='--data DIR --json FILE')
 bench-100m: $(STAMP)
 	$(BIN)/python -m tests.bench growth --scale 10 $(ARGS)
 

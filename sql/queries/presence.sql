@@ -6,7 +6,7 @@
 
 -- name: answer_presence
 -- Why: queries without codes lock nothing and need no bindings; one statement journals them and returns each page's answers as a text of
--- 0s and 1s, so that ten thousand answers are one value, not ten thousand rows.
+-- 0s and 1s, so that a thousand answers are one value, not a thousand rows.
 WITH rule AS MATERIALIZED (
     SELECT p.organisation_rule, p.suspended_is_present, NOT EXISTS (SELECT FROM registry.numbering_range) AS unchecked
       FROM registry.policy_in_force(now()) AS p
