@@ -19,6 +19,10 @@ from registryd.store.lanes import Lease
 from registryd.store.pool import Database
 
 POLL_S = 0.5
+SLOW_LOOK_S = 0.05
+REST_MAX_S = 15.0
+"""A look for what is due may take seconds beside one statement that owes millions, and has not committed. After a slow one comes a rest of
+ten times as long, up to this."""
 ECHO_S = 5.0
 """How often the policy's bound and the number of workers are read."""
 LANES_MAX = 256
@@ -52,11 +56,13 @@ class Dispatcher:
         self._resting: set[MessengerId] = set()
         self._leasing = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._rests_until = 0.0
         self._stopping = False
 
     def wake(self) -> None:
-        """Something may be due: look now, not at the next poll."""
-        self._wake.set()
+        """Something may be due: look now, not at the next poll, unless looking has just been slow."""
+        if time.monotonic() >= self._rests_until:
+            self._wake.set()
 
     async def run(self) -> None:
         """Until `stop`, through every failure: nobody else would deliver."""
@@ -78,20 +84,26 @@ class Dispatcher:
     async def _dispatch(self) -> None:
         while not self._stopping:
             self._wake.clear()
+            rest_s = POLL_S
             try:
+                began = time.monotonic()
                 await self._lease()
+                took_s = time.monotonic() - began
+                if took_s > SLOW_LOOK_S:
+                    rest_s = min(10 * took_s, REST_MAX_S)
+                    self._rests_until = time.monotonic() + rest_s
                 await self._share()
             except Unavailable:
                 pass
             except Exception as error:
                 observe.event("background_failed", "error", where="dispatcher", kind=type(error).__name__)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
+                await asyncio.wait_for(self._wake.wait(), rest_s)
 
     async def stop(self) -> None:
         """Takes no more lanes; finishes what is in flight, settles it and gives the lanes back."""
         self._stopping = True
-        self.wake()
+        self._wake.set()
         for lane in self._lanes.values():
             lane.stop()
         async with self._leasing:  # what a statement under way has leased is given back too

@@ -20,7 +20,7 @@ from registryd.delivery.push import TOTAL_TIMEOUT_S, Pusher
 from registryd.delivery.signing import Signer
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.lane import LOOK_S, PAGE, Batch, Course, Settlement
+from registryd.domain.lane import LOOK_S, Batch, Course, Settlement
 from registryd.domain.notification import Acknowledged, Failed, Outcome
 from registryd.domain.pace import Pace, Shares
 from registryd.domain.schedule import next_probe
@@ -37,7 +37,7 @@ LINGER_S = 0.01
 """While pushes run, receipts gather this long for each lane at work, so that commits are few however many lanes share the database."""
 LINGER_MAX_S = 0.5
 TURN_S = 60.0
-"""A busy lane is given back after this, so that a new endpoint or agreement takes effect and other lanes get their turn."""
+"""A busy lane is given back after about this, so that a new endpoint or agreement takes effect and other lanes get their turn."""
 STOP_PATIENCE_S = 18.0
 """How long a stopped lane waits for its last push and for the database."""
 
@@ -64,7 +64,7 @@ class Lane:
         """A push has ended, or the lane is to stop."""
         self._signer = Signer([])
         self._signer_read = self._renewed = time.monotonic()
-        self._turn_ends = self._renewed + TURN_S
+        self._turn_ends = self._renewed + TURN_S * (0.5 + jitter())
 
     @property
     def messenger_id(self) -> MessengerId:
@@ -134,10 +134,10 @@ class Lane:
 
     async def _read(self) -> bool:
         """Reads on where the course wants more; whether something came. Raises: Unavailable."""
-        after = self._course.reads(time.monotonic())
-        if after is None:
+        read = self._course.reads(time.monotonic())
+        if read is None:
             return False
-        rows = await notifications.read_due(self._db, self._lease.messenger_id, after, PAGE)
+        rows = await notifications.read_due(self._db, self._lease.messenger_id, *read)
         self._course.offer(rows)
         self._pump()
         return bool(rows)

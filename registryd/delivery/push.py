@@ -119,6 +119,7 @@ class Channel:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding"),
         )
 
     async def close(self) -> None:

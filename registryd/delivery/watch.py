@@ -18,6 +18,8 @@ from registryd.store import replays, watch
 from registryd.store.pool import Database
 
 LOOK_S = 15.0
+LOOK_SHARE = 0.1
+"""Of its time at most the watch spends looking: beside one statement that owes millions, and until it commits, a look may take seconds."""
 GRAVE = timedelta(hours=1)
 """From this slack on an alarm is an error, and not a warning."""
 
@@ -28,7 +30,7 @@ class Watch:
     def __init__(self, db: Database, worker: str) -> None:
         self._db = db
         self._worker = worker
-        self._looked_at = -math.inf
+        self._next_look = -math.inf
         self._alarmed: dict[MessengerId, list[timedelta]] = {}
         self._handed: set[MessengerId] = set()
         self.is_held = False
@@ -40,9 +42,9 @@ class Watch:
             if not self.is_held:
                 return
             await replays.let_in(self._db)
-            if time.monotonic() - self._looked_at >= LOOK_S:
+            if (began := time.monotonic()) >= self._next_look:
                 await self.look()
-                self._looked_at = time.monotonic()
+                self._next_look = began + max(LOOK_S, (time.monotonic() - began) / LOOK_SHARE)
         except Unavailable:
             self._hold(False)
             raise
@@ -66,7 +68,7 @@ class Watch:
             for gauge in observe.BACKLOG:
                 gauge.clear()
         if is_held and not self.is_held:
-            self._looked_at = -math.inf
+            self._next_look = -math.inf
         self.is_held = is_held
         observe.on_watch.set(is_held)
 

@@ -23,12 +23,21 @@ from registryd.domain.schedule import PROBE_MAX, next_attempt, next_probe, press
 PAGE = 500
 """Rows read at once: what they cost to decode holds up everything else in the process."""
 UNSETTLED_MAX = 10_000
+HEAD = 100
 REREAD_S = 5.0
-"""A long pass starts over after this: a commit that came late, or a backdated end, may have an earlier deadline."""
+"""In a long pass the first rows that no push has taken are looked at again after this: a commit that came late, or a backdated end, may
+have an earlier deadline."""
 LOOK_S = 0.5
 """A pass that has reached the end starts over after this, while pushes are still under way."""
 
 Batch = Sequence[Notification]
+
+
+class Read(NamedTuple):
+    """Rows to read: so many after a key."""
+
+    after: Key
+    limit: int
 
 
 class Gate(NamedTuple):
@@ -65,11 +74,12 @@ class Course:
         self._queue: deque[Batch] = deque()
         self._queued = 0
         self._taken: set[UUID] = set()
-        self._reading = False
+        self._read: Read | None = None
+        """Under way."""
         self._gone: set[UUID] = set()
         """Settled while a read was under way: it may still bring them."""
         self._after = BEGINNING
-        self._pass_began_s = -inf
+        self._looked_s = -inf
         self._exhausted = False
         self._waits_s = 0.0
         self._delivered: list[UUID] = []
@@ -80,24 +90,26 @@ class Course:
 
     # -- Reading
 
-    def reads(self, now_s: float) -> Key | None:
-        """The key after which to read on; None: there is enough, or nothing more. What is read must be offered."""
-        after = self._reads(now_s)
-        self._reading = after is not None
-        return after
+    def reads(self, now_s: float) -> Read | None:
+        """What to read next; None: there is enough, or nothing more. What is read must be offered."""
+        self._read = self._reads(now_s)
+        return self._read
 
-    def _reads(self, now_s: float) -> Key | None:
+    def _reads(self, now_s: float) -> Read | None:
         if self.gate or self.closed or len(self._taken) >= UNSETTLED_MAX:
             return None
         if self.failures:
-            return BEGINNING if not self.in_flight and not self._queue and not self._exhausted else None
-        stale = now_s - self._pass_began_s >= (LOOK_S if self._exhausted else REREAD_S)
-        if stale or self._after == BEGINNING:
-            if self._exhausted and not stale:
+            return Read(BEGINNING, PAGE) if not self.in_flight and not self._queue and not self._exhausted else None
+        is_old = now_s - self._looked_s >= (LOOK_S if self._exhausted else REREAD_S)
+        if self._after == BEGINNING:
+            if self._exhausted and not is_old:
                 return None
-            self._after, self._pass_began_s = BEGINNING, now_s
-            return BEGINNING
-        return self._after if self.hungry else None
+            self._looked_s = now_s
+            return Read(BEGINNING, PAGE)
+        if is_old:
+            self._looked_s = now_s
+            return Read(BEGINNING, len(self._taken) - self._queued + HEAD)
+        return Read(self._after, PAGE) if self.hungry else None
 
     @property
     def hungry(self) -> bool:
@@ -106,19 +118,23 @@ class Course:
         return self._queued < soon and len(self._taken) < UNSETTLED_MAX and not self._exhausted and not self.failures
 
     def offer(self, rows: Sequence[Notification]) -> None:
-        """The rows that were read after the key that `reads` gave, a page at most."""
-        self._exhausted = len(rows) < PAGE
+        """The rows that were read as `reads` said, all there are up to its limit."""
+        assert self._read is not None
+        (after, limit), self._read = self._read, None
         fresh = [row for row in rows if row.notification_id not in self._taken and row.notification_id not in self._gone]
-        self._reading = False
         self._gone.clear()
         if self.failures:
             if fresh:
                 self._put([(min(fresh, key=lambda row: row.attempts),)])
             self._exhausted = not fresh
             return
-        if self._after == BEGINNING:
-            self.bulky = not self._exhausted
-        self._after = BEGINNING if self._exhausted else (rows[-1].deadline_at, rows[-1].notification_id)
+        if after == BEGINNING == self._after:
+            self.bulky = len(rows) == limit
+        if after == self._after:
+            self._exhausted = len(rows) < limit
+            self._after = BEGINNING if self._exhausted else (rows[-1].deadline_at, rows[-1].notification_id)
+        elif fresh and len(rows) == limit:
+            self._looked_s = -inf  # there may be more of them
         self._put(_batches(fresh, self._batch_max))
 
     def _put(self, batches: Iterator[Batch] | list[Batch]) -> None:
@@ -141,16 +157,18 @@ class Course:
         if not self.ready:
             return None
         batch = self._queue[0]
-        bound = inf
+        bound, paced = inf, float(len(batch))
         if self.bulky:
             bound = self._shares.bound(presses=presses(now, batch[0].terminated_at, batch[0].deadline_at))
+            # Uneven gaps of the right mean: lanes that began together would else push together, and queries would wait for all of them.
+            paced *= 0.5 + self._jitter()
         self._waits_s = self._pace.wait_s(now_s, bound)
         if self._waits_s > 0:
             return None
         self._queue.popleft()
         self._queued -= len(batch)
         self.in_flight += 1
-        self._pace.begin(now_s, len(batch), bound)
+        self._pace.begin(now_s, paced, bound)
         self._shares.begun += len(batch)
         return batch
 
@@ -235,7 +253,7 @@ class Course:
         """It was written."""
         ended = [*settlement.delivered, *(d.notification_id for d in settlement.deferred)]
         self._taken.difference_update(ended)
-        if self._reading:
+        if self._read is not None:
             self._gone.update(ended)
         if settlement.reopens:
             self.failures = 0

@@ -90,7 +90,7 @@ class Pace:
         """How long the rate, or a lower bound of the caller's, asks to wait before the next push; 0 or less: none."""
         return self._free_at - BURST_S - now_s if min(self.rate, bound) < inf else 0.0
 
-    def begin(self, now_s: float, notifications: int, bound: float = inf) -> None:
+    def begin(self, now_s: float, notifications: float, bound: float = inf) -> None:
         """A push begins."""
         rate = min(self.rate, bound)
         if rate < inf:

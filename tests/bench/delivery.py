@@ -6,7 +6,7 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,13 @@ def pending(site: Site, messenger_ids: list[int]) -> int:
     return int(run(site, "SELECT count(*) FROM registry.notification WHERE messenger_id = ANY ($1::int[])", messenger_ids))
 
 
-def drained(site: Site, messenger_ids: list[int], cpu: Callable[[], float]) -> tuple[float, float]:
-    """Waits until nothing is owed; seconds from the first push to the last durable receipt, and the CPU seconds spent."""
-    before, since = cpu(), run(site, "SELECT clock_timestamp()")
+def drained(site: Site, messenger_ids: list[int], worker: int) -> tuple[float, float, float]:
+    """Waits until nothing is owed; seconds from the first push to the last durable receipt; CPU seconds of the worker and of PostgreSQL."""
+    postmaster = site.database.server.pid or 0
+    before, since = (cpu_seconds(worker), cpu_seconds(postmaster)), run(site, "SELECT clock_timestamp()")
     while pending(site, messenger_ids):
         time.sleep(0.2)
-    spent = cpu() - before
+    spent, database_spent = cpu_seconds(worker) - before[0], cpu_seconds(postmaster) - before[1]
     taken = run(
         site,
         "SELECT extract(epoch FROM max(d.delivered_at) - (SELECT min(a.attempted_at) FROM registry.delivery_attempt AS a"
@@ -99,28 +100,28 @@ def drained(site: Site, messenger_ids: list[int], cpu: Callable[[], float]) -> t
         messenger_ids,
         since,
     )
-    return float(taken), spent
+    return float(taken), spent, database_spent
 
 
 def bench_deliveries(site: Site, notifications: int) -> Iterator[Figure]:
     """One worker, one lane: pushes of one and of 100, at 0 and 20 ms, each recorded, beside a bare client doing the same POSTs."""
     deliver(site)
     echo(site, None)
-    postmaster = site.database.server.pid or 0
     with daemon(site) as running:
         for delay_s in (0.0, 0.02):
             with Receiver(delay_s) as receiver:
                 for batch_max, count in ((1, notifications if not delay_s else notifications // 5), (100, 8 * notifications)):
                     lane = add_lanes(site, 1, batch_max, name=f"{delay_s}")
-                    rates, cpus, bares, bare_cpus = [], [], [], []
+                    rates, cpus, database_cpus, bares, bare_cpus = [], [], [], [], []
                     for _ in range(ROUNDS):
                         owe(site, lane, count)
                         bare = run_bare(receiver.url, count // batch_max, batch_max, CONCURRENCY)
                         point(site, lane, receiver.url)
-                        seconds, spent = drained(site, lane, lambda: cpu_seconds(running.process.pid) + cpu_seconds(postmaster))
+                        seconds, spent, database_spent = drained(site, lane, running.process.pid)
                         point(site, lane, None)
                         rates.append(count / seconds)
-                        cpus.append(spent * 1000 / count)
+                        cpus.append((spent + database_spent) * 1000 / count)
+                        database_cpus.append(database_spent * 1000 / count)
                         bares.append(bare.rate * batch_max)
                         bare_cpus.append(bare.cpu_s_per_1000 / batch_max)
                     yield Figure(
@@ -130,6 +131,7 @@ def bench_deliveries(site: Site, notifications: int) -> Iterator[Figure]:
                         baseline=statistics.median(bares),
                         of=f"bare aiohttp ({statistics.median(bare_cpus):.4f} CPU s)",
                         cpu_s_per_1000=statistics.median(cpus),
+                        database_cpu_s_per_1000=statistics.median(database_cpus),
                     )
 
 

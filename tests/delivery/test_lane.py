@@ -524,6 +524,29 @@ def test_waking_the_dispatcher_delivers_at_once(site: Site, monkeypatch: pytest.
     asyncio.run(run())
 
 
+def test_slow_look_is_followed_by_a_rest_that_waking_does_not_cut_short(site: Site) -> None:
+    looks = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query ~ 'lease_lanes' AND wait_event_type = 'Lock')"
+
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database, site.database.connect() as other:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            async with delivering(site) as dispatcher:
+                async with other.transaction():
+                    await other.execute("LOCK TABLE registry.lane")
+                    await eventually(lambda: database.value(looks))
+                    await asyncio.sleep(0.2)
+                await eventually(lambda: database.value(f"SELECT NOT ({looks})"))
+                await asyncio.sleep(0.1)
+                await database.owe(messenger, "a")
+                waking = asyncio.create_task(keep_waking(dispatcher))
+                await asyncio.sleep(1)
+                assert not await database.none_pending(), "it rests ten times as long as it looked"
+                await eventually(database.none_pending, 20)
+                waking.cancel()
+
+    asyncio.run(run())
+
+
 # -- What goes wrong on our side ------------------------------------------------------------------------------------------------------
 
 

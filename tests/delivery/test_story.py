@@ -22,7 +22,7 @@ import pytest
 from registryd.delivery.dispatcher import POLL_S
 from registryd.delivery.lane import TURN_S
 from registryd.delivery.push import TOTAL_TIMEOUT_S
-from registryd.domain.lane import LOOK_S, PAGE, Batch, Course
+from registryd.domain.lane import LOOK_S, Batch, Course
 from registryd.domain.notification import Acknowledged, Failed, Key, Notification, Outcome, Rejected
 from registryd.domain.pace import Pace, Shares
 
@@ -168,8 +168,8 @@ class Messenger:
         turn_ends_s = now_s + TURN_S
         self.gate = None
         while True:
-            if now_s < turn_ends_s and (after := course.reads(now_s)) is not None:
-                course.offer(self.read_due(after, PAGE, now_s))
+            if now_s < turn_ends_s and (read := course.reads(now_s)) is not None:
+                course.offer(self.read_due(*read, now_s))
             while now_s < turn_ends_s and (batch := course.begin(at(now_s), now_s)) is not None:
                 took_s, outcome = self.script.answer(now_s, batch, self.chance)
                 heapq.heappush(ends, (now_s + took_s, next(order), batch, outcome, now_s))

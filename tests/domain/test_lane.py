@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from registryd.domain.lane import PAGE, REREAD_S, Batch, Course
+from registryd.domain.lane import HEAD, PAGE, REREAD_S, Batch, Course, Read
 from registryd.domain.notification import BEGINNING, Acknowledged, Failed, Notification, Outcome
 from registryd.domain.pace import Pace, Shares
 from registryd.domain.schedule import PROBE_MAX
@@ -22,7 +22,7 @@ def owed(number: int, ended_ago: timedelta = timedelta(0), attempts: int = 0) ->
 
 
 def course(batch_max: int = 1, width: int = 4, failures: int = 0, shares: Shares | None = None) -> Course:
-    return Course(batch_max, failures, Pace(width), shares or Shares(), lambda: 0.0)
+    return Course(batch_max, failures, Pace(width), shares or Shares(), lambda: 0.5)
 
 
 def begun(lane: Course, now_s: float, now: datetime = NOW) -> list[Batch]:
@@ -42,19 +42,25 @@ def settle(lane: Course) -> None:
     lane.settled(settlement)
 
 
-def test_long_pass_starts_over_so_that_what_was_committed_late_or_backdated_goes_first() -> None:
+def test_long_pass_looks_back_so_that_what_was_committed_late_or_backdated_goes_first() -> None:
     lane = course()
-    assert lane.reads(0.0) == BEGINNING
+    assert lane.reads(0.0) == Read(BEGINNING, PAGE)
     rows = [owed(n) for n in range(1, PAGE + 1)]
     lane.offer(rows)
     assert [batch[0].notification_id.int for batch in begun(lane, 0.1)] == [1, 2, 3, 4]
-    assert lane.reads(REREAD_S / 2) == (rows[-1].deadline_at, rows[-1].notification_id)
-    assert lane.reads(REREAD_S) == BEGINNING
+    end = (rows[-1].deadline_at, rows[-1].notification_id)
+    assert lane.reads(REREAD_S / 2) == Read(end, PAGE)
+    later = [owed(n) for n in range(PAGE + 1, 2 * PAGE + 1)]
+    lane.offer(later)
+    assert lane.reads(REREAD_S) == Read(BEGINNING, 4 + HEAD)
     backdated = owed(0, timedelta(hours=20))
-    lane.offer([backdated, *rows[:-1]])
+    lane.offer([backdated, *rows[: 3 + HEAD]])
     for n in range(1, 5):
         answer(lane, (rows[n - 1],), Acknowledged(204))
     assert [batch[0].notification_id.int for batch in begun(lane, 1.1)] == [0, 5, 6, 7], "and what is under way is not pushed twice"
+    assert lane.reads(REREAD_S) is not None, "as many as it looked for: there may be more"
+    lane.offer(rows[:HEAD])
+    assert lane.reads(REREAD_S) is None, "there is enough, and the pass goes on from where it was"
 
 
 def test_what_is_settled_while_its_row_is_being_read_is_not_pushed_again() -> None:
@@ -65,7 +71,7 @@ def test_what_is_settled_while_its_row_is_being_read_is_not_pushed_again() -> No
     first, second, *_ = begun(lane, 0.0)
     answer(lane, first, Acknowledged(204))
     answer(lane, second, Failed("status 500", 500))
-    assert lane.reads(REREAD_S) == BEGINNING
+    assert lane.reads(REREAD_S) == Read(BEGINNING, 4 + HEAD)
     settle(lane)
     lane.offer(rows)
     answer(lane, (rows[2],), Acknowledged(204))
@@ -128,7 +134,7 @@ def test_endpoint_that_says_it_is_gone_is_probed_on_and_slowly() -> None:
 
 def test_closed_lane_is_probed_by_the_one_that_failed_least_and_opens_by_its_receipt() -> None:
     lane = course(batch_max=10, failures=3)
-    assert lane.reads(0.0) == BEGINNING
+    assert lane.reads(0.0) == Read(BEGINNING, PAGE)
     lane.offer([owed(1, attempts=5), owed(2, attempts=1), owed(3, attempts=2)])
     [batch] = begun(lane, 0.0)
     assert [n.notification_id.int for n in batch] == [2]
@@ -137,7 +143,7 @@ def test_closed_lane_is_probed_by_the_one_that_failed_least_and_opens_by_its_rec
     assert settlement is not None
     assert settlement.reopens
     lane.settled(settlement)
-    assert (lane.failures, lane.reads(1.0)) == (0, BEGINNING)
+    assert (lane.failures, lane.reads(1.0)) == (0, Read(BEGINNING, PAGE))
 
 
 def test_what_could_not_be_written_is_kept_for_the_next_time() -> None:
