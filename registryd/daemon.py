@@ -125,7 +125,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             _every("watch", WATCH_S, watch.tick),
             _every("digests", DIGESTS_S, digests.send),
             _every("retention", RETENTION_S, lambda: journal.keep_days(db), at_once=True),
-            _every("erasure", RETENTION_S, lambda: erasure.purge_ended(db), at_once=True),
+            _every("erasure", RETENTION_S, lambda: erasure.erase(db), at_once=True),
             _every("reports", REPORTS_S, lambda: reports.end_long(db)),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()

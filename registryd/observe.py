@@ -120,6 +120,7 @@ Event = Literal[
     "day_dropped",
     "digest_key_destroyed",
     "ended_purged",
+    "forgotten",
     "rows_unplaced",
     "reports_ended",
     "background_failed",

@@ -133,8 +133,10 @@ class Course:
         if after == self._after:
             self._exhausted = len(rows) < limit
             self._after = BEGINNING if self._exhausted else (rows[-1].deadline_at, rows[-1].notification_id)
-        elif fresh and len(rows) == limit:
-            self._looked_s = -inf  # there may be more of them
+        else:
+            fresh = [row for row in fresh if (row.deadline_at, row.notification_id) < self._after]
+            if fresh and len(rows) == limit:
+                self._looked_s = -inf  # there may be more of them
         self._put(_batches(fresh, self._batch_max))
 
     def _put(self, batches: Iterator[Batch] | list[Batch]) -> None:

@@ -25,6 +25,8 @@ RUN_MAX_SEALS = 20_000
 """How much is compared by one statement."""
 ZEROS = bytes(32)
 WIDE = timedelta(days=31)
+FORGOTTEN_AFTER = timedelta(days=1)
+"""A seal goes so long after its pages."""
 LAST_MS = 253_402_214_400_000
 """The last day that Python knows: an id that was tampered with may lie beyond it."""
 
@@ -140,8 +142,13 @@ class _Chain:
         self.head = head
         self.findings: list[Finding] = []
         self.count = 0
-        self.sequence = 0
-        self.sha256 = ZEROS
+        self.begins_after(0, ZEROS)
+
+    def begins_after(self, sequence: int, sha256: bytes) -> None:
+        """Nothing up to this entry is there any more; its hash is known."""
+        self._began = self.sequence = sequence
+        self.sha256 = sha256
+        self._hold_to_head(sequence, sha256)
 
     def step(self, sequence: int, previous: bytes, sha256: bytes, expected: bytes) -> None:
         wanted = self.sequence + 1
@@ -151,14 +158,20 @@ class _Chain:
             self.find("entry_changed", sequence, f"does not hold the hash of {self.sequence}: one of the two was changed or moved")
         if sha256 != expected:
             self.find("entry_changed", sequence, "its hash is not that of what it says")
-        if self.head and self.head.sequence == sequence and self.head.sha256 != sha256:
-            self.find("head_differs", sequence, "is not what the kept head says: the chain was made anew from here or before")
+        self._hold_to_head(sequence, sha256)
         self.count += 1
         self.sequence, self.sha256 = sequence, sha256
 
     def end(self) -> None:
         if self.head and self.head.sequence > self.sequence:
             self.find("head_missing", self.head.sequence, f"its head was kept, but the chain ends at {self.sequence}: it was cut off")
+        elif self.head and self.head.sequence < self._began:
+            explanation = f"its head was kept, but the chain begins after {self._began}: verify with a head that is newer"
+            self.find("head_missing", self.head.sequence, explanation)
+
+    def _hold_to_head(self, sequence: int, sha256: bytes) -> None:
+        if self.head and self.head.sequence == sequence and self.head.sha256 != sha256:
+            self.find("head_differs", sequence, "is not what the kept head says: the chain was made anew from here or before")
 
     def find(self, fault: Fault, entry: int, explanation: str) -> None:
         self.findings.append(Finding(fault, self.name, entry, None, explanation))
@@ -170,7 +183,8 @@ class _Seals:
     def __init__(self, head: Link | None) -> None:
         self.chain = _Chain("journal", head)
         self.runs = [_Run()]
-        self.began: datetime | None = None
+        self.first: Seal | None = None
+        self._forgotten: Seal | None = None
         self.dropped_before: date | None = None
         self.by_day: dict[date, tuple[int, int]] = {}
         """The first and last seal of each day's pages."""
@@ -178,10 +192,14 @@ class _Seals:
         """The first and last seal whose pages lie further apart than those of a worker do."""
 
     def step(self, seal: Seal) -> None:
+        if self.first is None:
+            self.first = seal
+            self.chain.begins_after(seal.sequence - 1, seal.previous if seal.sequence > 1 else ZEROS)
         self.chain.step(seal.sequence, seal.previous, seal.sha256, seal.expected)
-        self.began = self.began or seal.sealed_at
         if seal.kind == "retention":
             self._retain(seal)
+        elif seal.kind == "forgotten":
+            self._forgotten = seal
         if seal.first_page is not None and seal.last_page is not None:
             first, last = _day_of(seal.first_page), _day_of(seal.last_page)
             if last - first > WIDE:
@@ -197,6 +215,18 @@ class _Seals:
         spans = [span for day, span in self.by_day.items() if start.date() <= day <= end.date()]
         spans += [self.wide] if self.wide else []
         return (min(low for low, _ in spans), max(high for _, high in spans)) if spans else (1, 0)
+
+    def end(self) -> None:
+        self.chain.end()
+        if self.first is None:
+            self.chain.find("entry_missing", 1, "there is no seal at all")
+        elif (gone := self.first.sequence - 1) > 0:
+            told = self._forgotten
+            if told is None or told.note != f"{gone} {self.first.previous.hex()}":
+                self.chain.find("entry_missing", 1, f"1 to {gone} are gone, and no seal says that they were let go")
+            elif told.may_be_gone is None or self.first.sealed_at.astimezone(UTC).date() >= told.may_be_gone - FORGOTTEN_AFTER:
+                explanation = f"seals up to {gone} went; the policy kept the pages from {told.may_be_gone} on"
+                self.chain.find("retention_early", told.sequence, explanation)
 
     def _retain(self, seal: Seal) -> None:
         try:
@@ -219,9 +249,7 @@ async def verify(connection: Connection, heads: Mapping[str, Link], progress: Ca
     seals = _Seals(heads.get("journal"))
     async for record in connection.cursor(READ_CHAIN.sql, prefetch=5_000):
         seals.step(Seal(*record.values()))
-    seals.chain.end()
-    if seals.began is None:
-        seals.chain.find("entry_missing", 1, "there is no seal at all")
+    seals.end()
     findings = log.findings + seals.chain.findings
     pages, total = 0, sum(run.pages for run in seals.runs)
     dropped_before = datetime.combine(seals.dropped_before or date(1970, 1, 1), datetime.min.time(), UTC)
@@ -231,8 +259,8 @@ async def verify(connection: Connection, heads: Mapping[str, Link], progress: Ca
             findings += [_explained(broken) for broken in await fetch(connection, FIND_BROKEN_SEALS, *limits)]
         pages += run.pages
         progress(pages, total)
-    if seals.began:
-        findings += await _unsealed(connection, seals, max(seals.began, dropped_before))
+    if seals.first:
+        findings += await _unsealed(connection, seals, max(seals.first.sealed_at, dropped_before))
     return Verdict(seals.chain.count, total, log.count, seals.dropped_before, findings)
 
 

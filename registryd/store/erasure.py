@@ -1,4 +1,7 @@
-"""Erasure: ended contracts and bindings leave when the policy no longer keeps them. Which ones: sql/migrations/0009_evidence.sql."""
+"""Erasure: what the policy no longer keeps leaves in small batches.
+
+Which ended contracts and bindings: sql/migrations/0009_evidence.sql; which seals and replays: 0011_forgetting.sql.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,17 @@ class Purged(NamedTuple):
     contracts: int
 
 
+class Forgotten(NamedTuple):
+    seals: int
+    replayed_notifications: int
+
+
+class Count(NamedTuple):
+    forgotten: int
+
+
+FORGET_SEALS = Query("erasure", "forget_seals", Count, int)
+FORGET_REPLAYS = Query("erasure", "forget_replays", Count, int)
 PURGE_ENDED = Query("erasure", "purge_ended", Purged, int)
 
 
@@ -39,3 +53,27 @@ async def purge_ended(db: Database, batch_rows: int = BATCH_ROWS) -> Purged:
         observe.child(observe.ended_purged, "contract").inc(contracts)
         observe.event("ended_purged", bindings=bindings, contracts=contracts)
     return Purged(bindings, contracts)
+
+
+async def forget(db: Database, batch_rows: int = BATCH_ROWS) -> Forgotten:
+    """Forgets seals whose pages are gone and replays of long ago, likewise."""
+    forgotten = Forgotten(await _forget(db, FORGET_SEALS, batch_rows), await _forget(db, FORGET_REPLAYS, batch_rows))
+    if any(forgotten):
+        observe.event("forgotten", **forgotten._asdict())
+    return forgotten
+
+
+async def _forget(db: Database, query: Query[Count], batch_rows: int) -> int:
+    total = 0
+    for _ in range(RUN_MAX_BATCHES):
+        total += (gone := (await db.fetch(query, batch_rows))[0].forgotten)
+        if gone < batch_rows:
+            break
+        await asyncio.sleep(PAUSE_S)
+    return total
+
+
+async def erase(db: Database) -> None:
+    """All of it."""
+    await purge_ended(db)
+    await forget(db)

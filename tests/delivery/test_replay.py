@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from registryd.store import replays
+from registryd.store import erasure, replays
 from registryd.store.pool import Connection
 from registryd.store.replays import EVER, Choice
 from tests.conftest import Site, TestMessenger, eventually
@@ -137,5 +137,32 @@ def test_a_window_is_by_delivery_and_ids_are_a_messenger_s_own(site: Site) -> No
             codes = await database.rows("SELECT identification_code FROM registry.notification ORDER BY 1")
             # That of March was delivered, by its row, before its contract ended: what the look-up leaves out was never so.
             assert codes == [("b",)]
+
+    asyncio.run(run())
+
+
+def test_a_replay_is_forgotten_when_deliveries_of_its_time_are_and_what_it_owes_is_not(site: Site) -> None:
+    async def run() -> None:
+        async with looking(site.database) as database, site.database.pool() as db:
+            messenger = await site.add_messenger()
+            await database.owe(messenger, *(f"c{n}" for n in range(5)))
+            await deliver(database, messenger)
+            await ask(database, messenger)
+            assert await replays.let_in(db) == 5
+            some = "(SELECT array_agg(n.notification_id) FROM (SELECT * FROM registry.notification LIMIT $2) AS n)"
+            settle = f"SELECT registry.settle_delivered($1, {some}, 'pull')"
+            await database.run(settle, messenger.messenger_id, 4)
+            assert await database.value("SELECT count(*) FROM registry.replay WHERE finished_at IS NOT NULL") == 1
+            assert await erasure.forget(db) == (0, 0)
+            kept = "(SELECT notification_kept FROM registry.policy_in_force(now()))"
+            await database.run(f"UPDATE registry.replay SET finished_at = now() - {kept} + interval '1 day'")
+            assert await erasure.forget(db) == (0, 0)
+            await database.run(f"UPDATE registry.replay SET finished_at = now() - {kept} - interval '1 day'")
+            assert await erasure.forget(db, 3) == (0, 4)
+            assert await database.value("SELECT count(*) FROM registry.replayed_notification") == 1, "it is owed"
+            await database.run(settle, messenger.messenger_id, 1)
+            assert await erasure.forget(db) == (0, 1)
+            assert await database.value("SELECT count(*) FROM registry.replay") == 0
+            assert len(await database.rows(PROOF)) == 5
 
     asyncio.run(run())

@@ -17,7 +17,7 @@ from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
 from registryd.presence.resolver import Resolver
 from registryd.presence.sealing import SEARCHED_S, Sealer
-from registryd.store import audit
+from registryd.store import audit, erasure
 from registryd.store.audit import Verdict
 from registryd.store.digest_keys import DigestKey
 from tests.conftest import TestDatabase
@@ -192,6 +192,12 @@ TAMPERINGS = {
     "the beginning is cut off": (
         "DELETE FROM registry.seal WHERE sequence <= {s}; DELETE FROM registry.journal_page WHERE page_id <= '{q}'",
         [("entry_missing", 1, None)],
+    ),
+    "the beginning is cut off and called forgotten": (
+        "DELETE FROM registry.journal_page WHERE page_id <= '{q}'; DELETE FROM registry.seal WHERE sequence < {s}; "
+        "SELECT registry.append_seal('forgotten', '{{}}', '{{}}', {s} - 1 || ' ' || encode(previous, 'hex')) "
+        "FROM registry.seal WHERE sequence = {s}",
+        [("retention_early", "last", None), ("page_missing", "s", "p"), ("page_missing", "s", "q")],
     ),
     "the end is cut off and its pages left": (
         "DELETE FROM registry.seal WHERE sequence > {s}",
@@ -374,6 +380,45 @@ def test_the_chain_stays_whole_when_days_are_dropped_by_policy(database: TestDat
             await connection.execute(f"DROP TABLE registry.journal_page_{day:%Y%m%d}")
             faults = {f.fault for f in (await verified(database)).findings}
             assert faults == {"page_changed", "page_missing"}
+
+    asyncio.run(run())
+
+
+def test_seals_are_forgotten_from_the_beginning_a_day_after_their_pages_and_the_chain_says_so(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.connect("registryd_app") as app, database.pool() as db:
+            await begin_before(connection, 6)
+            midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+            heads_then = []
+            for days in range(6, 0, -1):
+                noon = midnight - timedelta(days=days, hours=-12)
+                await seal(connection, [await write_page(connection, noon)])
+                await connection.execute("UPDATE registry.seal SET sealed_at = $1 WHERE sequence = $2", noon, 8 - days)
+                await connection.execute(REHASH)
+                heads_then.append(await kept_head(database))
+            await change_policy(connection, journal_kept="2 days")
+            assert await erasure.forget(db) == (0, 0), "not before the pages"
+            while await app.fetchval("SELECT registry.close_day('journal_page')"):
+                pass
+            while await app.fetchval("SELECT registry.drop_day('journal_page')"):
+                pass
+            # Of days 6, 5, 4 and 3 the pages are gone; the last seal of these that are older than a day stays, as the chain's beginning.
+            assert await erasure.forget(db, 2) == (3, 0)
+            assert await erasure.forget(db) == (0, 0)
+            kept = await connection.fetch("SELECT sequence, kind::text FROM registry.seal ORDER BY sequence")
+            assert [row["sequence"] for row in kept[:4]] == [4, 5, 6, 7]
+            assert [row["kind"] for row in kept if row["kind"] != "pages"] == ["retention"] * 4 + ["forgotten"] * 2
+            assert (await verified(database)).findings == []
+            found = [[(f.fault, f.entry) for f in (await verified(database, head)).findings] for head in heads_then]
+            assert found == [[("head_missing", 2)], *[[]] * 5]
+            stranger = {"journal": heads_then[1]["journal"]._replace(sha256=bytes(32))}
+            assert [(f.fault, f.entry) for f in (await verified(database, stranger)).findings] == [("head_differs", 3)]
+            # An unsealed page can still be adopted, and what goes beyond what was said is missed.
+            left = await write_page(connection, datetime.now(UTC) - timedelta(minutes=3))
+            assert [f.page_id for f in (await verified(database)).findings] == [left]
+            assert await connection.fetchval("SELECT registry.adopt_unsealed_pages('worker 2 ran out of memory')") == 1
+            await connection.execute("DELETE FROM registry.seal WHERE sequence = 4")
+            assert [(f.fault, f.entry) for f in (await verified(database)).findings] == [("entry_missing", 1)]
 
     asyncio.run(run())
 

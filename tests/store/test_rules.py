@@ -58,7 +58,7 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "secret_kind": ("hmac_sha256", "ed25519"),
         "feed_outcome": ("applied", "refused"),
         "alarm_kind": get_args(Sign),
-        "seal_kind": ("begin", "pages", "adopted", "retention"),
+        "seal_kind": ("begin", "pages", "adopted", "retention", "forgotten"),
         "breakglass_step": ("requested", "approved", "looked"),
     }
 
