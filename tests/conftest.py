@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import aiohttp
 import asyncpg
 import pytest
+import structlog
 
 from registryd import config, embedded, resources
 from registryd.delivery import signing
@@ -33,6 +34,13 @@ from registryd.store.pool import Database
 
 T = TypeVar("T")
 TEMPLATE = "registryd_template"
+
+
+@pytest.fixture(autouse=True)
+def fresh_log() -> Iterator[None]:
+    """A command that ran in this process left its log on a stream of its own, which is closed."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
