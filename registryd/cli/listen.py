@@ -14,7 +14,7 @@ import orjson
 from registryd.cli.running import Exit, command, err, fail, out
 from registryd.delivery import export, signing
 from registryd.delivery.receiver import Ledger, Receipt, Receiver
-from registryd.store.messengers import SigningSecret
+from registryd.delivery.signing import Key
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -22,7 +22,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
-@click.option("--secret-file", type=_FILE, help="The webhook secret (whsec_…), in a file; else $REGISTRYD_WEBHOOK_SECRET.")
+@click.option("--secret-file", type=_FILE, help="The webhook secret (whsec_… or whpk_…), in a file; else $REGISTRYD_WEBHOOK_SECRET.")
 @click.option(
     "--status", type=click.IntRange(200, 599), default=204, show_default=True, help="Answer this, to see how failures are retried."
 )
@@ -48,9 +48,9 @@ async def listen(
 
     The secret is not an option's value: a process list would show it.
     """
-    secret = _secret(secret_file)
+    key = _key(secret_file)
     if file is not None:
-        _verify(file, secret, as_json)
+        _verify(file, key, as_json)
         return
     ledger, started = Ledger(), datetime.now(UTC)
 
@@ -77,26 +77,26 @@ async def listen(
             out.print(f"         {said}", markup=False, style="green" if is_complete else "red")
 
     options = {"status": status, "delay_s": delay, "fail_every": fail_every, "drop_every": drop_every}
-    async with Receiver(secret, host, port, **options, on_receipt=show) as receiver:  # type: ignore[arg-type] # each as declared
+    async with Receiver(key, host, port, **options, on_receipt=show) as receiver:  # type: ignore[arg-type] # each as declared
         err.print(f"listening on {receiver.url}; Ctrl-C ends")
         await asyncio.Event().wait()
 
 
-def _secret(secret_file: Path | None) -> SigningSecret:
+def _key(secret_file: Path | None) -> Key:
     text = secret_file.read_text("utf-8").strip() if secret_file else os.environ.get("REGISTRYD_WEBHOOK_SECRET", "")
     try:
         if not text:
             raise ValueError
-        return signing.from_shown(text)
+        return signing.key_from_shown(text)
     except ValueError:
-        fail("the webhook secret is not whsec_<base64>: registryd messenger rotate-secret NAME makes one", Exit.USAGE)
+        fail("the webhook secret is not whsec_<base64> or whpk_<base64>: registryd messenger rotate-secret NAME makes one", Exit.USAGE)
 
 
-def _verify(file: Path, secret: SigningSecret, as_json: bool) -> None:
+def _verify(file: Path, key: Key, as_json: bool) -> None:
     """Prints what a file holds as far as it is authentic."""
     count = 0
     try:
-        for line in export.verify(file, secret):
+        for line in export.verify(file, key):
             notices = line.event["data"]["notifications"]
             count += len(notices)
             if as_json:

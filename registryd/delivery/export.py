@@ -17,7 +17,8 @@ from uuid import UUID
 
 import orjson
 
-from registryd.delivery import receiver, signing
+from registryd.delivery import signing
+from registryd.delivery.signing import Key
 from registryd.domain.digest import Digest, Digester, digest_of, export_event
 from registryd.domain.notification import event, webhook_id
 from registryd.store import notifications
@@ -93,7 +94,7 @@ def read(path: Path) -> Iterator[Line]:
             yield line
 
 
-def verify(path: Path, secret: SigningSecret) -> Iterator[Line]:
+def verify(path: Path, key: Key) -> Iterator[Line]:
     """The notices' lines, each once its signature was verified; the last line is checked against them.
 
     Raises: BadFile, at the first line that is not authentic, or where lines are missing. OSError.
@@ -103,7 +104,7 @@ def verify(path: Path, secret: SigningSecret) -> Iterator[Line]:
     for number, line in enumerate(read(path), 1):
         if manifest is not None:
             raise BadFile(f"line {number} follows the last line of the export")
-        if not receiver.is_signed(secret, line.message_id, line.timestamp, line.signatures, line.body.encode()):
+        if not signing.is_signed(key, line.message_id, line.timestamp, line.signatures, line.body.encode()):
             raise BadFile(f"line {number}: no signature fits the secret")
         if line.event["type"] == "notifications.exported":
             manifest = line

@@ -7,7 +7,6 @@ the notification is stored, treat a repeated notificationId as a repeat, and com
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -19,8 +18,8 @@ import orjson
 from aiohttp.web import BaseRequest, Response, Server
 
 from registryd.delivery import signing
+from registryd.delivery.signing import Key
 from registryd.domain.digest import digest_of
-from registryd.store.messengers import SigningSecret
 
 TOLERANCE_S = 300
 MIDNIGHT = timedelta(minutes=1)
@@ -47,7 +46,7 @@ class Receipt(NamedTuple):
 
 
 class Receiver:
-    """`async with Receiver(secret)`: listens on `url`, answers `status` to what it verifies and 401 to what it does not.
+    """`async with Receiver(key)`: listens on `url`, answers `status` to what it verifies and 401 to what it does not.
 
     `delay_s`: how long an answer takes. Of the pushes it verifies, every `fail_every`th is answered 503 and every `drop_every`th not at
     all; 0: none.
@@ -55,7 +54,7 @@ class Receiver:
 
     def __init__(
         self,
-        secret: SigningSecret,
+        key: Key,
         host: str = "127.0.0.1",
         port: int = 0,
         *,
@@ -65,7 +64,7 @@ class Receiver:
         drop_every: int = 0,
         on_receipt: Callable[[Receipt], None] = lambda _: None,
     ) -> None:
-        self._secret = secret
+        self._key = key
         self._host = host
         self._port = port
         self._delay_s = delay_s
@@ -98,7 +97,7 @@ class Receiver:
         body = await request.read()
         webhook_id = request.headers.get("webhook-id", "")
         problem = verify(
-            self._secret, webhook_id, request.headers.get("webhook-timestamp", ""), request.headers.get("webhook-signature", ""), body
+            self._key, webhook_id, request.headers.get("webhook-timestamp", ""), request.headers.get("webhook-signature", ""), body
         )
         try:
             event = orjson.loads(body)
@@ -121,21 +120,13 @@ class Receiver:
         return self.status
 
 
-def verify(secret: SigningSecret, webhook_id: str, timestamp: str, signatures: str, body: bytes) -> str:
-    """Why a message is not authentic; empty where it is (Standard Webhooks 1.0.0, HMAC)."""
+def verify(key: Key, webhook_id: str, timestamp: str, signatures: str, body: bytes) -> str:
+    """Why a message is not authentic; empty where it is (Standard Webhooks 1.0.0)."""
     if not timestamp.isdigit() or abs(time.time() - int(timestamp)) > TOLERANCE_S:
         return "the timestamp is missing or not of these minutes"
-    if not is_signed(secret, webhook_id, timestamp, signatures, body):
+    if not signing.is_signed(key, webhook_id, timestamp, signatures, body):
         return "no signature fits the secret"
     return ""
-
-
-def is_signed(secret: SigningSecret, webhook_id: str, timestamp: str, signatures: str, body: bytes) -> bool:
-    """Whether a signature fits, whatever the message's age: for what came by hand."""
-    if not timestamp.isdigit():
-        return False
-    expected = signing.signature([secret], webhook_id, int(timestamp), body)
-    return any(hmac.compare_digest(expected, given) for given in signatures.split(" "))
 
 
 class Ledger:

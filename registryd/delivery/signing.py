@@ -5,18 +5,23 @@ A secret is shown as `whsec_<base64>`; an ed25519 pair as `whsk_<base64>` (ours)
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from base64 import b64decode, b64encode
 from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from registryd.store.messengers import SigningSecret
 
 SECRET_BYTES = 32
+
+Key = SigningSecret | Ed25519PublicKey
+"""What a messenger verifies with."""
 
 
 def new_secret(kind: str = "hmac_sha256") -> SigningSecret:
@@ -37,6 +42,36 @@ def from_shown(text: str) -> SigningSecret:
     return SigningSecret("hmac_sha256", b64decode(text.removeprefix("whsec_"), validate=True))
 
 
+def key_from_shown(text: str) -> Key:
+    """`whsec_…` or `whpk_…`. Raises: ValueError."""
+    if text.startswith("whpk_"):
+        return Ed25519PublicKey.from_public_bytes(b64decode(text.removeprefix("whpk_"), validate=True))
+    return from_shown(text)
+
+
+def is_signed(key: Key, message_id: str, timestamp: str, signatures: str, body: bytes) -> bool:
+    """Whether one of the signatures in a `webhook-signature` header is the key's, whatever the message's age."""
+    if not timestamp.isdigit():
+        return False
+    if isinstance(key, SigningSecret):
+        expected = signature([key], message_id, int(timestamp), body)
+        return any(hmac.compare_digest(expected, given) for given in signatures.split(" "))
+    signed = _signed(message_id, int(timestamp), body)
+    return any(_is_by(key, given, signed) for given in signatures.split(" ") if given.startswith("v1a,"))
+
+
+def _is_by(key: Ed25519PublicKey, given: str, signed: bytes) -> bool:
+    try:
+        key.verify(b64decode(given.removeprefix("v1a,")), signed)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _signed(message_id: str, timestamp: int, body: bytes) -> bytes:
+    return b"%b.%d.%b" % (message_id.encode(), timestamp, body)
+
+
 class Signer:
     """Signs with every live secret; made once for many messages, because an ed25519 key costs more to load than to sign with.
 
@@ -52,7 +87,7 @@ class Signer:
 
     def signature(self, message_id: str, timestamp: int, body: bytes) -> str:
         """The `webhook-signature` header: one signature for each live secret. `timestamp`: Unix seconds of this attempt."""
-        signed = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
+        signed = _signed(message_id, timestamp, body)
         made = ["v1," + b2a_base64(mac(signed), newline=False).decode() for mac in self._macs]
         made += ["v1a," + b2a_base64(key.sign(signed), newline=False).decode() for key in self._keys]
         return " ".join(made)

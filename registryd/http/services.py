@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,9 @@ from registryd.presence.quota import QuotaGuard
 from registryd.presence.resolver import BatchAnswer, Resolver
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
+
+RECORDED_AT_ONCE = 1_000
+"""Between parts of a batch others have their turn."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,19 @@ class Services:
 
     async def answer_batch(self, messenger: Messenger, queries: Sequence[PresenceQuery], received_at: datetime) -> BatchAnswer:
         """A batch that the messenger's budget holds whole. Raises: QuotaExceeded, Unavailable."""
-        self.quota.reserve(messenger.messenger_id, messenger.daily_quota, len(queries))
+        reserved = len(queries)
+        self.quota.reserve(messenger.messenger_id, messenger.daily_quota, reserved)
         try:
             batch = await self.resolver.answer_batch(messenger.messenger_id, queries, received_at)
+            for start in range(0, len(queries), RECORDED_AT_ONCE):
+                part = slice(start, start + RECORDED_AT_ONCE)
+                numbers = [query.msisdn for query in queries[part]]
+                self._record(messenger, numbers, [present for present, _ in batch.answers[part]])
+                self.quota.release(messenger.messenger_id, len(numbers))
+                reserved -= len(numbers)
+                await asyncio.sleep(0)
         finally:
-            self.quota.release(messenger.messenger_id, len(queries))
-        self._record(messenger, [query.msisdn for query in queries], [present for present, _ in batch.answers])
+            self.quota.release(messenger.messenger_id, reserved)
         return batch
 
     def _record(self, messenger: Messenger, numbers: Sequence[Msisdn], presents: Sequence[bool]) -> None:

@@ -111,6 +111,25 @@ def test_secret_survives_being_shown() -> None:
         signing.from_shown("whsec_not base64")
 
 
+@pytest.mark.parametrize("kind", ["hmac_sha256", "ed25519"])
+def test_a_message_is_verified_with_what_the_messenger_was_shown(kind: str) -> None:
+    secret, other = signing.new_secret(kind), signing.new_secret(kind)
+    key, stranger = (signing.key_from_shown(signing.shown(one)) for one in (secret, other))
+    signatures = signing.signature([signing.new_secret(), secret, signing.new_secret("ed25519")], "msg_1", 1_767_323_047, b"{}")
+    assert signing.is_signed(key, "msg_1", "1767323047", signatures, b"{}")
+    assert not signing.is_signed(stranger, "msg_1", "1767323047", signatures, b"{}")
+    for changed in (
+        ("msg_2", "1767323047", signatures, b"{}"),
+        ("msg_1", "1767323048", signatures, b"{}"),
+        ("msg_1", "now", signatures, b"{}"),
+        ("msg_1", "1767323047", "v1,AAAA v1a,AAAA v1a,no base64 v1a", b"{}"),
+        ("msg_1", "1767323047", signatures, b"[]"),
+    ):
+        assert not signing.is_signed(key, *changed)
+    with pytest.raises(ValueError, match="32"):
+        signing.key_from_shown("whpk_AAAA")
+
+
 def test_what_is_pushed_is_verified_by_the_library_under_every_live_secret(site: Site) -> None:
     async def run() -> None:
         async with listening() as endpoint, looking(site.database) as database, delivering(site):
