@@ -64,9 +64,7 @@ def contracts() -> None:
 @click.option(
     "--delta", "kind", flag_value="delta", help="FILE holds contract events in order, as POST /operator/v1/contract-events takes them."
 )
-@click.option(
-    "--as-of", type=_Moment(), help="When the snapshot was true; default: when FILE was last written. Later events are not undone."
-)
+@click.option("--as-of", type=_Moment(), help="When the snapshot was true; default, where nothing feeds events: when FILE was written.")
 @click.option(
     "--max-terminations", type=_EndsMax(), default="1%", show_default=True, help="Refuse a snapshot that ends more live contracts."
 )
@@ -134,10 +132,11 @@ async def import_contracts(
     seconds = time.perf_counter() - started
     # Refused events leave the others applied; a refused snapshot changes nothing.
     changed = not dry_run and not (refusal and kind == "snapshot")
+    concurrency = context.settings.file.delivery.concurrency
     if as_json:
-        click.echo(orjson.dumps({**_facts(done), "dryRun": dry_run, "seconds": round(seconds, 2)}))
+        click.echo(orjson.dumps({**_facts(done, concurrency), "dryRun": dry_run, "seconds": round(seconds, 2)}))
     else:
-        _tell(done, is_changed=changed)
+        _tell(done, concurrency, is_changed=changed)
         lines = len(done.refused) + done.applied + done.duplicates if isinstance(done, deltas.Applied) else done.lines
         out.print(f"{lines:,} lines in {seconds:.1f} s, {lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}")
     if refusal:
@@ -180,7 +179,7 @@ def _progress(file: Path, as_json: bool) -> Iterator[tuple[Callable[[int, int], 
         yield progress, step
 
 
-def _tell(done: Imported | Reconciled | deltas.Applied, *, is_changed: bool) -> None:
+def _tell(done: Imported | Reconciled | deltas.Applied, concurrency: int, *, is_changed: bool) -> None:
     match done:
         case Imported():
             there = done.lines - done.inserted
@@ -189,7 +188,7 @@ def _tell(done: Imported | Reconciled | deltas.Applied, *, is_changed: bool) -> 
             out.print(f"{done.applied:,} events applied, {done.duplicates:,} were applied before, {len(done.refused):,} refused")
         case Reconciled():
             _tell_changes(done, is_changed=is_changed)
-            _tell_owed(done)
+            _tell_owed(done, concurrency)
 
 
 def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
@@ -209,16 +208,16 @@ def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
     out.print(table)
 
 
-def _tell_owed(found: Reconciled) -> None:
+def _tell_owed(found: Reconciled, concurrency: int) -> None:
     for owed in found.owed:
         out.print(f"{owed.notifications:,} notifications to {owed.messenger}", markup=False)
     if found.owed:
-        hours = found.delivery_hours
-        pace = "none was delivered in the last day to tell the pace by" if hours is None else f"about {hours:.1f} h of delivery"
+        hours = found.delivery_hours(concurrency)
+        pace = "no push of the last day tells the pace" if hours is None else f"about {hours:.1f} h of one worker's delivery"
         out.print(f"{found.notifications:,} notifications in all: {pace}", soft_wrap=True)
 
 
-def _facts(done: Imported | Reconciled | deltas.Applied) -> dict[str, Any]:
+def _facts(done: Imported | Reconciled | deltas.Applied, concurrency: int) -> dict[str, Any]:
     match done:
         case Imported():
             return {"lines": done.lines, "inserted": done.inserted}
@@ -235,5 +234,5 @@ def _facts(done: Imported | Reconciled | deltas.Applied) -> dict[str, Any]:
                 "newer": done.newer,
                 "unread": done.unread,
                 "notifications": {owed.messenger: owed.notifications for owed in done.owed},
-                "deliveryHours": done.delivery_hours,
+                "deliveryHours": done.delivery_hours(concurrency),
             }

@@ -87,6 +87,8 @@ def apply(latest: Contract | None, event: Event, now: datetime) -> list[Contract
         raise Refused("the number has no live contract: send activated first")
     if event.occurred_at < live.started_at:
         raise Refused(f"occurredAt is before the live contract (generation {live.generation}) started")
+    if event.type == "holder_changed" and event.occurred_at == live.started_at:
+        raise Refused(f"the live contract (generation {live.generation}) started then: the change is known")
     replace = msgspec.structs.replace
     match event.type:
         case "terminated" | "ported_out" | "holder_changed":

@@ -48,11 +48,13 @@ async def import_contracts(dsn: str, password: str | None, job: Job) -> Imported
 
 
 async def reconcile(dsn: str, password: str | None, job: Job, as_of: datetime | None, ends_max: Callable[[int], int]) -> Reconciled:
-    """Makes the registry's live contracts those of a snapshot, which was true at `as_of`, by default when the file was last written.
+    """Makes the registry's live contracts those of a snapshot, which was true at `as_of`; by default when the file was last written, but
+    not where events are applied too.
 
     Raises: TooManyEnds, ImportRefused, Unavailable.
     """
     with opened(job.path) as source:
+        is_said = as_of is not None
         as_of = as_of or source.written_at
         if as_of is None:
             raise ImportRefused("a pipe does not say when its snapshot was taken: give --as-of TIME")
@@ -62,6 +64,11 @@ async def reconcile(dsn: str, password: str | None, job: Job, as_of: datetime | 
         lines = Lines(columns, as_of, job.rejects_max)
         connection = await connect(dsn, password=password)
         try:
+            if not is_said and await snapshots.is_fed(connection, as_of):
+                raise ImportRefused(
+                    f"the file was last written at {as_of.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}, but was true when billing began to write "
+                    "it, and events of that day were applied, which it must not undo: give that time with --as-of"
+                )
             snapshot = Snapshot(_staged(job, source, lines), as_of, lambda: lines.unread)
             return await snapshots.reconcile(connection, snapshot, ends_max=ends_max, dry_run=job.dry_run, progress=job.step)
         finally:

@@ -1,6 +1,7 @@
 """Erasure: what the policy no longer keeps leaves in small batches.
 
-Which ended contracts and bindings: sql/migrations/0009_evidence.sql; which seals and replays: 0011_forgetting.sql.
+Which ended contracts and bindings: sql/migrations/0009_evidence.sql; which seals and replays:
+0011_forgetting.sql; billing's events: 0012_present_contract.sql.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Purged(NamedTuple):
 class Forgotten(NamedTuple):
     seals: int
     replayed_notifications: int
+    events: int
 
 
 class Count(NamedTuple):
@@ -34,6 +36,7 @@ class Count(NamedTuple):
 
 FORGET_SEALS = Query("erasure", "forget_seals", Count, int)
 FORGET_REPLAYS = Query("erasure", "forget_replays", Count, int)
+FORGET_EVENTS = Query("erasure", "forget_events", Count, int)
 PURGE_ENDED = Query("erasure", "purge_ended", Purged, int)
 
 
@@ -56,8 +59,8 @@ async def purge_ended(db: Database, batch_rows: int = BATCH_ROWS) -> Purged:
 
 
 async def forget(db: Database, batch_rows: int = BATCH_ROWS) -> Forgotten:
-    """Forgets seals whose pages are gone and replays of long ago, likewise."""
-    forgotten = Forgotten(await _forget(db, FORGET_SEALS, batch_rows), await _forget(db, FORGET_REPLAYS, batch_rows))
+    """Forgets seals whose pages are gone, replays and billing's events of long ago, likewise."""
+    forgotten = Forgotten(*[await _forget(db, query, batch_rows) for query in (FORGET_SEALS, FORGET_REPLAYS, FORGET_EVENTS)])
     if any(forgotten):
         observe.event("forgotten", **forgotten._asdict())
     return forgotten

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
@@ -40,6 +41,10 @@ class Empty(NamedTuple):
     empty: bool
 
 
+class Buried(NamedTuple):
+    buried: bool
+
+
 class Inserted(NamedTuple):
     inserted: int
 
@@ -60,7 +65,9 @@ class Staged(NamedTuple):
 PREPARE_IMPORT = Query("imports", "prepare_import", Prepared)
 CREATE_STAGING = Query("imports", "create_staging", Made)
 IS_EMPTY = Query("imports", "is_empty", Empty)
-LOAD_FIRST = Query("imports", "load_first", Inserted)
+LOAD_FIRST = Query("imports", "load_first", Inserted, datetime)
+IS_ANY_BURIED = Query("imports", "is_any_buried", Buried)
+FIND_BURIED = Query("imports", "find_buried", BadLine, int)
 INSERT_STAGED = Query("imports", "insert_staged", Nothing)
 FIND_REPEATED_LINES = Query("imports", "find_repeated_lines", BadLine, int)
 FIND_SECOND_LIVE = Query("imports", "find_second_live", BadLine, int)
@@ -76,17 +83,25 @@ async def import_contracts(connection: asyncpg.Connection[asyncpg.Record], file:
     async with importing(connection, dry_run=dry_run):
         lines = await stage(connection, file)
         if (await fetch(connection, IS_EMPTY))[0].empty:
-            return Imported(lines, await load_first(connection, file))
-        try:
-            # A savepoint, so that the staged lines are still there to be searched.
-            async with connection.transaction():
-                inserted = count_of(await connection.execute(INSERT_STAGED.sql))
-        except asyncpg.UniqueViolationError:
-            await refuse_lines(connection, FIND_SECOND_LIVE, file)
-            raise
-        if inserted < lines:
-            await refuse_lines(connection, FIND_REPEATED_LINES, file)
+            inserted = await load_first(connection, file)
+        else:
+            inserted = await _insert_staged(connection, file, lines)
+        if (await fetch(connection, IS_ANY_BURIED))[0].buried:
+            await refuse_lines(connection, FIND_BURIED, file)
         return Imported(lines, inserted)
+
+
+async def _insert_staged(connection: asyncpg.Connection[asyncpg.Record], file: Staged, lines: int) -> int:
+    try:
+        # A savepoint, so that the staged lines are still there to be searched.
+        async with connection.transaction():
+            inserted = count_of(await connection.execute(INSERT_STAGED.sql))
+    except asyncpg.UniqueViolationError:
+        await refuse_lines(connection, FIND_SECOND_LIVE, file)
+        raise
+    if inserted < lines:
+        await refuse_lines(connection, FIND_REPEATED_LINES, file)
+    return inserted
 
 
 @asynccontextmanager
@@ -117,11 +132,11 @@ async def stage(connection: asyncpg.Connection[asyncpg.Record], file: Staged) ->
     return count_of(copied)
 
 
-async def load_first(connection: asyncpg.Connection[asyncpg.Record], file: Staged) -> int:
-    """Moves what was staged into the empty registry."""
+async def load_first(connection: asyncpg.Connection[asyncpg.Record], file: Staged, learned_at: datetime | None = None) -> int:
+    """Moves what was staged into the empty registry; `learned_at`: when a snapshot was taken."""
     try:
         async with connection.transaction():
-            return (await fetch(connection, LOAD_FIRST))[0].inserted
+            return (await fetch(connection, LOAD_FIRST, learned_at))[0].inserted
     except asyncpg.UniqueViolationError:
         await refuse_lines(connection, FIND_REPEATED_LINES, file)
         await refuse_lines(connection, FIND_SECOND_LIVE, file)

@@ -35,14 +35,28 @@ class Kind(NamedTuple):
     contracts: int
 
 
+class Fed(NamedTuple):
+    fed: bool
+
+
+class LearnedAt(NamedTuple):
+    learned_at: str
+
+
 class Owed(NamedTuple):
-    """The notifications that a snapshot's ends cause to one messenger; `best_hour` is the most it received in an hour of the last day."""
+    """The notifications that a snapshot's ends cause to one messenger, and what tells how fast they can go."""
 
     messenger: str
     notifications: int
-    best_hour: int
+    batch_max: int
+    latency_ms: float | None
+    """A push's, in the last day; None: none was received."""
+    echo_per_s: int | None
+    """The policy's bound, for all messengers together."""
 
 
+IS_FED = Query("snapshots", "is_fed", Fed, datetime)
+LEARN_AT = Query("snapshots", "learn_at", LearnedAt, datetime)
 CREATE_CHANGES = Query("snapshots", "create_changes", Nothing)
 COMPARE_SNAPSHOT = Query("snapshots", "compare_snapshot", Compared, datetime, list[int])
 ANALYZE_CHANGES = Query("snapshots", "analyze_changes", Nothing)
@@ -53,7 +67,7 @@ COUNT_CHANGES = Query("snapshots", "count_changes", Kind)
 COUNT_OWED = Query("snapshots", "count_owed", Owed, bool)
 END_CONTRACTS = Query("snapshots", "end_contracts", Nothing)
 UPDATE_CONTRACTS = Query("snapshots", "update_contracts", Nothing)
-START_CONTRACTS = Query("snapshots", "start_contracts", Nothing)
+START_CONTRACTS = Query("snapshots", "start_contracts", Nothing, datetime)
 
 
 KINDS = ("activated", "terminated", "holder_changed", "updated", "newer", "unread")
@@ -91,12 +105,18 @@ class Reconciled(NamedTuple):
     def notifications(self) -> int:
         return sum(owed.notifications for owed in self.owed)
 
-    @property
-    def delivery_hours(self) -> float | None:
-        """Until the last is delivered, each messenger at the pace of its best hour of the last day; None where one has no such pace."""
-        if any(not owed.best_hour for owed in self.owed):
-            return None
-        return max((owed.notifications / owed.best_hour for owed in self.owed), default=0.0)
+    def delivery_hours(self, concurrency: int) -> float | None:
+        """Until the last is delivered by one worker with so many pushes at once, each taking as long as in the last day, within the
+        policy's bound; None where a messenger has received none that would tell."""
+        hours = 0.0
+        for owed in self.owed:
+            if owed.latency_ms is None:
+                return None
+            per_s = concurrency * owed.batch_max / (max(owed.latency_ms, 1.0) / 1000)
+            hours = max(hours, owed.notifications / per_s / 3600)
+            if owed.echo_per_s is not None:
+                hours = max(hours, self.notifications / owed.echo_per_s / 3600)
+        return hours
 
 
 class TooManyEnds(imports.ImportRefused):
@@ -109,6 +129,11 @@ class TooManyEnds(imports.ImportRefused):
             f"--max-terminations {would.ends}"
         )
         self.would = would
+
+
+async def is_fed(connection: asyncpg.Connection[asyncpg.Record], around: datetime) -> bool:
+    """Whether events have been applied since a day before `around`."""
+    return (await fetch(connection, IS_FED, around))[0].fed
 
 
 async def reconcile(
@@ -127,7 +152,7 @@ async def reconcile(
         lines = await imports.stage(connection, snapshot.file)
         if not dry_run and (await fetch(connection, imports.IS_EMPTY))[0].empty:
             progress("loading")
-            return Reconciled(lines, 0, await imports.load_first(connection, snapshot.file), 0, 0, 0, 0, 0, [])
+            return Reconciled(lines, 0, await imports.load_first(connection, snapshot.file, snapshot.as_of), 0, 0, 0, 0, 0, [])
         progress("comparing")
         await fetch(connection, CREATE_CHANGES)
         found = (await fetch(connection, COMPARE_SNAPSHOT, snapshot.as_of, snapshot.unread()))[0]
@@ -146,7 +171,7 @@ async def reconcile(
             raise TooManyEnds(would)
         if dry_run:
             return would
-        await _apply(connection, would)
+        await _apply(connection, would, snapshot.as_of)
         return await _count(connection, lines, found.live, is_applied=True)
 
 
@@ -156,13 +181,14 @@ async def _count(connection: asyncpg.Connection[asyncpg.Record], lines: int, liv
     return Reconciled(lines, live, **{kind: of.get(kind, 0) for kind in KINDS}, owed=owed)
 
 
-async def _apply(connection: asyncpg.Connection[asyncpg.Record], found: Reconciled) -> None:
+async def _apply(connection: asyncpg.Connection[asyncpg.Record], found: Reconciled, as_of: datetime) -> None:
     """Ends first, so that a number's live contract has ended before its next generation starts."""
+    await fetch(connection, LEARN_AT, as_of)
     steps = (
-        (END_CONTRACTS, found.ends),
-        (UPDATE_CONTRACTS, found.updated),
-        (START_CONTRACTS, found.activated + found.holder_changed),
+        (END_CONTRACTS, (), found.ends),
+        (UPDATE_CONTRACTS, (), found.updated),
+        (START_CONTRACTS, (as_of,), found.activated + found.holder_changed),
     )
-    for query, expected in steps:
-        if count_of(await connection.execute(query.sql)) != expected:
+    for query, arguments, expected in steps:
+        if count_of(await connection.execute(query.sql, *arguments)) != expected:
             raise AssertionError(f"{query.name} did not change the contracts that were locked for it")

@@ -13,8 +13,8 @@ SELECT true AS made FROM (SELECT registry.make_import_staging()) AS staging;
 SELECT NOT EXISTS (SELECT FROM registry.contract) AS empty;
 
 -- name: load_first
--- Why: into an empty registry, with indexes built at the end.
-SELECT registry.load_first() AS inserted;
+-- Why: into an empty registry, with indexes built at the end; of a snapshot, as learned when it was taken.
+SELECT registry.load_first(coalesce($1, now())) AS inserted;
 
 -- name: insert_staged
 -- Why: sorted, so that the indexes grow at their end. A contract that is there already is left as it is.
@@ -44,6 +44,28 @@ SELECT l.line,
          WHERE i.ended_at IS NULL) AS l
   LEFT JOIN registry.contract AS c ON c.msisdn = l.msisdn AND c.ended_at IS NULL AND c.generation <> l.generation
  WHERE l.live > 1 OR c.msisdn IS NOT NULL
+ ORDER BY l.line
+ LIMIT $1;
+
+-- name: is_any_buried
+-- Why: a live contract must be its number's last: whether one of the staged ones stands below another, or an ended one above a live one.
+SELECT EXISTS (SELECT FROM import_contract AS s
+                 JOIN registry.contract AS c ON c.msisdn = s.msisdn AND c.ended_at IS NULL AND c.generation < s.generation
+                WHERE s.ended_at IS NOT NULL)
+    OR EXISTS (SELECT FROM import_contract AS s
+                 JOIN registry.contract AS c ON c.msisdn = s.msisdn AND c.ended_at IS NOT NULL AND c.generation > s.generation
+                WHERE s.ended_at IS NULL) AS buried;
+
+-- name: find_buried
+-- Why: on which lines; looked for only then.
+SELECT l.line,
+       CASE WHEN l.ended_at IS NULL THEN 'the number has an ended contract of a higher generation: a live contract is the last'
+            ELSE 'the number has a live contract of a lower generation: what ended before it began has a lower one than that' END AS reason
+  FROM (SELECT row_number() OVER () AS line, s.msisdn, s.generation, s.ended_at FROM import_contract AS s) AS l
+ WHERE EXISTS (SELECT FROM registry.contract AS c
+                WHERE c.msisdn = l.msisdn
+                  AND CASE WHEN l.ended_at IS NULL THEN c.ended_at IS NOT NULL AND c.generation > l.generation
+                           ELSE c.ended_at IS NULL AND c.generation < l.generation END)
  ORDER BY l.line
  LIMIT $1;
 

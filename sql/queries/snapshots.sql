@@ -6,6 +6,14 @@
 --   newer                                   nothing: the registry learned of it after the snapshot was taken
 --   unread                                  nothing: the number stands on a line that could not be read
 
+-- name: is_fed
+-- Why: where events are applied too, the very time at which a snapshot was true matters: $1 is about that time.
+SELECT EXISTS (SELECT FROM registry.feed_event AS e WHERE e.recorded_at > $1::timestamptz - interval '1 day') AS fed;
+
+-- name: learn_at
+-- Why: what a snapshot changes was learned when it was taken, so that the next one may change it again.
+SELECT set_config('registry.learned_at', $1::timestamptz::text, true) AS learned_at;
+
 -- name: create_changes
 CREATE TEMPORARY TABLE import_change ON COMMIT DROP AS
 SELECT ''::text AS kind, c.msisdn, c.generation, c.ended_at, c.started_at, c.status, c.holder, c.end_user FROM registry.contract AS c WITH NO DATA;
@@ -73,18 +81,17 @@ SELECT n.kind, count(*) AS contracts FROM import_change AS n GROUP BY n.kind;
 
 -- name: count_owed
 -- Why: the notifications that the ends cause, counted from the bindings: live ones before ($1 false), those that ended with their contract
--- after. Beside them the most that the messenger received in an hour of the last day: the pace to expect.
-SELECT m.name AS messenger, o.notifications, coalesce(pace.best_hour, 0) AS best_hour
+-- after. Beside them what tells how fast they can go: how long the messenger's pushes took in the last day, and the policy's bound.
+SELECT m.name AS messenger, o.notifications, m.batch_max, push.latency_ms, p.echo_per_s
   FROM (SELECT b.messenger_id, count(*) AS notifications
           FROM import_change AS n
           JOIN registry.binding AS b ON b.msisdn = n.msisdn AND b.generation = n.generation
          WHERE n.kind IN ('terminated', 'holder_changed') AND CASE WHEN $1 THEN b.end_reason = 'terminated' ELSE b.ended_at IS NULL END
          GROUP BY b.messenger_id) AS o
   JOIN registry.messenger AS m ON m.messenger_id = o.messenger_id
- CROSS JOIN LATERAL (SELECT max(h.delivered) AS best_hour
-                       FROM (SELECT count(*) AS delivered FROM registry.notification_delivered AS d
-                              WHERE d.messenger_id = o.messenger_id AND d.delivered_at > now() - interval '1 day'
-                              GROUP BY date_trunc('hour', d.delivered_at)) AS h) AS pace
+  LEFT JOIN registry.policy_in_force(now()) AS p ON true
+ CROSS JOIN LATERAL (SELECT avg(a.latency_ms)::float8 AS latency_ms FROM registry.delivery_attempt AS a
+                      WHERE a.messenger_id = o.messenger_id AND a.attempted_at > now() - interval '1 day' AND a.outcome = 'acknowledged') AS push
  ORDER BY m.name;
 
 -- name: end_contracts
@@ -102,8 +109,8 @@ UPDATE registry.contract AS c
 
 -- name: start_contracts
 -- Why: new generations, after the update that ended the ones before them.
-INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)
-SELECT n.msisdn, coalesce(n.generation, 0) + 1, n.status, n.holder, n.end_user, n.started_at
+INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, recorded_at)
+SELECT n.msisdn, coalesce(n.generation, 0) + 1, n.status, n.holder, n.end_user, n.started_at, $1
   FROM import_change AS n
  WHERE n.kind IN ('activated', 'holder_changed')
  ORDER BY n.msisdn;

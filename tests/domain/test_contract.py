@@ -82,6 +82,8 @@ class OneNumber(RuleBasedStateMachine):
         if live is None or sent.occurred_at < live.started_at:
             return False
         match sent.type:
+            case "holder_changed":
+                return sent.occurred_at > live.started_at
             case "suspended":
                 return live.status == "active"
             case "resumed":
@@ -113,7 +115,8 @@ class OneNumber(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(ENDS))
     def live_number_can_always_be_ended(self, kind: str) -> None:
         assert self.live is not None
-        assert apply(self.live, event(kind, max(self.now, self.live.started_at)), self.now)[0].status == "ended"
+        at = max(self.now, self.live.started_at + timedelta(microseconds=1))
+        assert apply(self.live, event(kind, at), self.now)[0].status == "ended"
 
     @invariant()
     def reasons_quote_no_number(self) -> None:
@@ -164,6 +167,7 @@ def test_ended_is_final_for_every_event_but_an_activation() -> None:
             event("activated", NOW - timedelta(days=1)),
             "before generation 1 ended",
         ),
+        (contract(started_at=NOW), event("holder_changed", NOW), r"live contract \(generation 1\) started then: the change is known"),
         (contract(), event("suspended", holder="organisation"), "holder and endUser do not belong to suspended"),
         (contract(), event("end_user_registered", end_user="registered"), "do not belong to end_user_registered"),
         (contract(status="suspended"), event("suspended"), "suspended already"),

@@ -397,14 +397,14 @@ def test_seals_are_forgotten_from_the_beginning_a_day_after_their_pages_and_the_
                 await connection.execute(REHASH)
                 heads_then.append(await kept_head(database))
             await change_policy(connection, journal_kept="2 days")
-            assert await erasure.forget(db) == (0, 0), "not before the pages"
+            assert await erasure.forget(db) == (0, 0, 0), "not before the pages"
             while await app.fetchval("SELECT registry.close_day('journal_page')"):
                 pass
             while await app.fetchval("SELECT registry.drop_day('journal_page')"):
                 pass
             # Of days 6, 5, 4 and 3 the pages are gone; the last seal of these that are older than a day stays, as the chain's beginning.
-            assert await erasure.forget(db, 2) == (3, 0)
-            assert await erasure.forget(db) == (0, 0)
+            assert await erasure.forget(db, 2) == (3, 0, 0)
+            assert await erasure.forget(db) == (0, 0, 0)
             kept = await connection.fetch("SELECT sequence, kind::text FROM registry.seal ORDER BY sequence")
             assert [row["sequence"] for row in kept[:4]] == [4, 5, 6, 7]
             assert [row["kind"] for row in kept if row["kind"] != "pages"] == ["retention"] * 4 + ["forgotten"] * 2

@@ -128,3 +128,21 @@ def test_erasure_reads_what_has_ended_in_the_order_of_its_end(database: TestData
                 assert plan.rows_touched() < 5_000 * 3 + 100 * 20
 
     asyncio.run(run())
+
+
+def test_billings_events_are_forgotten_with_the_contracts_of_their_time(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            await connection.execute(
+                "INSERT INTO registry.feed_event (event_id, type, content, outcome, occurred_at, recorded_at) "
+                "SELECT 'e' || n, 'activated', decode(repeat('00', 16), 'hex'), 'applied', now(), now() - $1::interval + (n - 3) * interval '1 day' + interval '1 hour' "
+                "FROM generate_series(0, 5) AS n",
+                KEPT,
+            )
+            told = await connection.fetch("SELECT day, type, outcome, events FROM report.feed_lag")
+            assert await erasure.forget(db, 2) == (0, 0, 3)
+            left = await connection.fetch("SELECT event_id FROM registry.feed_event ORDER BY 1")
+            assert [row["event_id"] for row in left] == ["e3", "e4", "e5"]
+            assert await connection.fetch("SELECT day, type, outcome, events FROM report.feed_lag") == told
+
+    asyncio.run(run())

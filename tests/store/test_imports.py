@@ -279,6 +279,19 @@ def test_a_live_contract_that_the_registry_knows_otherwise_is_named(database: Te
     assert told == ["line 4: the number has a live contract of another generation in the registry: end that one first, by a contract event"]
 
 
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+def test_a_live_contract_below_another_of_its_number_is_refused_on_its_line(database: TestDatabase, tmp_path: Path, is_first: bool) -> None:
+    if not is_first:
+        load(database, tmp_path, line(79160000009))
+    above = "the number has a live contract of a lower generation: what ended before it began has a lower one than that"
+    below = "the number has an ended contract of a higher generation: a live contract is the last"
+    told = refusal(database, tmp_path, line(79160000002), GOOD, ended(79160000001, generation=2))
+    assert told == [f"line 3: {below}", f"line 4: {above}"]
+    load(database, tmp_path, GOOD, ended(79160000002, generation=2))
+    assert refusal(database, tmp_path, ended(79160000001, generation=2)) == [f"line 2: {above}"]
+    assert refusal(database, tmp_path, line(79160000002)) == [f"line 2: {below}"]
+
+
 async def chunked(texts: list[str]) -> AsyncIterator[bytes]:
     for text in texts:
         yield text.encode()

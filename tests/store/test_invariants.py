@@ -369,6 +369,25 @@ def test_two_transactions_cannot_make_a_third_key_between_them(database: TestDat
     asyncio.run(run())
 
 
+def test_a_live_contract_is_its_numbers_last(database: TestDatabase) -> None:
+    live, over = bound(database, 0), bound(database, 0)
+    dba(database, f"UPDATE registry.contract SET ended_at = now() WHERE msisdn = {over}")
+    insert = "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason) VALUES "
+    dba(database, f"{insert} ({over}, 3, 'active', 'individual', 'not_required', now(), NULL, NULL)")
+    for row in (
+        f"({live}, 2, 'ended', 'individual', 'not_required', '2020-01-01', '2020-01-02', 'terminated')",
+        f"({over}, 4, 'ended', 'individual', 'not_required', '2020-01-01', '2020-01-02', 'terminated')",
+        f"({over}, 2, 'active', 'individual', 'not_required', '2020-01-01', NULL, NULL)",
+    ):
+        assert "live contract" in refused(database, insert + row)
+    dba(database, f"{insert} ({over}, 2, 'ended', 'individual', 'not_required', '2020-01-01', '2020-01-02', 'terminated')")
+    dba(database, f"UPDATE registry.contract SET ended_at = now() WHERE msisdn = {over} AND ended_at IS NULL")
+    database.psql("-c", f"DELETE FROM registry.contract WHERE msisdn = {over} AND generation = 2")
+    assert "Insert it as generation 4" in refused(
+        database, f"{insert} ({over}, 2, 'active', 'individual', 'not_required', now(), NULL, NULL)"
+    )
+
+
 def test_movements_count_starts_and_ends_by_day_and_reason(database: TestDatabase) -> None:
     first, second, third = bound(database), bound(database, 0), bound(database, 0)
     dba(database, f"UPDATE registry.contract SET ended_at = '2026-01-01 23:30:00+00' WHERE msisdn = {first}")
@@ -376,7 +395,7 @@ def test_movements_count_starts_and_ends_by_day_and_reason(database: TestDatabas
     dba(
         database,
         "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason) VALUES "
-        f"({third}, 2, 'ended', 'individual', 'not_required', '2026-01-01', '2026-01-02', 'holder_changed')",
+        f"({third + 1_000_000}, 1, 'ended', 'individual', 'not_required', '2026-01-01', '2026-01-02', 'holder_changed')",
     )
     rows = dba(database, "SELECT * FROM report.contract_daily ORDER BY day")
     assert rows == [["2020-01-01", "3", "0", "0", "0"], ["2026-01-01", "1", "1", "1", "0"], ["2026-01-02", "0", "0", "0", "1"]]

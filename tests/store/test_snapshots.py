@@ -38,6 +38,8 @@ BAD = f"{FIRST + 1},individual,not_required,gone,{STARTED}"
 
 Table = dict[int, tuple[str, str, str, str]]
 """Billing's table: (holder, end_user, status, started_at) by number."""
+UNPACED = (1, None, 5_000)
+"""Of a messenger that takes single notifications and has received none: batch_max, latency_ms, echo_per_s."""
 
 
 def billing(count: int, first: int = FIRST) -> Table:
@@ -124,7 +126,7 @@ def test_a_later_snapshot_changes_exactly_what_differs_and_its_dry_run_says_so(d
     write(path, after)
     as_of = datetime.now(UTC)
     ends = changes["gone"] + changes["held"] + changes["kind"]
-    owed = [Owed(names[0], len(ends), 0), Owed(names[1], sum(number < FIRST + 7_000 for number in ends), 0)]
+    owed = [Owed(names[0], len(ends), *UNPACED), Owed(names[1], sum(number < FIRST + 7_000 for number in ends), *UNPACED)]
     expected = Reconciled(
         len(after),
         20_000,
@@ -180,11 +182,11 @@ def test_the_first_snapshot_is_loaded_under_every_rule_of_the_table(database: Te
 
 
 def test_a_fast_first_load_is_for_an_empty_registry_and_its_own_staging_alone(database: TestDatabase, tmp_path: Path) -> None:
-    own = "BEGIN; CREATE TEMP TABLE import_contract (LIKE registry.contract); SELECT registry.load_first()"
+    own = "BEGIN; CREATE TEMP TABLE import_contract (LIKE registry.contract); SELECT registry.load_first(now())"
     refused = database.psql("-c", own, user="registryd_app")
     assert "was not made by registry.make_import_staging" in refused.stderr
     take(database, write(tmp_path / "billing.csv", billing(1)))
-    refused = database.psql("-c", "BEGIN; SELECT registry.make_import_staging(); SELECT registry.load_first()", user="registryd_app")
+    refused = database.psql("-c", "BEGIN; SELECT registry.make_import_staging(); SELECT registry.load_first(now())", user="registryd_app")
     assert "registry.contract holds contracts already" in refused.stderr
 
 
@@ -281,7 +283,7 @@ def test_a_binding_that_is_being_recorded_is_waited_for_and_notified(database: T
             await transaction.commit()
             return await importing
 
-    assert asyncio.run(run()).owed == [Owed(name, 1, 0)]
+    assert asyncio.run(run()).owed == [Owed(name, 1, *UNPACED)]
     assert database.psql("-Atc", "SELECT count(*) FROM registry.notification").stdout == "1\n"
 
 
@@ -379,6 +381,43 @@ def test_a_snapshot_is_as_of_when_its_file_was_written_and_a_pipe_must_say_it(da
     assert asyncio.run(snapshot.reconcile(dsn, None, job, None, lambda live: live)).newer == 1
     with pytest.raises(ImportRefused, match="future"):
         take(database, path, as_of=datetime.now(UTC) + timedelta(hours=1))
+    event = "INSERT INTO registry.feed_event (event_id, type, content, outcome, occurred_at, recorded_at) VALUES ('e', 'activated', "
+    database.psql("-c", f"{event} decode(repeat('00', 16), 'hex'), 'applied', now(), now() - interval '2 days')")
+    assert asyncio.run(snapshot.reconcile(dsn, None, job, None, lambda live: live)).newer == 1
+    database.psql("-c", "UPDATE registry.feed_event SET recorded_at = now() - interval '2 hours'")
+    with pytest.raises(ImportRefused, match="give that time with --as-of"):
+        asyncio.run(snapshot.reconcile(dsn, None, job, None, lambda live: live))
+    assert take(database, path).terminated == 1
+
+
+def test_what_a_snapshot_wrote_is_as_old_as_the_snapshot_so_that_the_next_may_change_it(database: TestDatabase, tmp_path: Path) -> None:
+    path, now = tmp_path / "billing.csv", datetime.now(UTC)
+    first, second, third = (now - timedelta(days=days) for days in (3, 2, 1))
+    one, two, three, four = (f"{(now - timedelta(days=days)):%Y-%m-%dT%H:%M:%SZ}" for days in (90, 80, 70, 60))
+    active = ("individual", "not_required", "active")
+    take(database, write(path, {FIRST: (*active, one), FIRST + 1: (*active, one), FIRST + 2: (*active, one)}), as_of=first)
+    suspended = ("individual", "not_required", "suspended", one)
+    changed = take(database, write(path, {FIRST: suspended, FIRST + 1: (*active, two), FIRST + 3: (*active, three)}), as_of=second)
+    assert (changed.updated, changed.holder_changed, changed.activated, changed.terminated, changed.newer) == (1, 1, 1, 1, 0)
+    stale = take(database, write(path, {FIRST: (*active, one)}), as_of=second - timedelta(hours=1))
+    assert (stale.newer, stale.ends, stale.updated) == (3, 0, 0), "what a later snapshot said stands"
+    changed = take(database, write(path, {FIRST: (*active, one), FIRST + 1: (*active, four)}), as_of=third)
+    assert (changed.updated, changed.holder_changed, changed.terminated, changed.newer) == (1, 1, 1, 0)
+    at = database.psql("-Atc", f"SELECT DISTINCT recorded_at = '{third.isoformat()}' FROM registry.contract WHERE msisdn <= {FIRST + 1}")
+    assert at.stdout == "f\nt\n"
+    database.psql("-c", f"UPDATE registry.contract SET status = 'suspended' WHERE msisdn = {FIRST} AND ended_at IS NULL")
+    assert take(database, path, as_of=third).newer == 1, "and what a DBA did since, too"
+
+
+def test_how_long_delivery_takes_is_told_by_the_pushes_of_the_last_day_and_the_policy() -> None:
+    def hours(*owed: Owed) -> float | None:
+        return Reconciled(0, 0, 0, 0, 0, 0, 0, 0, [*owed]).delivery_hours(16)
+
+    assert hours() == 0
+    assert hours(Owed("a", 36_000, 1, 500.0, None)) == 36_000 / 32 / 3600
+    assert hours(Owed("a", 36_000, 100, 500.0, None)) == 36_000 / 3_200 / 3600
+    assert hours(Owed("a", 36_000, 100, 0.0, 100), Owed("b", 36_000, 100, 1.0, 100)) == 72_000 / 100 / 3600
+    assert hours(Owed("a", 36_000, 1, 500.0, None), Owed("b", 1, 1, None, None)) is None
 
 
 @pytest.mark.parametrize(
