@@ -20,7 +20,7 @@ from registryd.store.pool import Database
 
 POLL_S = 0.5
 SLOW_LOOK_S = 0.05
-REST_MAX_S = 15.0
+REST_MAX_S = 5.0
 """A look for what is due may take seconds beside one statement that owes millions, and has not committed. After a slow one comes a rest of
 ten times as long, up to this."""
 ECHO_S = 5.0
@@ -84,21 +84,15 @@ class Dispatcher:
     async def _dispatch(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            rest_s = POLL_S
             try:
-                began = time.monotonic()
                 await self._lease()
-                took_s = time.monotonic() - began
-                if took_s > SLOW_LOOK_S:
-                    rest_s = min(10 * took_s, REST_MAX_S)
-                    self._rests_until = time.monotonic() + rest_s
                 await self._share()
             except Unavailable:
                 pass
             except Exception as error:
                 observe.event("background_failed", "error", where="dispatcher", kind=type(error).__name__)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), rest_s)
+                await asyncio.wait_for(self._wake.wait(), max(POLL_S, self._rests_until - time.monotonic()))
 
     async def stop(self) -> None:
         """Takes no more lanes; finishes what is in flight, settles it and gives the lanes back."""
@@ -120,8 +114,18 @@ class Dispatcher:
             if self._stopping:
                 return
             busy = [*(lane.messenger_id for lane in self._lanes.values()), *self._resting]
-            for lease in await lanes.lease(self._db, self._owner, LANES_MAX - len(self._lanes), busy):
+            async with self._db.connection() as connection:
+                began = time.monotonic()
+                try:
+                    leases = await lanes.lease(connection, self._owner, LANES_MAX - len(self._lanes), busy)
+                finally:
+                    self._rest(time.monotonic() - began)
+            for lease in leases:
                 self._start(lease)
+
+    def _rest(self, took_s: float) -> None:
+        if took_s > SLOW_LOOK_S:
+            self._rests_until = time.monotonic() + min(10 * took_s, REST_MAX_S)
 
     async def _share(self) -> None:
         """What bounds the lanes of all workers together."""

@@ -43,8 +43,10 @@ class Watch:
                 return
             await replays.let_in(self._db)
             if (began := time.monotonic()) >= self._next_look:
-                await self.look()
-                self._next_look = began + max(LOOK_S, (time.monotonic() - began) / LOOK_SHARE)
+                try:
+                    await self.look()
+                finally:
+                    self._next_look = began + max(LOOK_S, (time.monotonic() - began) / LOOK_SHARE)
         except Unavailable:
             self._hold(False)
             raise
@@ -67,8 +69,6 @@ class Watch:
         if self.is_held and not is_held:
             for gauge in observe.BACKLOG:
                 gauge.clear()
-        if is_held and not self.is_held:
-            self._next_look = -math.inf
         self.is_held = is_held
         observe.on_watch.set(is_held)
 

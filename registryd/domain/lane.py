@@ -3,8 +3,8 @@ the time, and carries out what is decided (delivery/lane.py), in the daemon as i
 
 Invariants: no notification is pushed by two pushes at once, however often its row is read. A failing endpoint closes the lane, and comes
 back through one canary and a ramp; the canary is the notification that has failed least, and what failed comes back in half the batch, so
-that one which breaks the endpoint cannot stand in the others' way. Content that is refused is split until the one item is found. Nothing
-is dropped: what was taken is settled or deferred.
+that one which breaks the endpoint cannot stand in the others' way. Content that is refused is split until the one item is found; an
+endpoint that refuses everything is a failing one. Nothing is dropped: what was taken is settled or deferred.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from registryd.domain.schedule import PROBE_MAX, next_attempt, next_probe, press
 
 PAGE = 500
 """Rows read at once: what they cost to decode holds up everything else in the process."""
+REFUSED_MAX = 10
+"""Notifications refused one after the other, with no receipt between: it is the endpoint that is broken, and not their content."""
+REFUSED_WITHIN = timedelta(minutes=5)
+"""A refused notification is tried again."""
 UNSETTLED_MAX = 10_000
 HEAD = 100
 REREAD_S = 5.0
@@ -82,6 +86,8 @@ class Course:
         self._looked_s = -inf
         self._exhausted = False
         self._waits_s = 0.0
+        self._refused = 0
+        """Notifications since the last receipt."""
         self._delivered: list[UUID] = []
         self._deferred: list[Deferral] = []
         self._attempts: list[Attempt] = []
@@ -186,6 +192,7 @@ class Course:
             case Acknowledged(status):
                 attempt = Attempt(attempted_at, len(batch), "acknowledged", status, latency_ms, None)
                 self._delivered += [n.notification_id for n in batch]
+                self._refused = 0
                 self._pace.receive(began_s, now_s, len(batch))
             case Rejected(status):
                 attempt = Attempt(attempted_at, len(batch), "rejected", status, latency_ms, f"status {status}")
@@ -194,7 +201,7 @@ class Course:
                     self._queue.extendleft((batch[middle:], batch[:middle]))
                     self._queued += len(batch)
                 else:
-                    self._defer(batch, f"status {status}", now)
+                    self._refuse(batch, f"status {status}", attempted_at, now)
             case Failed(error, status):
                 attempt = Attempt(attempted_at, len(batch), "failed", status, latency_ms, error)
                 self._fail(batch, outcome, attempted_at, began_s, now, now_s)
@@ -202,6 +209,12 @@ class Course:
                 assert_never(outcome)
         self._attempts.append(attempt)
         return attempt
+
+    def _refuse(self, batch: Batch, error: str, attempted_at: datetime, now: datetime) -> None:
+        self._refused += 1
+        if self.failures or self._refused >= REFUSED_MAX:
+            self.close(error, next_probe(attempted_at, self.failures + 1, self._jitter()))
+        self._defer(batch, error, now, by=self.gate.until if self.gate and self.failures else now + REFUSED_WITHIN)
 
     def _fail(self, batch: Batch, failed: Failed, attempted_at: datetime, began_s: float, now: datetime, now_s: float) -> None:
         status, asked = failed.http_status, failed.retry_after

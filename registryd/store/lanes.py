@@ -11,7 +11,7 @@ from math import inf
 from typing import NamedTuple
 
 from registryd.domain.identifiers import MessengerId
-from registryd.store.pool import Connection, Database, first
+from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Query
 
 LEASE = timedelta(seconds=45)
@@ -56,9 +56,9 @@ READ_ECHO_BOUND = Query("lanes", "read_echo_bound", EchoBound)
 FIND_LANE = Query("lanes", "find_lane", Gate, int)
 
 
-async def lease(db: Database, owner: str, limit: int, working: Sequence[MessengerId]) -> list[Lease]:
+async def lease(connection: Connection, owner: str, limit: int, working: Sequence[MessengerId]) -> list[Lease]:
     """Takes up to `limit` free lanes that have something due, but none of those `owner` is working already."""
-    return await db.fetch(LEASE_LANES, owner, LEASE, limit, working)
+    return await fetch(connection, LEASE_LANES, owner, LEASE, limit, working)
 
 
 async def renew(db: Database, lease: Lease) -> bool:

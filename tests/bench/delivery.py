@@ -136,33 +136,40 @@ def bench_deliveries(site: Site, notifications: int) -> Iterator[Figure]:
 
 
 def bench_fairness(site: Site, dead: int) -> Iterator[Figure]:
-    """A healthy lane beside 99 whose endpoints accept connections and never answer: from a contract's end to its notification's receipt."""
+    """A healthy lane beside 99 whose endpoints accept connections and never answer, and beside 99 that drain as the policy paces: from a
+    contract's end to its notification's receipt."""
     deliver(site, 16)
     with Receiver() as receiver, Receiver(3600.0) as silent, daemon(site):
         healthy = add_lanes(site, 1, 1, receiver.url, "healthy")[0]
-        hanging = add_lanes(site, LANES - 1, 100, name="dead")
-        baseline = asyncio.run(_ends(site, receiver, healthy, "before"))
+        hanging, draining = add_lanes(site, LANES - 1, 100, name="dead"), add_lanes(site, LANES - 1, 100, name="draining")
+        baseline = asyncio.run(_ends(site, receiver, healthy, 0))
         owe(site, hanging, dead)
         point(site, hanging, silent.url)
         gated = "SELECT count(*) FROM registry.lane WHERE failures > 0"
         while run(site, gated) < len(hanging):  # each has met its first timeout
             time.sleep(0.5)
-        beside = asyncio.run(_ends(site, receiver, healthy, "beside"))
-        for quantile, name in ((0.5, "median"), (0.99, "p99")):
-            yield Figure(
-                what=f"a healthy lane beside {len(hanging)} dead ones that are owed {dead:,}, {name}",
-                value=beside[int(len(beside) * quantile)] * 1000,
-                unit="ms",
-                baseline=baseline[int(len(baseline) * quantile)] * 1000,
-                of="ms without the dead",
-            )
+        beside_dead = asyncio.run(_ends(site, receiver, healthy, 1))
+        point(site, hanging, None)
+        owe(site, draining, dead)
+        point(site, draining, receiver.url)
+        time.sleep(ECHO_KNOWN_S)
+        beside_draining = asyncio.run(_ends(site, receiver, healthy, 2))
+        for what, found in ((f"{len(hanging)} dead ones", beside_dead), (f"{len(draining)} that drain", beside_draining)):
+            for quantile, name in ((0.5, "median"), (0.99, "p99")):
+                yield Figure(
+                    what=f"a healthy lane beside {what}, owed {dead:,}, {name}",
+                    value=found[int(len(found) * quantile)] * 1000,
+                    unit="ms",
+                    baseline=baseline[int(len(baseline) * quantile)] * 1000,
+                    of="ms alone",
+                )
 
 
-async def _ends(site: Site, receiver: Receiver, messenger_id: int, name: str) -> list[float]:
+async def _ends(site: Site, receiver: Receiver, messenger_id: int, turn: int) -> list[float]:
     """Ends 300 contracts one by one; sorted, how long each took from its commit to its receipt."""
     ends = 300
     committed: dict[str, float] = {}
-    first = FIRST + 900_000_000 + (0 if name == "before" else ends)
+    first = FIRST + 900_000_000 + turn * ends
     async with site.database.connect() as connection:
         await connection.execute(
             "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"

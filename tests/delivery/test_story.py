@@ -82,6 +82,9 @@ class Limit:
         return receipt() if self.used <= self.per_s else refused(429, self.retry_after_s)
 
 
+REFUSED: Answer = (0.02, Rejected(400))
+
+
 def refuses_one(now_s: float, batch: Batch, chance: random.Random) -> Answer:
     return (0.02, Rejected(422)) if any(n.identification_code == "poison" for n in batch) else receipt()
 
@@ -108,6 +111,7 @@ def scripts() -> list[Script]:
         Script("429, Retry-After 1 day, for 22 h", [(22.0, 30.0)], lambda *_: refused(429, 86400.0)),
         Script("410 for 23 h", [(23.0, 30.0)], lambda *_: refused(410)),
         Script("refuses one for 20 h", [(20.0, 30.0)], refuses_one),
+        Script("refuses all, up 10 min at 21:00", [(21.0, 21.0 + ten_minutes)], lambda t, *_: REFUSED if t < 21 * HOUR_S else HANGS),
         Script("breaks on one for 20 h", [(20.0, 30.0)], breaks_on_one),
         Script("redirects, then 401, then up", [(22.5, 30.0)], lambda t, *_: refused(302 if t < 10 * HOUR_S else 401)),
         Script("down for all of it", [], lambda *_: NO_CONNECTION),

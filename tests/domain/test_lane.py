@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from registryd.domain.lane import HEAD, PAGE, REREAD_S, Batch, Course, Read
-from registryd.domain.notification import BEGINNING, Acknowledged, Failed, Notification, Outcome
+from registryd.domain.lane import HEAD, PAGE, REFUSED_MAX, REFUSED_WITHIN, REREAD_S, Batch, Course, Read
+from registryd.domain.notification import BEGINNING, Acknowledged, Failed, Notification, Outcome, Rejected
 from registryd.domain.pace import Pace, Shares
 from registryd.domain.schedule import PROBE_MAX
 
@@ -120,6 +120,61 @@ def test_haste_slows_a_lane_whose_endpoint_lives_and_closes_one_whose_endpoint_d
     dead.offer([owed(n) for n in range(50)])
     answer(dead, begun(dead, 0.0)[0], Failed(f"status {status}", status), 0.1)
     assert dead.gate is not None
+
+
+def test_endpoint_that_refuses_everything_is_a_failing_one_and_one_that_refuses_some_is_not() -> None:
+    lane = course(width=1)
+    lane.reads(0.0)
+    lane.offer([owed(n) for n in range(30)])
+    for n in range(2 * REFUSED_MAX):
+        [batch] = begun(lane, 0.0)
+        answer(lane, batch, Acknowledged(204) if n % REFUSED_MAX == 5 else Rejected(422))
+        assert lane.gate is None
+    for _ in range(REFUSED_MAX - 4):
+        [batch] = begun(lane, 0.0)
+        assert lane.gate is None
+        answer(lane, batch, Rejected(400))
+    assert lane.gate is not None
+    assert not begun(lane, 0.0)
+    settlement = lane.settle()
+    assert settlement is not None
+    assert {deferral.not_before for deferral in settlement.deferred if deferral.not_before > NOW + REFUSED_WITHIN} == set()
+
+    probed = course(failures=1)
+    probed.reads(0.0)
+    probed.offer([owed(1), owed(2)])
+    [canary] = begun(probed, 0.0)
+    answer(probed, canary, Rejected(400))
+    assert probed.gate is not None, "a canary that is refused opens nothing"
+    settlement = probed.settle()
+    assert settlement is not None
+    assert [deferral.not_before for deferral in settlement.deferred] == [probed.gate.until]
+
+
+def test_lanes_that_share_a_bound_push_at_uneven_gaps_of_the_right_mean() -> None:
+    gaps = []
+    for jitter in (0.0, 0.5, 1.0):
+        lane = Course(100, 0, Pace(64), Shares(echo_per_s=100.0, bulky=1), lambda jitter=jitter: jitter)  # type: ignore[misc] # a default
+        lane.reads(0.0)
+        lane.offer([owed(n) for n in range(PAGE)])
+        begun(lane, 0.0)
+        gaps.append(round(lane.waits_s(), 3))
+    assert gaps == [0.4, 0.9, 1.4], "a second each, less what may be pushed ahead"
+
+
+def test_looking_back_takes_nothing_from_beyond_what_was_read() -> None:
+    lane = course()
+    lane.reads(0.0)
+    lane.offer([owed(n) for n in range(1, PAGE + 1)])
+    assert lane.reads(REREAD_S) == Read(BEGINNING, HEAD)
+    lane.offer([owed(n) for n in range(PAGE + 1, PAGE + HEAD + 1)])
+    assert lane.reads(REREAD_S + 0.1) is None, "and it need not look again at once"
+    pushed = 0
+    while batches := begun(lane, REREAD_S + 0.1):
+        for batch in batches:
+            pushed += 1
+            answer(lane, batch, Acknowledged(204), REREAD_S + 0.2)
+    assert pushed == PAGE
 
 
 def test_endpoint_that_says_it_is_gone_is_probed_on_and_slowly() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ import pytest
 from registryd import embedded
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, time_ordered_id
 from registryd.domain.presence import PresenceQuery
-from registryd.store import presence
+from registryd.store import lanes, presence
 from registryd.store.pool import Database
 from tests.conftest import TestDatabase, cloned, eventually
 
@@ -87,6 +87,11 @@ async def change_policy(connection: Connection, **changes: str) -> None:
             "CREATE TEMPORARY TABLE next ON COMMIT DROP AS SELECT * FROM registry.policy_in_force(now()); "
             f"UPDATE next SET effective_from = now(), note = 'a test'{changed}; INSERT INTO registry.policy SELECT * FROM next"
         )
+
+
+async def take_lanes(db: Database, owner: str, limit: int, working: Sequence[MessengerId] = ()) -> list[lanes.Lease]:
+    async with db.connection() as connection:
+        return await lanes.lease(connection, owner, limit, working)
 
 
 async def waits(connection: Connection, pid: int) -> None:

@@ -135,7 +135,8 @@ def test_billings_events_are_forgotten_with_the_contracts_of_their_time(database
         async with database.connect() as connection, database.pool() as db:
             await connection.execute(
                 "INSERT INTO registry.feed_event (event_id, type, content, outcome, occurred_at, recorded_at) "
-                "SELECT 'e' || n, 'activated', decode(repeat('00', 16), 'hex'), 'applied', now(), now() - $1::interval + (n - 3) * interval '2 days' "
+                "SELECT 'e' || n, 'activated', decode(repeat('00', 16), 'hex'), 'applied', now(), "
+                "now() - $1::interval + (n - 3) * interval '2 days' "
                 "FROM generate_series(0, 5) AS n",
                 KEPT,
             )

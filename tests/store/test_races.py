@@ -19,7 +19,7 @@ from registryd.domain.notification import Attempt, Deferral
 from registryd.store import contracts, lanes, notifications
 from registryd.store.pool import Database
 from tests.conftest import TestDatabase
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, waits
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, take_lanes, waits
 
 LOCK_TIMEOUT_S = 2.0
 """The daemon's own, in store/pool.py."""
@@ -303,9 +303,9 @@ def test_a_former_owners_failures_change_nothing_and_its_receipts_count(database
             (number,) = await add_messengers(connection, 1, "http://127.0.0.1:1/")
             messenger_id = MessengerId(number)
             ids = await owe(connection, messenger_id, 4)
-            (former,) = await lanes.lease(db, "former", 10, [])
+            (former,) = await take_lanes(db, "former", 10, [])
             await connection.execute("UPDATE registry.lane SET lease_until = now() - interval '1 second'")
-            (present,) = await lanes.lease(db, "present", 10, [])
+            (present,) = await take_lanes(db, "present", 10, [])
             assert present.token > former.token
             before = await connection.fetchrow("SELECT * FROM registry.lane")
 
@@ -347,7 +347,7 @@ def test_each_lane_is_leased_by_one_owner_only(database: TestDatabase) -> None:
                 await owe(connection, messenger_id, 1, FIRST + i)
             for _ in range(10):
                 taken = await asyncio.gather(
-                    *(lanes.lease(db, owner, 4, []) for db, owner in [(one, "a"), (other, "b"), (one, "c"), (other, "d")] for _ in range(2))
+                    *(take_lanes(db, owner, 4, []) for db, owner in [(one, "a"), (other, "b"), (one, "c"), (other, "d")] for _ in range(2))
                 )
                 assert all(len(leases) <= 4 for leases in taken)
                 # An owner asked twice and worked nothing, so its own lanes may come to it twice; never to another.
@@ -367,7 +367,7 @@ def test_a_lane_is_leased_when_it_is_free_open_and_has_something_due(database: T
         async with database.connect() as connection, database.pool(2) as db:
 
             async def leased(owner: str, *working: int) -> list[int]:
-                return [lease.messenger_id for lease in await lanes.lease(db, owner, 10, [MessengerId(m) for m in working])]
+                return [lease.messenger_id for lease in await take_lanes(db, owner, 10, [MessengerId(m) for m in working])]
 
             (pulls,) = await add_messengers(connection, 1)
             idle, messenger_id = await add_messengers(connection, 2, "http://127.0.0.1:1/")

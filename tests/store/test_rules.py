@@ -22,7 +22,7 @@ from registryd.domain.notification import Attempt
 from registryd.domain.presence import Policy, PresenceQuery, is_present
 from registryd.store import guard, journal, lanes, notifications, presence, reports
 from tests.conftest import TestDatabase, rewrite_policy
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, take_lanes
 
 ORGANISATION_RULES = ("subscriber", "verified_end_user")
 KEY = bytes(range(32))
@@ -353,7 +353,7 @@ def test_the_reports_of_a_small_registry_add_up(database: TestDatabase) -> None:
             await connection.execute(end, [FIRST + 4], datetime.now(UTC))
             await connection.execute("UPDATE registry.binding SET ended_at = now(), end_reason = 'removed' WHERE messenger_id = $1", idle)
             owed = await notifications.read_owed(db, MessengerId(busy), notifications.BEGINNING, 10)
-            (lease,) = await lanes.lease(db, "worker", 10, [])
+            (lease,) = await take_lanes(db, "worker", 10, [])
             async with db.transaction() as own:
                 acknowledged = Attempt(datetime.now(UTC), 1, "acknowledged", 204, 10, None)
                 failed = Attempt(datetime.now(UTC), 1, "failed", None, 30, "timeout")
