@@ -13,7 +13,9 @@ from structlog.testing import capture_logs
 from registryd import observe
 from registryd.delivery.watch import Watch
 from registryd.domain.backlog import Backlog
+from registryd.domain.errors import Unavailable
 from registryd.store import watch as store
+from registryd.store.pool import Database
 from tests.conftest import Site, daemon, eventually
 from tests.delivery.conftest import DAY, delivering, listening, looking
 
@@ -69,6 +71,21 @@ def test_a_worker_that_lost_the_watch_shows_no_backlog(site: Site) -> None:
             await watch.tick()
             assert shown("registryd_notifications_pending") is None
             assert observe.METRICS.get_sample_value("registryd_on_watch") == 0
+
+    asyncio.run(run())
+
+
+def test_a_look_that_took_too_long_is_not_repeated_at_once(site: Site) -> None:
+    async def run() -> None:
+        hasty = Database(site.database.dsn("registryd_app"), size=2, connect_timeout_s=3, command_timeout_s=0.3)
+        async with hasty as db, site.database.connect() as other, other.transaction():
+            watch = Watch(db, "this")
+            await other.execute("LOCK TABLE registry.messenger")
+            with pytest.raises(Unavailable):
+                await watch.tick()
+            assert not watch.is_held
+            await watch.tick()
+            assert watch.is_held, "it has the watch again, and rests from looking"
 
     asyncio.run(run())
 
