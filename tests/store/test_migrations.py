@@ -279,7 +279,7 @@ def test_serve_refuses_a_schema_that_does_not_fit_and_says_how(server: embedded.
 TABLES = {
     "policy": "effective_from answer_within notice_within organisation_rule suspended_is_present journal_kept notification_kept note "
     "honest_absent_ratio scan_absent_ratio honest_density honest_queries_per_alarm alarm_lasts alarm_queries_per_minute echo_per_s",
-    "numbering_range": "first_msisdn last_msisdn region note",
+    "numbering_range": "first_msisdn last_msisdn region note source",
     "contract": "msisdn generation status holder end_user started_at ended_at end_reason recorded_at",
     "messenger": "messenger_id name agreement register_no state endpoint_url batch_max includes_phone_number daily_quota "
     "certificate_sha256",
