@@ -28,10 +28,15 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- registry.end_long_reports, the owner's, ends the report role's sessions; only a member of a role may.
-    IF NOT pg_has_role('registryd_owner', 'registryd_report', 'USAGE') THEN
-        GRANT registryd_report TO registryd_owner;
-    END IF;
+    -- registry.end_long_reports, the owner's, ends the sessions of the report role and of the persons who are granted it: it has to see
+    -- since when theirs go on. GRANT says so where they are granted already.
+    FOR wanted IN
+        SELECT * FROM unnest(ARRAY['registryd_report', 'pg_signal_backend', 'pg_read_all_stats']) AS roles(name)
+    LOOP
+        IF NOT pg_has_role('registryd_owner', wanted.name, 'USAGE') THEN
+            EXECUTE format('GRANT %I TO registryd_owner', wanted.name);
+        END IF;
+    END LOOP;
 
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
     EXECUTE format('GRANT CONNECT, CREATE, TEMPORARY ON DATABASE %I TO registryd_owner', current_database());
@@ -47,10 +52,6 @@ REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid,
 ALTER ROLE registryd_app SET log_error_verbosity = 'terse';
 ALTER ROLE registryd_app SET log_min_error_statement = 'panic';
 ALTER ROLE registryd_app SET timezone = 'UTC';
-
--- A request names a number too.
-ALTER ROLE registryd_breakglass SET log_error_verbosity = 'terse';
-ALTER ROLE registryd_breakglass SET log_min_error_statement = 'panic';
 
 ALTER ROLE registryd_report SET default_transaction_read_only = on;
 ALTER ROLE registryd_report SET statement_timeout = '30s';

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ import orjson
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from registryd.cli.running import Context, command, err, fail, out, pass_context
+from registryd.cli.running import Context, ContractsMax, command, err, fail, out, pass_context
 from registryd.feed import deltas, snapshot
 from registryd.feed.events import ContractFeed
 from registryd.feed.lines import parse_time
@@ -37,22 +35,6 @@ class _Moment(click.ParamType[datetime]):
         return parse_time(str(value)) or self.fail("an RFC 3339 time such as 2026-01-02T03:04:05Z", param, ctx)
 
 
-class _EndsMax(click.ParamType[Callable[[int], int]]):
-    """A number of contracts, or a share of the live ones: 500 or 1%. Of a small registry's share, one at least."""
-
-    name = "number|share%"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Callable[[int], int]:
-        found = re.fullmatch(r"([0-9]{1,12})|([0-9]{1,3}(?:\.[0-9]{1,4})?)%", str(value), re.ASCII)
-        if found is None:
-            self.fail("a number of contracts such as 500, or a share of the live ones such as 1%", param, ctx)
-        if found[1]:
-            number = int(found[1])
-            return lambda _: number
-        share = float(found[2]) / 100
-        return lambda live: math.ceil(live * share)
-
-
 @click.group()
 def contracts() -> None:
     """Billing's contracts in bulk."""
@@ -66,7 +48,7 @@ def contracts() -> None:
 )
 @click.option("--as-of", type=_Moment(), help="When the snapshot was true; default, where nothing feeds events: when FILE was written.")
 @click.option(
-    "--max-terminations", type=_EndsMax(), default="1%", show_default=True, help="Refuse a snapshot that ends more live contracts."
+    "--max-terminations", type=ContractsMax(), default="1%", show_default=True, help="Refuse a snapshot that ends more live contracts."
 )
 @click.option("--max-rejects", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Go on without so many bad lines.")
 @click.option(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -36,6 +38,22 @@ class Exit(IntEnum):
     CONFIG = 3
     DATABASE_AWAY = 4
     SCHEMA = 5
+
+
+class ContractsMax(click.ParamType[Callable[[int], int]]):
+    """A number of contracts, or a share of the live ones: 500 or 1%. Of a small registry's share, one at least."""
+
+    name = "number|share%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Callable[[int], int]:
+        found = re.fullmatch(r"([0-9]{1,12})|([0-9]{1,3}(?:\.[0-9]{1,4})?)%", str(value), re.ASCII)
+        if found is None:
+            self.fail("a number of contracts such as 500, or a share of the live ones such as 1%", param, ctx)
+        if found[1]:
+            number = int(found[1])
+            return lambda _: number
+        share = float(found[2]) / 100
+        return lambda live: math.ceil(live * share)
 
 
 class Context:

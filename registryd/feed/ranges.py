@@ -1,7 +1,8 @@
 """The operator's numbering capacity, from its own CSV or from the register that the regulator publishes.
 
 The register of the Russian numbering plan has a line for each range of every operator: АВС/ DEF;От;До;Емкость;Оператор;Регион;ИНН. It
-comes in UTF-8 or windows-1251, in some editions with further columns. One operator's lines become the whole capacity.
+comes in UTF-8 or windows-1251, in some editions with further columns. One operator's lines take the place of those that a register
+brought before, beside what was made by hand; the operator's own CSV is the whole capacity.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from registryd.store import imports
+from registryd.store import ranges as store
 from registryd.store.imports import BadLine, ImportRefused, told
 from registryd.store.pool import connect
+from registryd.store.ranges import Counted, Range
 
 COLUMNS = ("first_msisdn", "last_msisdn", "region", "note")
 CODE, FIRST, LAST, CAPACITY, OPERATOR, REGION, INN = PUBLISHED = ("АВС/DEF", "От", "До", "Емкость", "Оператор", "Регион", "ИНН")
@@ -25,14 +27,6 @@ COUNTRY_CODE = "7"
 NATIONAL_DIGITS = 10
 FILE_MAX_BYTES = 256 << 20
 _LOOKALIKES = str.maketrans("ABCEHKMOPTX", "АВСЕНКМОРТХ")  # published headers mix the alphabets
-
-
-class Range(NamedTuple):
-    line: int
-    first: int
-    last: int
-    region: str
-    note: str
 
 
 class Whose(NamedTuple):
@@ -45,8 +39,13 @@ class Whose(NamedTuple):
 NOBODY = Whose()
 
 
-async def import_ranges(dsn: str, password: str | None, path: Path, whose: Whose = NOBODY, *, dry_run: bool = False) -> list[Range]:
-    """Makes a file's ranges the whole numbering capacity, at once; returns them in order. Raises: ImportRefused, Unavailable."""
+async def import_ranges(
+    dsn: str, password: str | None, path: Path, whose: Whose, *, absent_max: Callable[[int], int], dry_run: bool = False
+) -> tuple[Sequence[Range], Counted]:
+    """Makes a file's ranges the numbering capacity, at once; returns them in order, and what that does to the live contracts.
+
+    Raises: TooManyAbsent, ImportRefused, Unavailable.
+    """
     ranges = sorted(_read(path, whose), key=lambda found: found.first)
     if not ranges:
         raise ImportRefused(
@@ -61,10 +60,10 @@ async def import_ranges(dsn: str, password: str | None, path: Path, whose: Whose
         raise ImportRefused(told(sorted(clashes)))
     connection = await connect(dsn, password=password)
     try:
-        await imports.replace_ranges(connection, [found[1:] for found in ranges], dry_run=dry_run)
+        source: store.Source = "hand" if whose == NOBODY else "register"
+        return ranges, await store.replace(connection, ranges, source, absent_max=absent_max, dry_run=dry_run)
     finally:
         await connection.close()
-    return ranges
 
 
 def _read(path: Path, whose: Whose) -> list[Range]:

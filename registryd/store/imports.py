@@ -71,8 +71,6 @@ FIND_BURIED = Query("imports", "find_buried", BadLine, int)
 INSERT_STAGED = Query("imports", "insert_staged", Nothing)
 FIND_REPEATED_LINES = Query("imports", "find_repeated_lines", BadLine, int)
 FIND_SECOND_LIVE = Query("imports", "find_second_live", BadLine, int)
-INSERT_RANGE = Query("imports", "insert_range", Nothing, list[int], list[int], list[str], list[str])
-DELETE_RANGES = Query("imports", "delete_ranges", Nothing)
 
 
 async def import_contracts(connection: asyncpg.Connection[asyncpg.Record], file: Staged, *, dry_run: bool) -> Imported:
@@ -155,15 +153,6 @@ def told(bad: Iterable[BadLine]) -> str:
     return "\n".join(f"line {line.line}: {line.reason}" for line in islice(bad, BAD_LINES_TOLD))
 
 
-async def replace_ranges(
-    connection: asyncpg.Connection[asyncpg.Record], ranges: Sequence[tuple[int, int, str, str]], *, dry_run: bool = False
-) -> None:
-    """Makes (first, last, region, note) the operator's numbering capacity. Raises: ImportRefused where they overlap."""
-    async with importing(connection, dry_run=dry_run):
-        await connection.execute(DELETE_RANGES.sql)
-        await fetch(connection, INSERT_RANGE, *map(list, zip(*ranges, strict=True)))
-
-
 def count_of(status: str) -> int:
     """How many rows a command's tag counts."""
     return int(status.rsplit(" ", 1)[-1])
@@ -176,8 +165,6 @@ def _refusal(error: asyncpg.PostgresError) -> ImportRefused:
             return ImportRefused("a number would have two live contracts: the registry changed meanwhile; import the file again")
         case asyncpg.RestrictViolationError():
             return ImportRefused("the registry changed meanwhile: import the file again")
-        case asyncpg.ExclusionViolationError():
-            return ImportRefused("two ranges overlap: a number belongs to one range")
         case asyncpg.CheckViolationError():
             return ImportRefused(f"a row breaks the rule {error.constraint_name}")
     return ImportRefused(f"PostgreSQL refused it ({type(error).__name__})")

@@ -68,12 +68,3 @@ SELECT l.line,
                            ELSE c.ended_at IS NULL AND c.generation < l.generation END)
  ORDER BY l.line
  LIMIT $1;
-
--- name: insert_range
-INSERT INTO registry.numbering_range (first_msisdn, last_msisdn, region, note)
-SELECT r.first_msisdn, r.last_msisdn, r.region, r.note
-  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) AS r(first_msisdn, last_msisdn, region, note)
- ORDER BY r.first_msisdn;
-
--- name: delete_ranges
-DELETE FROM registry.numbering_range;

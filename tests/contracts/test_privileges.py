@@ -105,9 +105,12 @@ def test_no_role_of_ours_is_more_than_its_grants(granted: TestDatabase) -> None:
                 ("registryd_report", True, False, 5),
             ]
             members = await connection.fetch(
-                "SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members WHERE roleid::regrole::text LIKE 'registryd%'"
+                "SELECT roleid::regrole::text, member::regrole::text FROM pg_auth_members "
+                "WHERE roleid::regrole::text LIKE 'registryd%' OR member::regrole::text LIKE 'registryd%' ORDER BY 1"
             )
-            assert [tuple(row) for row in members] == [("registryd_report", "registryd_owner")], "whose sessions the owner may end"
+            # Whose sessions the owner may end, and since when they go on.
+            wanted = ("pg_read_all_stats", "pg_signal_backend", "registryd_report")
+            assert [tuple(row) for row in members] == [(role, "registryd_owner") for role in wanted]
             owners = await connection.fetch(
                 "SELECT relowner::regrole::text AS owner FROM pg_class WHERE relnamespace::regnamespace::text IN ('registry', 'report') "
                 "UNION SELECT proowner::regrole::text FROM pg_proc WHERE pronamespace::regnamespace::text IN ('registry', 'breakglass')"

@@ -20,7 +20,21 @@ import pytest
 
 from registryd import embedded, resources, store
 from registryd.domain.identifiers import time_ordered_id
-from registryd.store import bindings, contracts, digests, imports, lanes, notifications, presence, proof, queries, replays, snapshots, watch
+from registryd.store import (
+    bindings,
+    contracts,
+    digests,
+    imports,
+    lanes,
+    notifications,
+    presence,
+    proof,
+    queries,
+    ranges,
+    replays,
+    snapshots,
+    watch,
+)
 from registryd.store.pool import PROBES
 from registryd.store.queries import DECLARED, Query
 from tests.conftest import TestDatabase, cloned
@@ -237,6 +251,17 @@ def test_a_query_with_a_code_is_bound_by_the_indexes_of_live_bindings(populated:
             for guard in (await explained.plans("FROM added"))[-2:]:
                 assert guard.indexes("contract") <= {"contract_live", "contract_pkey"}
                 assert guard.rows_touched() < 12 * size + 50
+
+    asyncio.run(run())
+
+
+def test_contracts_that_would_turn_absent_are_counted_from_the_index_and_between_the_ranges_alone(populated: TestDatabase) -> None:
+    async def run() -> None:
+        # As store.ranges sets the planner.
+        async with explaining(populated, {"enable_seqscan": "off", "enable_bitmapscan": "off"}) as explained:
+            plan = await planned(explained, ranges.COUNT_ABSENT, [FIRST, FIRST + 50_010], [FIRST + 49_999, FIRST + 9_999_999], False)
+            assert [(node["Node Type"], node["Index Name"]) for node in plan.scans("contract")] == [("Index Only Scan", "contract_live")]
+            assert plan.rows_touched() < 60
 
     asyncio.run(run())
 

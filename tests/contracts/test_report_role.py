@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import asyncpg
 import pytest
@@ -197,6 +199,46 @@ def test_a_report_that_set_its_limits_off_is_ended_and_nobody_else(granted: Test
             with pytest.raises((asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError, asyncpg.InterfaceError)):
                 await running
             await other
+
+    asyncio.run(story())
+
+
+def test_who_is_granted_the_role_is_ended_like_it_and_the_owners_and_the_daemons_are_not(granted: TestDatabase) -> None:
+    roles = {
+        "reporter": "registryd_report",
+        "migrator": "registryd_report, registryd_owner",
+        "service": "registryd_report, registryd_app",
+        "stranger": "registryd_breakglass",
+    }
+    names = {role: f"{role}_{secrets.token_hex(4)}" for role in (*roles, "root")}
+
+    async def story() -> None:
+        async with granted.connect() as dba:
+            for role, groups in roles.items():
+                await dba.execute(f"CREATE ROLE {names[role]} LOGIN; GRANT {groups} TO {names[role]}")
+            await dba.execute(f"CREATE ROLE {names['root']} LOGIN SUPERUSER; GRANT registryd_report TO {names['root']}")
+            try:
+                async with AsyncExitStack() as stack:
+                    sessions = {role: await stack.enter_async_context(granted.connect(name)) for role, name in names.items()}
+                    elsewhere = await asyncpg.connect(granted.server.dsn("postgres", names["reporter"]))
+                    stack.push_async_callback(elsewhere.close)
+                    locking = await stack.enter_async_context(granted.connect(names["reporter"]))
+                    await locking.execute("SELECT pg_advisory_lock(1)")
+                    async with granted.connect("registryd_app") as housekeeper:
+                        end = "SELECT registry.end_long_reports($1)"
+                        for session in (*sessions.values(), elsewhere):
+                            await session.execute("BEGIN; SELECT 1")
+                        there = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND datname = $2"
+                        here = (names["reporter"], granted.name)
+                        for longest, left in ((reports.LONGEST, 1), (timedelta(0), 0)):  # the one with a lock, then the other
+                            assert await housekeeper.fetchval(end, longest) == 1
+                            await eventually(partial(dba.fetchval, f"SELECT ({there}) = {left}", *here))
+                    assert await elsewhere.fetchval("SELECT true")
+                    for role in sessions.keys() - {"reporter"}:
+                        assert await dba.fetchval(there, names[role], granted.name) == 1, role
+            finally:
+                for name in names.values():
+                    await dba.execute(f"DROP ROLE {name}")
 
     asyncio.run(story())
 

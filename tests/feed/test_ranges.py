@@ -1,9 +1,10 @@
-"""`ranges import`: the operator's own list, or its lines of the regulator's register, become the whole capacity or nothing does."""
+"""`ranges import`: all of a file becomes numbering capacity or nothing does, no other hand's ranges go, nor the subscribers' presence."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from registryd.feed import ranges as feed
 from registryd.feed.ranges import Whose
 from registryd.store.imports import ImportRefused
+from registryd.store.ranges import Counted, Range, TooManyAbsent
 from tests.conftest import TestDatabase
+from tests.store.conftest import add_contracts, add_messengers, ask
 
 PUBLISHED = [
     "АВС/ DEF;От;До;Емкость;Оператор;Регион;ИНН",
@@ -23,7 +26,14 @@ MTS = [(79_100_000_000, 79_100_009_999), (79_789_990_000, 79_789_999_999)]
 
 
 def load(database: TestDatabase, path: Path, whose: Whose = feed.NOBODY, *, dry_run: bool = False) -> int:
-    return len(asyncio.run(feed.import_ranges(database.dsn("registryd_app"), None, path, whose, dry_run=dry_run)))
+    return len(replaced(database, path, whose, dry_run=dry_run)[0])
+
+
+def replaced(
+    database: TestDatabase, path: Path, whose: Whose = feed.NOBODY, *, absent_max: int = 0, dry_run: bool = False
+) -> tuple[Sequence[Range], Counted]:
+    dsn = database.dsn("registryd_app")
+    return asyncio.run(feed.import_ranges(dsn, None, path, whose, absent_max=lambda _: absent_max, dry_run=dry_run))
 
 
 def own(path: Path, *lines: str) -> Path:
@@ -112,3 +122,61 @@ def test_the_register_is_never_taken_whole_and_a_wrong_name_is_helped(database: 
     with pytest.raises(ImportRefused, match="this file's header is not the register's"):
         load(database, own(path, "79100000000,79109999999,,"), Whose(inn="1"))
     assert stored(database) == []
+
+
+def test_a_register_replaces_what_a_register_brought_and_no_range_made_by_hand(database: TestDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "DEF-9xx.csv"
+    path.write_text("\n".join(PUBLISHED))
+    ported_in = (79_500_000_007, 79_500_000_007)
+    database.psql("-c", "INSERT INTO registry.numbering_range (first_msisdn, last_msisdn) VALUES (79500000007, 79500000007)")
+    assert replaced(database, path, Whose(inn="7740000076"))[1].kept == 1
+    assert stored(database) == [MTS[0], ported_in, MTS[1]]
+    path.write_text("\n".join(PUBLISHED[:-1]))
+    assert replaced(database, path, Whose(inn="7740000076"))[1].kept == 1
+    assert stored(database) == [MTS[0], ported_in]
+    # What is by hand and in the register too is for somebody to decide, and no number is told.
+    path.write_text("\n".join((*PUBLISHED, "950;0000000;0009999;10000;МТС;г. Москва;7740000076")))
+    with pytest.raises(ImportRefused, match=r"^line 5: overlaps a range made by hand: delete that one by SQL if the register is right$"):
+        load(database, path, Whose(inn="7740000076"))
+    assert stored(database) == [MTS[0], ported_in]
+    # A list of the operator's own says all there is.
+    assert replaced(database, own(path, "79200000000,79209999999,,"))[1].kept == 0
+    assert stored(database) == [(79_200_000_000, 79_209_999_999)]
+
+
+def test_ranges_that_turn_subscribers_absent_are_refused_with_their_number(database: TestDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "ranges.csv"
+
+    async def populate() -> None:
+        async with database.connect() as connection:
+            await add_contracts(connection, 300, 79_100_000_000)
+            await add_contracts(connection, 50, 79_100_005_000)
+            await connection.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn < 79100000100")
+
+    asyncio.run(populate())
+    # Before there are ranges every number is in the capacity.
+    other = own(path, "79200000000,79209999999,,")
+    with pytest.raises(TooManyAbsent, match=r"turn 250 of 250 live contracts \(100\.00%\) absent.*--max-absent 250$"):
+        replaced(database, other, absent_max=249, dry_run=True)
+    assert stored(database) == []
+    assert replaced(database, own(path, "79100000000,79100004999,,", "79100005010,79100009999,,"), absent_max=10)[1] == (250, 10, 0)
+    # Those who were outside already lose nothing; a range cut in two loses what lay between.
+    assert (
+        replaced(database, own(path, "79100000000,79100000149,,", "79100000200,79199999999,,"), absent_max=50, dry_run=True)[1].absent == 50
+    )
+    with pytest.raises(TooManyAbsent):
+        replaced(database, own(path, "79100000000,79100000149,,", "79100000200,79199999999,,"), absent_max=49)
+    assert len(stored(database)) == 2
+    # What stays by hand loses nobody.
+    database.psql("-c", "INSERT INTO registry.numbering_range (first_msisdn, last_msisdn) VALUES (79100005000, 79100005004)")
+    register = tmp_path / "DEF-9xx.csv"
+    register.write_text("АВС/ DEF;От;До;Емкость;Оператор;Регион;ИНН\n920;0000000;0009999;10000;МТС;;1")
+    database.psql("-c", "UPDATE registry.numbering_range SET source = 'register' WHERE last_msisdn <> 79100005004")
+    assert replaced(database, register, Whose(inn="1"), absent_max=240)[1] == (250, 240, 1)
+
+    async def answers() -> str:
+        async with database.connect() as connection, database.pool() as db:
+            (messenger_id,) = await add_messengers(connection, 1)
+            return (await ask(db, messenger_id, (79_100_005_000, None), (79_100_005_005, None)))[1]
+
+    assert asyncio.run(answers()) == "10"

@@ -120,6 +120,21 @@ def test_contracts_and_ranges_are_imported_whole_or_not_at_all(site: Site, tmp_p
     assert "line 1" in run(site, "ranges", "import", str(ranges)).stderr
 
 
+def test_ranges_that_are_somebody_elses_are_counted_and_refused_by_command(site: Site, tmp_path: Path) -> None:
+    asyncio.run(site.add_contracts(*range(79010800002, 79010800102)))
+    ranges = tmp_path / "ranges.csv"
+    ranges.write_text("first_msisdn,last_msisdn,region,note\n79010800000,79010800099,RU,\n")
+    refused = run(site, "ranges", "import", str(ranges))
+    assert refused.exit_code == 1
+    assert "2 of 100 live contracts would turn absent" in refused.stdout
+    assert "import again with --max-absent 2" in refused.stderr
+    refused = run(site, "ranges", "import", str(ranges), "--dry-run", "--json")
+    told_so = {"ranges": 1, "numbers": 100, "kept": 0, "live": 100, "turnedAbsent": 2, "dryRun": True}
+    assert (refused.exit_code, json.loads(refused.stdout)) == (1, told_so)
+    assert told(site, "ranges", "import", str(ranges), "--max-absent", "2%") == told_so | {"dryRun": False}
+    assert "0 of 100 live contracts turned absent" in run(site, "ranges", "import", str(ranges)).stdout
+
+
 SNAPSHOT = "msisdn,holder,end_user,status,started_at\n79010800002,individual,not_required,active,2020-01-01T00:00:00Z\n"
 
 

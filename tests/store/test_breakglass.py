@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -12,13 +13,14 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
+from registryd import embedded, resources
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
 from registryd.presence.resolver import Resolver
 from registryd.store import audit, breakglass, pool
 from registryd.store.breakglass import BreakglassRefused
 from registryd.store.digest_keys import DigestKey
-from tests.conftest import TestDatabase
+from tests.conftest import TestDatabase, prepare_database, psql
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind
 
 REASON = "complaint 17 of the subscriber"
@@ -139,11 +141,54 @@ def test_nobody_looks_without_another_persons_approval(persons: Persons) -> None
             await look_as(persons, persons.vera, request)
         with pytest.raises(BreakglassRefused, match="no request 99"):
             await look_as(persons, persons.vera, 99)
-        with pytest.raises(BreakglassRefused, match="reasons_are_told"):
+        with pytest.raises(BreakglassRefused, match="ten characters"):
             async with persons.session(persons.anna) as connection:
                 await breakglass.request(connection, Msisdn(FIRST), "because", [])
 
     asyncio.run(run())
+
+
+def test_a_number_reaches_no_server_log_whatever_is_refused() -> None:
+    """PostgreSQL as it is installed logs a refused row and a refused statement, and nobody inherits a role's settings."""
+    defaults = {"log_min_messages": "warning", "log_error_verbosity": "default", "log_min_error_statement": "error"}
+    number, digits = "79010800002", "7901080000212345678"
+    wrong = {
+        f"({number}, 'too short')": "ten characters",
+        f"({number}, '               ')": "ten characters",
+        f"({number}, NULL)": "ten characters",
+        f"({digits}, '{REASON}')": "5 to 15 digits",
+        f"(NULL, '{REASON} {number}')": "5 to 15 digits",
+        f"({number}, '{REASON}', '{{1}}', '')": "one digest",
+        f"({number}, '{REASON}', NULL, '')": "one digest",
+        f"({number}, '{REASON}', '{{}}', NULL)": "one digest",
+    }
+    recipe = "".join(re.findall(r"^(?:CREATE ROLE|GRANT|ALTER ROLE) .*;\n", resources.path("sql/README.md").read_text(), re.MULTILINE))
+    assert "ALTER ROLE anna" in recipe
+
+    async def run(server: embedded.Server) -> None:
+        dsn = await prepare_database(server, "registry")
+        dba = await asyncpg.connect(dsn)
+        await dba.execute(recipe + "CREATE ROLE zoe LOGIN IN ROLE registryd_breakglass")
+        for arguments, words in wrong.items():
+            done = psql(server, server.dsn("registry", "anna"), "-c", f"SELECT breakglass.request{arguments}")
+            assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+        # Nor where the statement is cancelled, while another's request is not committed.
+        await dba.execute("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('registry.breakglass_event', 0))")
+        late = f"SET statement_timeout = '100ms'; SELECT breakglass.request({number}, '{REASON}')"
+        assert psql(server, server.dsn("registry", "anna"), "-c", late).returncode == 1
+        await dba.close()
+        # Without the settings: a parameter is no part of the statement, and a refusal has no DETAIL.
+        with pytest.raises(BreakglassRefused):
+            async with breakglass.session(server.dsn("registry", "zoe")) as connection:
+                await breakglass.request(connection, Msisdn(int(number)), "because", [KEY])
+
+    with embedded.Server(embedded.find_binaries(), durable=False, options=defaults) as server:
+        asyncio.run(run(server))
+        log = server.log.read_text()
+    assert log.count("a reason has ten characters at least") == 4
+    assert "canceling statement due to statement timeout" in log
+    assert "SELECT breakglass.request($1" in log, "the statement of who has no such settings"
+    assert number not in log
 
 
 def test_requests_and_approvals_lapse(persons: Persons) -> None:

@@ -18,7 +18,7 @@ import pytest
 from registryd import embedded, resources
 from registryd.store import migrations
 from registryd.store.migrations import SchemaMismatch
-from tests.conftest import Site, TestDatabase, cloned
+from tests.conftest import Site, TestDatabase, cloned, psql
 from tests.store.conftest import waits
 
 DONE, FAILED, CONFIG, DATABASE_AWAY, SCHEMA = 0, 1, 3, 4, 5
@@ -177,6 +177,29 @@ def test_a_file_that_was_edited_after_it_was_applied_is_refused(database: TestDa
     asyncio.run(run())
 
 
+def test_ranges_that_a_register_brought_before_are_told_by_their_note(empty: TestDatabase, files: Path) -> None:
+    later = [path for path in sorted(files.iterdir()) if path.name >= "0013"]
+    texts = {path: path.read_text() for path in later}
+
+    async def run() -> None:
+        async with empty.connect() as connection:
+            for path in later:
+                path.unlink()
+            await migrations.migrate(connection)
+            await connection.execute(
+                "INSERT INTO registry.numbering_range VALUES (79100000000, 79100009999, 'г. Москва', 'ПАО \"МТС\", ИНН 7740000076'), "
+                "(79500000007, 79500000007, '', 'ported in'), (79500000008, 79500000008, '', '')"
+            )
+            for path, text in texts.items():
+                path.write_text(text)
+            migrations.migrations.cache_clear()
+            await migrations.migrate(connection)
+            rows = await connection.fetch("SELECT source::text FROM registry.numbering_range ORDER BY first_msisdn")
+            assert [row["source"] for row in rows] == ["register", "hand", "hand"]
+
+    asyncio.run(run())
+
+
 def test_a_role_that_may_not_see_the_schema_is_told_whom_to_be(shared: TestDatabase) -> None:
     async def run() -> None:
         async with shared.connect() as connection:
@@ -199,6 +222,11 @@ def test_migrating_wants_the_roles_and_the_right_to_be_their_owner(empty: TestDa
         done = registryd("migrate", "--dsn", bare.dsn())
         assert done.returncode == SCHEMA
         assert "roles are missing" in done.stderr
+        assert "sql/roles.sql" in done.stderr
+        # An older release's roles, which lack a right.
+        psql(bare, bare.dsn(), "-f", str(resources.path("sql/roles.sql")), "-c", "REVOKE pg_signal_backend FROM registryd_owner")
+        done = registryd("migrate", "--dsn", bare.dsn())
+        assert done.returncode == SCHEMA
         assert "sql/roles.sql" in done.stderr
     away = registryd("migrate", "--dsn", bare.dsn())
     assert away.returncode == DATABASE_AWAY
@@ -279,7 +307,7 @@ def test_serve_refuses_a_schema_that_does_not_fit_and_says_how(server: embedded.
 TABLES = {
     "policy": "effective_from answer_within notice_within organisation_rule suspended_is_present journal_kept notification_kept note "
     "honest_absent_ratio scan_absent_ratio honest_density honest_queries_per_alarm alarm_lasts alarm_queries_per_minute echo_per_s",
-    "numbering_range": "first_msisdn last_msisdn region note",
+    "numbering_range": "first_msisdn last_msisdn region note source",
     "contract": "msisdn generation status holder end_user started_at ended_at end_reason recorded_at",
     "messenger": "messenger_id name agreement register_no state endpoint_url batch_max includes_phone_number daily_quota "
     "certificate_sha256",

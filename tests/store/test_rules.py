@@ -20,7 +20,7 @@ from registryd.domain.enumeration import Sign
 from registryd.domain.identifiers import MessengerId, Msisdn, query_id, time_ordered_id
 from registryd.domain.notification import Attempt
 from registryd.domain.presence import Policy, PresenceQuery, is_present
-from registryd.store import guard, journal, lanes, notifications, presence, reports
+from registryd.store import guard, journal, lanes, notifications, presence, ranges, reports
 from tests.conftest import TestDatabase, rewrite_policy
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, take_lanes
 
@@ -60,6 +60,7 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "alarm_kind": get_args(Sign),
         "seal_kind": ("begin", "pages", "adopted", "retention", "forgotten"),
         "breakglass_step": ("requested", "approved", "looked"),
+        "range_source": get_args(ranges.Source),
     }
 
     async def run() -> None:
