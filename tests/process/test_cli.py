@@ -175,6 +175,44 @@ def test_events_come_from_a_file_and_refused_ones_are_an_error(site: Site, tmp_p
         assert run(site, *words, *wrong).exit_code == 2
 
 
+def test_a_delta_that_stops_tells_what_was_done_before(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text(
+        "event_id,type,msisdn,occurred_at,holder,end_user\n"
+        "e1,activated,79010800002,2024-01-01T00:00:00Z,,\n"
+        "e2,terminated,79010800003,2024-01-01T00:00:00Z,,\n"
+        "e3,terminated,79010800002,yesterday,,\n"
+    )
+    stopped = run(site, "contracts", "import", str(file), "--delta")
+    assert (stopped.exit_code, "1 events applied, 0 were applied before, 1 refused" in stopped.stdout) == (1, True)
+    assert "line 4: occurred_at: " in stopped.stderr
+    assert [row.split(",")[0] for row in Path(f"{file}.rejects.csv").read_text().splitlines()] == ["line", "3", "4"]
+    again = run(site, "contracts", "import", str(file), "--delta", "--json")
+    facts = json.loads(again.stdout)
+    assert (again.exit_code, facts["applied"], facts["duplicates"], facts["refused"]) == (1, 0, 1, 1)
+    assert facts["stopped"].startswith("line 4: occurred_at: ")
+
+
+def test_a_pipes_bad_lines_are_kept_in_the_current_directory(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = CONTRACTS + "12,1,active,individual,not_required,2020-01-01T00:00:00Z,,\n"
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "contracts.rejects.csv"
+
+    def imported(*words: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "registryd", "--config", str(site.path), "contracts", "import", *words, "--json"]
+        return subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+
+    nowhere = imported("/dev/stdin", "--max-rejects", "1", "--rejects", str(tmp_path / "nowhere" / "x"))
+    assert (nowhere.returncode, b"--rejects" in nowhere.stderr) == (2, True)
+    for pipe, inserted in (("/dev/stdin", 3), ("-", 0)):
+        done = imported(pipe, "--max-rejects", "1")
+        assert (done.returncode, json.loads(done.stdout)["inserted"]) == (0, inserted), done.stderr
+        assert kept.read_text().startswith('line,reason\n5,"msisdn: ')
+        kept.unlink()
+    text = CONTRACTS
+    assert (imported("-").returncode, kept.exists()) == (0, False)
+
+
 def test_check_tells_what_serve_would_meet(site: Site) -> None:
     assert {finding["state"] for finding in told(site, "check")} == {"ok"}
     (site.directory / "credentials" / "digest-key").chmod(0o644)
