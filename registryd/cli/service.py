@@ -18,7 +18,7 @@ from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
 from registryd.store import migrations, reports
-from registryd.store.pool import connect
+from registryd.store.pool import NOT_ALLOWED, connect, explain
 
 
 @click.command()
@@ -124,8 +124,11 @@ async def check(context: Context, *, as_json: bool) -> None:
             else:
                 findings.append(("permissions", "ok", "what the daemon needs"))
     except Unavailable as error:
-        findings.append(("database", "failed", f"away ({type(error.__cause__).__name__})"))
+        findings.append(("database", "failed", explain(error)))
         code = code or Exit.DATABASE_AWAY
+    except NOT_ALLOWED as error:
+        findings.append(("permissions", "failed", error.args[0]))
+        code = code or Exit.FAILED
     except migrations.SchemaMismatch as error:
         findings.append(("schema", "failed", str(error)))
         code = code or Exit.SCHEMA
@@ -149,6 +152,8 @@ async def report(context: Context, *, name: str | None, as_csv: bool, as_json: b
     """Show a view of schema report as a table; without NAME, list them."""
     async with context.database() as db, db.connection() as connection:
         views = {view.name: view for view in await reports.list_views(connection)}
+        if not views:
+            raise migrations.SchemaMismatch("the database has no schema report: run `registryd migrate` (as the owner; see sql/README.md)")
         if name is None:
             for view in views.values():
                 out.print(f"[bold]{view.name:<24}[/] {view.comment}")

@@ -6,7 +6,6 @@ A line that is no event stops the file there: the events before it are applied, 
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from registryd.domain.contract import Event
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import Msisdn
 from registryd.feed.events import ContractFeed
-from registryd.feed.lines import MSISDN, parse_time, read_header
+from registryd.feed.lines import MSISDN, parse_time, read_header, split
 from registryd.feed.source import Source, opened
 from registryd.store.imports import BadLine, ImportRefused, told
 
@@ -98,7 +97,9 @@ def _events(source: Source, columns: list[str]) -> Iterator[tuple[int, Event]]:
         # An event's values hold no newline, so a block's lines are rows.
         for text in block.decode("utf-8", "replace").split("\n")[:-1]:
             number += 1
-            fields = next(csv.reader([text.rstrip("\r")]), [])
+            fields = split(text.rstrip("\r"))
+            if isinstance(fields, str):
+                raise NoEvent(BadLine(number, fields))
             if len(fields) != len(columns):
                 raise NoEvent(BadLine(number, f"does not have the header's {len(columns)} fields, or leaves a quote open"))
             event = _event(dict(zip(columns, fields, strict=True)))

@@ -30,7 +30,7 @@ def apply(database: TestDatabase, path: Path) -> Applied:
 
 
 def write(path: Path, *events: str, header: str = ",".join(COLUMNS)) -> Path:
-    path.write_text("\n".join((header, *events)) + "\n")
+    path.write_text("\n".join((header, *events)) + "\n", newline="")
     return path
 
 
@@ -87,6 +87,8 @@ def test_an_event_of_the_operator_api_and_of_a_file_are_the_same_event(database:
         (f"e1,activated,{FIRST},{AT},", "does not have the header's 6 fields"),
         (f'e1,activated,{FIRST},{AT},"', "does not have the header's 6 fields"),
         ("", "does not have the header's 6 fields"),
+        (f"e1,activated,{FIRST}\r,{AT},,", "holds a carriage return that ends no line: write LF"),
+        (f"e1,activated,{FIRST},{AT},,{'x' * 140_000}", "has a field of more than 131,072 characters"),
     ],
 )
 def test_a_line_that_is_no_event_stops_the_file_there_and_is_named(database: TestDatabase, tmp_path: Path, event: str, says: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from registryd import embedded, resources
 from registryd.cli import main
 from registryd.delivery import signing
 from registryd.demo import population
-from tests.conftest import Site, client, daemon, eventually, receiving
+from tests.conftest import Site, client, cloned, daemon, eventually, receiving, wait_for
 from tests.store.conftest import bind
 
 CONTRACTS = (
@@ -269,6 +271,84 @@ def test_exit_codes_say_what_was_wrong(site: Site, tmp_path: Path) -> None:
     assert code("serve") == 5
 
 
+def test_a_role_that_is_not_let_in_or_lacks_a_grant_is_told_so(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "contracts.csv"
+    file.write_text(CONTRACTS)
+    nobody = f"nobody_{os.getpid()}"
+    assert site.database.psql("-f", str(resources.path("sql/roles.sql"))).returncode == 0, "a clone has no grants of its own"
+    site.database.psql("-c", f"CREATE ROLE {nobody} LOGIN")
+    own = site.database.dsn("registryd_app")
+
+    def as_role(role: str, *words: str) -> tuple[int, str]:
+        site.write_config()
+        site.path.write_text(site.path.read_text().replace(own, site.database.dsn(role)))
+        done = run(site, *words)
+        return done.exit_code, done.output
+
+    def says(words: str, told: tuple[int, str]) -> int:
+        assert words in told[1], told
+        return told[0]
+
+    listed = ("breakglass", "list", "--dsn", site.database.dsn(nobody))
+    try:
+        assert says("permission denied for database", as_role("registryd_app", *listed)) == 1
+        assert says("permission denied for database", as_role(nobody, "messenger", "list")) == 1
+        assert says("permission denied for database", as_role(nobody, "check")) == 1
+        site.database.psql("-c", f'GRANT CONNECT ON DATABASE "{site.database.name}" TO {nobody}')
+        assert says("a DBA grants you registryd_breakglass", as_role("registryd_app", *listed)) == 1
+        assert says("lacks a grant", as_role(nobody, "messenger", "list")) == 1
+        assert says("connect as registryd_app", as_role(nobody, "contracts", "import", str(file))) == 5
+    finally:
+        site.database.psql("-c", f"DROP OWNED BY {nobody}", "-c", f"DROP ROLE {nobody}")
+    assert says("the role may only read", as_role("registryd_report", "contracts", "import", str(file))) == 4
+    assert says("the role may only read", as_role("registryd_report", "report")) == 4
+    assert says('role "nobody_ever" does not exist', as_role("nobody_ever", "check")) == 4
+    assert says("pg_ident.conf", as_role("nobody_ever", "messenger", "list")) == 4
+
+
+def test_a_database_without_the_schema_is_told_so(server: embedded.Server, site: Site, tmp_path: Path) -> None:
+    file, snapshot, ranges, events = (tmp_path / f"{name}.csv" for name in ("contracts", "snapshot", "ranges", "events"))
+    file.write_text(CONTRACTS)
+    snapshot.write_text(SNAPSHOT)
+    ranges.write_text("first_msisdn,last_msisdn,region,note\n79010800000,79010899999,RU,test\n")
+    events.write_text("event_id,type,msisdn,occurred_at,holder,end_user\ne1,activated,79010800002,2024-01-01T00:00:00Z,,\n")
+    with cloned(server, None) as bare:
+        assert bare.psql("-f", str(resources.path("sql/roles.sql"))).returncode == 0
+        site.path.write_text(site.path.read_text().replace(site.database.name, bare.name))
+        for words in (
+            ("contracts", "import", str(file)),
+            ("contracts", "import", str(snapshot), "--snapshot"),
+            ("contracts", "import", str(events), "--delta"),
+            ("ranges", "import", str(ranges)),
+            ("audit", "head"),
+            ("audit", "verify"),
+            ("messenger", "list"),
+            ("report",),
+            ("breakglass", "list", "--dsn", bare.dsn()),
+        ):
+            done = run(site, *words)
+            assert (done.exit_code, "registryd migrate" in done.stderr) == (5, True), (words, done.output)
+
+
+def test_peer_authentication_is_followed_by_a_map(server: embedded.Server, site: Site) -> None:
+    user, directory = pwd.getpwuid(os.getuid()).pw_name, Path(site.database.psql("-Atc", "SHOW data_directory").stdout.strip())
+    hba, ident = directory / "pg_hba.conf", directory / "pg_ident.conf"
+    before = hba.read_text()
+    try:
+        hba.write_text(f"local {site.database.name} registryd_app peer map=registryd\n{before}")
+        site.database.psql("-c", "SELECT pg_reload_conf()")
+        wait_for(lambda: run(site, "check").exit_code == 4)
+        refused = run(site, "check")
+        assert "Peer authentication failed" in refused.stdout
+        assert "map this system user to the role in pg_ident.conf" in refused.stdout
+        ident.write_text(f"registryd {user} registryd_app\n")
+        site.database.psql("-c", "SELECT pg_reload_conf()")
+        wait_for(lambda: run(site, "check").exit_code == 0)
+    finally:
+        hba.write_text(before)
+        site.database.psql("-c", "SELECT pg_reload_conf()")
+
+
 def test_report_shows_every_view_three_ways(site: Site) -> None:
     async def fill() -> None:
         await site.add_messenger("alpha")
@@ -345,8 +425,6 @@ def test_sighup_reloads_and_keeps_serving_what_cannot_be_read(site: Site) -> Non
 
 
 def test_population_file_is_one_the_import_takes(site: Site, tmp_path: Path) -> None:
-    from registryd import resources
-
     ranges = population.read_ranges(resources.path("tests/data/numbering_ranges.csv"))
     file = tmp_path / "contracts.csv"
     population.write_csv(file, population.generate(ranges, 5_000))
