@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import orjson
+from rich.markup import escape
 from rich.table import Table
 
 from registryd import daemon, workers
@@ -160,22 +163,30 @@ async def report(context: Context, *, name: str | None, as_csv: bool, as_json: b
             return
         if name not in views:
             fail(f"there is no report {name!r}; there are {', '.join(views)}", Exit.USAGE)
-        table = await reports.read(connection, views[name])
-    if as_plot and "day" not in table.columns:
+        view = views[name]
+        if as_json:
+            click.echo(await reports.read_json(connection, view))
+        elif as_csv:
+            click.echo(await reports.read_csv(connection, view), nl=False)
+        elif as_plot:
+            _plot(await reports.read(connection, view), name)
+        else:
+            header, *rows = csv.reader(io.StringIO(await reports.read_csv(connection, view), newline=""))
+            table = Table(*header, title=name, caption=view.comment)
+            for row in rows:
+                table.add_row(*map(escape, row))
+            out.print(table)
+            _tell_nothing(rows)
+
+
+def _plot(table: reports.Table, name: str) -> None:
+    if "day" not in table.columns:
         fail(f"{name} has no days to draw", Exit.USAGE)
-    if as_json:
-        click.echo(orjson.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], default=str))
-    elif as_csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(table.columns)
-        writer.writerows(table.rows)
-    elif as_plot and table.rows:
-        for line in plot.draw(table, out.width):
-            out.print(line)
-    else:
-        shown = Table(*table.columns, title=name, caption=views[name].comment)
-        for row in table.rows:
-            shown.add_row(*("" if value is None else str(value) for value in row))
-        out.print(shown)
-        if not table.rows:
-            err.print("nothing to report yet")
+    for line in plot.draw(table, out.width) if table.rows else ():
+        out.print(line)
+    _tell_nothing(table.rows)
+
+
+def _tell_nothing(rows: Sequence[object]) -> None:
+    if not rows:
+        err.print("nothing to report yet")

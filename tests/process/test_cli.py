@@ -366,6 +366,29 @@ def test_report_shows_every_view_three_ways(site: Site) -> None:
     assert run(site, "report", "nothing").exit_code == 2
 
 
+def test_what_a_report_shows_goes_back_into_sql(site: Site, tmp_path: Path) -> None:
+    async def fill() -> None:
+        await site.add_messenger("alpha")
+        await site.add_contracts(79010800002)
+
+    asyncio.run(fill())
+    (policy,) = told(site, "report", "policy")
+    assert policy["journal_kept"] == "3 years"
+    assert policy["alarm_slack"] == ["22:00:00", "12:00:00", "01:00:00", "00:00:00"]
+    assert (policy["honest_absent_ratio"], policy["in_force"]) == ("0.03", True), "numerics are strings, so that no reader rounds them"
+    kept = tmp_path / "report"
+    for name in ("policy", "contract_daily", "quota_today", "notification_backlog", "endpoint_health"):
+        for words, taken in (
+            ("--csv", f"CREATE TEMP TABLE taken (LIKE report.{name}); \\copy taken FROM '{kept}' (FORMAT csv, HEADER)"),
+            ("--json", f"\\set taken `cat {kept}`\nSELECT * INTO TEMP taken FROM json_populate_recordset(NULL::report.{name}, :'taken')"),
+        ):
+            kept.write_text(run(site, "report", name, words).stdout)
+            counted = f"SELECT count(*), (SELECT count(*) FROM taken) FROM (TABLE taken INTERSECT TABLE report.{name}) AS same"
+            done = site.database.psql("-At", stdin=f"{taken}\n;{counted};")
+            same, of = done.stdout.split("|")
+            assert int(same) == int(of) > 0, (name, words, done)
+
+
 def test_listen_verifies_what_the_daemon_pushes(site: Site) -> None:
     async def story() -> None:
         messenger = await site.add_messenger("alpha")
