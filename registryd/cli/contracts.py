@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 import orjson
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from registryd.cli.running import Context, ContractsMax, command, err, fail, out, pass_context
+from registryd.cli.running import Context, ContractsMax, command, err, out, pass_context
+from registryd.domain.errors import Unavailable
 from registryd.feed import deltas, snapshot
 from registryd.feed.events import ContractFeed
 from registryd.feed.lines import parse_time
 from registryd.feed.snapshot import Job
-from registryd.feed.source import STDIN
-from registryd.store.imports import BadLine, Imported
+from registryd.store.imports import BadLine, Imported, ImportRefused
 from registryd.store.snapshots import Reconciled, TooManyEnds
 
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
@@ -54,7 +54,7 @@ def contracts() -> None:
 @click.option(
     "--rejects",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where bad lines are told by number and reason; default: FILE.rejects.csv.",
+    help="Where bad lines are told by number and reason; default: FILE.rejects.csv, of a pipe contracts.rejects.csv.",
 )
 @click.option("--dry-run", is_flag=True, help="Check and count everything, and change nothing.")
 @click.option("--json", "as_json", is_flag=True)
@@ -80,20 +80,17 @@ async def import_contracts(
     else        msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason: contracts with
                 their history; those that are there already are left as they are
 
-    A snapshot, and contracts with history, go in whole or not at all, in one transaction.
+    A snapshot, and contracts with history, go in whole or not at all, in one transaction. Events go in up to the
+    first line that is no event.
     """
-    if rejects is not None and not os.access(rejects.parent, os.W_OK):
-        raise click.UsageError(f"{rejects.parent} cannot be written to: name another reject file")
-    if rejects is None and file != STDIN and os.access(file.parent, os.W_OK):
-        rejects = file.with_name(file.name + ".rejects.csv")
     if kind == "delta" and dry_run:
         raise click.UsageError("--dry-run is for snapshots and histories: what an event does is known once those before it are applied")
     if as_of is not None and kind != "snapshot":
         raise click.UsageError("--as-of is for snapshots: say --snapshot too")
-    refusal = ""
+    stopped: ImportRefused | Unavailable | None = None
     done: Imported | Reconciled | deltas.Applied
     started = time.perf_counter()
-    with _progress(file, as_json) as (progress, step):
+    with _Rejects(rejects or _rejects_of(file)) as kept, _progress(file, as_json) as (progress, step):
         job = Job(file, max_rejects, dry_run, progress, step)
         try:
             match kind:
@@ -102,46 +99,85 @@ async def import_contracts(
                 case "delta":
                     done = await _apply_events(context, job)
                     if len(done.refused) > max_rejects:
-                        refusal = f"{len(done.refused):,} events contradict the registry and were not applied"
+                        stopped = ImportRefused(f"{len(done.refused):,} events contradict the registry and were not applied")
                 case _:
                     done = await snapshot.import_contracts(context.settings.file.database.dsn, context.password, job)
         except TooManyEnds as error:
-            done, refusal = error.would, str(error)
+            done, stopped = error.would, error
+        except deltas.Stopped as error:
+            done, stopped = error.done, error.why
         finally:
-            if job.bad and rejects is not None:
-                _write_rejects(rejects, job.bad)
-                err.print(f"{len(job.bad):,} lines were not taken: {rejects}", markup=False, soft_wrap=True)
+            if job.bad:
+                kept.write(job.bad)
+                err.print(f"{len(job.bad):,} lines were not taken: {kept.path}", markup=False, soft_wrap=True)
     seconds = time.perf_counter() - started
     # Refused events leave the others applied; a refused snapshot changes nothing.
-    changed = not dry_run and not (refusal and kind == "snapshot")
+    changed = not dry_run and not (stopped and kind == "snapshot")
     concurrency = context.settings.file.delivery.concurrency
     if as_json:
-        click.echo(orjson.dumps({**_facts(done, concurrency), "dryRun": dry_run, "seconds": round(seconds, 2)}))
+        why = {"stopped": str(stopped)} if stopped else {}
+        click.echo(orjson.dumps({**_facts(done, concurrency), **why, "dryRun": dry_run, "seconds": round(seconds, 2)}))
     else:
         _tell(done, concurrency, is_changed=changed)
         lines = len(done.refused) + done.applied + done.duplicates if isinstance(done, deltas.Applied) else done.lines
         out.print(f"{lines:,} lines in {seconds:.1f} s, {lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}")
-    if refusal:
-        fail(refusal)
+    if stopped is not None:
+        raise stopped
 
 
 async def _apply_events(context: Context, job: Job) -> deltas.Applied:
     async with context.database() as database:
         # The daemon looks for what is owed by itself; there is nobody here to wake.
         feed = ContractFeed(database, context.settings.credentials.key("digest-key"), lambda: None)
-        done = await deltas.apply_events(feed, job.path, job.progress)
+        try:
+            done = await deltas.apply_events(feed, job.path, job.progress)
+        except deltas.Stopped as error:
+            job.bad.extend(error.done.refused)
+            if isinstance(error.why, deltas.NoEvent):
+                job.bad.append(error.why.bad)
+            raise
     job.bad.extend(done.refused)
     return done
 
 
-def _write_rejects(path: Path, bad: Sequence[BadLine]) -> None:
-    """Nothing of a line is in it but its number in the file, so that no list of subscribers' numbers lies about."""
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(BadLine._fields)
-        writer.writerows(bad)
+class _Rejects:
+    """The reject file, made before anything is imported, so that it can be written after, and gone again if no line is bad.
+
+    Nothing of a line is in it but its number in the file, so that no list of subscribers' numbers lies about.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_new = not path.exists()
+
+    def __enter__(self) -> Self:
+        try:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+            os.fchmod(self._fd, 0o600)
+        except OSError as error:
+            raise click.UsageError(f"{self.path} cannot be written ({error.strerror}): name another reject file with --rejects") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+        if self._is_new:
+            self.path.unlink(missing_ok=True)
+
+    def write(self, bad: Sequence[BadLine]) -> None:
+        self._is_new = False
+        os.ftruncate(self._fd, 0)
+        with open(self._fd, "w", encoding="utf-8", newline="", closefd=False) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(BadLine._fields)
+            writer.writerows(bad)
+
+
+def _rejects_of(file: Path) -> Path:
+    """Beside the file; of a pipe, or where its directory cannot be written to, in the current directory."""
+    directory = file.parent.resolve()
+    is_pipe = not file.is_file() or directory == Path("/dev") or directory.is_relative_to("/proc")
+    name = f"{'contracts' if is_pipe else file.name}.rejects.csv"
+    return Path(name) if is_pipe or not os.access(directory, os.W_OK) else file.with_name(name)
 
 
 @contextmanager
@@ -150,7 +186,7 @@ def _progress(file: Path, as_json: bool) -> Iterator[tuple[Callable[[int, int], 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     started = time.perf_counter()
     with Progress(*columns, console=err, transient=True, disable=as_json) as bar:
-        task = bar.add_task("reading", total=None if file == STDIN else file.stat().st_size, rate="")
+        task = bar.add_task("reading", total=file.stat().st_size if file.is_file() else None, rate="")
 
         def progress(position: int, lines: int) -> None:
             bar.update(task, completed=position, rate=f"{lines / (time.perf_counter() - started):,.0f} lines/s")

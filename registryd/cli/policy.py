@@ -53,8 +53,9 @@ async def show(context: Context, *, as_json: bool) -> None:
 async def set_policy(
     context: Context, *, changes: tuple[str, ...], since: str | None, note: str, dry_run: bool, dsn: str | None, as_json: bool
 ) -> None:
-    """Add a policy that changes these columns of registry.policy and repeats the rest. History is kept: no row that has begun changes.
+    """Add a policy that changes these columns of registry.policy and repeats the rest; KEY= sets NULL, where that has a meaning.
 
+    History is kept: no row that has begun changes.
     Every worker follows it within two seconds of its time, without a restart.
     """
     wanted = dict(_pair(change) for change in changes)
@@ -68,7 +69,9 @@ async def set_policy(
         click.echo(orjson.dumps(change.after | {"dryRun": dry_run}))
         return
     for column in wanted:
-        out.print(f"{column}: {_shown(change.before[column])} -> {_shown(change.after[column])}", markup=False, soft_wrap=True)
+        out.print(
+            f"{column}: {_shown(change.before[column]) or 'NULL'} -> {_shown(change.after[column]) or 'NULL'}", markup=False, soft_wrap=True
+        )
     until = f" until {change.after['superseded_at']}, when the next one that is planned begins" if change.after["superseded_at"] else ""
     out.print(f"{'would be ' if dry_run else ''}in force from {change.after['effective_from']}{until}", soft_wrap=True)
 
@@ -92,11 +95,11 @@ def _place_in_force(rows: list[dict[str, Any]]) -> int:
     return next((place for place, row in enumerate(rows) if row["in_force"]), -1)
 
 
-def _pair(change: str) -> tuple[str, str]:
+def _pair(change: str) -> tuple[str, str | None]:
     key, equals, value = change.partition("=")
     if not equals:
         fail(f"{change}: write KEY=VALUE, as in notice_within='12 hours'", Exit.USAGE)
-    return key, value
+    return key, value or None
 
 
 def _time(since: str | None) -> datetime | None:

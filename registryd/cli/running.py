@@ -20,7 +20,7 @@ from registryd import config, daemon
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
 from registryd.embedded import EmbeddedError
-from registryd.store import messengers
+from registryd.store import messengers, pool
 from registryd.store.breakglass import BreakglassRefused
 from registryd.store.imports import ImportRefused
 from registryd.store.messengers import Messenger, WrongSecretsKey
@@ -93,8 +93,11 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
         except (ConfigError, WrongSecretsKey) as error:
             fail(str(error), Exit.CONFIG)
         except Unavailable as error:
-            why = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
-            fail(f"the database is away{why}: is it running, and is [database] dsn right?", Exit.DATABASE_AWAY)
+            fail(pool.explain(error), Exit.DATABASE_AWAY)
+        except pool.NOT_ALLOWED as error:
+            fail(f"{error.args[0]}: this role lacks a grant; connect as one that has it (see sql/README.md)")
+        except pool.NO_SCHEMA:
+            fail("the database has no registry schema, or another release's: run `registryd migrate`, or name another DSN", Exit.SCHEMA)
         except SchemaMismatch as error:
             fail(str(error), Exit.SCHEMA)
         except (ImportRefused, BreakglassRefused, EmbeddedError) as error:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import orjson
+from rich.markup import escape
 from rich.table import Table
 
 from registryd import daemon, workers
@@ -18,7 +21,7 @@ from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
 from registryd.store import migrations, reports
-from registryd.store.pool import connect
+from registryd.store.pool import NOT_ALLOWED, connect, explain
 
 
 @click.command()
@@ -124,8 +127,11 @@ async def check(context: Context, *, as_json: bool) -> None:
             else:
                 findings.append(("permissions", "ok", "what the daemon needs"))
     except Unavailable as error:
-        findings.append(("database", "failed", f"away ({type(error.__cause__).__name__})"))
+        findings.append(("database", "failed", explain(error)))
         code = code or Exit.DATABASE_AWAY
+    except NOT_ALLOWED as error:
+        findings.append(("permissions", "failed", error.args[0]))
+        code = code or Exit.FAILED
     except migrations.SchemaMismatch as error:
         findings.append(("schema", "failed", str(error)))
         code = code or Exit.SCHEMA
@@ -149,28 +155,38 @@ async def report(context: Context, *, name: str | None, as_csv: bool, as_json: b
     """Show a view of schema report as a table; without NAME, list them."""
     async with context.database() as db, db.connection() as connection:
         views = {view.name: view for view in await reports.list_views(connection)}
+        if not views:
+            raise migrations.SchemaMismatch("the database has no schema report: run `registryd migrate` (as the owner; see sql/README.md)")
         if name is None:
             for view in views.values():
                 out.print(f"[bold]{view.name:<24}[/] {view.comment}")
             return
         if name not in views:
             fail(f"there is no report {name!r}; there are {', '.join(views)}", Exit.USAGE)
-        table = await reports.read(connection, views[name])
-    if as_plot and "day" not in table.columns:
+        view = views[name]
+        if as_json:
+            click.echo(await reports.read_json(connection, view))
+        elif as_csv:
+            click.echo(await reports.read_csv(connection, view), nl=False)
+        elif as_plot:
+            _plot(await reports.read(connection, view), name)
+        else:
+            header, *rows = csv.reader(io.StringIO(await reports.read_csv(connection, view), newline=""))
+            table = Table(*header, title=name, caption=view.comment)
+            for row in rows:
+                table.add_row(*map(escape, row))
+            out.print(table)
+            _tell_nothing(rows)
+
+
+def _plot(table: reports.Table, name: str) -> None:
+    if "day" not in table.columns:
         fail(f"{name} has no days to draw", Exit.USAGE)
-    if as_json:
-        click.echo(orjson.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], default=str))
-    elif as_csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(table.columns)
-        writer.writerows(table.rows)
-    elif as_plot and table.rows:
-        for line in plot.draw(table, out.width):
-            out.print(line)
-    else:
-        shown = Table(*table.columns, title=name, caption=views[name].comment)
-        for row in table.rows:
-            shown.add_row(*("" if value is None else str(value) for value in row))
-        out.print(shown)
-        if not table.rows:
-            err.print("nothing to report yet")
+    for line in plot.draw(table, out.width) if table.rows else ():
+        out.print(line)
+    _tell_nothing(table.rows)
+
+
+def _tell_nothing(rows: Sequence[object]) -> None:
+    if not rows:
+        err.print("nothing to report yet")

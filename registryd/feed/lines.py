@@ -21,6 +21,7 @@ SNAPSHOT_COLUMNS = ("msisdn", "holder", "end_user", "status", "started_at")
 """Live contracts as billing has them."""
 
 MSISDN = re.compile(r"[1-9][0-9]{4,14}")
+FIELD_TOO_LONG = f"has a field of more than {csv.field_size_limit():,} characters: is a quote left open?"
 BAD_LINES_MAX_MORE = 1_000
 """How far beyond the tolerated number bad lines are collected, to be told: a file of another kind is not read to its end."""
 
@@ -107,7 +108,10 @@ class Lines:
 
 def read_header(line: str, wanted: tuple[str, ...]) -> list[str]:
     """The columns that a header names, in its order: exactly those wanted. Raises: ImportRefused, naming the column."""
-    columns = [name.strip() for name in next(csv.reader([line]), [])]
+    found = split(line)
+    if isinstance(found, str):
+        raise ImportRefused(told([BadLine(1, found)]))
+    columns = [name.strip() for name in found]
     if sorted(columns) == sorted(wanted):
         return columns
     missing = [f"{name} is missing" for name in wanted if name not in columns]
@@ -117,6 +121,16 @@ def read_header(line: str, wanted: tuple[str, ...]) -> list[str]:
     what = "; ".join(missing + twice + unknown) or "there are others"
     hint = "; is it a snapshot? then say --snapshot" if sorted(columns) == sorted(SNAPSHOT_COLUMNS) else ""
     raise ImportRefused(f"line 1: the header must name the columns {','.join(wanted)}: {what}{hint}")
+
+
+def split(line: str) -> list[str] | str:
+    """A line's fields, or what is wrong with it."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        if "\r" in line:
+            return "holds a carriage return that ends no line: write LF, or CR and LF, at the end of each line and nowhere else"
+        return FIELD_TOO_LONG
 
 
 def _snapshot_fault(row: Mapping[str, str], latest: datetime) -> str | None:

@@ -16,9 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from registryd.feed.lines import FIELD_TOO_LONG
 from registryd.store import ranges as store
 from registryd.store.imports import BadLine, ImportRefused, told
-from registryd.store.pool import connect
+from registryd.store.migrations import connect
 from registryd.store.ranges import Counted, Range
 
 COLUMNS = ("first_msisdn", "last_msisdn", "region", "note")
@@ -44,7 +45,7 @@ async def import_ranges(
 ) -> tuple[Sequence[Range], Counted]:
     """Makes a file's ranges the numbering capacity, at once; returns them in order, and what that does to the live contracts.
 
-    Raises: TooManyAbsent, ImportRefused, Unavailable.
+    Raises: TooManyAbsent, ImportRefused, SchemaMismatch, Unavailable.
     """
     ranges = sorted(_read(path, whose), key=lambda found: found.first)
     if not ranges:
@@ -75,7 +76,7 @@ def _read(path: Path, whose: Whose) -> list[Range]:
     except UnicodeDecodeError:
         text = content.decode("windows-1251", "replace")
     header = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ",")
+    rows = _rows(text, ";" if header.count(";") > header.count(",") else ",")
     names = [name.strip() for name in next(rows, [])]
     published = [re.sub(r"\s", "", name).translate(_LOOKALIKES) for name in names]
     if CODE.translate(_LOOKALIKES) in published:
@@ -83,6 +84,15 @@ def _read(path: Path, whose: Whose) -> list[Range]:
     if whose != NOBODY:
         raise ImportRefused("--operator and --inn are for the regulator's register; this file's header is not the register's")
     return list(_own(_columns(names, COLUMNS), rows))
+
+
+def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
+    """Raises: ImportRefused."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        yield from reader
+    except csv.Error:
+        raise _bad(reader.line_num, FIELD_TOO_LONG) from None
 
 
 def _columns(names: list[str], wanted: tuple[str, ...]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from registryd.feed.lines import HISTORY_COLUMNS, SNAPSHOT_COLUMNS, Lines, read_
 from registryd.feed.source import Source, opened
 from registryd.store import imports, snapshots
 from registryd.store.imports import BadLine, Imported, ImportRefused, Staged
-from registryd.store.pool import connect
+from registryd.store.migrations import connect
 from registryd.store.snapshots import Reconciled, Snapshot
 
 

@@ -19,6 +19,9 @@ from registryd.store.messengers import SecretBox
 from registryd.store.pool import Connection, connect, fetch
 from registryd.store.queries import Query
 
+NO_ROLE = "Connect as yourself; a DBA grants you registryd_breakglass, to ask and to look, or registryd_approver, to approve"
+"""What a person lacks whom no function of the schema refused."""
+
 
 class BreakglassRefused(Exception):
     """The database refuses the step: the message says why, and what to do."""
@@ -65,13 +68,15 @@ USE_APPROVAL = Query("breakglass", "use_approval", Seen, int)
 @asynccontextmanager
 async def session(dsn: str) -> AsyncIterator[Connection]:
     """A person's connection. Raises: Unavailable; BreakglassRefused, for what is done in it too."""
-    connection = await connect(dsn)
     try:
-        yield connection
+        connection = await connect(dsn)
+        try:
+            yield connection
+        finally:
+            await connection.close()
     except (asyncpg.InsufficientPrivilegeError, asyncpg.CheckViolationError) as error:
-        raise BreakglassRefused(f"{error.args[0]}. {error.hint or ''}".strip()) from None
-    finally:
-        await connection.close()
+        is_grant_wanted = isinstance(error, asyncpg.InsufficientPrivilegeError) and error.server_source_function != "exec_stmt_raise"
+        raise BreakglassRefused(f"{error.args[0]}. {NO_ROLE if is_grant_wanted else error.hint or ''}".strip()) from None
 
 
 async def read_keys(connection: Connection, box: SecretBox) -> list[DigestKey]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import asyncpg
 
 from registryd import resources
+from registryd.store import pool
 from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Query
 
@@ -88,6 +89,17 @@ async def check(connection: Connection) -> None:
     missing = [f"{m.version:04d}" for m in _missing(found)]
     if missing:
         raise SchemaMismatch(f"migrations {', '.join(missing)} are not applied: run `registryd migrate`")
+
+
+async def connect(dsn: str, *, password: str | None = None) -> asyncpg.Connection[asyncpg.Record]:
+    """One connection as pool.connect makes it, to the schema of this program. Raises: Unavailable, SchemaMismatch."""
+    connection = await pool.connect(dsn, password=password)
+    try:
+        await check(connection)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 def _missing(found: dict[int, bytes]) -> list[Migration]:

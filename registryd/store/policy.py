@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -21,6 +22,10 @@ class Columns(NamedTuple):
     columns: str
 
 
+class Column(NamedTuple):
+    name: str
+
+
 class Change(NamedTuple):
     """A row that was added, and the one it follows: column → value, as PostgreSQL writes it in JSON."""
 
@@ -30,6 +35,7 @@ class Change(NamedTuple):
 
 READ_POLICIES = Query("policy", "read_policies", Columns)
 CHANGE_POLICY = Query("policy", "change_policy", Columns, str, datetime, str)
+INTERVAL_COLUMNS = Query("policy", "interval_columns", Column)
 
 
 async def read(connection: Connection) -> list[dict[str, Any]]:
@@ -37,11 +43,14 @@ async def read(connection: Connection) -> list[dict[str, Any]]:
     return [orjson.loads(row.columns) for row in await fetch(connection, READ_POLICIES)]
 
 
-async def change(connection: Connection, changes: Mapping[str, str], since: datetime | None, note: str, *, dry_run: bool) -> Change:
-    """Adds a row in force from `since` (None: now) that changes these columns and repeats the rest; a dry run undoes it.
+async def change(connection: Connection, changes: Mapping[str, str | None], since: datetime | None, note: str, *, dry_run: bool) -> Change:
+    """Adds a row in force from `since` (None: now) that changes these columns (None: NULL) and repeats the rest; a dry run undoes it.
 
     Raises: PolicyRefused.
     """
+    for column in await fetch(connection, INTERVAL_COLUMNS):
+        if _lacks_unit(changes.get(column.name) or ""):
+            raise PolicyRefused(f"{column.name}: an interval says its unit, as in '12 hours' or '12:00:00'")
     transaction = connection.transaction()
     await transaction.start()
     try:
@@ -59,6 +68,11 @@ async def change(connection: Connection, changes: Mapping[str, str], since: date
     effective_from = orjson.loads(added.columns)["effective_from"]
     place = next(place for place, row in enumerate(rows) if row["effective_from"] == effective_from)
     return Change(rows[place - 1], rows[place])
+
+
+def _lacks_unit(interval: str) -> bool:
+    """A number other than 0 that no word follows, in an interval or an array of them."""
+    return any(number.strip("+-0.") for number in re.findall(r'(?<![^\s{,"])([+-]?[0-9.]+)(?![\w.:-]|\s*[A-Za-z])', interval))
 
 
 def _explain(error: asyncpg.PostgresError) -> str:

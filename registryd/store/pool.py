@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
+from asyncpg.exceptions import TargetServerAttributeNotMatched
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from registryd import observe
@@ -46,6 +47,12 @@ TRANSIENT = (
     TimeoutError,
 )
 """The database is away, starting, stopping, demoted, too slow or shut to us: nothing is known, so nothing is answered."""
+
+NOT_ALLOWED = asyncpg.InsufficientPrivilegeError
+"""The role lacks a grant."""
+
+NO_SCHEMA = (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.UndefinedColumnError)
+"""What the program works with is not there: the schema is not this release's."""
 
 CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError, asyncpg.RestrictViolationError)
 """Two transactions met; rolled back whole, so the same statement may be tried again at once."""
@@ -194,6 +201,28 @@ class Database:
         except CONFLICTS:
             raise Unavailable from None
         raise AssertionError("unreachable: tenacity returns or raises")
+
+
+def explain(error: Unavailable) -> str:
+    """Why the database is away, and the mend, for the people who run the command."""
+    match error.__cause__:
+        case asyncpg.InvalidPasswordError() as cause:
+            return (
+                f"the database lets nobody in so ({cause.args[0]}): the credential database-password holds the password, of --dsn ~/.pgpass"
+            )
+        case asyncpg.InvalidAuthorizationSpecificationError() as cause:
+            return (
+                f"the database lets nobody in so ({cause.args[0]}): with peer authentication, map this system user to the role in "
+                "pg_ident.conf and name the map in pg_hba.conf (README.md, Operate); else name another role in the DSN"
+            )
+        case asyncpg.InvalidCatalogNameError() as cause:
+            return f"{cause.args[0]}: create it (README.md, Operate), or name another in the DSN"
+        case TargetServerAttributeNotMatched() | asyncpg.ReadOnlySQLTransactionError():
+            return "no host of the DSN takes writes: each is a standby, or the role may only read; connect as registryd_app"
+        case None:
+            return "the database is away: is it running, and is [database] dsn right?"
+        case cause:
+            return f"the database is away ({type(cause).__name__}): is it running, and is [database] dsn right?"
 
 
 async def fetch(connection: Connection, query: Query[Row], *args: Any) -> list[Row]:

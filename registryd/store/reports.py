@@ -1,6 +1,6 @@
 """The views of schema report, for the command line, and the end of report sessions that go on for too long.
 
-Columns are the views' own, so rows are read as they come.
+Columns are the views' own, so rows are read as they come, and shown as PostgreSQL writes them.
 """
 
 from __future__ import annotations
@@ -42,11 +42,36 @@ async def list_views(connection: Connection) -> list[View]:
 
 
 async def read(connection: Connection, view: View) -> Table:
-    """Everything in one view, sorted by its first columns. `view` comes from `list_views`, so its name is one that exists."""
-    statement = await connection.prepare(f'SELECT * FROM report."{view.name}" ORDER BY 1, 2')  # noqa: S608 # the name is a view's own
+    """Everything in one view, as Python has it, sorted by its first columns."""
+    statement = await connection.prepare(_select(view))
     records = await statement.fetch()
     columns = statement.get_attributes()
     return Table([c.name for c in columns], [tuple(record.values()) for record in records], [c.type.name for c in columns])
+
+
+async def read_csv(connection: Connection, view: View) -> str:
+    """The same as PostgreSQL writes it: CSV with a header that COPY takes again, NULL told from an empty text."""
+    parts: list[bytes] = []
+
+    async def take(part: bytes) -> None:
+        parts.append(part)
+
+    await connection.copy_from_query(_select(view), output=take, format="csv", header=True)
+    return b"".join(parts).decode()
+
+
+async def read_json(connection: Connection, view: View) -> str:
+    """The same as an array of objects. Intervals are PostgreSQL's, and numerics are strings, so that no reader rounds them."""
+    columns = (await connection.prepare(_select(view))).get_attributes()
+    shown = ", ".join(f'"{c.name}"::text' if c.type.name == "numeric" else f'"{c.name}"' for c in columns)
+    query = f"SELECT row_to_json(r)::text FROM (SELECT {shown} FROM ({_select(view)}) AS v) AS r"  # noqa: S608 # the names are a view's own
+    rows = await connection.fetch(query)
+    return f"[{','.join(row[0] for row in rows)}]"
+
+
+def _select(view: View) -> str:
+    """`view` comes from `list_views`, so its name is one that exists."""
+    return f'SELECT * FROM report."{view.name}" ORDER BY 1, 2'  # noqa: S608 # the name is a view's own
 
 
 async def end_long(db: Database) -> None:

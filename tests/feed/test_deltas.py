@@ -12,7 +12,7 @@ import pytest
 from registryd.domain.contract import Event
 from registryd.domain.identifiers import Msisdn
 from registryd.feed import deltas
-from registryd.feed.deltas import COLUMNS, Applied
+from registryd.feed.deltas import COLUMNS, Applied, NoEvent, Stopped
 from registryd.feed.events import ContractFeed
 from registryd.store.imports import BadLine, ImportRefused
 from tests.conftest import TestDatabase
@@ -30,7 +30,7 @@ def apply(database: TestDatabase, path: Path) -> Applied:
 
 
 def write(path: Path, *events: str, header: str = ",".join(COLUMNS)) -> Path:
-    path.write_text("\n".join((header, *events)) + "\n")
+    path.write_text("\n".join((header, *events)) + "\n", newline="")
     return path
 
 
@@ -87,11 +87,32 @@ def test_an_event_of_the_operator_api_and_of_a_file_are_the_same_event(database:
         (f"e1,activated,{FIRST},{AT},", "does not have the header's 6 fields"),
         (f'e1,activated,{FIRST},{AT},"', "does not have the header's 6 fields"),
         ("", "does not have the header's 6 fields"),
+        (f"e1,activated,{FIRST}\r,{AT},,", "holds a carriage return that ends no line: write LF"),
+        (f"e1,activated,{FIRST},{AT},,{'x' * 140_000}", "has a field of more than 131,072 characters"),
     ],
 )
-def test_a_line_that_is_no_event_stops_its_call_and_is_named(database: TestDatabase, tmp_path: Path, event: str, says: str) -> None:
+def test_a_line_that_is_no_event_stops_the_file_there_and_is_named(database: TestDatabase, tmp_path: Path, event: str, says: str) -> None:
     path = write(tmp_path / "events.csv", f"e0,activated,{FIRST},{AT},,", event, f"e2,terminated,{FIRST},{AT},,")
-    with pytest.raises(ImportRefused, match=f"^line 3: {says}") as refused:
+    with pytest.raises(Stopped) as stopped:
         apply(database, path)
-    assert str(FIRST) not in str(refused.value)
-    assert stored(database) == ""
+    assert isinstance(stopped.value.why, NoEvent)
+    assert str(stopped.value.why).startswith(f"line 3: {says}")
+    assert str(FIRST) not in str(stopped.value.why)
+    assert (stopped.value.why.bad.line, stopped.value.done) == (3, Applied(1, 0, []))
+    count = "SELECT count(*) FILTER (WHERE ended_at IS NULL), count(*) FROM registry.contract"
+    assert database.psql("-Atc", count).stdout == "1|1\n"
+
+
+def test_what_stops_a_file_in_a_later_call_tells_all_that_was_done(database: TestDatabase, tmp_path: Path) -> None:
+    activations = [f"a{i},activated,{FIRST + i},{AT},," for i in range(deltas.CALL_EVENTS)]
+    last = f"t0,terminated,{FIRST},2024-03-01T00:00:00Z,,"
+    path = write(tmp_path / "events.csv", f"t9,terminated,{FIRST - 1},{AT},,", *activations, last, "no event", last)
+    refusal = BadLine(2, "the number has no live contract: send activated first")
+    with pytest.raises(Stopped, match=f"^line {len(activations) + 4}: ") as stopped:
+        apply(database, path)
+    assert stopped.value.done == Applied(len(activations) + 1, 0, [refusal])
+    path.write_bytes(gzip.compress(path.read_bytes())[:-9])
+    with pytest.raises(Stopped, match="damaged") as stopped:
+        apply(database, path)
+    assert isinstance(stopped.value.why, ImportRefused)
+    assert stopped.value.done == Applied(0, 0, []), "nothing of a call is applied whose file turns out to be damaged"

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from registryd.feed.lines import HISTORY_COLUMNS, SNAPSHOT_COLUMNS, Lines
+from registryd.feed.lines import HISTORY_COLUMNS, SNAPSHOT_COLUMNS, Lines, read_header
+from registryd.store.imports import ImportRefused
 
 LATEST = datetime(2026, 3, 10, 12, tzinfo=UTC)
 HOLDERS = {("individual", "not_required"), *((h, e) for h in ("sole_trader", "organisation") for e in ("registered", "unregistered"))}
@@ -109,3 +110,21 @@ def test_quotes_and_carriage_returns_are_dress() -> None:
         lines = Lines(SNAPSHOT_COLUMNS, LATEST)
         assert lines.take(plain + wrong + plain) == plain * 2
         assert [bad.line for bad in lines.bad][:1] == [3]
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (",".join(SNAPSHOT_COLUMNS) + "\r79160000000,individual", "line 1: holds a carriage return that ends no line: write LF"),
+        ("msisdn,hol\rder,end_user,status,started_at", "line 1: holds a carriage return that ends no line: write LF"),
+        ("x" * 140_000, "line 1: has a field of more than 131,072 characters"),
+        (
+            "msisdn,holder,end_user,status",
+            "line 1: the header must name the columns msisdn,holder,end_user,status,started_at: started_at is missing",
+        ),
+    ],
+)
+def test_a_header_that_is_none_is_refused_with_its_mend(header: str, says: str) -> None:
+    with pytest.raises(ImportRefused, match=f"^{says}") as refused:
+        read_header(header, SNAPSHOT_COLUMNS)
+    assert "79160000000" not in str(refused.value)

@@ -58,6 +58,7 @@ def test_a_file_of_ranges_is_the_whole_capacity_or_nothing(database: TestDatabas
         "79100000000,79109999999,,\n7910,79109999999,,": "line 3: first_msisdn",
         "79100000000": "line 2: has fewer fields",
         "": "no ranges",
+        '79100000000,79109999999,,\n79200000000,79209999999,"' + "x" * 140_000: "line 3: has a field of more than 131,072 characters",
     }.items():
         with pytest.raises(ImportRefused, match=re.escape(words)):
             load(database, own(path, wrong))

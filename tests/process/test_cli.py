@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from registryd import embedded, resources
 from registryd.cli import main
 from registryd.delivery import signing
 from registryd.demo import population
-from tests.conftest import Site, client, daemon, eventually, receiving
+from tests.conftest import Site, client, cloned, daemon, eventually, receiving, wait_for
 from tests.store.conftest import bind
 
 CONTRACTS = (
@@ -190,6 +192,44 @@ def test_events_come_from_a_file_and_refused_ones_are_an_error(site: Site, tmp_p
         assert run(site, *words, *wrong).exit_code == 2
 
 
+def test_a_delta_that_stops_tells_what_was_done_before(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text(
+        "event_id,type,msisdn,occurred_at,holder,end_user\n"
+        "e1,activated,79010800002,2024-01-01T00:00:00Z,,\n"
+        "e2,terminated,79010800003,2024-01-01T00:00:00Z,,\n"
+        "e3,terminated,79010800002,yesterday,,\n"
+    )
+    stopped = run(site, "contracts", "import", str(file), "--delta")
+    assert (stopped.exit_code, "1 events applied, 0 were applied before, 1 refused" in stopped.stdout) == (1, True)
+    assert "line 4: occurred_at: " in stopped.stderr
+    assert [row.split(",")[0] for row in Path(f"{file}.rejects.csv").read_text().splitlines()] == ["line", "3", "4"]
+    again = run(site, "contracts", "import", str(file), "--delta", "--json")
+    facts = json.loads(again.stdout)
+    assert (again.exit_code, facts["applied"], facts["duplicates"], facts["refused"]) == (1, 0, 1, 1)
+    assert facts["stopped"].startswith("line 4: occurred_at: ")
+
+
+def test_a_pipes_bad_lines_are_kept_in_the_current_directory(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = CONTRACTS + "12,1,active,individual,not_required,2020-01-01T00:00:00Z,,\n"
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "contracts.rejects.csv"
+
+    def imported(*words: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "registryd", "--config", str(site.path), "contracts", "import", *words, "--json"]
+        return subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+
+    nowhere = imported("/dev/stdin", "--max-rejects", "1", "--rejects", str(tmp_path / "nowhere" / "x"))
+    assert (nowhere.returncode, b"--rejects" in nowhere.stderr) == (2, True)
+    for pipe, inserted in (("/dev/stdin", 3), ("-", 0)):
+        done = imported(pipe, "--max-rejects", "1")
+        assert (done.returncode, json.loads(done.stdout)["inserted"]) == (0, inserted), done.stderr
+        assert kept.read_text().startswith('line,reason\n5,"msisdn: ')
+        kept.unlink()
+    text = CONTRACTS
+    assert (imported("-").returncode, kept.exists()) == (0, False)
+
+
 def test_check_tells_what_serve_would_meet(site: Site) -> None:
     assert {finding["state"] for finding in told(site, "check")} == {"ok"}
     (site.directory / "credentials" / "digest-key").chmod(0o644)
@@ -246,6 +286,84 @@ def test_exit_codes_say_what_was_wrong(site: Site, tmp_path: Path) -> None:
     assert code("serve") == 5
 
 
+def test_a_role_that_is_not_let_in_or_lacks_a_grant_is_told_so(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "contracts.csv"
+    file.write_text(CONTRACTS)
+    nobody = f"nobody_{os.getpid()}"
+    assert site.database.psql("-f", str(resources.path("sql/roles.sql"))).returncode == 0, "a clone has no grants of its own"
+    site.database.psql("-c", f"CREATE ROLE {nobody} LOGIN")
+    own = site.database.dsn("registryd_app")
+
+    def as_role(role: str, *words: str) -> tuple[int, str]:
+        site.write_config()
+        site.path.write_text(site.path.read_text().replace(own, site.database.dsn(role)))
+        done = run(site, *words)
+        return done.exit_code, done.output
+
+    def says(words: str, told: tuple[int, str]) -> int:
+        assert words in told[1], told
+        return told[0]
+
+    listed = ("breakglass", "list", "--dsn", site.database.dsn(nobody))
+    try:
+        assert says("permission denied for database", as_role("registryd_app", *listed)) == 1
+        assert says("permission denied for database", as_role(nobody, "messenger", "list")) == 1
+        assert says("permission denied for database", as_role(nobody, "check")) == 1
+        site.database.psql("-c", f'GRANT CONNECT ON DATABASE "{site.database.name}" TO {nobody}')
+        assert says("a DBA grants you registryd_breakglass", as_role("registryd_app", *listed)) == 1
+        assert says("lacks a grant", as_role(nobody, "messenger", "list")) == 1
+        assert says("connect as registryd_app", as_role(nobody, "contracts", "import", str(file))) == 5
+    finally:
+        site.database.psql("-c", f"DROP OWNED BY {nobody}", "-c", f"DROP ROLE {nobody}")
+    assert says("the role may only read", as_role("registryd_report", "contracts", "import", str(file))) == 4
+    assert says("the role may only read", as_role("registryd_report", "report")) == 4
+    assert says('role "nobody_ever" does not exist', as_role("nobody_ever", "check")) == 4
+    assert says("pg_ident.conf", as_role("nobody_ever", "messenger", "list")) == 4
+
+
+def test_a_database_without_the_schema_is_told_so(server: embedded.Server, site: Site, tmp_path: Path) -> None:
+    file, snapshot, ranges, events = (tmp_path / f"{name}.csv" for name in ("contracts", "snapshot", "ranges", "events"))
+    file.write_text(CONTRACTS)
+    snapshot.write_text(SNAPSHOT)
+    ranges.write_text("first_msisdn,last_msisdn,region,note\n79010800000,79010899999,RU,test\n")
+    events.write_text("event_id,type,msisdn,occurred_at,holder,end_user\ne1,activated,79010800002,2024-01-01T00:00:00Z,,\n")
+    with cloned(server, None) as bare:
+        assert bare.psql("-f", str(resources.path("sql/roles.sql"))).returncode == 0
+        site.path.write_text(site.path.read_text().replace(site.database.name, bare.name))
+        for words in (
+            ("contracts", "import", str(file)),
+            ("contracts", "import", str(snapshot), "--snapshot"),
+            ("contracts", "import", str(events), "--delta"),
+            ("ranges", "import", str(ranges)),
+            ("audit", "head"),
+            ("audit", "verify"),
+            ("messenger", "list"),
+            ("report",),
+            ("breakglass", "list", "--dsn", bare.dsn()),
+        ):
+            done = run(site, *words)
+            assert (done.exit_code, "registryd migrate" in done.stderr) == (5, True), (words, done.output)
+
+
+def test_peer_authentication_is_followed_by_a_map(server: embedded.Server, site: Site) -> None:
+    user, directory = pwd.getpwuid(os.getuid()).pw_name, Path(site.database.psql("-Atc", "SHOW data_directory").stdout.strip())
+    hba, ident = directory / "pg_hba.conf", directory / "pg_ident.conf"
+    before = hba.read_text()
+    try:
+        hba.write_text(f"local {site.database.name} registryd_app peer map=registryd\n{before}")
+        site.database.psql("-c", "SELECT pg_reload_conf()")
+        wait_for(lambda: run(site, "check").exit_code == 4)
+        refused = run(site, "check")
+        assert "Peer authentication failed" in refused.stdout
+        assert "map this system user to the role in pg_ident.conf" in refused.stdout
+        ident.write_text(f"registryd {user} registryd_app\n")
+        site.database.psql("-c", "SELECT pg_reload_conf()")
+        wait_for(lambda: run(site, "check").exit_code == 0)
+    finally:
+        hba.write_text(before)
+        site.database.psql("-c", "SELECT pg_reload_conf()")
+
+
 def test_report_shows_every_view_three_ways(site: Site) -> None:
     async def fill() -> None:
         await site.add_messenger("alpha")
@@ -261,6 +379,29 @@ def test_report_shows_every_view_three_ways(site: Site) -> None:
         assert all(",".join(row) == header for row in rows)
         assert run(site, "report", name).exit_code == 0
     assert run(site, "report", "nothing").exit_code == 2
+
+
+def test_what_a_report_shows_goes_back_into_sql(site: Site, tmp_path: Path) -> None:
+    async def fill() -> None:
+        await site.add_messenger("alpha")
+        await site.add_contracts(79010800002)
+
+    asyncio.run(fill())
+    (policy,) = told(site, "report", "policy")
+    assert policy["journal_kept"] == "3 years"
+    assert policy["alarm_slack"] == ["22:00:00", "12:00:00", "01:00:00", "00:00:00"]
+    assert (policy["honest_absent_ratio"], policy["in_force"]) == ("0.03", True), "numerics are strings, so that no reader rounds them"
+    kept = tmp_path / "report"
+    for name in ("policy", "contract_daily", "quota_today", "notification_backlog", "endpoint_health"):
+        for words, taken in (
+            ("--csv", f"CREATE TEMP TABLE taken (LIKE report.{name}); \\copy taken FROM '{kept}' (FORMAT csv, HEADER)"),
+            ("--json", f"\\set taken `cat {kept}`\nSELECT * INTO TEMP taken FROM json_populate_recordset(NULL::report.{name}, :'taken')"),
+        ):
+            kept.write_text(run(site, "report", name, words).stdout)
+            counted = f"SELECT count(*), (SELECT count(*) FROM taken) FROM (TABLE taken INTERSECT TABLE report.{name}) AS same"
+            done = site.database.psql("-At", stdin=f"{taken}\n;{counted};")
+            same, of = done.stdout.split("|")
+            assert int(same) == int(of) > 0, (name, words, done)
 
 
 def test_listen_verifies_what_the_daemon_pushes(site: Site) -> None:
@@ -322,8 +463,6 @@ def test_sighup_reloads_and_keeps_serving_what_cannot_be_read(site: Site) -> Non
 
 
 def test_population_file_is_one_the_import_takes(site: Site, tmp_path: Path) -> None:
-    from registryd import resources
-
     ranges = population.read_ranges(resources.path("tests/data/numbering_ranges.csv"))
     file = tmp_path / "contracts.csv"
     population.write_csv(file, population.generate(ranges, 5_000))

@@ -97,6 +97,18 @@ def test_policy_set_shows_what_it_does_and_a_dry_run_does_nothing(site: Site) ->
     assert "Decree of 2099" in run(site, "policy", "show").stdout
 
 
+def test_nothing_is_null_and_intervals_are_written_in_each_way(site: Site) -> None:
+    slack = "alarm_slack={22:00, 12 hours,PT1H,0}"
+    done = run(site, "policy", "set", "echo_per_s=", "notice_within=1 day 12:00", "journal_kept=P3Y", slack, "--note", "n")
+    assert done.exit_code == 0, done.output
+    assert "echo_per_s: 5000 -> NULL" in done.stdout
+    (_, now) = policies(site)
+    assert (now["echo_per_s"], now["notice_within"], now["journal_kept"]) == (None, "1 day 12:00:00", "3 years")
+    assert now["alarm_slack"] == ["22:00:00", "12:00:00", "01:00:00", "00:00:00"]
+    bounded = run(site, "policy", "set", "echo_per_s=1000", "notice_within=36 hours", "--note", "n")
+    assert "echo_per_s: NULL -> 1000" in bounded.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -105,6 +117,11 @@ def test_policy_set_shows_what_it_does_and_a_dry_run_does_nothing(site: Site) ->
         (["effective_from=now", "--note", "n"], 1, "the policy has no effective_from"),
         (["recorded_by=me", "--note", "n"], 1, "the policy has no recorded_by"),
         (["answer_within=soon", "--note", "n"], 1, "invalid input syntax for type interval"),
+        (["notice_within=12", "--note", "n"], 1, "notice_within: an interval says its unit, as in '12 hours'"),
+        (["notice_within=1 day 12", "--note", "n"], 1, "notice_within: an interval says its unit"),
+        (["answer_within=.5", "--note", "n"], 1, "answer_within: an interval says its unit"),
+        (["alarm_slack={22 hours,12}", "--note", "n"], 1, "alarm_slack: an interval says its unit"),
+        (["notice_within=", "--note", "n"], 1, 'null value in column "notice_within"'),
         (["answer_within=-1 hour", "--note", "n"], 1, "policy_answer_within_check"),
         (["honest_absent_ratio=0.5", "--note", "n"], 1, "scans_miss_more_than_honest_messengers"),
         (["organisation_rule=whoever", "--note", "n"], 1, "organisation_rule"),
