@@ -143,7 +143,10 @@ async def replay(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Deliver again, under the same ids, what was delivered in a time or is named by its id. The proof of the first delivery stays."""
+    """Deliver again, under the same ids, what was delivered in a time or is named by its id. The proof of the first delivery stays.
+
+    It waits while something that was never delivered is due to that messenger.
+    """
     if (since is None) == (not ids and ids_file is None):
         fail("say what: --since TIME, or --id ID or --ids-file FILE", Exit.USAGE)
     wanted = [*ids, *(_ids(ids_file) if ids_file else [])]

@@ -18,7 +18,7 @@ from uuid import UUID
 import orjson
 
 from registryd.delivery import signing
-from registryd.delivery.signing import Key
+from registryd.delivery.signing import Key, Signer
 from registryd.domain.digest import Digest, Digester, digest_of, export_event
 from registryd.domain.notification import event, webhook_id
 from registryd.store import notifications
@@ -54,6 +54,7 @@ async def write(db: Database, messenger: Messenger, live: Sequence[SigningSecret
 
     Raises: FileExistsError, OSError, Unavailable.
     """
+    signer = Signer(live)
     digester = Digester()  # an id begins with its deadline, so that the order of the key is the order of the ids
     made_at = datetime.now(UTC)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -61,11 +62,11 @@ async def write(db: Database, messenger: Messenger, live: Sequence[SigningSecret
             after = notifications.BEGINNING
             while owed := await notifications.read_owed(db, messenger.messenger_id, after, ITEMS_A_LINE_MAX):
                 body = orjson.dumps(event(owed, with_phone_number=messenger.includes_phone_number))
-                file.write(_line(live, webhook_id(owed), body))
+                file.write(_line(signer, webhook_id(owed), body))
                 digester.add(n.notification_id for n in owed)
                 after = (owed[-1].deadline_at, owed[-1].notification_id)
             body = orjson.dumps(export_event(digester.digest, made_at))
-            file.write(_line(live, f"msg_export_{messenger.messenger_id}_{time.time_ns():x}", body))
+            file.write(_line(signer, f"msg_export_{messenger.messenger_id}_{time.time_ns():x}", body))
             file.flush()
             os.fsync(file.fileno())
         except BaseException:
@@ -74,9 +75,9 @@ async def write(db: Database, messenger: Messenger, live: Sequence[SigningSecret
     return digester.digest
 
 
-def _line(live: Sequence[SigningSecret], message_id: str, body: bytes) -> bytes:
+def _line(signer: Signer, message_id: str, body: bytes) -> bytes:
     timestamp = int(time.time())
-    signatures = signing.signature(live, message_id, timestamp, body)
+    signatures = signer.signature(message_id, timestamp, body)
     envelope = {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": signatures, "body": body.decode()}
     return orjson.dumps(envelope, option=orjson.OPT_APPEND_NEWLINE)
 

@@ -42,7 +42,8 @@ class Receipt(NamedTuple):
 
     @property
     def notifications(self) -> list[dict[str, Any]]:
-        return list(self.event.get("data", {}).get("notifications", []))
+        """Of a message that was verified; another's event may be anything."""
+        return list(self.event.get("data", {}).get("notifications", [])) if self.verified else []
 
 
 class Receiver:
@@ -122,7 +123,8 @@ class Receiver:
 
 def verify(key: Key, webhook_id: str, timestamp: str, signatures: str, body: bytes) -> str:
     """Why a message is not authentic; empty where it is (Standard Webhooks 1.0.0)."""
-    if not timestamp.isdigit() or abs(time.time() - int(timestamp)) > TOLERANCE_S:
+    seconds = signing.seconds_in(timestamp)
+    if seconds is None or abs(time.time() - seconds) > TOLERANCE_S:
         return "the timestamp is missing or not of these minutes"
     if not signing.is_signed(key, webhook_id, timestamp, signatures, body):
         return "no signature fits the secret"

@@ -6,6 +6,7 @@ A secret is shown as `whsec_<base64>`; an ed25519 pair as `whsk_<base64>` (ours)
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from base64 import b64decode, b64encode
 from binascii import b2a_base64
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from registryd.store.messengers import SigningSecret
 
 SECRET_BYTES = 32
+_TIMESTAMP = re.compile(r"[0-9]{1,19}")
 
 Key = SigningSecret | Ed25519PublicKey
 """What a messenger verifies with."""
@@ -49,14 +51,20 @@ def key_from_shown(text: str) -> Key:
     return from_shown(text)
 
 
+def seconds_in(timestamp: str) -> int | None:
+    """The Unix seconds of a `webhook-timestamp` header; None where it holds none."""
+    return int(timestamp) if _TIMESTAMP.fullmatch(timestamp) else None
+
+
 def is_signed(key: Key, message_id: str, timestamp: str, signatures: str, body: bytes) -> bool:
-    """Whether one of the signatures in a `webhook-signature` header is the key's, whatever the message's age."""
-    if not timestamp.isdigit():
+    """Whether one of the signatures in a `webhook-signature` header is the key's, whatever the message's age. Takes any text."""
+    seconds = seconds_in(timestamp)
+    if seconds is None or not (message_id.isascii() and signatures.isascii()):  # ours are: no byte beyond it is compared or hashed
         return False
     if isinstance(key, SigningSecret):
-        expected = signature([key], message_id, int(timestamp), body)
+        expected = signature([key], message_id, seconds, body)
         return any(hmac.compare_digest(expected, given) for given in signatures.split(" "))
-    signed = _signed(message_id, int(timestamp), body)
+    signed = _signed(message_id, seconds, body)
     return any(_is_by(key, given, signed) for given in signatures.split(" ") if given.startswith("v1a,"))
 
 

@@ -57,7 +57,7 @@ async def ask(connection: Connection, choice: Choice, per_second: int) -> int:
 
 
 async def let_in(db: Database) -> int:
-    """Owes the next ones of every messenger's replay again; returns how many."""
+    """Owes the next ones again of every replay whose messenger is not behind with the others; returns how many."""
     added = 0
     for replay in await db.fetch(READ_REPLAYS):
         if replay.room > 0:

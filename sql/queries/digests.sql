@@ -26,10 +26,11 @@ INSERT INTO registry.digest (messenger_id, day, notifications, first_id, last_id
 UPDATE registry.digest AS d
    SET attempts = d.attempts + 1, not_before = now() + least(interval '1 minute' * power(2, least(d.attempts, 6)), interval '1 hour')
   FROM registry.messenger AS m
- WHERE m.messenger_id = d.messenger_id AND m.endpoint_url IS NOT NULL
-   AND (d.messenger_id, d.day) IN (SELECT due.messenger_id, due.day FROM registry.digest AS due
-                                    WHERE due.delivered_at IS NULL AND due.not_before <= now()
-                                    ORDER BY due.not_before LIMIT 100 FOR UPDATE SKIP LOCKED)
+ WHERE m.messenger_id = d.messenger_id
+   AND (d.messenger_id, d.day) IN (SELECT due.messenger_id, due.day
+                                     FROM registry.digest AS due JOIN registry.messenger AS to_whom USING (messenger_id)
+                                    WHERE due.delivered_at IS NULL AND due.not_before <= now() AND to_whom.endpoint_url IS NOT NULL
+                                    ORDER BY due.not_before LIMIT 100 FOR UPDATE OF due SKIP LOCKED)
 RETURNING d.messenger_id, m.name, m.endpoint_url, d.day, d.notifications, d.first_id, d.last_id, d.sha256, d.made_at;
 
 -- name: settle_digest

@@ -22,12 +22,23 @@ WITH asked AS (
 SELECT count(*) AS notifications FROM chosen;
 
 -- name: read_replays
--- Why: the oldest unfinished replay of each messenger, and how many it may let in now: no more wait in its lane than one second's worth.
+-- Why: the oldest unfinished replay of each messenger, and how many it may let in now: no more wait in its lane than one second's worth, and
+-- none come while one that was never delivered has been due for 5 s, because what is replayed has the earlier deadline and would go before
+-- it. Such a one is looked for among the first and the last 1,000 by the key, so that millions that wait for a retry cost no more: a backlog
+-- begins at the first, and what is new stands behind all retries.
 SELECT DISTINCT ON (r.messenger_id) r.replay_id, r.per_second - waiting.notifications AS room
   FROM registry.replay AS r
  CROSS JOIN LATERAL (SELECT count(*)::integer AS notifications
                        FROM registry.notification AS n WHERE n.messenger_id = r.messenger_id AND n.replayed) AS waiting
  WHERE r.finished_at IS NULL
+   AND NOT EXISTS (SELECT FROM ((SELECT n.not_before FROM registry.notification AS n
+                                  WHERE n.messenger_id = r.messenger_id AND NOT n.replayed
+                                  ORDER BY n.deadline_at, n.notification_id LIMIT 1000)
+                                UNION ALL
+                                (SELECT n.not_before FROM registry.notification AS n
+                                  WHERE n.messenger_id = r.messenger_id AND NOT n.replayed
+                                  ORDER BY n.deadline_at DESC, n.notification_id DESC LIMIT 1000)) AS owed
+                    WHERE owed.not_before < now() - interval '5 seconds')
  ORDER BY r.messenger_id, r.replay_id;
 
 -- name: owe_again

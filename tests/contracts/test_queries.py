@@ -329,6 +329,21 @@ def test_the_watch_reads_by_the_keys_and_no_further_than_its_bound(populated: Te
     asyncio.run(run())
 
 
+def test_whether_a_replay_may_go_on_is_seen_at_the_ends_of_what_is_owed(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            ended = "UPDATE registry.contract SET ended_at = now() WHERE msisdn < $1 AND ended_at IS NULL"
+            await explained.connection.execute(ended, FIRST + BOUND)
+            await explained.connection.execute("UPDATE registry.notification SET not_before = now() + interval '1 hour'")
+            await explained.connection.execute("INSERT INTO registry.replay (messenger_id, per_second) VALUES (1, 20)")
+            plan = await planned(explained, replays.READ_REPLAYS)
+            assert_probes_only(plan)
+            assert plan.indexes("notification") == {"notification_pkey", "notification_replayed"}
+            assert sorted(node["Actual Rows"] for node in plan.scans("notification")) == [0, 1000, 1000]
+
+    asyncio.run(run())
+
+
 def test_a_notification_is_found_by_its_id_in_a_probe_for_each_messenger(populated: TestDatabase) -> None:
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:

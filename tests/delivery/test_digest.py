@@ -169,6 +169,26 @@ def test_a_refused_digest_does_not_hold_up_the_lane(site: Site) -> None:
     asyncio.run(run())
 
 
+def test_digests_that_nobody_can_be_sent_keep_nobody_from_theirs(site: Site) -> None:
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database:
+            former = await known_for_long(site, "former")
+            await database.run(
+                "INSERT INTO registry.digest (messenger_id, day, notifications, sha256, not_before)"
+                " SELECT $1, day, 0, $2, day FROM generate_series('2025-01-01'::date, '2025-06-01', interval '1 day') AS day",
+                former.messenger_id,
+                bytes(32),
+            )
+            await known_for_long(site, endpoint=endpoint.url)
+            await send_digests(site)
+            assert len(endpoint.received) == 1
+            await database.run("UPDATE registry.messenger SET endpoint_url = $1", endpoint.url)
+            await send_digests(site)
+            assert len(endpoint.received) == 101, "a hundred at once, once they have an address"
+
+    asyncio.run(run())
+
+
 def test_a_hanging_endpoint_does_not_keep_another_from_its_digest(site: Site) -> None:
     received = asyncio.Event()
 

@@ -511,12 +511,13 @@ def test_endpoint_that_hangs_delays_nobody_else(site: Site) -> None:
 
 def test_waking_the_dispatcher_delivers_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatching, "POLL_S", 60.0)
+    looked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query ~ 'read_echo_bound' AND pid <> pg_backend_pid())"  # asked after it
 
     async def run() -> None:
         async with listening() as endpoint, looking(site.database) as database:
             messenger = await site.add_messenger(endpoint=endpoint.url)
             async with delivering(site) as dispatcher:
-                await eventually(lambda: database.value("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query ~ 'lease_lanes')"))
+                await eventually(lambda: database.value(looked))
                 await database.owe(messenger, "a")
                 dispatcher.wake()
                 await eventually(database.none_pending, 2)

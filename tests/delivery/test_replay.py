@@ -117,6 +117,32 @@ def test_replays_of_one_messenger_follow_each_other_and_do_not_wait_for_another_
     asyncio.run(run())
 
 
+def test_a_replay_waits_while_what_was_never_delivered_is_due(site: Site) -> None:
+    again = "(SELECT array_agg(notification_id) FROM registry.notification WHERE replayed)"
+
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            one, other = await site.add_messenger("one"), await site.add_messenger("other")
+            await database.owe(one, *(f"c{n}" for n in range(9)))
+            await database.owe(other, *(f"o{n}" for n in range(9)), first=FIRST_NUMBER + 10)
+            for messenger in (one, other):
+                await deliver(database, messenger)
+                await ask(database, messenger, per_second=2)
+            await database.owe(one, "refused", "new", first=FIRST_NUMBER + 20)
+            assert await replays.let_in(db) == 4, "its lane may be about to push them"
+            await database.run(f"SELECT registry.settle_delivered(messenger_id, {again}, 'push') FROM registry.messenger")
+            await database.run("UPDATE registry.notification SET not_before = now() - interval '6 seconds'")
+            assert await replays.let_in(db) == 2
+            assert await database.rows("SELECT messenger_id FROM registry.notification WHERE replayed") == [(other.messenger_id,)] * 2
+            refused = "UPDATE registry.notification SET not_before = now() + $1::interval WHERE identification_code = 'refused'"
+            await database.run(refused, HOUR)
+            assert await replays.let_in(db) == 0
+            await database.run("SELECT registry.settle_delivered($1, $2, 'push')", one.messenger_id, [await database.id_of("new")])
+            assert await replays.let_in(db) == 2, "what waits for its retry does not hold it up"
+
+    asyncio.run(run())
+
+
 def test_a_window_is_by_delivery_and_ids_are_a_messenger_s_own(site: Site) -> None:
     async def run() -> None:
         async with site.database.pool() as db, looking(site.database) as database:

@@ -6,13 +6,17 @@ import asyncio
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from registryd.delivery import signing
+from registryd.delivery.receiver import Receipt, Receiver
 from registryd.domain.identifiers import MessengerId
 from registryd.store import messengers
 from registryd.store.messengers import SecretBox, SigningSecret
@@ -122,12 +126,54 @@ def test_a_message_is_verified_with_what_the_messenger_was_shown(kind: str) -> N
         ("msg_2", "1767323047", signatures, b"{}"),
         ("msg_1", "1767323048", signatures, b"{}"),
         ("msg_1", "now", signatures, b"{}"),
+        ("msg_1", "²", signatures, b"{}"),
+        ("msg_1", "١٧٦٧٣٢٣٠٤٧", signatures, b"{}"),
+        ("msg_1", "1" * 5000, signatures, b"{}"),
+        ("msg_1", "1767323047", f"v1,é v1a,é {signatures}"[:-1], b"{}"),
+        ("msg_\udce9", "1767323047", signatures, b"{}"),
         ("msg_1", "1767323047", "v1,AAAA v1a,AAAA v1a,no base64 v1a", b"{}"),
         ("msg_1", "1767323047", signatures, b"[]"),
     ):
         assert not signing.is_signed(key, *changed)
     with pytest.raises(ValueError, match="32"):
         signing.key_from_shown("whpk_AAAA")
+
+
+@pytest.mark.parametrize("kind", ["hmac_sha256", "ed25519"])
+@pytest.mark.parametrize("header", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+@pytest.mark.parametrize("text", ["²".encode(), b"\xe9", b"1" * 5000])
+def test_receiver_answers_401_to_headers_that_nobody_signs(kind: str, header: str, text: bytes) -> None:
+    async def run() -> None:
+        secret, now = signing.new_secret(kind), int(time.time())
+        receipts: list[Receipt] = []
+        async with Receiver(signing.key_from_shown(signing.shown(secret)), on_receipt=receipts.append) as receiver:
+            signatures = signing.signature([secret], "msg_1", now, b"{}")
+            sent = {"webhook-id": "msg_1", "webhook-timestamp": str(now), "webhook-signature": signatures}
+            for headers, status in ((sent, 204), (sent | {header: text.decode("utf-8", "surrogateescape")}, 401)):
+                lines = [f"{name}: {value}" for name, value in headers.items()]
+                head = "\r\n".join(["POST / HTTP/1.1", "Host: localhost", "Content-Length: 2", "Connection: close", *lines, "", ""])
+                url = urlsplit(receiver.url)
+                reader, writer = await asyncio.open_connection(url.hostname, url.port)
+                writer.write(head.encode("utf-8", "surrogateescape") + b"{}")
+                assert (await reader.readline()).split()[1] == str(status).encode()
+                writer.close()
+            assert [receipt.verified for receipt in receipts] == [True, False]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("body", [b"no JSON", b"[]", b'{"data": []}', b'{"data": {"notifications": [{}]}}'])
+def test_receiver_answers_401_to_a_body_that_nobody_signed_and_reads_no_notices_in_it(body: bytes) -> None:
+    async def run() -> None:
+        read: list[list[dict[str, Any]]] = []
+        async with (
+            Receiver(signing.new_secret(), on_receipt=lambda receipt: read.append(receipt.notifications)) as receiver,
+            aiohttp.ClientSession() as session,
+            session.post(receiver.url, data=body) as answer,
+        ):
+            assert (answer.status, read) == (401, [[]])
+
+    asyncio.run(run())
 
 
 def test_what_is_pushed_is_verified_by_the_library_under_every_live_secret(site: Site) -> None:

@@ -265,13 +265,15 @@ def test_a_receipt_or_single_ids_settle_too_and_another_messenger_s_are_ignored(
     ("spoil", "says"),
     [
         (lambda lines: [lines[0].replace("c0", "c9"), *lines[1:]], "line 1: no signature fits"),
+        (lambda lines: [lines[0].replace('"v1,', '"v1,é'), *lines[1:]], "line 1: no signature fits"),
+        (lambda lines: [lines[0].replace('timestamp":"', 'timestamp":"²'), *lines[1:]], "line 1: no signature fits"),
         (lambda lines: lines[:-1], "cut off"),
         (lambda lines: lines[1:], "lines are missing"),
         (lambda lines: [*lines, lines[0]], "line 3 follows"),
         (lambda lines: [lines[0], "{}", lines[1]], "line 2 is not a signed event"),
         (lambda lines: [lines[0][:-30], lines[1]], "line 1 is not a signed event"),
     ],
-    ids=["changed", "cut off", "missing", "appended", "strange", "torn"],
+    ids=["changed", "signature beyond ASCII", "timestamp beyond ASCII", "cut off", "missing", "appended", "strange", "torn"],
 )
 def test_a_file_that_was_tampered_with_is_not_verified(site: Site, tmp_path: Path, spoil: Any, says: str) -> None:
     file = tmp_path / "alpha.jsonl"
