@@ -58,6 +58,8 @@ class Results:
         self._source = source
         self._done = bytearray()
         self.counts: Counter[str] = Counter()
+        self.unasked = 0
+        """How many lines could not be asked, those that were there before too."""
 
     def __enter__(self) -> Self:
         """Raises: Refused."""
@@ -91,6 +93,7 @@ class Results:
                     raise Refused(f"{self.path} is no file of results: give other --results")
                 if place:
                     self._mark(int(text.partition(b",")[0]))
+                    self.unasked += not text.endswith(b",\n")
                 whole += len(text)
         os.ftruncate(self._fd, whole)
         if not whole:
@@ -113,6 +116,7 @@ class Results:
         os.write(self._fd, "".join([f"{line},{present},{binding},{error}\n" for line, present, binding, error in rows]).encode())
         for line, present, binding, error in rows:
             self._mark(line)
+            self.unasked += bool(error)
             self.counts[error or ("present" if present == "true" else "absent")] += 1
             if binding:
                 self.counts[binding] += 1

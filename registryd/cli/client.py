@@ -100,14 +100,18 @@ async def identify(
     except Refused as error:
         fail(str(error))
     if as_json:
-        click.echo(orjson.dumps({"before": there, "stopped": work.stop.is_set(), "results": str(kept.path), **kept.counts}))
+        click.echo(
+            orjson.dumps(
+                {"before": there, "stopped": work.stop.is_set(), "results": str(kept.path), "unasked": kept.unasked, **kept.counts}
+            )
+        )
     else:
         told = ", ".join(f"{count:,} {what}" for what, count in sorted(kept.counts.items())) or "nothing"
         out.print(f"{told}; {there:,} there before; results in {kept.path}", markup=False, soft_wrap=True)
     if work.stop.is_set():
         fail("interrupted: run it again to go on")
-    if any(kept.counts[wrong] for wrong in ("not_a_number", "ambiguous_number", "not_a_code")):
-        fail("some lines could not be asked: see the column error of the results")
+    if kept.unasked:
+        fail(f"{kept.unasked:,} lines could not be asked: see the column error of the results")
 
 
 def _tls(url: str, ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

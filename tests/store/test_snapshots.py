@@ -454,9 +454,8 @@ def slow_pipe(database: TestDatabase, tmp_path: Path) -> Iterator[subprocess.Pop
         "--max-terminations",
         "100%",
     ]
-    with subprocess.Popen(
-        [sys.executable, "-m", "registryd", "--config", str(site.path), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    command = [sys.executable, "-m", "registryd", "--config", str(site.path), *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as process:
         assert process.stdin is not None
         rows = "".join(f"{number},{','.join(facts)}\n" for number, facts in billing(20_000).items())
         process.stdin.write((",".join(SNAPSHOT_COLUMNS) + "\n" + rows).encode())
