@@ -29,7 +29,7 @@ BEGIN
     END LOOP;
 
     -- registry.end_long_reports, the owner's, ends the sessions of the report role and of the persons who are granted it: it has to see
-    -- since when theirs go on. GRANT says so where they are granted already.
+    -- since when theirs go on. Asked first: GRANT would notice what is granted already.
     FOR wanted IN
         SELECT * FROM unnest(ARRAY['registryd_report', 'pg_signal_backend', 'pg_read_all_stats']) AS roles(name)
     LOOP

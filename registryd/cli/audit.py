@@ -14,6 +14,7 @@ from registryd.domain import heads
 from registryd.store import audit as evidence
 
 SHOWN_MAX = 50
+TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
 @click.group()
@@ -32,7 +33,10 @@ def audit() -> None:
 @pass_context
 @command
 async def verify(context: Context, *, head: Path | None, as_json: bool) -> None:
-    """Look for anything that was changed, removed, inserted, moved or cut off; exit 1 if there is. Connects as owner_dsn does."""
+    """Look for anything that was changed, removed, inserted, moved or cut off; exit 1 if there is. Connects as owner_dsn does.
+
+    After the verdict it names each policy by which evidence went: no seal covers the policy, so know them.
+    """
     kept = {}
     if head is not None:
         try:
@@ -54,6 +58,17 @@ async def verify(context: Context, *, head: Path | None, as_json: bool) -> None:
             "pages": verdict.pages,
             "logEntries": verdict.log_entries,
             "pagesDroppedBefore": verdict.dropped_before,
+            "letGo": [
+                {
+                    "effectiveFrom": gone.effective_from,
+                    "recordedAt": gone.recorded_at,
+                    "journalKept": gone.journal_kept,
+                    "firstSeal": gone.first_seal,
+                    "lastSeal": gone.last_seal,
+                    "pagesBefore": gone.pages_before,
+                }
+                for gone in verdict.let_go
+            ],
             "findings": found,
         }
         click.echo(orjson.dumps(facts))
@@ -67,6 +82,11 @@ async def verify(context: Context, *, head: Path | None, as_json: bool) -> None:
         dropped = f"; of pages before {verdict.dropped_before}, which the policy let go, the seals only" if verdict.dropped_before else ""
         state = f"{len(verdict.findings):,} findings" if verdict.findings else "as it was written"
         out.print(f"{verdict.seals:,} seals over {verdict.pages:,} pages{dropped}, {verdict.log_entries:,} break-glass entries: {state}")
+        for gone in verdict.let_go:
+            what = f"pages before {gone.pages_before}" if gone.pages_before else "seals"
+            seals = f"seal {gone.first_seal}" if gone.first_seal == gone.last_seal else f"seals {gone.first_seal} to {gone.last_seal}"
+            policy = f"from {gone.effective_from:{TIME}}, recorded {gone.recorded_at:{TIME}}, journal_kept {gone.journal_kept}"
+            out.print(f"{what} went ({seals}) by the policy {policy}", soft_wrap=True)
     sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
 
 

@@ -52,6 +52,19 @@ class Finding(NamedTuple):
     explanation: str
 
 
+class LetGo(NamedTuple):
+    """What the chain says went under one policy row, for a reader to judge that row: no seal covers the policy."""
+
+    effective_from: datetime
+    recorded_at: datetime
+    """What the row says of itself."""
+    journal_kept: str
+    first_seal: int
+    last_seal: int
+    pages_before: date | None
+    """None: seals alone went."""
+
+
 class Verdict(NamedTuple):
     seals: int
     pages: int
@@ -60,6 +73,7 @@ class Verdict(NamedTuple):
     """Rows of the break-glass log."""
     dropped_before: date | None
     """Before this day only the chain is verified: the policy has let the pages go."""
+    let_go: list[LetGo]
     findings: list[Finding]
 
 
@@ -76,6 +90,9 @@ class Seal(NamedTuple):
     sha256: bytes
     expected: bytes
     may_be_gone: date | None
+    effective_from: datetime | None
+    recorded_at: datetime | None
+    journal_kept: str | None
 
 
 class Broken(NamedTuple):
@@ -186,6 +203,7 @@ class _Seals:
         self.first: Seal | None = None
         self._forgotten: Seal | None = None
         self.dropped_before: date | None = None
+        self.let_go: dict[datetime, LetGo] = {}
         self.by_day: dict[date, tuple[int, int]] = {}
         """The first and last seal of each day's pages."""
         self.wide: tuple[int, int] | None = None
@@ -200,6 +218,7 @@ class _Seals:
             self._retain(seal)
         elif seal.kind == "forgotten":
             self._forgotten = seal
+            self._tell(seal, None)
         if seal.first_page is not None and seal.last_page is not None:
             first, last = _day_of(seal.first_page), _day_of(seal.last_page)
             if last - first > WIDE:
@@ -238,6 +257,15 @@ class _Seals:
             explanation = f"pages before {before} went; the policy kept those from {seal.may_be_gone} on"
             self.chain.find("retention_early", seal.sequence, explanation)
         self.dropped_before = max(before, self.dropped_before or before)
+        self._tell(seal, before)
+
+    def _tell(self, seal: Seal, before: date | None) -> None:
+        if seal.effective_from is None or seal.recorded_at is None or seal.journal_kept is None:
+            return  # under no policy at all: a finding already
+        policy = (seal.effective_from, seal.recorded_at, seal.journal_kept)
+        told = self.let_go.get(seal.effective_from, LetGo(*policy, seal.sequence, seal.sequence, before))
+        days = [day for day in (told.pages_before, before) if day]
+        self.let_go[seal.effective_from] = told._replace(last_seal=seal.sequence, pages_before=max(days, default=None))
 
 
 async def verify(connection: Connection, heads: Mapping[str, Link], progress: Callable[[int, int], None] = lambda *_: None) -> Verdict:
@@ -261,7 +289,7 @@ async def verify(connection: Connection, heads: Mapping[str, Link], progress: Ca
         progress(pages, total)
     if seals.first:
         findings += await _unsealed(connection, seals, max(seals.first.sealed_at, dropped_before))
-    return Verdict(seals.chain.count, total, log.count, seals.dropped_before, findings)
+    return Verdict(seals.chain.count, total, log.count, seals.dropped_before, list(seals.let_go.values()), findings)
 
 
 async def _unsealed(connection: Connection, seals: _Seals, since: datetime) -> list[Finding]:

@@ -4,15 +4,17 @@
 
 -- name: read_chain
 -- Why: each seal with what it should say, in the chain's order. A policy that kept the journal for longer than a retention seal claims
--- or a forgotten seal claims shows there: `may_be_gone` is the day that the policy in force allowed.
+-- or a forgotten seal claims shows there: `may_be_gone` is the day that the policy in force allowed. No seal covers the policy, so its row is told.
 SELECT s.sequence, s.sealed_at, s.kind::text AS kind, s.note, cardinality(s.page_ids) AS pages, s.page_ids[1] AS first_page,
        s.page_ids[cardinality(s.page_ids)] AS last_page, s.content, s.previous, s.sha256,
        sha256(s.previous || int8send(s.sequence) || timestamptz_send(s.sealed_at) || array_send(s.page_ids) || s.marks || s.content
               || convert_to(s.kind::text || s.note, 'UTF8')) AS expected,
-       CASE WHEN s.kind IN ('retention', 'forgotten') THEN
-           (SELECT ((s.sealed_at - p.journal_kept) AT TIME ZONE 'UTC')::date FROM registry.policy AS p
-             WHERE p.effective_from <= s.sealed_at ORDER BY p.effective_from DESC LIMIT 1) END AS may_be_gone
-  FROM registry.seal AS s ORDER BY s.sequence;
+       ((s.sealed_at - p.journal_kept) AT TIME ZONE 'UTC')::date AS may_be_gone, p.effective_from, p.recorded_at, p.journal_kept::text AS journal_kept
+  FROM registry.seal AS s
+  LEFT JOIN LATERAL (SELECT l.journal_kept, l.effective_from, l.recorded_at FROM registry.policy AS l
+                      WHERE s.kind IN ('retention', 'forgotten') AND l.effective_from <= s.sealed_at
+                      ORDER BY l.effective_from DESC LIMIT 1) AS p ON true
+ ORDER BY s.sequence;
 
 -- name: find_broken_seals
 -- Why: a run of seals ($1 to $2) beside their pages ($3 to $4), those that fit left out. Of a seal some of whose pages were dropped by

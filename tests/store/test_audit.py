@@ -18,7 +18,7 @@ from registryd.domain.presence import PresenceQuery
 from registryd.presence.resolver import Resolver
 from registryd.presence.sealing import SEARCHED_S, Sealer
 from registryd.store import audit, erasure
-from registryd.store.audit import Verdict
+from registryd.store.audit import LetGo, Verdict
 from registryd.store.digest_keys import DigestKey
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, change_policy
@@ -372,6 +372,10 @@ def test_the_chain_stays_whole_when_days_are_dropped_by_policy(database: TestDat
             verdict = await verified(database, head)
             assert verdict.findings == []
             assert verdict.dropped_before == (midnight - timedelta(days=2)).date()
+            policy = await connection.fetchrow(
+                "SELECT effective_from, recorded_at FROM registry.policy ORDER BY effective_from DESC LIMIT 1"
+            )
+            assert verdict.let_go == [LetGo(*(policy or ()), "2 days", 6, 7, verdict.dropped_before)]
             # What is left of a seal that lost a part is still held to its marks, and what is kept is not let go unnoticed.
             first_kept = await connection.fetchval("SELECT page_id FROM registry.journal_page ORDER BY page_id LIMIT 1")
             await connection.execute("UPDATE registry.journal_page SET present = B'010' WHERE page_id = $1", first_kept)
