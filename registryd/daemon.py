@@ -13,6 +13,8 @@ import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
 
 from registryd import config, observe, sdnotify
 from registryd.config import Settings
@@ -78,8 +80,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             Pusher(deliveries, box, Egress.of(delivery), lambda messenger: endpoint_tls(credentials, messenger))
         )
         operator_socket = sockets.bind(operator_address(settings, instance))
-        # The listener's address is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
-        worker = f"{socket.gethostname()} {sockets.address(operator_socket)}"
+        worker = worker_name(sockets.address(operator_socket))
         watch = Watch(db, worker)
         digests = Digests(db, pusher, lambda: watch.is_held)
         directory, quota, sealer = Directory(db), QuotaGuard(db), Sealer(db)
@@ -166,6 +167,19 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+def worker_name(address: str, machine_id: Path = Path("/etc/machine-id")) -> str:
+    """A name that is this worker's alone, and still its own after a crash: it need not wait for its former lease to lapse.
+
+    `address`: its operator listener's, which no other worker of this host has. A hostname may be several hosts'; machine-id(5) is one's
+    alone, and is to be hashed where it is shown. A host without one goes by its hostname.
+    """
+    try:
+        host = f"{socket.gethostname()} {blake2b(machine_id.read_bytes(), digest_size=6, person=b'registryd worker').hexdigest()}"
+    except OSError:
+        host = socket.gethostname()
+    return f"{host} {address}"
 
 
 def operator_address(settings: Settings, instance: int) -> str:

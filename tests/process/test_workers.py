@@ -26,6 +26,7 @@ from click.testing import CliRunner
 
 from registryd import embedded
 from registryd.cli import main
+from registryd.daemon import worker_name
 from tests.conftest import Site, TestMessenger, client, cloned, eventually, make_site, wait_for
 from tests.delivery.conftest import Received, listening, looking
 
@@ -209,6 +210,27 @@ def test_every_notification_is_delivered_once_by_either_worker(site: Site, runni
                 await database.owe(messenger, *of_lane, first=79_161_000_000 + 100 * lane)
             await eventually(database.none_pending, 20)
             assert sorted(endpoint.codes) == sorted(code for of_lane in codes for code in of_lane)
+
+    asyncio.run(run())
+
+
+def test_hosts_of_one_hostname_have_workers_of_different_names_and_a_host_keeps_its_own(tmp_path: Path) -> None:
+    address = "127.0.0.1:8081"
+    for host in ("one", "other"):
+        (tmp_path / host).write_text(secrets.token_hex(16) + "\n")
+    names = [worker_name(address, tmp_path / host) for host in ("one", "other", "one", "none")]
+    assert names[0] == names[2]
+    assert len(set(names)) == 3
+    assert names[3] == f"{socket.gethostname()} {address}", "a host may have none"
+    assert all(name.startswith(f"{socket.gethostname()} ") and name.endswith(f" {address}") for name in names)
+    assert (tmp_path / "one").read_text().strip() not in names[0]
+
+
+def test_leases_are_held_under_the_worker_s_name(site: Site, running: Workers) -> None:
+    async def run() -> None:
+        async with looking(site.database) as database:
+            holder = await eventually(lambda: database.value("SELECT holder FROM registry.watch"))
+            assert holder in {worker_name(line["operator"]) for line in running.log("started")}
 
     asyncio.run(run())
 
