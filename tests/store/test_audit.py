@@ -375,7 +375,9 @@ def test_the_chain_stays_whole_when_days_are_dropped_by_policy(database: TestDat
             policy = await connection.fetchrow(
                 "SELECT effective_from, recorded_at FROM registry.policy ORDER BY effective_from DESC LIMIT 1"
             )
-            assert verdict.let_go == [LetGo(*(policy or ()), "2 days", 6, 7, verdict.dropped_before)]
+            assert policy is not None
+            since, recorded_at = policy
+            assert verdict.let_go == [LetGo(since, recorded_at, "2 days", 6, 7, verdict.dropped_before)]
             # What is left of a seal that lost a part is still held to its marks, and what is kept is not let go unnoticed.
             first_kept = await connection.fetchval("SELECT page_id FROM registry.journal_page ORDER BY page_id LIMIT 1")
             await connection.execute("UPDATE registry.journal_page SET present = B'010' WHERE page_id = $1", first_kept)
