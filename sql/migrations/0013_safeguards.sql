@@ -38,7 +38,8 @@ $$;
 DO $roles$
 BEGIN
     IF NOT pg_has_role('registryd_owner', 'pg_signal_backend', 'USAGE') OR NOT pg_has_role('registryd_owner', 'pg_read_all_stats', 'USAGE') THEN
-        RAISE EXCEPTION 'registryd_owner may not end the sessions of those who are granted registryd_report' USING ERRCODE = 'insufficient_privilege';
+        RAISE EXCEPTION 'registryd_owner may not end the sessions of those who are granted registryd_report'
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Run sql/roles.sql again as a superuser, and then this migration.';
     END IF;
 END
 $roles$;
