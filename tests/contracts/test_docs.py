@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import re
 from pathlib import Path
@@ -28,6 +29,19 @@ def test_readme_names_every_configuration_key() -> None:
 def test_readme_names_every_metric_and_no_other() -> None:
     metrics = {family.name for family in observe.METRICS.collect() if family.name.startswith("registryd_")}
     assert metrics == set(re.findall(r"registryd_[a-z_]+", README)) - {"registryd_owner", "registryd_app"}
+
+
+def test_readme_says_what_every_event_of_level_warning_and_error_asks_for() -> None:
+    raised: set[str] = set()
+    for path in (ROOT / "registryd").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "observe.event" and len(call.args) == 2:
+                name, level = call.args
+                assert isinstance(name, ast.Constant), path
+                raised |= {str(name.value)} if re.search("warning|error", ast.unparse(level)) else set()
+    rows = re.search(r"\| Event \| asks for \|\n\|---\|---\|\n((?:\|.*\n)+)", README)
+    assert rows is not None
+    assert set(re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in rows[1].splitlines()))) == raised
 
 
 def test_readme_names_every_command() -> None:
