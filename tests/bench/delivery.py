@@ -85,11 +85,18 @@ def pending(site: Site, messenger_ids: list[int]) -> int:
     return int(run(site, "SELECT count(*) FROM registry.notification WHERE messenger_id = ANY ($1::int[])", messenger_ids))
 
 
+def leased(site: Site, messenger_ids: list[int]) -> bool:
+    """Whether a lane is still at work: it would push what is owed next, too."""
+    return bool(
+        run(site, "SELECT EXISTS (SELECT FROM registry.lane WHERE messenger_id = ANY ($1::int[]) AND owner IS NOT NULL)", messenger_ids)
+    )
+
+
 def drained(site: Site, messenger_ids: list[int], worker: int) -> tuple[float, float, float]:
     """Waits until nothing is owed; seconds from the first push to the last durable receipt; CPU seconds of the worker and of PostgreSQL."""
     postmaster = site.database.server.pid or 0
     before, since = (cpu_seconds(worker), cpu_seconds(postmaster)), run(site, "SELECT clock_timestamp()")
-    while pending(site, messenger_ids):
+    while pending(site, messenger_ids) or leased(site, messenger_ids):
         time.sleep(0.2)
     spent, database_spent = cpu_seconds(worker) - before[0], cpu_seconds(postmaster) - before[1]
     taken = run(
