@@ -213,10 +213,10 @@ def explain(error: Unavailable) -> str:
         case asyncpg.InvalidAuthorizationSpecificationError() as cause:
             return (
                 f"the database lets nobody in so ({cause.args[0]}): with peer authentication, map this system user to the role in "
-                "pg_ident.conf and name the map in pg_hba.conf (README.md, Operate); else name another role in the DSN"
+                "pg_ident.conf and name the map in pg_hba.conf (systemd/README.md, Install); else name another role in the DSN"
             )
         case asyncpg.InvalidCatalogNameError() as cause:
-            return f"{cause.args[0]}: create it (README.md, Operate), or name another in the DSN"
+            return f"{cause.args[0]}: create it (systemd/README.md, Install), or name another in the DSN"
         case TargetServerAttributeNotMatched() | asyncpg.ReadOnlySQLTransactionError():
             return "no host of the DSN takes writes: each is a standby, or the role may only read; connect as registryd_app"
         case None:
