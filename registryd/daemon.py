@@ -31,10 +31,12 @@ from registryd.http.auth import REFRESH_S, Directory, OperatorToken
 from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.services import Services
+from registryd.keep import jobs, timer
+from registryd.keep.timer import Job
 from registryd.presence.quota import QuotaGuard
 from registryd.presence.resolver import Resolver
 from registryd.presence.sealing import Sealer
-from registryd.store import digest_keys, erasure, journal, migrations, reports
+from registryd.store import digest_keys, journal, migrations, reports
 from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
 
@@ -44,8 +46,6 @@ KEY_USE_S = 30.0
 DIGEST_KEY_S = 60.0
 WATCH_S = 1.0
 DIGESTS_S = 5.0
-RETENTION_S = 600.0
-REPORTS_S = 10.0
 CLOSE_TIMEOUT_S = 15.0
 
 
@@ -125,9 +125,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             _every("key use", KEY_USE_S, directory.record_use),
             _every("watch", WATCH_S, watch.tick),
             _every("digests", DIGESTS_S, digests.send),
-            _every("retention", RETENTION_S, lambda: journal.keep_days(db), at_once=True),
-            _every("erasure", RETENTION_S, lambda: erasure.erase(db), at_once=True),
-            _every("reports", REPORTS_S, lambda: reports.end_long(db)),
+            *timer.start(jobs.jobs(db)),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:
@@ -191,29 +189,8 @@ def operator_address(settings: Settings, instance: int) -> str:
     return f"{host}:{int(port) + instance - 1}" if int(port) else listen
 
 
-def _every(name: str, seconds: float, work: Callable[[], Awaitable[object]], *, at_once: bool = False) -> asyncio.Task[None]:
-    """Does `work` every so often, through every failure: a database that is away is told once, and once when it is back."""
-
-    async def run() -> None:
-        away = False
-        pause_s = 0.0 if at_once else seconds
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = seconds
-            try:
-                await work()
-            except Unavailable:
-                if not away:
-                    observe.event("database_away", "error", where=name)
-                away = True
-            except Exception as error:
-                observe.event("background_failed", "error", where=name, kind=type(error).__name__)
-            else:
-                if away:
-                    observe.event("database_back", where=name)
-                away = False
-
-    return asyncio.create_task(run(), name=name)
+def _every(name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+    return asyncio.create_task(timer.repeat(Job(name, seconds, work)), name=name)
 
 
 async def _feed_watchdog() -> None:

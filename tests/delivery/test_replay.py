@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from registryd.store import erasure, replays
+from registryd.keep import erasure
+from registryd.store import replays
 from registryd.store.pool import Connection
 from registryd.store.replays import EVER, Choice
 from tests.conftest import Site, TestMessenger, eventually

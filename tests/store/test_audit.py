@@ -15,9 +15,10 @@ from registryd.domain import heads
 from registryd.domain.heads import Link
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, time_ordered_id
 from registryd.domain.presence import PresenceQuery
+from registryd.keep import erasure
 from registryd.presence.resolver import Resolver
 from registryd.presence.sealing import SEARCHED_S, Sealer
-from registryd.store import audit, erasure
+from registryd.store import audit
 from registryd.store.audit import LetGo, Verdict
 from registryd.store.digest_keys import DigestKey
 from tests.conftest import TestDatabase

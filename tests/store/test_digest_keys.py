@@ -10,8 +10,9 @@ import pytest
 from registryd import observe
 from registryd.domain.identifiers import MessengerId, Msisdn, msisdn_digest
 from registryd.domain.presence import PresenceQuery
+from registryd.keep.days import keep_days
 from registryd.presence.resolver import Resolver
-from registryd.store import digest_keys, journal
+from registryd.store import digest_keys
 from registryd.store.messengers import SecretBox, WrongSecretsKey
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_messengers, change_policy
@@ -77,13 +78,13 @@ def test_a_key_is_destroyed_when_nothing_of_its_month_is_left_and_not_before(dat
             await connection.execute("UPDATE registry.retention SET closed_through = $1", last - timedelta(days=2))
             await connection.execute("SELECT registry.make_partitions($1, 1)", last - timedelta(days=1))
             await connection.execute("UPDATE registry.retention SET closed_through = $1", last - timedelta(days=1))
-            await journal.keep_days(db)
+            await keep_days(db)
             assert (await months(connection))[:3] == live
             await change_policy(connection, journal_kept=f"{kept - 1} days")
             await connection.execute("SELECT registry.make_partitions(retention.closed_through + 1, 1) FROM registry.retention LIMIT 1")
             count = observe.digest_keys_destroyed._value.get()
             for _ in range(4):  # a day of each family a time
-                await journal.keep_days(db)
+                await keep_days(db)
             assert (await months(connection))[:3] == [(before, False), (last, True), (this, True)]
             assert observe.digest_keys_destroyed._value.get() - count == 1
             assert await connection.fetchval(

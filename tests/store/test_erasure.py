@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from registryd import observe
-from registryd.store import erasure
+from registryd.keep import erasure
 from registryd.store.pool import PROBES
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind, change_policy, explaining

@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from registryd import embedded, resources
-from registryd.store import journal, migrations
+from registryd.keep.days import keep_days
+from registryd.store import migrations
 from tests.conftest import TestDatabase, cloned
 from tests.contracts.test_privileges import MATRIX, ROLES
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
@@ -41,7 +42,7 @@ async def fill(database: TestDatabase) -> None:
         )
         await dba.execute("SELECT registry.change_policy('{\"notice_within\": \"1 hour\"}', '2099-01-01', 'planned')")
         with capture_logs():
-            await journal.keep_days(db)  # closes a day, folds
+            await keep_days(db)  # closes a day, folds
 
 
 async def facts(connection: Connection) -> dict[str, object]:

@@ -16,6 +16,7 @@ import pytest
 from registryd import observe
 from registryd.domain.identifiers import MessengerId, Msisdn, query_id, time_ordered_id
 from registryd.domain.presence import PresenceQuery
+from registryd.keep.days import keep_days
 from registryd.store import journal, presence
 from registryd.store.journal import FAMILIES
 from registryd.store.pool import PROBES
@@ -148,7 +149,7 @@ def test_a_row_that_comes_after_its_day_was_closed_or_dropped_is_counted(databas
             await keep(connection, 2)
             for days in (2, 4):
                 await leave_evidence(connection, messenger_id, at_noon(day_before(days)))
-            await journal.keep_days(db)
+            await keep_days(db)
             for days in (2, 4):
                 before = await read_reports(connection)
                 await leave_evidence(connection, messenger_id, at_noon(day_before(days)), wait=timedelta(minutes=21))
@@ -167,7 +168,7 @@ def test_a_row_that_comes_after_its_day_was_closed_or_dropped_is_counted(databas
             state = {row["family"]: row["unplaced_rows"] for row in await connection.fetch("SELECT * FROM registry.retention_state()")}
             assert state == {"journal_page": 1, "notification_delivered": 1, "delivery_attempt": 2}
             before = await read_reports(connection)
-            await journal.keep_days(db)
+            await keep_days(db)
             assert await read_reports(connection) == before
             assert {row["unplaced_rows"] for row in await connection.fetch("SELECT * FROM registry.retention_state()")} == {0}
 
@@ -181,7 +182,7 @@ def test_a_page_of_the_daemons_own_counts_in_a_closed_day(database: TestDatabase
         async with database.connect() as connection, database.pool() as db:
             (messenger_id,) = await add_messengers(connection, 1)
             await since(connection, 3)
-            await journal.keep_days(db)
+            await keep_days(db)
             page_id = time_ordered_id(int(at_noon(day_before(3)).timestamp() * 1000), secrets.token_bytes(10))
             page = presence.Page(page_id, at_noon(day_before(3)), MessengerId(messenger_id))
             page.add([PresenceQuery(Msisdn(FIRST)), PresenceQuery(Msisdn(FIRST + 1))], bytes(32))
@@ -233,19 +234,19 @@ def test_the_policy_in_force_says_what_goes_and_is_read_each_time(database: Test
     async def run() -> None:
         async with database.connect() as connection, database.pool() as db:
             await since(connection, 6)
-            await journal.keep_days(db)  # three years
+            await keep_days(db)  # three years
             await keep(connection, 1, since=-timedelta(days=1))  # not yet in force
-            await journal.keep_days(db)
+            await keep_days(db)
             assert {len(await days_of(connection, family)) for family in FAMILIES} == {6 + 1 + journal.DAYS_AHEAD}
             await keep(connection, 4)
             for first in (5, 4, 4):  # one day a call
-                await journal.keep_days(db)
+                await keep_days(db)
                 assert {(await days_of(connection, family))[0] for family in FAMILIES} == {day_before(first)}
             await keep(connection, 5, since=-timedelta(seconds=0))  # a longer one keeps what is there
-            await journal.keep_days(db)
+            await keep_days(db)
             assert {(await days_of(connection, family))[0] for family in FAMILIES} == {day_before(4)}
             await rewrite_policy(connection, "effective_from = effective_from + interval '100 years'")  # none is in force
-            await journal.keep_days(db)
+            await keep_days(db)
             assert {(await days_of(connection, family))[0] for family in FAMILIES} == {day_before(4)}
 
     asyncio.run(run())
@@ -291,11 +292,11 @@ def test_one_worker_keeps_the_days_and_the_others_skip(database: TestDatabase) -
             transaction = busy.transaction()
             await transaction.start()
             assert await busy.fetchval("SELECT registry.close_day('journal_page')") == day_before(4)
-            await journal.keep_days(db)  # comes back at once, with nothing done
+            await keep_days(db)  # comes back at once, with nothing done
             assert {(await days_of(connection, family))[0] for family in FAMILIES} == {day_before(4)}
             await transaction.commit()
-            await asyncio.gather(*(journal.keep_days(pool) for pool in (db, other) for _ in range(3)))
-            await journal.keep_days(db)
+            await asyncio.gather(*(keep_days(pool) for pool in (db, other) for _ in range(3)))
+            await keep_days(db)
             assert await connection.fetchval("SELECT min(closed_through) FROM registry.retention") >= day_before(2)
 
     asyncio.run(run())
@@ -406,7 +407,7 @@ def test_what_should_be_zero_is_told(database: TestDatabase, capsys: pytest.Capt
             await since(connection, 4)
             await keep(connection, 1)
             await leave_evidence(connection, messenger_id, datetime(2099, 1, 1, tzinfo=UTC))
-            await journal.keep_days(db)
+            await keep_days(db)
 
     asyncio.run(run())
     told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]

@@ -1,0 +1,20 @@
+"""The table of jobs. Every operate process runs all of them; each transaction of a job begins with the job's lock (store/jobs.py)."""
+
+from __future__ import annotations
+
+from registryd.keep import days, erasure
+from registryd.keep.timer import Job
+from registryd.store import reports
+from registryd.store.pool import Database
+
+RETENTION_S = 600.0
+REPORTS_S = 10.0
+
+
+def jobs(db: Database) -> tuple[Job, ...]:
+    return (
+        # First, and without a lock: a report session may hold what the next jobs need, the lock of a job among it.
+        Job("reports", REPORTS_S, lambda: reports.end_long(db)),
+        Job("days", RETENTION_S, lambda: days.keep_days(db)),
+        Job("erasure", RETENTION_S, lambda: erasure.erase(db)),
+    )

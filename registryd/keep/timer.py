@@ -1,0 +1,55 @@
+"""A job's timer: it runs the job again and again, through every failure, and logs failures without flooding the log."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from registryd import observe
+from registryd.domain.errors import Unavailable
+
+REPEATED_S = 60.0
+"""How often at most the same failure of a job is logged."""
+
+
+class Job(NamedTuple):
+    """`run` is called at once, and again `every_s` seconds after it ended. `name` is what the log calls it."""
+
+    name: str
+    every_s: float
+    run: Callable[[], Awaitable[object]]
+
+
+async def repeat(job: Job) -> None:
+    """Runs the job until this task is cancelled.
+
+    The database's going away is logged once, and its return once. Any other failure is a fault of ours: it is logged at most once a
+    minute for each kind of exception, and the job goes on.
+    """
+    away = False
+    told_at: dict[str, float] = {}
+    while True:
+        try:
+            await job.run()
+        except Unavailable:
+            if not away:
+                observe.event("database_away", "error", where=job.name)
+            away = True
+        except Exception as error:
+            kind, now = type(error).__name__, time.monotonic()
+            if now - told_at.get(kind, -math.inf) >= REPEATED_S:
+                told_at[kind] = now
+                observe.event("background_failed", "error", where=job.name, kind=kind)
+        else:
+            if away:
+                observe.event("database_back", where=job.name)
+            away = False
+        await asyncio.sleep(job.every_s)
+
+
+def start(jobs: tuple[Job, ...]) -> list[asyncio.Task[None]]:
+    """A task for each job; the caller cancels them."""
+    return [asyncio.create_task(repeat(job), name=job.name) for job in jobs]
