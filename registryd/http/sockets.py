@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -52,6 +54,7 @@ def bind(listen: str) -> socket.socket:
     try:
         if listen.startswith("unix:"):
             path = Path(listen.removeprefix("unix:"))
+            _claim(path)
             path.unlink(missing_ok=True)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.bind(str(path))
@@ -66,6 +69,21 @@ def bind(listen: str) -> socket.socket:
         raise ConfigError(f"cannot listen on {listen}: {error.strerror}; is another process there?") from None
     sock.setblocking(False)
     return sock
+
+
+_claims: list[int] = []
+"""Locks on the Unix listeners of this process, held until it ends."""
+
+
+def _claim(path: Path) -> None:
+    """Locks a file beside a Unix socket, so that no second process unlinks the socket of one that still listens. Raises: OSError."""
+    lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    _claims.append(lock)
 
 
 def address(sock: socket.socket) -> str:

@@ -67,7 +67,7 @@ async def acknowledge(db: Database, messenger_id: MessengerId, ids: Sequence[UUI
 
 
 async def count_pending(db: Database, messenger_id: MessengerId) -> Backlog:
-    """Pending notifications (counted to 100,000) and the earliest deadline among them."""
+    """Pending notifications (counted to 1,000) and the earliest deadline among them."""
     return (await db.fetch(COUNT_PENDING, messenger_id))[0]
 
 

@@ -26,7 +26,7 @@ from registryd.store.queries import Query, Row
 
 ACQUIRE_TIMEOUT_S = 2.0
 CANCEL_TIMEOUT_S = 1.0
-"""What a server is given to obey, once a statement took too long: one that hangs does not, and its connection is cut."""
+"""How long we wait for a cancel to take effect before we drop the connection."""
 TCP_USER_TIMEOUT_MS = 10_000
 
 TRANSIENT = (
@@ -39,14 +39,16 @@ TRANSIENT = (
     asyncpg.QueryCanceledError,
     asyncpg.InsufficientResourcesError,
     asyncpg.LockNotAvailableError,
-    asyncpg.InternalClientError,
-    asyncpg.InterfaceError,
+    TargetServerAttributeNotMatched,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InvalidAuthorizationSpecificationError,
     OSError,
     TimeoutError,
 )
 """The database is away, starting, stopping, demoted, too slow or shut to us: nothing is known, so nothing is answered."""
+
+CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""asyncpg raises these for a lost connection and for a wrong call of ours alike: the connection's state tells which."""
 
 NOT_ALLOWED = asyncpg.InsufficientPrivilegeError
 """The role lacks a grant."""
@@ -145,7 +147,8 @@ class Database:
         for patience in opening:
             patience.reschedule(0)
         for connection in list(self._opened):
-            connection.terminate()
+            # Not terminate(): under a statement that is being prepared it ends in an AttributeError.
+            connection._transport.abort()  # type: ignore[attr-defined] # asyncpg offers no public way to its socket
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -155,9 +158,16 @@ class Database:
         """
         assert self._pool is not None, "the database is entered before it is used"
         try:
-            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s)
+            try:
+                connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s)
+            except CLIENT_ERRORS as error:  # lost while it was being opened
+                raise ConnectionError from error
             try:
                 yield connection
+            except CLIENT_ERRORS as error:
+                if _is_gone(connection):
+                    raise ConnectionError from error
+                raise
             finally:
                 await self._pool.release(connection, timeout=CANCEL_TIMEOUT_S)
         except TRANSIENT as error:
@@ -234,6 +244,13 @@ async def fetch(connection: Connection, query: Query[Row], *args: Any) -> list[R
 async def first(connection: Connection, query: Query[Row], *args: Any) -> Row | None:
     rows = await fetch(connection, query, *args)
     return rows[0] if rows else None
+
+
+def _is_gone(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # it closed, and the pool has taken it back
+        return True
 
 
 async def _bound_network(connection: Connection) -> None:

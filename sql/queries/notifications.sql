@@ -49,5 +49,5 @@ SELECT registry.settle_delivered($1, $2::uuid[], 'push') AS settled;
 
 -- name: count_pending
 -- Why: the account page; bounded, so that a backlog of millions does not make it slow.
-SELECT (SELECT count(*)::integer FROM (SELECT FROM registry.notification AS n WHERE n.messenger_id = $1 LIMIT 100000) AS counted) AS pending,
+SELECT (SELECT count(*)::integer FROM (SELECT FROM registry.notification AS n WHERE n.messenger_id = $1 LIMIT 1000) AS counted) AS pending,
        (SELECT n.deadline_at FROM registry.notification AS n WHERE n.messenger_id = $1 ORDER BY n.deadline_at LIMIT 1) AS oldest_deadline_at;
