@@ -89,7 +89,10 @@ class File(Section, frozen=True):
 class Credentials:
     """Secrets by file name in one directory (systemd's `LoadCredential=`); read when asked for, never kept in a repr or a log."""
 
-    NAMES = ("operator-token", "digest-key", "secrets-key", "tls-certificate", "tls-key", "client-ca", "database-password")
+    NAMES = (
+        *("operator-token", "journal-key", "secrets-key", "feed-key", "head-key"),
+        *("tls-certificate", "tls-key", "client-ca", "database-password"),
+    )
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -75,7 +75,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         deliveries = await stack.enter_async_context(database(settings, f"registryd@{instance} delivery", share=2))
         async with db.connection() as connection:
             await migrations.check(connection)
-        feed_key, box = credentials.key("digest-key"), SecretBox(credentials.key("secrets-key"))
+        journal_box, box = SecretBox(credentials.key("journal-key")), SecretBox(credentials.key("secrets-key"))
         pusher = await stack.enter_async_context(
             Pusher(deliveries, box, Egress.of(delivery), lambda messenger: endpoint_tls(credentials, messenger))
         )
@@ -87,14 +87,14 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         limits = settings.file.presence
         resolver = Resolver(
             db,
-            await digest_keys.read_current(db, box, datetime.now(UTC).date()),
+            await digest_keys.read_current(db, journal_box, datetime.now(UTC).date()),
             statements_in_flight=limits.statements_in_flight,
             group_max=limits.group_max,
             queue_max=limits.queue_max,
             note_pages=sealer.note,
         )
         dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency, queries_wait_s=lambda: resolver.waits_s)
-        feed = ContractFeed(db, feed_key, dispatcher.wake)
+        feed = ContractFeed(db, credentials.key("feed-key"), dispatcher.wake)
         messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))
         await directory.refresh()
@@ -114,7 +114,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         await operator_listener.listen([operator_socket], None)
 
         async def rotate_digest_key() -> None:
-            resolver.digest_key = await digest_keys.read_current(db, box, datetime.now(UTC).date())
+            resolver.digest_key = await digest_keys.read_current(db, journal_box, datetime.now(UTC).date())
 
         background = [
             asyncio.create_task(dispatcher.run(), name="dispatcher"),

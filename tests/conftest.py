@@ -164,6 +164,7 @@ class Site:
     directory: Path
     operator_token: str
     secrets_key: bytes
+    journal_key: bytes
     path: Path
 
     @property
@@ -201,7 +202,7 @@ class Site:
 
     async def digest_key(self) -> bytes:
         """This month's key of the journal's digests."""
-        return await digest_key(self.database, self.secrets_key)
+        return await digest_key(self.database, self.journal_key)
 
     async def slow_nobody(self) -> None:
         """Enumeration alarms are told and slow nobody down: for what asks for many numbers that are not there."""
@@ -219,20 +220,21 @@ class Site:
             )
 
 
-async def digest_key(database: TestDatabase, secrets_key: bytes) -> bytes:
+async def digest_key(database: TestDatabase, journal_key: bytes) -> bytes:
     async with database.pool(1) as db:
-        return (await digest_keys.read_current(db, SecretBox(secrets_key), datetime.now(UTC).date())).key
+        return (await digest_keys.read_current(db, SecretBox(journal_key), datetime.now(UTC).date())).key
 
 
 def make_site(database: TestDatabase, directory: Path) -> Site:
     """Credentials and registryd.toml beside a database."""
     credentials = directory / "credentials"
     credentials.mkdir(mode=0o700, parents=True)
-    keys = {name: secrets.token_hex(32) for name in ("operator-token", "digest-key", "secrets-key")}
+    keys = {name: secrets.token_hex(32) for name in ("operator-token", "journal-key", "secrets-key", "feed-key", "head-key")}
     for name, text in keys.items():
         (credentials / name).write_text(text + "\n")
         (credentials / name).chmod(0o600)
-    made = Site(database, directory, keys["operator-token"], bytes.fromhex(keys["secrets-key"]), directory / "registryd.toml")
+    secrets_key, journal_key = bytes.fromhex(keys["secrets-key"]), bytes.fromhex(keys["journal-key"])
+    made = Site(database, directory, keys["operator-token"], secrets_key, journal_key, directory / "registryd.toml")
     made.write_config()
     return made
 

@@ -29,18 +29,21 @@ def audit() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A head that was kept elsewhere: nothing before it may be missing or changed.",
 )
+@click.option("--public-key", help="Whose head it is: the publicKey that `audit head` prints, as you noted it; --head needs it.")
 @click.option("--json", "as_json", is_flag=True)
 @pass_context
 @command
-async def verify(context: Context, *, head: Path | None, as_json: bool) -> None:
+async def verify(context: Context, *, head: Path | None, public_key: str | None, as_json: bool) -> None:
     """Look for anything that was changed, removed, inserted, moved or cut off; exit 1 if there is. Connects as owner_dsn does.
 
     After the verdict it names each policy by which evidence went: no seal covers the policy, so know them.
     """
     kept = {}
-    if head is not None:
+    if (head is None) != (public_key is None):
+        fail("--head and --public-key go together", Exit.USAGE)
+    if head is not None and public_key is not None:
         try:
-            kept = heads.opened(head.read_text("utf-8"), context.settings.credentials.key("secrets-key"))
+            kept = heads.opened(head.read_text("utf-8"), public_key)
         except (heads.BadHead, UnicodeDecodeError) as error:
             fail(f"{head}: {error}")
     async with evidence.reading(context.owner_dsn, context.password) as connection:
@@ -94,7 +97,10 @@ async def verify(context: Context, *, head: Path | None, as_json: bool) -> None:
 @pass_context
 @command
 async def print_head(context: Context) -> None:
-    """Print the chains' ends, signed: keep it where the database's owner cannot reach it, and give it to `verify --head`."""
-    key = context.settings.credentials.key("secrets-key")
+    """Print the chains' ends, signed with head-key.
+
+    Keep it where the database's owner cannot reach it, and give it to `verify --head`. Note its publicKey once: `verify` asks for it.
+    """
+    key = context.settings.credentials.key("head-key")
     async with evidence.reading(context.owner_dsn, context.password) as connection:
         click.echo(heads.signed(await evidence.read_heads(connection), key))

@@ -8,7 +8,6 @@ import orjson
 from registryd.cli.running import Context, Exit, command, err, fail, out, pass_context
 from registryd.domain.identifiers import parse_msisdn
 from registryd.store import breakglass as store
-from registryd.store.digest_keys import CREDENTIAL_KEY_ID, DigestKey
 from registryd.store.messengers import SecretBox
 
 TIME = "%Y-%m-%d %H:%M:%S"
@@ -33,10 +32,8 @@ async def request(context: Context, *, reason: str, dsn: str) -> None:
     except ValueError as error:
         fail(f"the number {error}", Exit.USAGE)
     async with store.session(dsn) as connection:
-        credentials = context.settings.credentials
-        first = DigestKey(CREDENTIAL_KEY_ID, credentials.key("digest-key"))
-        keys = await store.read_keys(connection, SecretBox(credentials.key("secrets-key")))
-        number = await store.request(connection, msisdn, reason, [first, *keys])
+        keys = await store.read_keys(connection, SecretBox(context.settings.credentials.key("journal-key")))
+        number = await store.request(connection, msisdn, reason, keys)
     out.print(f"request {number}: somebody else approves it within a day (registryd breakglass approve {number})", soft_wrap=True)
 
 

@@ -128,7 +128,7 @@ async def import_contracts(
 async def _apply_events(context: Context, job: Job) -> deltas.Applied:
     async with context.database() as database:
         # The daemon looks for what is owed by itself; there is nobody here to wake.
-        feed = ContractFeed(database, context.settings.credentials.key("digest-key"), lambda: None)
+        feed = ContractFeed(database, context.settings.credentials.key("feed-key"), lambda: None)
         try:
             done = await deltas.apply_events(feed, job.path, job.progress)
         except deltas.Stopped as error:

@@ -102,7 +102,7 @@ async def check(context: Context, *, as_json: bool) -> None:
     findings.append(("configuration", "ok", str(settings.path)))
     code = Exit.DONE
     try:
-        for name in ("digest-key", "secrets-key"):
+        for name in ("journal-key", "secrets-key", "feed-key", "head-key"):
             settings.credentials.key(name)
         settings.credentials.required("operator-token")
         context_tls = sockets.Tls(settings.credentials).context()

@@ -86,7 +86,7 @@ def prepare(server: embedded.Server, api_port: int, operator_port: int) -> Site:
     directory = server.directory / "registryd"
     credentials = directory / "credentials"
     credentials.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("operator-token", "digest-key", "secrets-key"):
+    for name in ("operator-token", "journal-key", "secrets-key", "feed-key", "head-key"):
         path = credentials / name
         if not path.exists():
             path.touch(mode=0o600)

@@ -1,7 +1,7 @@
 """The signed end of the evidence's chains, to keep elsewhere: whoever holds one can tell whether what lay before it is still there.
 
-Signed by ed25519 (RFC 8032) under a key derived (HKDF, RFC 5869) from the service's secrets-key: others can check the signature with the
-public key alone, and nobody who has only the database can make one.
+Signed by ed25519 (RFC 8032) with the credential head-key. Whoever checks a head needs the public key only, and takes it from where he
+noted it, not from the head: a forger would name his own.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from typing import NamedTuple
 import msgspec
 import orjson
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
 class BadHead(Exception):
-    """This is no head that was signed under this service's secrets-key: `registryd audit head` prints one."""
+    """This is no head that was signed with the private key of this public key: `registryd audit head` prints one."""
 
     def __str__(self) -> str:
         return self.__doc__ or ""
@@ -46,21 +44,26 @@ class _Heads(msgspec.Struct, forbid_unknown_fields=True):
     signature: str
 
 
-def signed(chains: dict[str, Link], secrets_key: bytes) -> str:
-    """The chains' ends as one line of JSON with its signature."""
-    key = _key(secrets_key)
+def signed(chains: dict[str, Link], head_key: bytes) -> str:
+    """The chains' ends as one line of JSON with the signature. `head_key`: the private key's seed, 32 bytes."""
+    key = Ed25519PrivateKey.from_private_bytes(head_key)
     told = {name: {"sequence": link.sequence, "at": link.at, "sha256": link.sha256.hex()} for name, link in chains.items()}
-    public = b64encode(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
     signature = b64encode(key.sign(_canonical(chains))).decode()
-    return orjson.dumps({"chains": told, "publicKey": public, "signature": signature}).decode()
+    return orjson.dumps({"chains": told, "publicKey": public_key(head_key), "signature": signature}).decode()
 
 
-def opened(text: str, secrets_key: bytes) -> dict[str, Link]:
-    """What `signed` made, after a look at its signature. Raises: BadHead."""
+def public_key(head_key: bytes) -> str:
+    """The public key of `head_key`, in base64: not secret, and all that checking a head takes."""
+    public = Ed25519PrivateKey.from_private_bytes(head_key).public_key()
+    return b64encode(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
+
+
+def opened(text: str, public: str) -> dict[str, Link]:
+    """The chains' ends of a head that the owner of `public` (as `public_key` writes it) signed. Raises: BadHead."""
     try:
         heads = msgspec.json.decode(text, type=_Heads)
         chains = {name: Link(chain.sequence, chain.at, bytes.fromhex(chain.sha256)) for name, chain in heads.chains.items()}
-        _key(secrets_key).public_key().verify(b64decode(heads.signature), _canonical(chains))
+        Ed25519PublicKey.from_public_bytes(b64decode(public)).verify(b64decode(heads.signature), _canonical(chains))
     except (InvalidSignature, msgspec.MsgspecError, ValueError):
         raise BadHead from None
     return chains
@@ -70,8 +73,3 @@ def _canonical(chains: dict[str, Link]) -> bytes:
     """What is signed: a line for each chain, by name."""
     lines = (f"{name} {link.sequence} {link.at.isoformat()} {link.sha256.hex()}\n" for name, link in sorted(chains.items()))
     return b"registryd audit head\n" + "".join(lines).encode()
-
-
-def _key(secrets_key: bytes) -> Ed25519PrivateKey:
-    derived = HKDF(SHA256(), 32, None, b"registryd audit head").derive(secrets_key)
-    return Ed25519PrivateKey.from_private_bytes(derived)

@@ -1,7 +1,7 @@
-"""The journal's digest keys: random, one a month, sealed under the service's secrets-key, destroyed when their month's journal is over.
+"""The journal's digest keys: random, one a month, sealed under the credential journal-key, destroyed when their month's journal is over.
 
 They are derived from nothing, so that once a row's ciphertext is erased no digest of that month can be tied to a number any more, not
-even by who holds every credential. Key 1 is the credential digest-key, which made the digests of before there were others.
+even by who holds every credential.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from registryd.store.pool import Database
 from registryd.store.queries import Nothing, Query
 
 KEY_BYTES = 32
-CREDENTIAL_KEY_ID = 1
 
 
 class DigestKey(NamedTuple):

@@ -87,7 +87,7 @@ READ_LIVE_SECRETS = Query("messengers", "read_live_secrets", SecretRow, int)
 
 
 class SecretBox:
-    """Encrypts signing secrets and digest keys at rest, bound to whose they are. `key`: 32 bytes, the credential `secrets-key`."""
+    """Encrypts secrets at rest, each bound to its owner. `key`: 32 bytes, the credential secrets-key or journal-key."""
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key)
@@ -105,7 +105,7 @@ class SecretBox:
 
 
 class WrongSecretsKey(Exception):
-    """A signing secret or digest key cannot be decrypted: the credential secrets-key is not the one it was encrypted under."""
+    """A secret in the database cannot be decrypted: it was encrypted under another secrets-key (digest keys: journal-key)."""
 
     def __str__(self) -> str:
         return self.__doc__ or ""

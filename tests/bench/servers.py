@@ -61,7 +61,7 @@ async def main(kind: str, path: Path) -> None:
     async with daemon.database(settings, "bench") as db:
         directory = Directory(db)
         await directory.refresh()
-        resolver = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("digest-key"))
+        resolver = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("journal-key"))
         app = messenger_app(Services(settings.file.api, db, directory, resolver, QuotaGuard(db), None))  # type: ignore[arg-type] # stand-ins
         listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")
         await listener.listen([sock], None)

@@ -68,7 +68,7 @@ def test_every_credential_is_loaded_and_only_the_needful_ones_are_mandatory() ->
     loaded = dict(value.split(":") for key, value in settings("registryd@.service") if key == "LoadCredential")
     assert sorted(loaded) == sorted(config.Credentials.NAMES)
     mandatory = {name for name, source in loaded.items() if source.startswith("/")}
-    assert mandatory == {"operator-token", "digest-key", "secrets-key"}
+    assert mandatory == {"operator-token", "journal-key", "secrets-key", "feed-key", "head-key"}
     assert all(loaded[name] == f"/etc/registryd/credentials/{name}" for name in mandatory)
 
 
@@ -107,17 +107,17 @@ def test_tmpfiles_makes_the_directories_with_their_modes(tmp_path: Path) -> None
     command = (tool("systemd-tmpfiles"), "--create", f"--root={tmp_path}", SYSTEMD / "registryd.tmpfiles.conf")
     assert run(*command) == (0, "")
     (etc / "registryd/registryd.toml").touch(0o644)
-    (etc / "registryd/credentials/digest-key").touch(0o644)
+    (etc / "registryd/credentials/journal-key").touch(0o644)
     assert run(*command) == (0, "")
     assert [
         (path, oct(status.st_mode & 0o7777), status.st_uid, status.st_gid)
-        for path in ("registryd", "registryd/registryd.toml", "registryd/credentials", "registryd/credentials/digest-key", "credstore")
+        for path in ("registryd", "registryd/registryd.toml", "registryd/credentials", "registryd/credentials/journal-key", "credstore")
         for status in [(etc / path).stat()]
     ] == [
         ("registryd", "0o750", 0, 64001),
         ("registryd/registryd.toml", "0o640", 0, 64001),
         ("registryd/credentials", "0o700", 0, 0),
-        ("registryd/credentials/digest-key", "0o600", 0, 0),
+        ("registryd/credentials/journal-key", "0o600", 0, 0),
         ("credstore", "0o700", 0, 0),
     ]
     assert (etc / "credstore/registryd.tls-key").readlink() == Path("/etc/registryd/credentials/tls-key")

@@ -166,7 +166,7 @@ def is_right(answer: Told) -> bool:
 async def count_lost(pair: Pair, answers: list[Told], server: embedded.Server | None = None) -> int:
     """How many answers are not in a server's journal as they were told; the second's unless another is named."""
     database = TestDatabase(server or pair.second, NAME)
-    key = await digest_key(database, pair.site.secrets_key)
+    key = await digest_key(database, pair.site.journal_key)
     async with database.connect() as connection:
         ids = [answer.body["queryId"] for answer in answers]
         rows = await connection.fetch("SELECT q.* FROM unnest($1::uuid[]) AS id, registry.find_query(id) AS q", ids)

@@ -232,11 +232,11 @@ def test_a_pipes_bad_lines_are_kept_in_the_current_directory(site: Site, tmp_pat
 
 def test_check_tells_what_serve_would_meet(site: Site) -> None:
     assert {finding["state"] for finding in told(site, "check")} == {"ok"}
-    (site.directory / "credentials" / "digest-key").chmod(0o644)
+    (site.directory / "credentials" / "feed-key").chmod(0o644)
     exposed = run(site, "check")
     assert exposed.exit_code == 3
     assert "chmod 0600" in exposed.output
-    (site.directory / "credentials" / "digest-key").write_text("short")
+    (site.directory / "credentials" / "feed-key").write_text("short")
     assert run(site, "check").exit_code == 3
 
 
@@ -484,14 +484,17 @@ def test_evidence_is_verified_against_a_head_that_was_kept(site: Site, tmp_path:
     assert (verdict["pages"], verdict["pagesDroppedBefore"], verdict["findings"]) == (1, None, [])
     kept = tmp_path / "head.json"
     kept.write_text(run(site, "audit", "head").stdout)
-    shown = run(site, "audit", "verify", "--head", str(kept))
+    (site.directory / "credentials" / "head-key").unlink()  # whoever verifies has no secret of the service
+    public = ("--public-key", json.loads(kept.read_text())["publicKey"])
+    assert run(site, "audit", "verify", "--head", str(kept)).exit_code == 2
+    shown = run(site, "audit", "verify", "--head", str(kept), *public)
     assert (shown.exit_code, "as it was written" in shown.stdout) == (0, True)
     site.database.psql("-c", "DELETE FROM registry.journal_page; DELETE FROM registry.seal WHERE sequence > 1")
     assert run(site, "audit", "verify").exit_code == 0
-    cut = run(site, "audit", "verify", "--head", str(kept), "--json")
+    cut = run(site, "audit", "verify", "--head", str(kept), *public, "--json")
     assert (cut.exit_code, [finding["fault"] for finding in json.loads(cut.stdout)["findings"]]) == (1, ["head_missing"])
     kept.write_text(kept.read_text().replace('"sequence":2', '"sequence":1'))
-    forged = run(site, "audit", "verify", "--head", str(kept))
+    forged = run(site, "audit", "verify", "--head", str(kept), *public)
     assert (forged.exit_code, "signed" in forged.stderr) == (1, True)
 
 
@@ -535,12 +538,12 @@ def test_two_persons_look_at_one_number(site: Site) -> None:
         site.database.psql("-c", f"DROP ROLE {anna}, {boris}")
 
 
-def test_a_daemon_with_another_secrets_key_does_not_start(site: Site) -> None:
+def test_a_daemon_with_another_journal_key_does_not_start(site: Site) -> None:
     asyncio.run(site.digest_key())
-    (site.directory / "credentials" / "secrets-key").write_text("ab" * 32)
+    (site.directory / "credentials" / "journal-key").write_text("ab" * 32)
     command = [sys.executable, "-m", "registryd", "--config", str(site.path), "serve"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, "secrets-key" in done.stderr) == (3, True)
+    assert (done.returncode, "journal-key" in done.stderr) == (3, True)
 
 
 def test_a_report_by_day_is_drawn_and_what_has_no_days_is_not(site: Site) -> None:

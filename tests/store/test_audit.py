@@ -25,6 +25,7 @@ from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, change_policy
 
 KEY = bytes(range(32))
+PUBLIC_KEY = heads.public_key(KEY)
 SEALS, PAGES_EACH = 6, 4
 
 
@@ -92,7 +93,7 @@ async def verified(database: TestDatabase, kept: dict[str, Link] | None = None) 
 
 async def kept_head(database: TestDatabase) -> dict[str, Link]:
     async with audit.reading(database.dsn(), None) as connection:
-        return heads.opened(heads.signed(await audit.read_heads(connection), KEY), KEY)
+        return heads.opened(heads.signed(await audit.read_heads(connection), KEY), PUBLIC_KEY)
 
 
 COPY = (
@@ -269,10 +270,10 @@ def test_what_the_chain_alone_cannot_show_a_kept_head_does(database: TestDatabas
     asyncio.run(run())
 
 
-def test_a_head_is_nobodys_to_make_but_the_services() -> None:
+def test_only_the_head_keys_owner_makes_a_head_and_the_public_key_is_enough_to_check_it() -> None:
     link = Link(7, datetime(2026, 11, 25, tzinfo=UTC), bytes(32))
     text = heads.signed({"journal": link}, KEY)
-    assert heads.opened(text, KEY) == {"journal": link}
+    assert heads.opened(text, PUBLIC_KEY) == {"journal": link}
     for forged in (
         text.replace('"sequence":7', '"sequence":6'),
         text.replace("00", "01", 1),
@@ -281,7 +282,10 @@ def test_a_head_is_nobodys_to_make_but_the_services() -> None:
         heads.signed({"journal": link}, bytes(32)),
     ):
         with pytest.raises(heads.BadHead):
-            heads.opened(forged, KEY)
+            heads.opened(forged, PUBLIC_KEY)
+    for stranger in (heads.public_key(bytes(32)), "", "not base64"):
+        with pytest.raises(heads.BadHead):
+            heads.opened(text, stranger)
 
 
 def test_a_worker_seals_what_it_wrote_late_commits_too_and_nothing_else(database: TestDatabase) -> None:
