@@ -93,7 +93,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             queue_max=limits.queue_max,
             note_pages=sealer.note,
         )
-        dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency, queries_wait_s=lambda: resolver.waits_s)
+        dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency)
         feed = ContractFeed(db, credentials.key("feed-key"), dispatcher.wake)
         messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))

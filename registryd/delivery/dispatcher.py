@@ -13,7 +13,7 @@ from registryd.delivery.lane import Lane
 from registryd.delivery.push import Pusher
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.pace import FEEL_S, Pace, Shares
+from registryd.domain.pace import Pace, Throughput
 from registryd.store import lanes
 from registryd.store.lanes import Lease
 from registryd.store.pool import Database
@@ -32,7 +32,7 @@ STOP_TIMEOUT_S = 25.0
 
 
 class Dispatcher:
-    """`owner` names this worker in the lanes it leases; `queries_wait_s()`: how long presence queries wait in this process."""
+    """`owner` names this process in the lanes it leases."""
 
     def __init__(
         self,
@@ -41,17 +41,15 @@ class Dispatcher:
         owner: str,
         concurrency: int,
         jitter: Callable[[], float] = random.random,
-        queries_wait_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._db = db
         self._pusher = pusher
         self._owner = owner
         self._concurrency = concurrency
         self._jitter = jitter
-        self._queries_wait_s = queries_wait_s
         self._lanes: dict[asyncio.Task[None], Lane] = {}
         self._paces: dict[MessengerId, Pace] = {}
-        self._shares = Shares()
+        self._throughput = Throughput()
         self._echo_read = -ECHO_S
         self._resting: set[MessengerId] = set()
         self._leasing = asyncio.Lock()
@@ -66,22 +64,6 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Until `stop`, through every failure: nobody else would deliver."""
-        feeling = asyncio.create_task(self._feel())
-        try:
-            await self._dispatch()
-        finally:
-            feeling.cancel()
-
-    async def _feel(self) -> None:
-        """How late the process and the database are: a backlog gives way to the queries that are being answered."""
-        while True:
-            began = time.monotonic()
-            await asyncio.sleep(FEEL_S)
-            since_s = time.monotonic() - began
-            self._shares.bulky = sum(lane.bulky for lane in self._lanes.values())
-            self._shares.feel(since_s, since_s - FEEL_S, self._queries_wait_s())
-
-    async def _dispatch(self) -> None:
         while not self._stopping:
             self._wake.clear()
             try:
@@ -130,12 +112,12 @@ class Dispatcher:
     async def _share(self) -> None:
         """What bounds the lanes of all workers together."""
         if time.monotonic() - self._echo_read >= ECHO_S:
-            self._shares.echo_per_s = await lanes.echo_per_s(self._db)
+            self._throughput.echo_per_s = await lanes.echo_per_s(self._db)
             self._echo_read = time.monotonic()
 
     def _start(self, lease: Lease) -> None:
         pace = self._paces.setdefault(lease.messenger_id, Pace(self._concurrency))
-        lane = Lane(self._db, self._pusher, lease, pace, self._shares, self._jitter)
+        lane = Lane(self._db, self._pusher, lease, pace, self._throughput, self._jitter)
         if self._stopping:
             lane.stop()
         task = asyncio.create_task(lane.run(), name=f"lane {lease.name}")
@@ -144,7 +126,7 @@ class Dispatcher:
         task.add_done_callback(self._ended)
 
     def _count(self) -> None:
-        self._shares.lanes = len(self._lanes)
+        self._throughput.lanes = len(self._lanes)
         observe.lanes_leased.set(len(self._lanes))
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""One messenger's lane, from its lease to its release: carries out what its course (domain/lane.py) decides.
+"""One messenger's lane, from its lease to its release: carries out what its state (domain/lane.py) decides.
 
 Reads what is due by key, earliest deadline first; pushes by runners that each take the next batch when they have an answer; settles in
 batches while pushes run. No row is locked and no transaction is open across HTTP.
@@ -20,9 +20,9 @@ from registryd.delivery.push import TOTAL_TIMEOUT_S, Pusher
 from registryd.delivery.signing import Signer
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.lane import LOOK_S, Batch, Course, Settlement
+from registryd.domain.lane import LOOK_S, Batch, LaneState, Settlement
 from registryd.domain.notification import Acknowledged, Failed, Outcome
-from registryd.domain.pace import Pace, Shares
+from registryd.domain.pace import Pace, Throughput
 from registryd.domain.schedule import next_probe
 from registryd.store import lanes, notifications
 from registryd.store.lanes import Lease
@@ -45,14 +45,14 @@ STOP_PATIENCE_S = 18.0
 class Lane:
     """Works one lease. `jitter()` gives 0 to 1; `stop()` ends it after what is in flight."""
 
-    def __init__(self, db: Database, pusher: Pusher, lease: Lease, pace: Pace, shares: Shares, jitter: Callable[[], float]) -> None:
+    def __init__(self, db: Database, pusher: Pusher, lease: Lease, pace: Pace, throughput: Throughput, jitter: Callable[[], float]) -> None:
         self._db = db
         self._pusher = pusher
         self._channel = pusher.channel(lease.name, lease.endpoint_url)
         self._lease = lease
-        self._shares = shares
+        self._throughput = throughput
         self._jitter = jitter
-        self._course = Course(lease.batch_max, lease.failures, pace, shares, jitter)
+        self._state = LaneState(lease.batch_max, lease.failures, pace, throughput, jitter)
         self._metrics = observe.PushMetrics(lease.name)
         self._stop_by: float | None = None
         self._held = True
@@ -70,10 +70,6 @@ class Lane:
     def messenger_id(self) -> MessengerId:
         return self._lease.messenger_id
 
-    @property
-    def bulky(self) -> bool:
-        return self._course.bulky
-
     def stop(self) -> None:
         self._stop_by = self._stop_by or time.monotonic() + STOP_PATIENCE_S
         self._stir.set()
@@ -85,6 +81,7 @@ class Lane:
                 await self._work()
             await self._finish()
         finally:
+            self._state.end()
             for runner in self._runners:
                 runner.cancel()
         if self._held:
@@ -99,7 +96,7 @@ class Lane:
                 if isinstance(ended, BaseException):
                     raise ended
             self._pump()
-            if self._course.idle and not read:
+            if self._state.idle and not read:
                 return
             await self._wait(seconds=LOOK_S if settled else SETTLE_RETRY_S)
             await self._keep_lease()
@@ -107,7 +104,7 @@ class Lane:
     async def _finish(self) -> None:
         """Waits for what is in flight, and then for the database: a receipt that is forgotten is a notification sent twice."""
         self._ending = True
-        while self._course.in_flight:
+        while self._state.in_flight:
             await self._wait(LOOK_S)
             await self._settle()
             with suppress(Unavailable):
@@ -119,26 +116,26 @@ class Lane:
 
     async def _wait(self, seconds: float) -> None:
         """Until a push has ended, and a little longer while others run, or until the pace allows the next one."""
-        seconds = min(seconds, max(self._course.waits_s(), LINGER_S)) if self._course.waits_s() else seconds
+        seconds = min(seconds, max(self._state.waits_s(), LINGER_S)) if self._state.waits_s() else seconds
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stir.wait(), seconds)
-        if self._course.in_flight and not self._course.hungry and self._stop_by is None:
-            await asyncio.sleep(min(LINGER_S * self._shares.lanes, LINGER_MAX_S, seconds))
+        if self._state.in_flight and not self._state.hungry and self._stop_by is None:
+            await asyncio.sleep(min(LINGER_S * self._throughput.lanes, LINGER_MAX_S, seconds))
         self._stir.clear()
 
     def _may_push(self) -> bool:
         now = time.monotonic()
         lease_safe_until = self._renewed + lanes.LEASE.total_seconds() - TOTAL_TIMEOUT_S - LEASE_MARGIN_S
-        is_open = self._course.gate is None and not self._course.closed and not self._ending
+        is_open = self._state.gate is None and not self._state.closed and not self._ending
         return self._held and is_open and self._stop_by is None and now < min(self._turn_ends, lease_safe_until)
 
     async def _read(self) -> bool:
-        """Reads on where the course wants more; whether something came. Raises: Unavailable."""
-        read = self._course.reads(time.monotonic())
+        """Reads on where the state wants more; whether something came. Raises: Unavailable."""
+        read = self._state.reads(time.monotonic())
         if read is None:
             return False
         rows = await notifications.read_due(self._db, self._lease.messenger_id, *read)
-        self._course.offer(rows)
+        self._state.offer(rows)
         self._pump()
         return bool(rows)
 
@@ -156,7 +153,7 @@ class Lane:
         self._stir.set()
 
     def _begin(self) -> Batch | None:
-        return self._course.begin(datetime.now(UTC), time.monotonic()) if self._course.ready and self._may_push() else None
+        return self._state.begin(datetime.now(UTC), time.monotonic()) if self._state.ready and self._may_push() else None
 
     async def _run(self, batch: Batch | None) -> None:
         """Pushes a batch, and then whatever is next."""
@@ -170,12 +167,12 @@ class Lane:
                 outcome = Failed("the registry failed to push")
             self._note(batch, outcome, attempted_at, began_s)
             batch = self._begin()
-            if self._course.ready:  # the width has grown
+            if self._state.ready:  # the width has grown
                 self._pump()
 
     def _note(self, batch: Batch, outcome: Outcome, attempted_at: datetime, began_s: float) -> None:
         now = datetime.now(UTC)
-        attempt = self._course.note(batch, outcome, attempted_at, began_s, now, time.monotonic())
+        attempt = self._state.note(batch, outcome, attempted_at, began_s, now, time.monotonic())
         self._metrics.count(attempt.outcome, attempt.latency_ms / 1000)
         late = sum(n.deadline_at < now and not n.replayed for n in batch) if isinstance(outcome, Acknowledged) else 0
         if late:
@@ -187,18 +184,18 @@ class Lane:
 
     async def _settle(self) -> bool:
         """Writes what was noted; False while the database is away, and it is then kept for the next call."""
-        settlement = self._course.settle()
+        settlement = self._state.settle()
         if settlement is None:
             return True
         try:
             settled = await self._write(settlement)
         except Unavailable:
-            self._course.unsettle(settlement)
+            self._state.unsettle(settlement)
             return False
         except BaseException:
-            self._course.unsettle(settlement)
+            self._state.unsettle(settlement)
             raise
-        self._course.settled(settlement)
+        self._state.settled(settlement)
         self._succeeded = self._succeeded or bool(settlement.delivered)
         observe.notifications_delivered.labels(self._lease.name, "push").inc(settled)
         if settlement.deferred:
@@ -208,7 +205,7 @@ class Lane:
             observe.event("lane_opened", messenger=self._lease.name)
         if settlement.gate is not None:
             observe.lane_gates.labels(self._lease.name).inc()
-            error, failures = settlement.gate.error, self._course.failures + 1
+            error, failures = settlement.gate.error, self._state.failures + 1
             observe.event("lane_gated", "warning", messenger=self._lease.name, error=error, failures=failures)
         return True
 
@@ -241,7 +238,7 @@ class Lane:
             self._signer = await self._pusher.signer(self._lease.messenger_id)
         except (WrongSecretsKey, ValueError) as error:
             observe.event("secrets_unreadable", "error", messenger=self._lease.name)
-            until = next_probe(datetime.now(UTC), self._course.failures + 1, self._jitter())
+            until = next_probe(datetime.now(UTC), self._state.failures + 1, self._jitter())
             cannot = "decrypted" if isinstance(error, WrongSecretsKey) else "used"
-            self._course.close(f"signing secrets cannot be {cannot}", until)
+            self._state.close(f"signing secrets cannot be {cannot}", until)
         self._signer_read = time.monotonic()

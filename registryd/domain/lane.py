@@ -17,7 +17,7 @@ from typing import NamedTuple, assert_never
 from uuid import UUID
 
 from registryd.domain.notification import BEGINNING, Acknowledged, Attempt, Deferral, Failed, Key, Notification, Outcome, Rejected
-from registryd.domain.pace import Pace, Shares
+from registryd.domain.pace import Pace, Throughput
 from registryd.domain.schedule import PROBE_MAX, next_attempt, next_probe, presses
 
 PAGE = 500
@@ -61,20 +61,18 @@ class Settlement(NamedTuple):
     reopens: bool
 
 
-class Course:
+class LaneState:
     """One lease of one lane. `jitter()` gives 0 to 1; `now_s` is a steady clock's seconds, `now` the time of day."""
 
-    def __init__(self, batch_max: int, failures: int, pace: Pace, shares: Shares, jitter: Callable[[], float]) -> None:
+    def __init__(self, batch_max: int, failures: int, pace: Pace, throughput: Throughput, jitter: Callable[[], float]) -> None:
         self._batch_max = batch_max
         self._pace = pace
-        self._shares = shares
+        self._throughput = throughput
         self._jitter = jitter
         self.failures = failures
         self.in_flight = 0
         self.gate: Gate | None = None
         self.closed = False
-        self.bulky = False
-        """More is due than a page holds."""
         self._queue: deque[Batch] = deque()
         self._queued = 0
         self._taken: set[UUID] = set()
@@ -135,7 +133,10 @@ class Course:
             self._exhausted = not fresh
             return
         if after == BEGINNING == self._after:
-            self.bulky = len(rows) == limit
+            if len(rows) == limit:
+                self._throughput.bulky.add(self)
+            else:
+                self._throughput.bulky.discard(self)
         if after == self._after:
             self._exhausted = len(rows) < limit
             self._after = BEGINNING if self._exhausted else (rows[-1].deadline_at, rows[-1].notification_id)
@@ -166,8 +167,8 @@ class Course:
             return None
         batch = self._queue[0]
         bound, paced = inf, float(len(batch))
-        if self.bulky:
-            bound = self._shares.bound(presses=presses(now, batch[0].terminated_at, batch[0].deadline_at))
+        if self in self._throughput.bulky:
+            bound = self._throughput.share_per_s(presses=presses(now, batch[0].terminated_at, batch[0].deadline_at))
             # Uneven gaps of the right mean: lanes that began together would else push together, and queries would wait for all of them.
             paced *= 0.5 + self._jitter()
         self._waits_s = self._pace.wait_s(now_s, bound)
@@ -177,7 +178,6 @@ class Course:
         self._queued -= len(batch)
         self.in_flight += 1
         self._pace.begin(now_s, paced, bound)
-        self._shares.begun += len(batch)
         return batch
 
     def waits_s(self) -> float:
@@ -275,6 +275,10 @@ class Course:
             self._exhausted = False
         if settlement.gate is not None:
             self.gate, self.closed = None, True
+
+    def end(self) -> None:
+        """The lease is over: this lane no longer takes a share of the throughput."""
+        self._throughput.bulky.discard(self)
 
     @property
     def idle(self) -> bool:

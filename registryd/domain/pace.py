@@ -8,7 +8,7 @@ are the caller's seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 CUT = 0.5
@@ -17,12 +17,6 @@ RATE_MIN = 1.0
 RATE_STEP = 0.1
 """Of the rate that a cut left, regained each second."""
 BURST_S = 0.1
-FEEL_S = 0.05
-LATE_S = 0.01
-WAIT_S = 0.03
-"""A process, or a database, that is later than this makes queries wait: backlogs give way."""
-ROOM_MIN = 500.0
-ROOM_STEP = 1.02
 SLOW_S = 1.0
 """Receipts quicker than this are never called slow: what is shorter may be this program's own waiting."""
 SLOWER = 2.0
@@ -32,32 +26,23 @@ BEST_DRIFT = 1.005
 
 
 @dataclass
-class Shares:
-    """What the lanes of a worker have in common. `echo_per_s`: notifications a second of this worker's, because each makes its messenger
-    ask again; `room_per_s`: what the process has time for beside the queries it answers; `bulky`: lanes with a backlog, which share both.
-    The others' few notifications are not worth counting."""
+class Throughput:
+    """What bounds all lanes of one process together.
+
+    Each notification makes its messenger ask again, so the policy bounds how many go out a second. Only lanes with a backlog count and are
+    bounded: the few notifications of the others do not matter.
+    """
 
     echo_per_s: float = inf
-    room_per_s: float = inf
+    """Notifications a second that this process may push."""
     lanes: int = 0
-    bulky: int = 0
-    begun: int = 0
-    """Notifications pushed since `feel` was last told."""
+    """Lanes at work."""
+    bulky: set[object] = field(default_factory=set)
+    """Those of them that have a backlog."""
 
-    def bound(self, *, presses: bool) -> float:
-        """One bulky lane's share, a second."""
-        return min(inf if presses else self.echo_per_s, self.room_per_s) / max(1, self.bulky)
-
-    def feel(self, since_s: float, late_s: float, queries_wait_s: float | None) -> None:
-        """`since_s` after the last time, the process was late for what it meant to do, and the next query has waited for the database;
-        None: nobody asks."""
-        if queries_wait_s is None:
-            self.room_per_s = inf
-        elif late_s > LATE_S or queries_wait_s > WAIT_S:
-            self.room_per_s = max(ROOM_MIN, RATE_CUT * min(self.room_per_s, self.begun / since_s))
-        elif self.room_per_s < inf:
-            self.room_per_s *= ROOM_STEP ** (since_s / FEEL_S)
-        self.begun = 0
+    def share_per_s(self, *, presses: bool) -> float:
+        """Notifications a second for one lane with a backlog. Deadlines that press lift the bound."""
+        return inf if presses else self.echo_per_s / max(1, len(self.bulky))
 
 
 class Pace:

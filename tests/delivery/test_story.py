@@ -22,9 +22,9 @@ import pytest
 from registryd.delivery.dispatcher import POLL_S
 from registryd.delivery.lane import TURN_S
 from registryd.delivery.push import TOTAL_TIMEOUT_S
-from registryd.domain.lane import LOOK_S, Batch, Course
+from registryd.domain.lane import LOOK_S, Batch, LaneState
 from registryd.domain.notification import Acknowledged, Failed, Key, Notification, Outcome, Rejected
-from registryd.domain.pace import Pace, Shares
+from registryd.domain.pace import Pace, Throughput
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR_S = 3600.0
@@ -153,46 +153,47 @@ class Messenger:
 
     def run(self) -> None:
         """What the dispatcher does: a lease whenever the gate is open and something is due."""
-        pace, shares = Pace(16), Shares()
+        pace, throughput = Pace(16), Throughput()
         now_s, gate_s, failures = 0.0, 0.0, 0
         while self.rows and now_s < STORY_S:
             now_s = max(now_s, gate_s, min(row.due_s for row in self.rows)) + self.chance.uniform(0, POLL_S)
-            course = Course(self.batch_max, failures, pace, shares, self.chance.random)
-            now_s = self.lease(course, now_s)
-            failures = course.failures
+            state = LaneState(self.batch_max, failures, pace, throughput, self.chance.random)
+            now_s = self.lease(state, now_s)
+            state.end()
+            failures = state.failures
             if self.gate is not None:
                 gate_s, failures = seconds(self.gate), failures + 1
 
     gate: datetime | None = None
 
-    def lease(self, course: Course, now_s: float) -> float:
-        """What the lane does with the course, until it gives the lane back; returns when."""
+    def lease(self, state: LaneState, now_s: float) -> float:
+        """What the lane does with the state, until it gives the lane back; returns when."""
         ends: list[tuple[float, int, Batch, Outcome, float]] = []
         order = itertools.count()
         turn_ends_s = now_s + TURN_S
         self.gate = None
         while True:
-            if now_s < turn_ends_s and (read := course.reads(now_s)) is not None:
-                course.offer(self.read_due(*read, now_s))
-            while now_s < turn_ends_s and (batch := course.begin(at(now_s), now_s)) is not None:
+            if now_s < turn_ends_s and (read := state.reads(now_s)) is not None:
+                state.offer(self.read_due(*read, now_s))
+            while now_s < turn_ends_s and (batch := state.begin(at(now_s), now_s)) is not None:
                 took_s, outcome = self.script.answer(now_s, batch, self.chance)
                 heapq.heappush(ends, (now_s + took_s, next(order), batch, outcome, now_s))
-            self.settle(course)
-            if not ends and (course.closed or course.idle or now_s >= turn_ends_s):
+            self.settle(state)
+            if not ends and (state.closed or state.idle or now_s >= turn_ends_s):
                 return now_s
-            wait_s = min(course.waits_s() or LOOK_S, LOOK_S)
+            wait_s = min(state.waits_s() or LOOK_S, LOOK_S)
             now_s = min(now_s + wait_s, ends[0][0]) if ends else now_s + wait_s
             while ends and ends[0][0] <= now_s:
                 _, _, batch, outcome, began_s = heapq.heappop(ends)
                 self.attempts += 1
-                course.note(batch, outcome, at(began_s), began_s, at(now_s), now_s)
+                state.note(batch, outcome, at(began_s), began_s, at(now_s), now_s)
                 if isinstance(outcome, Acknowledged):
                     for notice in batch:
                         assert notice.notification_id not in self.received_s, "nothing is pushed twice"
                         self.received_s[notice.notification_id] = now_s
 
-    def settle(self, course: Course) -> None:
-        settlement = course.settle()
+    def settle(self, state: LaneState) -> None:
+        settlement = state.settle()
         if settlement is None:
             return
         gone = set(settlement.delivered)
@@ -202,7 +203,7 @@ class Messenger:
             if row.notice.notification_id in deferred:
                 row.due_s = deferred[row.notice.notification_id]
                 row.notice = row.notice._replace(attempts=min(row.notice.attempts + 1, 32767))
-        course.settled(settlement)
+        state.settled(settlement)
         if settlement.gate is not None:
             self.gate = settlement.gate.until
 

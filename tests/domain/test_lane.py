@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from registryd.domain.lane import HEAD, PAGE, REFUSED_MAX, REFUSED_WITHIN, REREAD_S, Batch, Course, Read
+from registryd.domain.lane import HEAD, PAGE, REFUSED_MAX, REFUSED_WITHIN, REREAD_S, Batch, LaneState, Read
 from registryd.domain.notification import BEGINNING, Acknowledged, Failed, Notification, Outcome, Rejected
-from registryd.domain.pace import Pace, Shares
+from registryd.domain.pace import Pace, Throughput
 from registryd.domain.schedule import PROBE_MAX
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -21,22 +21,22 @@ def owed(number: int, ended_ago: timedelta = timedelta(0), attempts: int = 0) ->
     return Notification(terminated_at + DAY, UUID(int=number), 79160000000, 1, f"c{number}", terminated_at, NOW, attempts)
 
 
-def course(batch_max: int = 1, width: int = 4, failures: int = 0, shares: Shares | None = None) -> Course:
-    return Course(batch_max, failures, Pace(width), shares or Shares(), lambda: 0.5)
+def course(batch_max: int = 1, width: int = 4, failures: int = 0, throughput: Throughput | None = None) -> LaneState:
+    return LaneState(batch_max, failures, Pace(width), throughput or Throughput(), lambda: 0.5)
 
 
-def begun(lane: Course, now_s: float, now: datetime = NOW) -> list[Batch]:
+def begun(lane: LaneState, now_s: float, now: datetime = NOW) -> list[Batch]:
     batches = []
     while (batch := lane.begin(now, now_s)) is not None:
         batches.append(batch)
     return batches
 
 
-def answer(lane: Course, batch: Batch, outcome: Outcome, now_s: float = 1.0) -> None:
+def answer(lane: LaneState, batch: Batch, outcome: Outcome, now_s: float = 1.0) -> None:
     lane.note(batch, outcome, NOW, now_s - 0.01, NOW, now_s)
 
 
-def settle(lane: Course) -> None:
+def settle(lane: LaneState) -> None:
     settlement = lane.settle()
     assert settlement is not None
     lane.settled(settlement)
@@ -81,22 +81,22 @@ def test_what_is_settled_while_its_row_is_being_read_is_not_pushed_again() -> No
 
 
 def test_backlog_is_paced_by_what_comes_back_as_queries_until_deadlines_press() -> None:
-    shares = Shares(echo_per_s=1000.0, bulky=1)
+    throughput = Throughput(echo_per_s=1000.0)
     rows = [owed(n) for n in range(PAGE)]
-    paced = course(batch_max=100, width=64, shares=shares)
+    paced = course(batch_max=100, width=64, throughput=throughput)
     paced.reads(0.0)
     paced.offer(rows)
-    assert paced.bulky
+    assert paced in throughput.bulky
     assert sum(map(len, begun(paced, 0.0))) <= 200, "a tenth of a second's, and the batch that crosses it"
     assert 0 < paced.waits_s() <= 0.2
     assert sum(map(len, begun(paced, 0.2))) >= 100
 
-    pressing = course(batch_max=100, width=64, shares=shares)
+    pressing = course(batch_max=100, width=64, throughput=throughput)
     pressing.reads(0.0)
     pressing.offer([owed(n, timedelta(hours=13)) for n in range(PAGE)])
     assert sum(map(len, begun(pressing, 0.0))) == PAGE
 
-    few = course(batch_max=100, width=64, shares=Shares(echo_per_s=1.0, bulky=1))
+    few = course(batch_max=100, width=64, throughput=Throughput(echo_per_s=1.0))
     few.reads(0.0)
     few.offer([owed(n) for n in range(PAGE - 1)])
     assert sum(map(len, begun(few, 0.0))) == PAGE - 1, "what is no backlog is not worth counting"
@@ -154,7 +154,7 @@ def test_endpoint_that_refuses_everything_is_a_failing_one_and_one_that_refuses_
 def test_lanes_that_share_a_bound_push_at_uneven_gaps_of_the_right_mean() -> None:
     gaps = []
     for jitter in (0.0, 0.5, 1.0):
-        lane = Course(100, 0, Pace(64), Shares(echo_per_s=100.0, bulky=1), lambda jitter=jitter: jitter)  # type: ignore[misc] # a default
+        lane = LaneState(100, 0, Pace(64), Throughput(echo_per_s=100.0), lambda jitter=jitter: jitter)  # type: ignore[misc] # a default
         lane.reads(0.0)
         lane.offer([owed(n) for n in range(PAGE)])
         begun(lane, 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registryd.domain.pace import BURST_S, RATE_CUT, ROOM_MIN, Pace, Shares
+from registryd.domain.pace import BURST_S, Pace, Throughput
 
 
 def receive(pace: Pace, now_s: float, count: int, took_s: float = 0.01, notifications: int = 1) -> None:
@@ -116,24 +116,9 @@ def test_pace_always_lets_something_begin_and_stays_within_its_bounds(events: li
         now_s += max(0.0, pace.wait_s(now_s))
 
 
-def test_backlogs_give_way_to_queries_that_wait_and_to_nothing_else() -> None:
-    shares = Shares(bulky=2, begun=1000)
-    shares.feel(0.1, 0.05, None)
-    assert shares.bound(presses=False) == float("inf")
-    shares.begun = 1000
-    shares.feel(0.1, 0.05, 0.0)
-    assert shares.bound(presses=True) == RATE_CUT * 10_000 / 2, "a deadline that presses does not stop the queries either"
-    for _ in range(100):
-        shares.feel(0.05, 0.0, 0.2)
-    assert shares.room_per_s == ROOM_MIN
-    for _ in range(60):
-        shares.feel(0.05, 0.001, 0.002)
-    assert 1_200 <= shares.room_per_s <= 2_000, "regained within seconds"
-
-
 def test_lanes_with_a_backlog_share_what_comes_back_as_queries() -> None:
-    assert Shares(5000.0, lanes=100, bulky=4).bound(presses=False) == 1250.0
-    assert Shares(5000.0, lanes=100, bulky=4).bound(presses=True) == float("inf")
+    assert Throughput(5000.0, lanes=100, bulky={0, 1, 2, 3}).share_per_s(presses=False) == 1250.0
+    assert Throughput(5000.0, lanes=100, bulky={0, 1, 2, 3}).share_per_s(presses=True) == float("inf")
     pace = Pace(256)
     began, now_s = 0, 0.0
     while now_s < 10.0:
