@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test lint serve bench bench-days bench-evidence bench-100m failover scans crash lock audit clean
+.PHONY: help demo test check-all lint serve bench bench-days bench-evidence bench-100m failover scans crash lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -19,9 +19,15 @@ $(STAMP): requirements-dev.lock pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/registryd demo $(ARGS)
 
-## make test    linters, types, import contracts and every test (ARGS='tests/http -k batch' narrows it)
+## make test    linters, types, import contracts and the tests, two or more at a time (ARGS='tests/http -k batch' narrows it)
+TOGETHER := -n auto --maxprocesses 4 --dist worksteal
 test: lint
-	$(BIN)/python -m pytest $(or $(ARGS),tests)
+ifdef ARGS
+	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest $(TOGETHER) -m "not alone and not campaign"
+	$(BIN)/python -m pytest -m "alone and not campaign"
+endif
 
 ## make lint    ruff, mypy --strict, import-linter
 lint: $(STAMP)

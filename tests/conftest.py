@@ -1,4 +1,7 @@
-"""One private PostgreSQL a session, a migrated template, a clone of it for each test that asks; the real daemon as a process."""
+"""The fixtures: one private PostgreSQL a session, a migrated template, a clone of it for each test that asks; the real daemon as a process.
+
+Under pytest-xdist every worker is a session: it has a PostgreSQL of its own, and nothing is shared.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,10 @@ from registryd.http import auth
 from registryd.store import digest_keys, messengers, migrations
 from registryd.store.messengers import Messenger, SecretBox, SigningSecret
 from registryd.store.pool import Database
+
+# pytest-xdist tells its workers a width of 80; a command's console would take it over for good when it is imported.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 T = TypeVar("T")
 TEMPLATE = "registryd_template"

@@ -15,6 +15,7 @@ from tests.conftest import client
 from tests.failover.pair import Outcome, Pair, count_lost, fail_over, is_right, pair
 from tests.http.test_database_away import frozen, load, more
 
+pytestmark = pytest.mark.alone
 BACK_WITHIN_S = 5.0
 AWAY = {"database": "away", "schema": "unknown"}
 
