@@ -18,11 +18,12 @@ from rich.table import Table
 
 from registryd.cli.running import Context, ContractsMax, command, err, out, pass_context
 from registryd.domain.errors import Unavailable
+from registryd.domain.files import BadLine, ImportRefused
+from registryd.domain.times import parse_rfc3339
 from registryd.feed import deltas, snapshot
 from registryd.feed.events import ContractFeed
-from registryd.feed.lines import parse_time
 from registryd.feed.snapshot import Job
-from registryd.store.imports import BadLine, Imported, ImportRefused
+from registryd.store.imports import Imported
 from registryd.store.snapshots import Reconciled, TooManyEnds
 
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
@@ -32,7 +33,7 @@ class _Moment(click.ParamType[datetime]):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        return parse_time(str(value)) or self.fail("an RFC 3339 time such as 2026-01-02T03:04:05Z", param, ctx)
+        return parse_rfc3339(str(value)) or self.fail("an RFC 3339 time such as 2026-01-02T03:04:05Z", param, ctx)
 
 
 @click.group()

@@ -16,7 +16,7 @@ from registryd.cli.running import Context, Exit, command, fail, one_messenger, o
 from registryd.delivery import export as exporting
 from registryd.domain.backlog import Backlog
 from registryd.domain.identifiers import masked_code, masked_number
-from registryd.domain.notification import rfc3339
+from registryd.domain.times import rfc3339
 from registryd.store import proof, replays, watch
 from registryd.store.messengers import SecretBox, signing_secrets
 from registryd.store.pool import connect

@@ -19,10 +19,10 @@ from rich.console import Console
 from registryd import config, daemon
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
+from registryd.domain.files import ImportRefused
 from registryd.embedded import EmbeddedError
 from registryd.store import messengers, pool
 from registryd.store.breakglass import BreakglassRefused
-from registryd.store.imports import ImportRefused
 from registryd.store.messengers import Messenger, WrongSecretsKey
 from registryd.store.migrations import SchemaMismatch
 from registryd.store.pool import Database

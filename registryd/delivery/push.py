@@ -22,7 +22,8 @@ from registryd import observe
 from registryd.delivery.egress import Egress, EgressRefused
 from registryd.delivery.resolver import Resolver
 from registryd.delivery.signing import Signer
-from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome, Rejected, TestPush, event, rfc3339, webhook_id
+from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome, Rejected, TestPush, event, webhook_id
+from registryd.domain.times import rfc3339
 from registryd.store.messengers import Messenger, SecretBox, signing_secrets
 from registryd.store.pool import Database
 

@@ -28,7 +28,7 @@ from registryd.delivery import signing
 from registryd.delivery.receiver import Receipt, Receiver
 from registryd.demo.site import DemoError, Examples, Site, daemon, fill, prepare
 from registryd.domain.identifiers import phone_number
-from registryd.domain.notification import rfc3339
+from registryd.domain.times import rfc3339
 
 RECEIPT_TIMEOUT_S = 20.0
 KNOWN_TIMEOUT_S = 10.0

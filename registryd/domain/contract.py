@@ -8,6 +8,7 @@ the database refuses anything else.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
@@ -19,11 +20,20 @@ Status = Literal["active", "suspended", "ended"]
 Holder = Literal["individual", "sole_trader", "organisation"]
 EndUser = Literal["not_required", "registered", "unregistered"]
 EndReason = Literal["terminated", "ported_out", "holder_changed"]
+StatedEndUser = Literal["registered", "unregistered"]
+"""What an event may say of the end user; of an individual it says nothing."""
 EventType = Literal[
     "activated", "terminated", "ported_out", "holder_changed", "suspended", "resumed", "end_user_registered", "end_user_withdrawn"
 ]
 
 STATUSES: tuple[str, ...] = get_args(Status)
+HOLDERS: tuple[str, ...] = get_args(Holder)
+END_USERS: tuple[str, ...] = get_args(EndUser)
+STATED_END_USERS: tuple[str, ...] = get_args(StatedEndUser)
+END_REASONS: tuple[str, ...] = get_args(EndReason)
+EVENT_TYPES: tuple[str, ...] = get_args(EventType)
+EVENT_ID = re.compile("[!-~]{1,128}", re.ASCII)
+EVENT_ID_WANTED = "1 to 128 printable ASCII characters without spaces"
 CLOCK_SKEW_MAX = timedelta(minutes=4)
 """How far billing's clock may be ahead of ours. The database allows its own clock a minute more."""
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +60,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     msisdn: Msisdn
     occurred_at: datetime
     holder: Holder | None = None
-    end_user: Literal["registered", "unregistered"] | None = None
+    end_user: StatedEndUser | None = None
 
 
 class Result(msgspec.Struct, frozen=True):

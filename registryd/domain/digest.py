@@ -11,7 +11,7 @@ from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from registryd.domain.notification import rfc3339
+from registryd.domain.times import rfc3339
 
 
 class Digest(NamedTuple):

@@ -17,8 +17,10 @@ IdentificationCode = NewType("IdentificationCode", str)
 
 MessengerId = NewType("MessengerId", int)
 
-PHONE_NUMBER = re.compile(r"\+[1-9][0-9]{4,14}", re.ASCII)
-_PHONE_NUMBERS = re.compile(r"(?:\+[1-9][0-9]{4,14}+,)++", re.ASCII)
+MSISDN = re.compile("[1-9][0-9]{4,14}+", re.ASCII)
+MSISDN_WANTED = "5 to 15 digits without the plus, the first not 0"
+PHONE_NUMBER = re.compile(rf"\+{MSISDN.pattern}", re.ASCII)
+_PHONE_NUMBERS = re.compile(rf"(?:\+{MSISDN.pattern},)++", re.ASCII)
 IDENTIFICATION_CODE = re.compile(r"[ -~]{1,128}", re.ASCII)
 
 DIGEST_BYTES = 16

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-import orjson
+from registryd.domain.times import rfc3339
 
 STATES = ("pending", "delivered")
 CHANNELS = ("push", "pull", "hand")
@@ -59,14 +59,6 @@ class Failed(NamedTuple):
 
 
 Outcome = Acknowledged | Rejected | Failed
-
-
-def rfc3339(at: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds, truncated: `2026-01-02T03:04:05.678Z`."""
-    if at.tzinfo is not UTC:
-        at = at.astimezone(UTC)
-    text = orjson.dumps(at).decode()  # a third of isoformat's time, in quotes, with a fraction unless it is zero
-    return text[1:24] + "Z" if at.microsecond else text[1:20] + ".000Z"
 
 
 def webhook_id(notifications: Sequence[Notification]) -> str:

@@ -1,32 +1,31 @@
-"""A file of billing's contract events: ordered, each applied once, by the very path of POST /operator/v1/contract-events.
+"""Imports a file of billing's contract events. They are applied in order, each once, as calls of POST /operator/v1/contract-events are.
 
-Events go in by the call, a transaction each. Interrupted, the file is imported again from its beginning: what was applied is a duplicate.
-A line that is no event stops the file there: the events before it are applied, those after it are not looked at.
+Each portion of events is one transaction. After an interruption the whole file is imported again: what was applied comes back as a
+duplicate. A line that is no event stops the file: the events before it are applied, those after it are not looked at.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
-from registryd.domain import contract
-from registryd.domain.contract import Event
+from registryd.domain.contract import EVENT_ID, EVENT_ID_WANTED, EVENT_TYPES, HOLDERS, STATED_END_USERS, Event
 from registryd.domain.errors import Unavailable
-from registryd.domain.identifiers import Msisdn
+from registryd.domain.files import BadLine, ImportRefused, one_of, told
+from registryd.domain.identifiers import MSISDN, MSISDN_WANTED, Msisdn
+from registryd.domain.times import parse_rfc3339
 from registryd.feed.events import ContractFeed
-from registryd.feed.lines import MSISDN, parse_time, read_header, split
+from registryd.feed.faults import RFC3339_WANTED
+from registryd.feed.lines import read_header, split
 from registryd.feed.source import Source, opened
-from registryd.store.imports import BadLine, ImportRefused, told
 
 COLUMNS = ("event_id", "type", "msisdn", "occurred_at", "holder", "end_user")
-CALL_EVENTS = 10_000
-_TYPES = get_args(contract.EventType)
+PORTION_EVENTS = 10_000
 
 
 class Applied(NamedTuple):
-    """What became of a file's events; `refused` by line, with why."""
+    """What became of a file's events. `refused` has the line and the reason of each refused one."""
 
     applied: int
     duplicates: int
@@ -42,7 +41,7 @@ class NoEvent(ImportRefused):
 
 
 class Stopped(Exception):
-    """`why` stopped the file: what stands before it was taken, as `done` says, and the rest was not looked at."""
+    """The file was stopped by `why`. `done` counts the events before that; the rest was not looked at."""
 
     def __init__(self, why: ImportRefused | Unavailable, done: Applied) -> None:
         super().__init__(str(why))
@@ -51,15 +50,18 @@ class Stopped(Exception):
 
 
 async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, int], None] = lambda *_: None) -> Applied:
-    """Raises: ImportRefused for the header; Stopped, at a line that is no event, where the file is damaged or the database is away."""
+    """Applies a file's events; `progress(bytes, events)` is called after each portion.
+
+    Raises: ImportRefused for the header; Stopped at a line that is no event, or where the file is damaged or the database is away.
+    """
     applied = duplicates = 0
     refused: list[BadLine] = []
     with opened(path) as source:
         columns = read_header(source.first_line(), COLUMNS)
         try:
-            for call in _calls(_events(source, columns)):
-                results = await feed.apply([event for _, event in call])
-                for (line, _), result in zip(call, results, strict=True):
+            for portion in _portions(_events(source, columns)):
+                results = await feed.apply([event for _, event in portion])
+                for (line, _), result in zip(portion, results, strict=True):
                     match result.outcome:
                         case "applied":
                             applied += 1
@@ -73,28 +75,31 @@ async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, 
     return Applied(applied, duplicates, refused)
 
 
-def _calls(events: Iterator[tuple[int, Event]]) -> Iterator[list[tuple[int, Event]]]:
-    """The events by the call. Raises: NoEvent, after the events before it; ImportRefused, where those since the last call are in doubt."""
-    call: list[tuple[int, Event]] = []
+def _portions(events: Iterator[tuple[int, Event]]) -> Iterator[list[tuple[int, Event]]]:
+    """The events in portions of PORTION_EVENTS.
+
+    Raises: NoEvent, after the events before it; ImportRefused, where the file is damaged: events since the last portion are then dropped.
+    """
+    portion: list[tuple[int, Event]] = []
     try:
         for numbered in events:
-            call.append(numbered)
-            if len(call) == CALL_EVENTS:
-                yield call
-                call = []
+            portion.append(numbered)
+            if len(portion) == PORTION_EVENTS:
+                yield portion
+                portion = []
     except NoEvent:
-        if call:
-            yield call
+        if portion:
+            yield portion
         raise
-    if call:
-        yield call
+    if portion:
+        yield portion
 
 
 def _events(source: Source, columns: list[str]) -> Iterator[tuple[int, Event]]:
-    """Raises: NoEvent, ImportRefused."""
+    """Each event with the number of its line. Raises: NoEvent, ImportRefused."""
     number = 1
     while block := source.block():
-        # An event's values hold no newline, so a block's lines are rows.
+        # The values of an event hold no line feed, so the lines of a block are its rows.
         for text in block.decode("utf-8", "replace").split("\n")[:-1]:
             number += 1
             fields = split(text.rstrip("\r"))
@@ -109,23 +114,23 @@ def _events(source: Source, columns: list[str]) -> Iterator[tuple[int, Event]]:
 
 
 def _event(row: dict[str, str]) -> Event | str:
-    """The event, or what is wanted of its line and not so."""
-    occurred_at = parse_time(row["occurred_at"])
-    if re.fullmatch("[!-~]{1,128}", row["event_id"]) is None:
-        return "event_id: 1 to 128 printable ASCII characters without spaces"
-    if row["type"] not in _TYPES:
-        return f"type: one of {', '.join(_TYPES)}"
+    """The event, or a text that says what is wrong with its line."""
+    occurred_at = parse_rfc3339(row["occurred_at"])
+    if EVENT_ID.fullmatch(row["event_id"]) is None:
+        return f"event_id: {EVENT_ID_WANTED}"
+    if row["type"] not in EVENT_TYPES:
+        return f"type: {one_of(EVENT_TYPES)}"
     if MSISDN.fullmatch(row["msisdn"]) is None:
-        return "msisdn: 5 to 15 digits without the plus, the first not 0"
+        return f"msisdn: {MSISDN_WANTED}"
     if occurred_at is None:
-        return "occurred_at: an RFC 3339 time such as 2026-01-02T03:04:05Z"
-    if row["holder"] not in ("", *get_args(contract.Holder)):
-        return "holder: individual, sole_trader, organisation or nothing"
-    if row["end_user"] not in ("", "registered", "unregistered"):
-        return "end_user: registered, unregistered or nothing"
+        return f"occurred_at: {RFC3339_WANTED}"
+    if row["holder"] not in ("", *HOLDERS):
+        return f"holder: {one_of((*HOLDERS, 'nothing'))}"
+    if row["end_user"] not in ("", *STATED_END_USERS):
+        return f"end_user: {one_of((*STATED_END_USERS, 'nothing'))}"
     return Event(
         event_id=row["event_id"],
-        type=row["type"],  # type: ignore[arg-type] # one of _TYPES
+        type=row["type"],  # type: ignore[arg-type] # one of EVENT_TYPES
         msisdn=Msisdn(int(row["msisdn"])),
         occurred_at=occurred_at,
         holder=row["holder"] or None,  # type: ignore[arg-type]

@@ -16,9 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from registryd.domain.files import BadLine, ImportRefused, told
+from registryd.domain.identifiers import MSISDN, MSISDN_WANTED
 from registryd.feed.lines import FIELD_TOO_LONG
 from registryd.store import ranges as store
-from registryd.store.imports import BadLine, ImportRefused, told
 from registryd.store.migrations import connect
 from registryd.store.ranges import Counted, Range
 
@@ -107,8 +108,8 @@ def _columns(names: list[str], wanted: tuple[str, ...]) -> dict[str, int]:
 def _own(place: dict[str, int], rows: Iterator[list[str]]) -> Iterator[Range]:
     for line, row in _filled(place, rows):
         first, last = row["first_msisdn"], row["last_msisdn"]
-        if not re.fullmatch(r"[1-9][0-9]{4,14}", first) or not re.fullmatch(r"[1-9][0-9]{4,14}", last):
-            raise _bad(line, "first_msisdn and last_msisdn: 5 to 15 digits without the plus")
+        if not MSISDN.fullmatch(first) or not MSISDN.fullmatch(last):
+            raise _bad(line, f"first_msisdn and last_msisdn: {MSISDN_WANTED}")
         if int(last) < int(first):
             raise _bad(line, "last_msisdn: not smaller than first_msisdn")
         yield Range(line, int(first), int(last), row["region"], row["note"])

@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from registryd.domain.contract import CLOCK_SKEW_MAX
+from registryd.domain.files import BadLine, ImportRefused
 from registryd.feed.lines import HISTORY_COLUMNS, SNAPSHOT_COLUMNS, Lines, read_header
 from registryd.feed.source import Source, opened
 from registryd.store import imports, snapshots
-from registryd.store.imports import BadLine, Imported, ImportRefused, Staged
+from registryd.store.imports import Imported
 from registryd.store.migrations import connect
 from registryd.store.snapshots import Reconciled, Snapshot
+from registryd.store.staging import Staged
 
 
 @dataclass

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from registryd.store.imports import ImportRefused
+from registryd.domain.files import ImportRefused
 
 if sys.version_info >= (3, 14):
     from compression import zstd

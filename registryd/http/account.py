@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp.web import BaseRequest
 
-from registryd.domain.notification import rfc3339
+from registryd.domain.times import rfc3339
 from registryd.http import wire
 from registryd.http.reply import Reply
 from registryd.http.services import Services

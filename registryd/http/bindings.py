@@ -9,7 +9,7 @@ from aiohttp.web import BaseRequest
 from registryd.domain.binding import Outcome
 from registryd.domain.errors import InvalidArgument, NotFound, NotPresent
 from registryd.domain.identifiers import IdentificationCode, parse_code
-from registryd.domain.notification import rfc3339
+from registryd.domain.times import rfc3339
 from registryd.http import wire
 from registryd.http.reply import Reply
 from registryd.http.services import Services

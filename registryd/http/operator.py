@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from aiohttp.web import BaseRequest
 
 from registryd import observe, resources
 from registryd.config import Api
-from registryd.domain.contract import Event, Result
+from registryd.domain.contract import EVENT_ID, EVENT_ID_WANTED, Event, Result
 from registryd.domain.errors import InvalidArgument, Unavailable
 from registryd.domain.identifiers import parse_msisdn
+from registryd.domain.times import parse_rfc3339
 from registryd.http import transport, wire
 from registryd.http.app import App, Route
 from registryd.http.auth import OperatorToken
@@ -25,8 +24,6 @@ from registryd.store.pool import Database, fetch
 EVENTS_MAX = 10_000
 READY_TIMEOUT_S = 2.0
 _AWAY = {"database": "away", "schema": "unknown"}
-_EVENT_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
-_DATE_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -89,13 +86,13 @@ def operator_app(handlers: OperatorHandlers, token: OperatorToken) -> App[None]:
 def _event(item: wire.ContractEvent) -> Event:
     """Raises: InvalidArgument."""
     bad: list[tuple[str, str]] = []
-    if _EVENT_ID.fullmatch(item.eventId) is None:
-        bad.append(("eventId", "must be 1 to 128 printable ASCII characters without spaces"))
+    if EVENT_ID.fullmatch(item.eventId) is None:
+        bad.append(("eventId", f"must be {EVENT_ID_WANTED}"))
     try:
         msisdn = parse_msisdn(item.phoneNumber)
     except ValueError as error:
         bad.append(("phoneNumber", str(error)))
-    occurred_at = _time(item.occurredAt)
+    occurred_at = parse_rfc3339(item.occurredAt)
     if occurred_at is None:
         bad.append(("occurredAt", "must be an RFC 3339 time with its offset, such as 2026-01-02T03:04:05Z"))
     if bad or occurred_at is None:
@@ -108,15 +105,6 @@ def _event(item: wire.ContractEvent) -> Event:
         holder=item.holder or None,
         end_user=item.endUser or None,
     )
-
-
-def _time(text: str) -> datetime | None:
-    if _DATE_TIME.fullmatch(text) is None:
-        return None
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):  # an offset may lead out of the calendar
-        return None
 
 
 def _result(result: Result) -> dict[str, str]:

@@ -11,7 +11,7 @@ from itertools import product
 from aiohttp.web import BaseRequest
 
 from registryd.domain.binding import Outcome
-from registryd.domain.notification import rfc3339
+from registryd.domain.times import rfc3339
 from registryd.http import wire
 from registryd.http.reply import Reply
 from registryd.http.services import Services

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import orjson
 
-from registryd.domain.contract import EventType, Holder
+from registryd.domain.contract import EventType, Holder, StatedEndUser
 from registryd.domain.errors import InvalidArgument
 from registryd.domain.identifiers import IdentificationCode, parse_code, parse_msisdn, parse_msisdns
 from registryd.domain.presence import PresenceQuery
@@ -58,7 +58,7 @@ class ContractEvent(Body, frozen=True):
     phoneNumber: str
     occurredAt: str
     holder: Holder | UnsetType = UNSET
-    endUser: Literal["registered", "unregistered"] | UnsetType = UNSET
+    endUser: StatedEndUser | UnsetType = UNSET
 
 
 T = TypeVar("T", bound=Body)

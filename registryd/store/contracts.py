@@ -1,4 +1,4 @@
-"""Contracts as billing's events change them: one transaction a call, two set-based statements for whatever it holds."""
+"""Contracts as billing's events change them. A call of any size is a handful of statements, each for all its rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from registryd.domain.contract import Contract
+from registryd.domain.contract import Contract, Event
+from registryd.domain.events import PastEvent
 from registryd.domain.identifiers import Msisdn
 from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Nothing, Query
@@ -14,13 +15,6 @@ from registryd.store.queries import Nothing, Query
 
 class Recorded(NamedTuple):
     event_id: str
-
-
-class PastEvent(NamedTuple):
-    event_id: str
-    content: bytes
-    outcome: str
-    reason: str | None
 
 
 class Locked(NamedTuple):
@@ -42,21 +36,6 @@ class Written(NamedTuple):
     msisdn: int
 
 
-class EventRow(NamedTuple):
-    event_id: str
-    type: str
-    content: bytes
-    occurred_at: datetime
-
-
-class RefusedRow(NamedTuple):
-    event_id: str
-    type: str
-    content: bytes
-    reason: str
-    occurred_at: datetime
-
-
 RECORD_EVENTS = Query("contracts", "record_events", Recorded, list[str], list[str], list[bytes], list[datetime])
 REFUSE_EVENTS = Query("contracts", "refuse_events", Nothing, list[str], list[str], list[bytes], list[str], list[datetime])
 FIND_EVENTS = Query("contracts", "find_events", PastEvent, list[str])
@@ -74,7 +53,7 @@ INSERT_CONTRACTS = Query(
 
 
 async def lock_feed(connection: Connection) -> None:
-    """Takes turns with other calls of the feed, until the transaction ends."""
+    """Waits until no other call of the feed is applied; other calls then wait for the end of this transaction."""
     await fetch(connection, LOCK_FEED)
 
 
@@ -82,16 +61,20 @@ async def find_events(connection: Connection, event_ids: Sequence[str]) -> dict[
     return {event.event_id: event for event in await fetch(connection, FIND_EVENTS, event_ids)}
 
 
-async def record_events(connection: Connection, applied: Sequence[EventRow], refused: Sequence[RefusedRow]) -> int:
-    """Writes what became of a call's events; returns how many applied ones were new: fewer than given means that another call was first."""
-    recorded = await fetch(connection, RECORD_EVENTS, *_columns(applied, 4)) if applied else []
+async def record_events(
+    connection: Connection, applied: Sequence[tuple[Event, bytes]], refused: Sequence[tuple[Event, bytes, str]]
+) -> None:
+    """Records what became of a call's new events, with their contents and the reasons of refusals."""
+    if applied:
+        rows = [(event.event_id, event.type, content, event.occurred_at) for event, content in applied]
+        await fetch(connection, RECORD_EVENTS, *_columns(rows, 4))
     if refused:
-        await fetch(connection, REFUSE_EVENTS, *_columns(refused, 5))
-    return len(recorded)
+        told = [(event.event_id, event.type, content, reason, event.occurred_at) for event, content, reason in refused]
+        await fetch(connection, REFUSE_EVENTS, *_columns(told, 5))
 
 
 async def find_latest(connection: Connection, msisdns: Sequence[Msisdn]) -> dict[Msisdn, Contract]:
-    """Each number's contract of the highest generation, locked."""
+    """The contract of the highest generation of each number, locked."""
     rows = await fetch(connection, FIND_LATEST, msisdns)
     return {Msisdn(row.msisdn): Contract(**row._asdict()) for row in rows}
 

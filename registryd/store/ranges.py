@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 import asyncpg
 
-from registryd.store.imports import BAD_LINES_TOLD, BadLine, ImportRefused, importing, told
+from registryd.domain.files import BAD_LINES_TOLD, BadLine, ImportRefused, told
 from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
+from registryd.store.staging import importing
 
 Source = Literal["register", "hand"]
 

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import asyncpg
 
+from registryd.domain.files import ImportRefused
 from registryd.store import contracts, imports
-from registryd.store.imports import Staged, count_of, importing
 from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
+from registryd.store.staging import Staged, count_of, importing, refuse_lines, stage
 
 
 class Compared(NamedTuple):
@@ -119,7 +120,7 @@ class Reconciled(NamedTuple):
         return hours
 
 
-class TooManyEnds(imports.ImportRefused):
+class TooManyEnds(ImportRefused):
     """A snapshot would end more contracts than it may."""
 
     def __init__(self, would: Reconciled) -> None:
@@ -149,7 +150,7 @@ async def reconcile(
     Raises: TooManyEnds, ImportRefused, Unavailable; nothing was changed then.
     """
     async with importing(connection, dry_run=dry_run):
-        lines = await imports.stage(connection, snapshot.file)
+        lines = await stage(connection, snapshot.file)
         if not dry_run and (await fetch(connection, imports.IS_EMPTY))[0].empty:
             progress("loading")
             return Reconciled(lines, 0, await imports.load_first(connection, snapshot.file, snapshot.as_of), 0, 0, 0, 0, 0, [])
@@ -157,7 +158,7 @@ async def reconcile(
         await fetch(connection, CREATE_CHANGES)
         found = (await fetch(connection, COMPARE_SNAPSHOT, snapshot.as_of, snapshot.unread()))[0]
         if lines - found.unknown != found.live - found.missing or found.unknown != found.unknown_numbers:
-            await imports.refuse_lines(connection, imports.FIND_REPEATED_LINES, snapshot.file)
+            await refuse_lines(connection, imports.FIND_REPEATED_LINES, snapshot.file)
         await fetch(connection, ANALYZE_CHANGES)
         if not dry_run:
             progress("applying")

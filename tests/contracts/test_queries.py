@@ -24,7 +24,6 @@ from registryd.store import (
     bindings,
     contracts,
     digests,
-    imports,
     lanes,
     notifications,
     presence,
@@ -33,6 +32,7 @@ from registryd.store import (
     ranges,
     replays,
     snapshots,
+    staging,
     watch,
 )
 from registryd.store.pool import PROBES
@@ -96,7 +96,7 @@ def test_parameters_and_columns_are_of_the_declared_types(database: TestDatabase
     async def run() -> None:
         async with database.connect() as connection, connection.transaction():
             # What an import's statements speak of is there once its first ones have run.
-            await connection.execute(imports.CREATE_STAGING.sql)
+            await connection.execute(staging.CREATE_STAGING.sql)
             await connection.execute(snapshots.CREATE_CHANGES.sql)
             kinds = await types_by_oid(connection)
             wrong = {}
@@ -422,7 +422,7 @@ def test_the_daemons_role_may_run_every_statement(populated: TestDatabase) -> No
 
     async def run() -> None:
         async with populated.connect("registryd_app") as connection, connection.transaction():
-            await connection.execute(imports.CREATE_STAGING.sql)
+            await connection.execute(staging.CREATE_STAGING.sql)
             await connection.execute(snapshots.CREATE_CHANGES.sql)
             for query in DECLARED:
                 if query.name.startswith(("audit.", "breakglass.")):

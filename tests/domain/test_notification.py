@@ -9,7 +9,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registryd.domain.notification import Notification, event, rfc3339, webhook_id, wire
+from registryd.domain.notification import Notification, event, webhook_id, wire
+from registryd.domain.times import rfc3339
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_999, tzinfo=UTC)
 zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))

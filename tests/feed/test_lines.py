@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from registryd.domain.files import ImportRefused
 from registryd.feed.lines import HISTORY_COLUMNS, SNAPSHOT_COLUMNS, Lines, read_header
-from registryd.store.imports import ImportRefused
 
 LATEST = datetime(2026, 3, 10, 12, tzinfo=UTC)
 HOLDERS = {("individual", "not_required"), *((h, e) for h in ("sole_trader", "organisation") for e in ("registered", "unregistered"))}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from registryd.domain.files import ImportRefused
 from registryd.feed import ranges as feed
 from registryd.feed.ranges import Whose
-from registryd.store.imports import ImportRefused
 from registryd.store.ranges import Counted, Range, TooManyAbsent
 from tests.conftest import TestDatabase
 from tests.store.conftest import add_contracts, add_messengers, ask

@@ -13,11 +13,13 @@ import pytest
 from registryd import resources
 from registryd.demo import population
 from registryd.domain.errors import Unavailable
+from registryd.domain.files import ImportRefused
 from registryd.feed import lines, snapshot
 from registryd.feed.lines import HISTORY_COLUMNS
 from registryd.feed.snapshot import Job
 from registryd.store import imports
-from registryd.store.imports import Imported, ImportRefused, Staged
+from registryd.store.imports import Imported
+from registryd.store.staging import Staged
 from tests.conftest import TestDatabase
 
 HEADER = ",".join(HISTORY_COLUMNS)

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from registryd.domain.contract import Event
+from registryd.domain.files import BadLine, ImportRefused
 from registryd.domain.identifiers import Msisdn
 from registryd.feed import snapshot
 from registryd.feed.events import ContractFeed
 from registryd.feed.lines import SNAPSHOT_COLUMNS
 from registryd.feed.snapshot import Job
-from registryd.store.imports import BadLine, ImportRefused
 from registryd.store.snapshots import Owed, Reconciled, TooManyEnds
 from tests.conftest import Site, TestDatabase, eventually, make_site
 from tests.store.conftest import add_messengers, bind, waits
