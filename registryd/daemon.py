@@ -33,8 +33,8 @@ from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.services import Services
 from registryd.keep import jobs, timer
 from registryd.keep.timer import Job
+from registryd.presence.answerer import Answerer
 from registryd.presence.quota import QuotaGuard
-from registryd.presence.resolver import Resolver
 from registryd.presence.sealing import Sealer
 from registryd.store import digest_keys, journal, migrations, reports
 from registryd.store.messengers import SecretBox
@@ -85,7 +85,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         digests = Digests(db, pusher, lambda: watch.is_held)
         directory, quota, sealer = Directory(db), QuotaGuard(db), Sealer(db)
         limits = settings.file.presence
-        resolver = Resolver(
+        answerer = Answerer(
             db,
             await digest_keys.read_current(db, journal_box, datetime.now(UTC).date()),
             statements_in_flight=limits.statements_in_flight,
@@ -95,7 +95,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         )
         dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency)
         feed = ContractFeed(db, credentials.key("feed-key"), dispatcher.wake)
-        messengers = messenger_app(Services(api, db, directory, resolver, quota, pusher.test))
+        messengers = messenger_app(Services(api, db, directory, answerer, quota, pusher.test))
         operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))
         await directory.refresh()
         await quota.exchange()
@@ -114,7 +114,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         await operator_listener.listen([operator_socket], None)
 
         async def rotate_digest_key() -> None:
-            resolver.digest_key = await digest_keys.read_current(db, journal_box, datetime.now(UTC).date())
+            answerer.digest_key = await digest_keys.read_current(db, journal_box, datetime.now(UTC).date())
 
         background = [
             asyncio.create_task(dispatcher.run(), name="dispatcher"),
@@ -147,7 +147,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         lanes_ended = asyncio.create_task(dispatcher.stop())
         await asyncio.gather(api_listener.drain(), operator_listener.drain())
         await asyncio.gather(api_listener.close(CLOSE_TIMEOUT_S), operator_listener.close(CLOSE_TIMEOUT_S))
-        await resolver.drain()
+        await answerer.drain()
         await lanes_ended
         for task in background:
             task.cancel()

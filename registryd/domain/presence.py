@@ -34,6 +34,8 @@ class Answer(NamedTuple):
     query_id: str
     present: bool
     bound: Bound | None
+    received_at: datetime
+    """`answered_at` less the time that the query waited, so that no clock but the database's is in it."""
     answered_at: datetime
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from aiohttp.web import BaseRequest
@@ -24,9 +25,9 @@ class BindingHandlers:
 
     async def record(self, request: BaseRequest, messenger: Messenger) -> Reply:
         """Tells whether the number is present, so it is a query like any other: budgeted and journaled."""
-        received_at = self.services.now()
+        received = time.monotonic()
         query = wire.presence_query(wire.read(await self.services.body(request), wire.Binding))
-        answer = await self.services.answer(messenger, query, received_at)
+        answer = await self.services.answer(messenger, query, received)
         if answer.bound is None or answer.bound.bound_at is None:
             raise NotPresent
         status = 201 if answer.bound.outcome is Outcome.RECORDED else 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from registryd.domain.times import rfc3339
 from registryd.http import wire
 from registryd.http.reply import Reply
 from registryd.http.services import Services
-from registryd.presence.resolver import BATCH_MAX_QUERIES
+from registryd.presence.answerer import BATCH_MAX_QUERIES
 from registryd.store.messengers import Messenger
 
 _VERDICTS: Mapping[tuple[bool, Outcome | None], str] = {
@@ -30,19 +31,19 @@ class PresenceHandlers:
     services: Services
 
     async def answer(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        received_at = self.services.now()
+        received = time.monotonic()
         query = wire.read_query(await self.services.body(request))
-        answer = await self.services.answer(messenger, query, received_at)
+        answer = await self.services.answer(messenger, query, received)
         verdict = _VERDICTS[answer.present, answer.bound.outcome if answer.bound else None]
-        return Reply(f'{{"queryId":"{answer.query_id}",{verdict},{self._times(received_at, answer.answered_at)}}}'.encode())
+        return Reply(f'{{"queryId":"{answer.query_id}",{verdict},{self._times(answer.received_at, answer.answered_at)}}}'.encode())
 
     async def answer_batch(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        received_at = self.services.now()
+        received = time.monotonic()
         queries = wire.read_batch(await self.services.body(request), BATCH_MAX_QUERIES)
         await asyncio.sleep(0)  # reading ten thousand takes milliseconds: others have their turn
-        batch = await self.services.answer_batch(messenger, queries, received_at)
+        batch = await self.services.answer_batch(messenger, queries, received)
         results = "},{".join([_VERDICTS[present, bound.outcome if bound else None] for present, bound in batch.answers])
-        times = self._times(received_at, batch.answered_at)
+        times = self._times(batch.received_at, batch.answered_at)
         return Reply(f'{{"batchId":"{batch.batch_id}",{times},"results":[{{{results}}}]}}'.encode())
 
     def _times(self, received_at: datetime, answered_at: datetime) -> str:

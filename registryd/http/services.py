@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from aiohttp.web import BaseRequest
 
@@ -17,8 +16,8 @@ from registryd.domain.notification import TestPush
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.http import transport
 from registryd.http.auth import Directory
+from registryd.presence.answerer import Answerer, BatchAnswer
 from registryd.presence.quota import QuotaGuard
-from registryd.presence.resolver import BatchAnswer, Resolver
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 
@@ -31,7 +30,7 @@ class Services:
     api: Api
     db: Database
     directory: Directory
-    resolver: Resolver
+    answerer: Answerer
     quota: QuotaGuard
     push_test: Callable[[Messenger], Awaitable[TestPush]]
 
@@ -39,14 +38,11 @@ class Services:
         """Raises: HttpError."""
         return await transport.read_body(request, self.api)
 
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    async def answer(self, messenger: Messenger, query: PresenceQuery, received_at: datetime) -> Answer:
+    async def answer(self, messenger: Messenger, query: PresenceQuery, received: float) -> Answer:
         """One query within the messenger's budget. Raises: QuotaExceeded, CodeInUse, Unavailable."""
         self.quota.reserve(messenger.messenger_id, messenger.daily_quota, 1)
         try:
-            answer = await self.resolver.answer(messenger.messenger_id, query, received_at)
+            answer = await self.answerer.answer(messenger.messenger_id, query, received)
         except CodeInUse:
             # Only a present number is told so: the messenger has its answer, and it counts.
             self._record(messenger, (query.msisdn,), (True,))
@@ -56,12 +52,12 @@ class Services:
         self._record(messenger, (query.msisdn,), (answer.present,))
         return answer
 
-    async def answer_batch(self, messenger: Messenger, queries: Sequence[PresenceQuery], received_at: datetime) -> BatchAnswer:
+    async def answer_batch(self, messenger: Messenger, queries: Sequence[PresenceQuery], received: float) -> BatchAnswer:
         """A batch that the messenger's budget holds whole. Raises: QuotaExceeded, Unavailable."""
         reserved = len(queries)
         self.quota.reserve(messenger.messenger_id, messenger.daily_quota, reserved)
         try:
-            batch = await self.resolver.answer_batch(messenger.messenger_id, queries, received_at)
+            batch = await self.answerer.answer_batch(messenger.messenger_id, queries, received)
             for start in range(0, len(queries), RECORDED_AT_ONCE):
                 part = slice(start, start + RECORDED_AT_ONCE)
                 numbers = [query.msisdn for query in queries[part]]

@@ -1,1 +1,1 @@
-"""Answers presence queries: `resolver` groups them into statements, `queue` keeps their turns, `quota` guards against enumeration."""
+"""Answers presence queries: `answerer` groups them into statements, `queue` keeps their turns, `quota` guards against enumeration."""

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import ceil, inf
 
 from registryd import observe
@@ -29,7 +29,7 @@ Named = set[tuple[MessengerId, Msisdn | IdentificationCode]]
 class Ask:
     """The queries of one caller that are answered together: after `done`, `page_id` to `bound` hold."""
 
-    __slots__ = ("asked_at", "bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received_at")
+    __slots__ = ("asked_at", "bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received", "waited")
 
     page_id: str
     first: int
@@ -38,12 +38,15 @@ class Ask:
     """A `0` or `1` for each query."""
     bound: list[Bound | None] | None
 
-    def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> None:
+    def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received: float) -> None:
         self.messenger_id = messenger_id
         self.queries = queries
         self.names = {(messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code)}
         """What it may bind."""
-        self.received_at = received_at
+        self.received = received
+        """time.monotonic() at its receipt."""
+        self.waited = timedelta()
+        """From its receipt to the statement that asks the database."""
         self.asked_at = time.monotonic()
         self.done: asyncio.Future[datetime] = asyncio.get_running_loop().create_future()
 
@@ -127,12 +130,6 @@ class Line:
     def length(self) -> int:
         """How many queries wait."""
         return sum(queue.queries for queue in self.waiting.values())
-
-    @property
-    def waits_s(self) -> float:
-        """How long the first has waited."""
-        asked_at = [queue.asks[0].asked_at for queue in self.waiting.values() if queue.asks]
-        return time.monotonic() - min(asked_at) if asked_at else 0.0
 
     def take_group(self, named: Named) -> list[Ask]:
         """The next statement's asks, one of each messenger in turn up to the group's bound; what they name is added to `named`."""

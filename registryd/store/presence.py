@@ -39,6 +39,7 @@ class AnsweredPage(NamedTuple):
     page: int
     bits: str
     """A `0` or `1` for each query, in the order of their positions."""
+    answered_at: datetime
 
 
 class BoundPage(NamedTuple):
@@ -46,6 +47,7 @@ class BoundPage(NamedTuple):
     bits: str
     outcomes: list[str | None]
     bound_at: list[datetime | None]
+    answered_at: datetime
 
 
 _ARRAYS = (list[int], list[int], list[UUID], list[datetime], list[int], list[bytes], int)

@@ -22,13 +22,16 @@ WITH rule AS MATERIALIZED (
     SELECT a.page, count(*)::integer AS queries, (count(*) FILTER (WHERE a.present))::integer AS present_count,
            string_agg(CASE WHEN a.present THEN '1' ELSE '0' END, '' ORDER BY a.position) AS bits
       FROM answered AS a GROUP BY a.page
+), moment AS MATERIALIZED (
+    SELECT clock_timestamp() AS at FROM (SELECT count(*) FROM paged) AS first
 ), journaled AS (
     INSERT INTO registry.journal_page (page_id, received_at, answered_at, messenger_id, queries, present_count, digest_key, digests, present)
-    SELECT p.page_id, p.received_at, clock_timestamp(), p.messenger_id, d.queries, d.present_count, $7::smallint, p.digests, d.bits::varbit
+    SELECT p.page_id, p.received_at, moment.at, p.messenger_id, d.queries, d.present_count, $7::smallint, p.digests, d.bits::varbit
       FROM unnest($3::uuid[], $4::timestamptz[], $5::integer[], $6::bytea[]) WITH ORDINALITY AS p(page_id, received_at, messenger_id, digests, number)
       JOIN paged AS d ON d.page = p.number - 1
+     CROSS JOIN moment
 )
-SELECT d.page, d.bits FROM paged AS d ORDER BY d.page;
+SELECT d.page, d.bits, moment.at AS answered_at FROM paged AS d CROSS JOIN moment ORDER BY d.page;
 
 -- name: answer_and_bind
 -- Why: the same with codes ($8, by query, NULL where none). Contracts are share-locked before anything is written, skipping those that another
@@ -92,9 +95,11 @@ WITH rule AS MATERIALIZED (
            array_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN j.bound_at END ORDER BY j.position) AS bound_at
       FROM judged AS j
      GROUP BY j.page
+), moment AS MATERIALIZED (
+    SELECT clock_timestamp() AS at FROM (SELECT count(*) FROM paged) AS first
 ), journaled AS (
     INSERT INTO registry.journal_page (page_id, received_at, answered_at, messenger_id, queries, present_count, digest_key, digests, present)
-    SELECT p.page_id, p.received_at, clock_timestamp(), p.messenger_id, d.queries, d.present_count, $7::smallint, p.digests, d.bits::varbit
-      FROM page AS p JOIN paged AS d ON d.page = p.page
+    SELECT p.page_id, p.received_at, moment.at, p.messenger_id, d.queries, d.present_count, $7::smallint, p.digests, d.bits::varbit
+      FROM page AS p JOIN paged AS d ON d.page = p.page CROSS JOIN moment
 )
-SELECT d.page, d.bits, d.outcomes, d.bound_at FROM paged AS d ORDER BY d.page;
+SELECT d.page, d.bits, d.outcomes, d.bound_at, moment.at AS answered_at FROM paged AS d CROSS JOIN moment ORDER BY d.page;

@@ -1,4 +1,4 @@
-"""What the daemon's single queries are compared with: its own HTTP server with another resolver behind it.
+"""What the daemon's single queries are compared with: its own HTTP server with another answerer behind it.
 
     python -m tests.bench.servers ceiling|one_statement REGISTRYD.TOML
 
@@ -24,8 +24,8 @@ from registryd.http import sockets, transport
 from registryd.http.auth import Directory
 from registryd.http.messenger import messenger_app
 from registryd.http.services import Services
+from registryd.presence.answerer import BatchAnswer
 from registryd.presence.quota import QuotaGuard
-from registryd.presence.resolver import BatchAnswer
 from registryd.store import presence as store
 from registryd.store.pool import Database
 
@@ -33,11 +33,12 @@ from registryd.store.pool import Database
 class Ceiling:
     """Nobody is present."""
 
-    async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
-        page_id = time_ordered_id(int(received_at.timestamp() * 1000), os.urandom(10))
-        return Answer(query_id(str(page_id), 0), False, None, datetime.now(UTC))
+    async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received: float) -> Answer:
+        now = datetime.now(UTC)
+        page_id = time_ordered_id(int(now.timestamp() * 1000), os.urandom(10))
+        return Answer(query_id(str(page_id), 0), False, None, now, now)
 
-    async def answer_batch(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> BatchAnswer:
+    async def answer_batch(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received: float) -> BatchAnswer:
         raise NotImplementedError("batches have a baseline of their own")
 
 
@@ -48,11 +49,12 @@ class OneStatement(Ceiling):
         self._db = db
         self._key = key
 
-    async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
-        page = store.Page(time_ordered_id(int(received_at.timestamp() * 1000), os.urandom(10)), received_at, messenger_id)
+    async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received: float) -> Answer:
+        now = datetime.now(UTC)
+        page = store.Page(time_ordered_id(int(now.timestamp() * 1000), os.urandom(10)), now, messenger_id)
         page.add((query,), msisdn_digest(self._key, query.msisdn))
         (answered,) = await store.answer(self._db, [page], 1)
-        return Answer(query_id(str(page.page_id), 0), answered.bits == "1", None, datetime.now(UTC))
+        return Answer(query_id(str(page.page_id), 0), answered.bits == "1", None, now, answered.answered_at)
 
 
 async def main(kind: str, path: Path) -> None:
@@ -61,8 +63,8 @@ async def main(kind: str, path: Path) -> None:
     async with daemon.database(settings, "bench") as db:
         directory = Directory(db)
         await directory.refresh()
-        resolver = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("journal-key"))
-        app = messenger_app(Services(settings.file.api, db, directory, resolver, QuotaGuard(db), None))  # type: ignore[arg-type] # stand-ins
+        answerer = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("journal-key"))
+        app = messenger_app(Services(settings.file.api, db, directory, answerer, QuotaGuard(db), None))  # type: ignore[arg-type] # stand-ins
         listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")
         await listener.listen([sock], None)
         daemon.spare_the_collector()

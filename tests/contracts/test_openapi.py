@@ -35,8 +35,8 @@ from registryd.http.auth import Directory, OperatorToken
 from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.services import Services
+from registryd.presence.answerer import Answerer
 from registryd.presence.quota import QuotaGuard
-from registryd.presence.resolver import Resolver
 from registryd.store.digest_keys import DigestKey
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
@@ -67,12 +67,12 @@ def resolve(node: Any) -> Any:
 def apps() -> tuple[App[Messenger], App[None]]:
     """Both APIs as the daemon builds them, on a database that nobody connects to."""
     db = Database("", size=1, connect_timeout_s=1, command_timeout_s=1)
-    resolver = Resolver(db, DigestKey(1, bytes(32)), statements_in_flight=1, group_max=1, queue_max=1)
+    answerer = Answerer(db, DigestKey(1, bytes(32)), statements_in_flight=1, group_max=1, queue_max=1)
 
     async def push_test(_: Messenger) -> domain.TestPush:
         raise AssertionError("nobody asks")
 
-    services = Services(Api(), db, Directory(db), resolver, QuotaGuard(db), push_test)
+    services = Services(Api(), db, Directory(db), answerer, QuotaGuard(db), push_test)
     feed = ContractFeed(db, bytes(32), lambda: None)
     return messenger_app(services), operator_app(OperatorHandlers(Api(), db, feed.apply), OperatorToken("x"))
 

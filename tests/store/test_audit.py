@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -16,7 +17,7 @@ from registryd.domain.heads import Link
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, time_ordered_id
 from registryd.domain.presence import PresenceQuery
 from registryd.keep import erasure
-from registryd.presence.resolver import Resolver
+from registryd.presence.answerer import Answerer
 from registryd.presence.sealing import SEARCHED_S, Sealer
 from registryd.store import audit
 from registryd.store.audit import LetGo, Verdict
@@ -441,13 +442,13 @@ def test_every_answered_query_is_sealed(database: TestDatabase) -> None:
             await add_contracts(connection, 2)
             (messenger_id,) = await add_messengers(connection, 1)
             sealer = Sealer(db)
-            resolver = Resolver(db, DigestKey(1, bytes(32)), statements_in_flight=2, group_max=4, queue_max=100, note_pages=sealer.note)
+            answerer = Answerer(db, DigestKey(1, bytes(32)), statements_in_flight=2, group_max=4, queue_max=100, note_pages=sealer.note)
             asked = [PresenceQuery(Msisdn(FIRST + n), IdentificationCode(f"u{n}") if n % 2 else None) for n in range(4)]
             await asyncio.gather(
-                *(resolver.answer(MessengerId(messenger_id), query, datetime.now(UTC)) for query in asked),
-                resolver.answer_batch(MessengerId(messenger_id), asked[::2], datetime.now(UTC)),
+                *(answerer.answer(MessengerId(messenger_id), query, time.monotonic()) for query in asked),
+                answerer.answer_batch(MessengerId(messenger_id), asked[::2], time.monotonic()),
             )
-            await resolver.drain()
+            await answerer.drain()
             await sealer.seal()
             verdict = await verified(database)
             assert verdict.pages == await connection.fetchval("SELECT count(*) FROM registry.journal_page") >= 2

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import asyncpg
 import pytest
@@ -16,7 +16,7 @@ import pytest
 from registryd import embedded, resources
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
-from registryd.presence.resolver import Resolver
+from registryd.presence.answerer import Answerer
 from registryd.store import audit, breakglass, pool
 from registryd.store.breakglass import BreakglassRefused
 from registryd.store.digest_keys import DigestKey
@@ -92,11 +92,11 @@ def test_an_approved_look_shows_contracts_bindings_and_who_asked(persons: Person
                 "VALUES ($1, 2, 'active', 'organisation', 'unregistered', now())",
                 FIRST,
             )
-            resolver = Resolver(db, KEY, statements_in_flight=1, group_max=100, queue_max=100)
+            answerer = Answerer(db, KEY, statements_in_flight=1, group_max=100, queue_max=100)
             numbers = [Msisdn(FIRST + n) for n in (1, 0, 2, 0)]  # the number twice on one page, and never the first
-            await resolver.answer_batch(MessengerId(other), [PresenceQuery(number) for number in numbers], datetime.now(UTC))
-            answer = await resolver.answer(MessengerId(one), PresenceQuery(Msisdn(FIRST), IdentificationCode("c")), datetime.now(UTC))
-            await resolver.answer(MessengerId(one), PresenceQuery(Msisdn(FIRST + 1)), datetime.now(UTC))
+            await answerer.answer_batch(MessengerId(other), [PresenceQuery(number) for number in numbers], time.monotonic())
+            answer = await answerer.answer(MessengerId(one), PresenceQuery(Msisdn(FIRST), IdentificationCode("c")), time.monotonic())
+            await answerer.answer(MessengerId(one), PresenceQuery(Msisdn(FIRST + 1)), time.monotonic())
             names = {
                 row["messenger_id"]: row["name"] for row in await connection.fetch("SELECT messenger_id, name FROM registry.messenger")
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from registryd import observe
 from registryd.domain.identifiers import MessengerId, Msisdn, msisdn_digest
 from registryd.domain.presence import PresenceQuery
 from registryd.keep.days import keep_days
-from registryd.presence.resolver import Resolver
+from registryd.presence.answerer import Answerer
 from registryd.store import digest_keys
 from registryd.store.messengers import SecretBox, WrongSecretsKey
 from tests.conftest import TestDatabase
@@ -54,10 +55,10 @@ def test_a_page_names_the_key_of_the_moment_it_was_written(database: TestDatabas
         async with database.connect() as connection, database.pool() as db:
             (messenger_id,) = await add_messengers(connection, 1)
             keys = [await digest_keys.read_current(db, BOX, date(2026, 12, 31)), await digest_keys.read_current(db, BOX, date(2027, 1, 1))]
-            resolver = Resolver(db, keys[0], statements_in_flight=1, group_max=10, queue_max=10)
+            answerer = Answerer(db, keys[0], statements_in_flight=1, group_max=10, queue_max=10)
             for key in keys:
-                resolver.digest_key = key
-                await resolver.answer(MessengerId(messenger_id), PresenceQuery(Msisdn(FIRST)), datetime.now(UTC))
+                answerer.digest_key = key
+                await answerer.answer(MessengerId(messenger_id), PresenceQuery(Msisdn(FIRST)), time.monotonic())
             rows = await connection.fetch("SELECT digest_key, digests FROM registry.journal_page ORDER BY answered_at")
             assert [tuple(row) for row in rows] == [(key.key_id, msisdn_digest(key.key, Msisdn(FIRST))) for key in keys]
 

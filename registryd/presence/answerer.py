@@ -16,7 +16,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -45,10 +45,11 @@ class BatchAnswer(NamedTuple):
     batch_id: str
     answers: list[tuple[bool, Bound | None]]
     """In the order of the queries."""
+    received_at: datetime
     answered_at: datetime
 
 
-class Resolver:
+class Answerer:
     """Answers queries through `db`. `random(n)` gives n random bytes; `clock()` the time, aware; `note_pages` hears of each page
     before it is written."""
 
@@ -76,21 +77,22 @@ class Resolver:
         """What the running statements name."""
         self._workers: set[asyncio.Task[None]] = set()
 
-    async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received_at: datetime) -> Answer:
-        """One query. Raises: CodeInUse (journaled all the same), Unavailable."""
+    async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received: float) -> Answer:
+        """One query; `received`: time.monotonic() at its receipt. Raises: CodeInUse (journaled all the same), Unavailable."""
         for pause_s in (*BUSY_PAUSES_S, 0.0):
-            ask = Ask(messenger_id, (query,), received_at)
+            ask = Ask(messenger_id, (query,), received)
             self._enqueue(self._single, messenger_id, (ask,))
             await ask.done
             bound = ask.bound[0] if ask.bound else None
             if bound is None or bound.outcome is not Outcome.BUSY:
                 if bound is not None and bound.outcome is Outcome.CODE_IN_USE:
                     raise CodeInUse
-                return Answer(query_id(ask.page_id, ask.first), ask.present == "1", bound, ask.done.result())
+                answered_at = ask.done.result()
+                return Answer(query_id(ask.page_id, ask.first), ask.present == "1", bound, answered_at - ask.waited, answered_at)
             await asyncio.sleep(pause_s)
         raise Unavailable
 
-    async def answer_batch(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received_at: datetime) -> BatchAnswer:
+    async def answer_batch(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received: float) -> BatchAnswer:
         """1 to 10,000 queries, answered as if one after another, those that name the same number or code in their order.
 
         Raises: Unavailable; what was recorded by then stays.
@@ -102,7 +104,7 @@ class Resolver:
         while rounds:
             indexes = rounds.popleft()
             parts = [indexes[start : start + BATCH_GROUP_MAX] for start in range(0, len(indexes), BATCH_GROUP_MAX)]
-            asks = [Ask(messenger_id, [queries[i] for i in part], received_at) for part in parts]
+            asks = [Ask(messenger_id, [queries[i] for i in part], received) for part in parts]
             self._enqueue(self._batch, messenger_id, asks)
             try:
                 await asyncio.gather(*(ask.done for ask in asks))
@@ -124,12 +126,8 @@ class Resolver:
                 rounds.appendleft(busy)
                 await asyncio.sleep(pause_s)
         assert batch_id is not None, "a batch holds a query at least"
-        return BatchAnswer(batch_id, answers, self._clock())
-
-    @property
-    def waits_s(self) -> float | None:
-        """How long the first single query has waited for a statement; None while no query is being answered."""
-        return self._single.waits_s if self._workers else None
+        answered_at = max(ask.done.result() for ask in asks)
+        return BatchAnswer(batch_id, answers, answered_at - max(ask.waited for ask in asks), answered_at)
 
     async def drain(self) -> None:
         """Waits until every admitted query has its answer."""
@@ -166,7 +164,7 @@ class Resolver:
                     observe.child(observe.queries_refused, "database").inc(size)
                     _fail(group, error)
                 except Exception as error:
-                    observe.event("background_failed", "error", where="resolver", kind=type(error).__name__)
+                    observe.event("background_failed", "error", where="answerer", kind=type(error).__name__)
                     _fail(group, Unavailable())
                 finally:
                     for ask in group:
@@ -182,19 +180,20 @@ class Resolver:
             line.running -= 1
 
     async def _answer_group(self, group: list[Ask]) -> None:
-        milliseconds = int(self._clock().timestamp() * 1000)
+        now, sent = self._clock(), time.monotonic()
+        milliseconds = int(now.timestamp() * 1000)
         pages: dict[MessengerId, store.Page] = {}
         key = self.digest_key
         for ask in group:
+            ask.waited = timedelta(seconds=sent - ask.received)
             page = pages.get(ask.messenger_id)
             if page is None:
                 page_id = time_ordered_id(milliseconds, self._random(10))
-                page = pages[ask.messenger_id] = store.Page(page_id, ask.received_at, ask.messenger_id)
+                page = pages[ask.messenger_id] = store.Page(page_id, now - ask.waited, ask.messenger_id)
             ask.page_id = str(page.page_id)
             ask.first = page.add(ask.queries, msisdn_digests(key.key, [query.msisdn for query in ask.queries]))
         self._note_pages(page.page_id for page in pages.values())
         answered = await store.answer(self._db, list(pages.values()), key.key_id)
-        now = self._clock()
         results: dict[MessengerId, store.AnsweredPage | store.BoundPage] = dict(zip(pages, answered, strict=True))
         for ask in group:
             result = results[ask.messenger_id]
@@ -205,7 +204,7 @@ class Resolver:
                 pairs = zip(result.outcomes[places], result.bound_at[places], strict=True)
                 ask.bound = [None if outcome is None else Bound(Outcome(outcome), bound_at) for outcome, bound_at in pairs]
             if not ask.done.done():
-                ask.done.set_result(now)
+                ask.done.set_result(result.answered_at)
 
 
 def _rounds(queries: Sequence[PresenceQuery]) -> list[Sequence[int]]:

@@ -20,7 +20,7 @@ from registryd.domain.binding import Outcome
 from registryd.domain.errors import CodeInUse, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digest
 from registryd.domain.presence import Answer, PresenceQuery
-from registryd.presence.resolver import BatchAnswer, Resolver
+from registryd.presence.answerer import Answerer, BatchAnswer
 from registryd.store.digest_keys import DigestKey
 from tests.conftest import Site, TestDatabase, eventually
 
@@ -35,15 +35,15 @@ def query(number: int, code: str | None = None) -> PresenceQuery:
 
 
 class Registry(NamedTuple):
-    """A resolver, two messengers and 20 live contracts, numbers 0 to 19; 20 and up are absent."""
+    """An answerer, two messengers and 20 live contracts, numbers 0 to 19; 20 and up are absent."""
 
     database: TestDatabase
-    resolver: Resolver
+    answerer: Answerer
     one: MessengerId
     two: MessengerId
 
     async def answer(self, number: int, code: str | None = None, messenger: MessengerId | None = None) -> Answer:
-        return await self.resolver.answer(messenger or self.one, query(number, code), datetime.now(UTC))
+        return await self.answerer.answer(messenger or self.one, query(number, code), time.monotonic())
 
     async def outcome(self, number: int, code: str | None = None, messenger: MessengerId | None = None) -> tuple[bool, str | None]:
         """As a batch tells it."""
@@ -54,7 +54,7 @@ class Registry(NamedTuple):
         return answer.present, answer.bound.outcome if answer.bound else None
 
     async def batch(self, queries: Sequence[PresenceQuery], messenger: MessengerId | None = None) -> BatchAnswer:
-        return await self.resolver.answer_batch(messenger or self.one, queries, datetime.now(UTC))
+        return await self.answerer.answer_batch(messenger or self.one, queries, time.monotonic())
 
     async def together(self, lane: str, queries: Sequence[tuple[int, str | None]]) -> list[tuple[bool, str | None]]:
         """Asks at once, as a batch or as single queries."""
@@ -83,9 +83,9 @@ async def registry(site: Site, *, in_flight: int = 2, group_max: int = 256, queu
     one, two = [MessengerId((await site.add_messenger(name)).messenger_id) for name in ("one", "two")]
     await site.add_contracts(*range(FIRST, FIRST + 20))
     async with site.database.pool(size=8) as db:
-        resolver = Resolver(db, DigestKey(1, KEY), statements_in_flight=in_flight, group_max=group_max, queue_max=queue_max)
-        yield Registry(site.database, resolver, one, two)
-        await resolver.drain()
+        answerer = Answerer(db, DigestKey(1, KEY), statements_in_flight=in_flight, group_max=group_max, queue_max=queue_max)
+        yield Registry(site.database, answerer, one, two)
+        await answerer.drain()
 
 
 @asynccontextmanager
@@ -105,7 +105,7 @@ async def binding_uncommitted(of: Registry, number: int, code: str) -> AsyncIter
 
 
 async def waits_for_a_lock(of: Registry) -> None:
-    """Until a statement of the resolver's stands still."""
+    """Until a statement of the answerer's stands still."""
 
     async def look() -> bool:
         rows = await of.fetch(
@@ -383,7 +383,7 @@ def test_what_cannot_be_answered_soon_is_refused_with_the_time_to_come_back(site
 
     async def run() -> None:
         async with registry(site, in_flight=1, group_max=1) as of:
-            of.resolver._single.statement_s = 4.0
+            of.answerer._single.statement_s = 4.0
             told = await asyncio.gather(*(of.answer(number) for number in range(6)), return_exceptions=True)
             refused = [answer.retry_after_s for answer in told if isinstance(answer, Unavailable)]
             assert [isinstance(answer, Unavailable) for answer in told] == [False, *[True] * 5]
@@ -476,7 +476,7 @@ def test_a_caller_that_has_gone_takes_nobody_with_it(site: Site) -> None:
                         task.cancel()
                     await asyncio.wait(gone)
                 assert await first == (True, "recorded")
-                await of.resolver.drain()
+                await of.answerer.drain()
                 assert await in_time(of.outcome(2, "c2")) == (True, "recorded"), "its number and code are free"
             assert await of.pages() == [1, 1], "who left before the statement is not in it"
         assert [line for line in logs if line["log_level"] == "error"] == []
@@ -489,7 +489,7 @@ def test_draining_answers_everybody_that_was_admitted(site: Site) -> None:
         async with registry(site, in_flight=1, group_max=10) as of:
             tasks = [asyncio.create_task(of.outcome(number % 40)) for number in range(100)]
             await asyncio.sleep(0)
-            await of.resolver.drain()
+            await of.answerer.drain()
             assert [task.result() for task in tasks] == [(number % 40 < 20, None) for number in range(100)]
 
     asyncio.run(run())
