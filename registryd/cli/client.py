@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.text import Text
 
 from registryd.cli.running import Exit, command, err, fail, out
-from registryd.identify import BATCH_MAX, Identification, Refused, Results, count_lines
+from registryd.identify import BATCH_MAX, Identification, Results, count_lines
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -70,35 +70,32 @@ async def identify(
         fail("--key goes with --certificate", Exit.USAGE)
     tls = _tls(url, ca, certificate, key)
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[waiting]}"))
-    try:
-        with (
-            Results(results or file.with_name(file.name + ".results.csv"), file) as kept,
-            Progress(*columns, console=err, transient=True, disable=as_json) as progress,
-        ):
+    with (
+        Results(results or file.with_name(file.name + ".results.csv"), file) as kept,
+        Progress(*columns, console=err, transient=True, disable=as_json) as progress,
+    ):
 
-            def tell_wait(text: str) -> None:
-                progress.update(task, waiting=text)
-                if not err.is_terminal:
-                    err.print(text)
+        def tell_wait(text: str) -> None:
+            progress.update(task, waiting=text)
+            if not err.is_terminal:
+                err.print(text)
 
-            there = kept.done
-            task = progress.add_task("numbers", total=count_lines(file), completed=there, waiting="")
-            work = Identification(
-                file,
-                kept,
-                url,
-                api_key,
-                batch=batch,
-                concurrency=concurrency,
-                tls=tls,
-                on_progress=lambda lines: progress.update(task, advance=lines, waiting=""),
-                on_wait=lambda why, seconds: tell_wait(f"{why}: waiting {seconds:,.0f} s"),
-            )
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, work.stop.set)
-            await work.run()
-    except Refused as error:
-        fail(str(error))
+        there = kept.done
+        task = progress.add_task("numbers", total=count_lines(file), completed=there, waiting="")
+        work = Identification(
+            file,
+            kept,
+            url,
+            api_key,
+            batch=batch,
+            concurrency=concurrency,
+            tls=tls,
+            on_progress=lambda lines: progress.update(task, advance=lines, waiting=""),
+            on_wait=lambda why, seconds: tell_wait(f"{why}: waiting {seconds:,.0f} s"),
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, work.stop.set)
+        await work.run()
     if as_json:
         click.echo(
             orjson.dumps(

@@ -16,10 +16,10 @@ import orjson
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from registryd.cli.running import Context, ContractsMax, command, err, out, pass_context
+from registryd.cli.kinds import ContractsMax, Moment
+from registryd.cli.running import Context, command, err, out, pass_context
 from registryd.domain.errors import Unavailable
 from registryd.domain.files import BadLine, ImportRefused
-from registryd.domain.times import parse_rfc3339
 from registryd.feed import deltas, snapshot
 from registryd.feed.events import ContractFeed
 from registryd.feed.snapshot import Job
@@ -27,13 +27,6 @@ from registryd.store.imports import Imported
 from registryd.store.snapshots import Reconciled, TooManyEnds
 
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
-
-
-class _Moment(click.ParamType[datetime]):
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        return parse_rfc3339(str(value)) or self.fail("an RFC 3339 time such as 2026-01-02T03:04:05Z", param, ctx)
 
 
 @click.group()
@@ -47,7 +40,7 @@ def contracts() -> None:
 @click.option(
     "--delta", "kind", flag_value="delta", help="FILE holds contract events in order, as POST /operator/v1/contract-events takes them."
 )
-@click.option("--as-of", type=_Moment(), help="When the snapshot was true; default, where nothing feeds events: when FILE was written.")
+@click.option("--as-of", type=Moment(), help="When the snapshot was true; default, where nothing feeds events: when FILE was written.")
 @click.option(
     "--max-terminations", type=ContractsMax(), default="1%", show_default=True, help="Refuse a snapshot that ends more live contracts."
 )

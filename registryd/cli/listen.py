@@ -44,7 +44,7 @@ async def listen(
     file: Path | None,
     as_json: bool,
 ) -> None:
-    """Receive notifications, verify their signatures and print them, until Ctrl-C; compare each daily digest with what came.
+    """Receive notifications, verify their signatures and print them, until Ctrl-C. Compares each daily digest with what came.
 
     The secret is not an option's value: a process list would show it.
     """

@@ -11,7 +11,7 @@ import click
 import orjson
 from rich.table import Table
 
-from registryd.cli.running import Context, Exit, command, fail, one_messenger, out, pass_context
+from registryd.cli.running import Context, Exit, command, fail, out, pass_context
 from registryd.delivery import signing
 from registryd.delivery.egress import Egress
 from registryd.delivery.identity import endpoint_tls
@@ -102,7 +102,7 @@ async def list_messengers(context: Context, *, as_json: bool) -> None:
 @command
 async def show(context: Context, *, name: str, as_json: bool) -> None:
     """Show one messenger: settings, keys, lane, backlog and enumeration alarms in force."""
-    async with one_messenger(context, name) as (db, found):
+    async with context.messenger(name) as (db, found):
         async with db.connection() as connection:
             keys = await messengers.read_keys(connection, found.messenger_id)
         gate = await lanes.find(db, found.messenger_id)
@@ -145,7 +145,8 @@ async def show(context: Context, *, name: str, as_json: bool) -> None:
 @command
 async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_json: bool) -> None:
     """Make a new API key; the former ones end when the overlap does. Prints it once."""
-    async with one_messenger(context, name) as (db, found), db.transaction() as connection:
+    async with context.database() as db, db.transaction() as connection:
+        found = await messengers.named(connection, name)
         live = [key for key in await messengers.read_keys(connection, found.messenger_id) if auth.is_live(key.revoked_at, key.expires_at)]
         if len(live) > 1:
             mend = f"registryd messenger revoke-key {name} {live[0].key_id}"
@@ -162,7 +163,8 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
 @command
 async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
     """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of rk_<keyId>_<secret>."""
-    async with one_messenger(context, name) as (db, found), db.transaction() as connection:
+    async with context.database() as db, db.transaction() as connection:
+        found = await messengers.named(connection, name)
         keys = {key.key_id for key in await messengers.read_keys(connection, found.messenger_id)}
         if key_id not in keys or not await messengers.revoke_key(connection, key_id):
             fail(f"{name} has no key of that id that is not revoked: registryd messenger show {name}")
@@ -186,7 +188,8 @@ async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_h
     """Make a new signing secret; each push is signed with every live one. Prints it once (of a pair, the public key)."""
     box = SecretBox(context.settings.credentials.key("secrets-key"))
     secret = signing.new_secret("ed25519" if ed25519 else "hmac_sha256")
-    async with one_messenger(context, name) as (db, found), db.transaction() as connection:
+    async with context.database() as db, db.transaction() as connection:
+        found = await messengers.named(connection, name)
         await messengers.expire_secrets(connection, found.messenger_id, secret.kind, timedelta(hours=overlap_hours))
         await messengers.add_secret(connection, box, found.messenger_id, secret)
     _tell(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndInHours": overlap_hours})
@@ -201,7 +204,8 @@ async def set_messenger(context: Context, *, name: str, **given: Any) -> None:
     """Change what is named; the rest stays. In force within 5 seconds."""
     if all(value is None or value == () for value in given.values()):
         fail("nothing to change: see registryd messenger set --help", Exit.USAGE)
-    async with one_messenger(context, name) as (db, found), db.transaction() as connection:
+    async with context.database() as db, db.transaction() as connection:
+        found = await messengers.named(connection, name)
         await messengers.update(connection, _changed(context, found, given))
     out.print("changed")
 
@@ -230,7 +234,7 @@ async def resume(context: Context, *, name: str) -> None:
 @command
 async def clear_alarm(context: Context, *, name: str) -> None:
     """End the messenger's enumeration alarms: it is answered at full speed within seconds, and judged anew."""
-    async with one_messenger(context, name) as (db, found):
+    async with context.messenger(name) as (db, found):
         if not await guard.clear_alarms(db, found.messenger_id):
             fail(f"{name} has no alarm in force: registryd report enumeration_alarm")
     out.print("cleared")
@@ -245,7 +249,7 @@ async def test(context: Context, *, name: str, as_json: bool) -> None:
     """Push one signed endpoint.test now."""
     credentials = context.settings.credentials
     egress, box = Egress.of(context.settings.file.delivery), SecretBox(credentials.key("secrets-key"))
-    async with one_messenger(context, name) as (db, found):
+    async with context.messenger(name) as (db, found):
         if found.endpoint_url is None:
             fail(f"{name} has no endpoint: registryd messenger set {name} --endpoint URL")
         async with Pusher(db, box, egress, lambda messenger: endpoint_tls(credentials, messenger)) as pusher:
@@ -261,7 +265,8 @@ async def test(context: Context, *, name: str, as_json: bool) -> None:
 
 
 async def _set_state(context: Context, name: str, state: str) -> None:
-    async with one_messenger(context, name) as (db, found), db.transaction() as connection:
+    async with context.database() as db, db.transaction() as connection:
+        found = await messengers.named(connection, name)
         await messengers.update(connection, found._replace(state=state))
     out.print(state)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import click
 import orjson
 from rich.table import Table
 
-from registryd.cli.running import Context, Exit, command, fail, one_messenger, out, pass_context
+from registryd.cli.kinds import Moment
+from registryd.cli.running import Context, Exit, command, fail, out, pass_context
 from registryd.delivery import export as exporting
 from registryd.domain.backlog import Backlog
 from registryd.domain.identifiers import masked_code, masked_number
@@ -26,25 +26,12 @@ from registryd.store.replays import EVER, Choice
 ATTEMPTS_TOLD = 20
 
 
-class Moment(click.ParamType[datetime]):
-    """A time as ISO 8601 has it; a date alone is its midnight, and what names no offset is UTC."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        try:
-            at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        except ValueError:
-            self.fail("write a time such as 2026-11-24 or 2026-11-24T09:30:00+03:00", param, ctx)
-        return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 _JSON = click.option("--json", "as_json", is_flag=True)
 
 
 @click.group()
 def notifications() -> None:
-    """What is owed to messengers and what became of it."""
+    """What is owed, what was delivered, and the second channel."""
 
 
 @notifications.command()
@@ -150,7 +137,7 @@ async def replay(
     if (since is None) == (not ids and ids_file is None):
         fail("say what: --since TIME, or --id ID or --ids-file FILE", Exit.USAGE)
     wanted = [*ids, *(_ids(ids_file) if ids_file else [])]
-    async with one_messenger(context, name) as (_, found):
+    async with context.messenger(name) as (_, found):
         choice = Choice(found.messenger_id, since or EVER, until or datetime.now(UTC), wanted if since is None else None)
         # Not the pool's connection: to choose among millions may take longer than any statement of the daemon's.
         connection = await connect(context.settings.file.database.dsn, password=context.password)
@@ -176,7 +163,7 @@ async def replay(
 async def export(context: Context, *, name: str, file: Path, as_json: bool) -> None:
     """Write all that is owed to FILE, signed, for delivery by hand. It stays owed, and pullable, until `acknowledge`."""
     box = SecretBox(context.settings.credentials.key("secrets-key"))
-    async with one_messenger(context, name) as (db, found):
+    async with context.messenger(name) as (db, found):
         live = await signing_secrets(db, box, found.messenger_id)
         if not live:
             fail(f"{name} has no live signing secret: registryd messenger rotate-secret {name}")
@@ -211,7 +198,7 @@ async def acknowledge(context: Context, *, name: str, channel: str, file: Path |
     if not proof.CHANNEL.fullmatch(channel):
         fail("a channel's name is 1 to 63 of a-z, 0-9, dot, underscore and hyphen", Exit.USAGE)
     given = sorted({*ids, *(_ids(file) if file else [])})
-    async with one_messenger(context, name) as (db, found):
+    async with context.messenger(name) as (db, found):
         settled = await proof.settle_by_hand(db, found.messenger_id, given, channel, _sha256(file) if file else None)
     if as_json:
         click.echo(orjson.dumps({"given": len(given), "settled": settled, "channel": channel}))

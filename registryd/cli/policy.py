@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -11,15 +9,15 @@ import click
 import orjson
 from rich.table import Table
 
+from registryd.cli.kinds import Moment
 from registryd.cli.running import Context, Exit, command, fail, out, pass_context
 from registryd.store import migrations
 from registryd.store import policy as store
-from registryd.store.pool import Connection, connect
 
 
 @click.group()
 def policy() -> None:
-    """The law as dated data: how soon to answer and to notify, who counts as present, what is kept, what looks like a search."""
+    """The law as dated data: how soon to answer and to notify, who counts as present. Also what is kept, and what looks like a search."""
 
 
 @policy.command()
@@ -43,7 +41,7 @@ async def show(context: Context, *, as_json: bool) -> None:
 
 @policy.command("set")
 @click.argument("changes", metavar="KEY=VALUE...", nargs=-1, required=True)
-@click.option("--from", "since", metavar="TIME", help="From when, as in 2028-03-01T00:00:00+03:00; default: now.")
+@click.option("--from", "since", type=Moment(), help="From when, as in 2028-03-01T00:00:00+03:00; default: now.")
 @click.option("--note", required=True, help="Where the rule comes from: the decree, the decision.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--dsn", help="Connect as a role that may SET ROLE registryd_owner; default [database] owner_dsn, then dsn.")
@@ -51,7 +49,7 @@ async def show(context: Context, *, as_json: bool) -> None:
 @pass_context
 @command
 async def set_policy(
-    context: Context, *, changes: tuple[str, ...], since: str | None, note: str, dry_run: bool, dsn: str | None, as_json: bool
+    context: Context, *, changes: tuple[str, ...], since: datetime | None, note: str, dry_run: bool, dsn: str | None, as_json: bool
 ) -> None:
     """Add a policy that changes these columns of registry.policy and repeats the rest; KEY= sets NULL, where that has a meaning.
 
@@ -59,12 +57,10 @@ async def set_policy(
     Every worker follows it within two seconds of its time, without a restart.
     """
     wanted = dict(_pair(change) for change in changes)
-    async with _owner(context, dsn) as connection:
+    async with context.owner(dsn) as connection:
+        await migrations.act_as_owner(connection)
         await migrations.check(connection)
-        try:
-            change = await store.change(connection, wanted, _time(since), note, dry_run=dry_run)
-        except store.PolicyRefused as error:
-            fail(str(error))
+        change = await store.change(connection, wanted, since, note, dry_run=dry_run)
     if as_json:
         click.echo(orjson.dumps(change.after | {"dryRun": dry_run}))
         return
@@ -76,21 +72,6 @@ async def set_policy(
     out.print(f"{'would be ' if dry_run else ''}in force from {change.after['effective_from']}{until}", soft_wrap=True)
 
 
-@asynccontextmanager
-async def _owner(context: Context, dsn: str | None) -> AsyncIterator[Connection]:
-    """A connection that acts as the owner, who alone may write the policy."""
-    if dsn is None:
-        dsn = context.settings.file.database.owner_dsn or context.settings.file.database.dsn
-        connection = await connect(dsn, password=context.password)
-    else:
-        connection = await connect(dsn)
-    try:
-        await migrations.act_as_owner(connection)
-        yield connection
-    finally:
-        await connection.close()
-
-
 def _place_in_force(rows: list[dict[str, Any]]) -> int:
     return next((place for place, row in enumerate(rows) if row["in_force"]), -1)
 
@@ -100,18 +81,6 @@ def _pair(change: str) -> tuple[str, str | None]:
     if not equals:
         fail(f"{change}: write KEY=VALUE, as in notice_within='12 hours'", Exit.USAGE)
     return key, value or None
-
-
-def _time(since: str | None) -> datetime | None:
-    if since is None:
-        return None
-    try:
-        at = datetime.fromisoformat(since)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        fail(f"--from {since}: write a time with its offset from UTC, as in 2028-03-01T00:00:00+03:00", Exit.USAGE)
-    return at
 
 
 def _shown(value: object) -> str:

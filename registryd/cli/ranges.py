@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import orjson
 
-from registryd.cli.running import Context, ContractsMax, command, fail, out, pass_context
+from registryd.cli.kinds import ContractsMax
+from registryd.cli.running import Context, command, fail, out, pass_context
 from registryd.feed import ranges as feed
 from registryd.feed.ranges import Whose
 from registryd.store.ranges import TooManyAbsent

@@ -10,6 +10,10 @@ class RegistryError(Exception):
         return (type(self).__doc__ or "").strip()
 
 
+class Refusal(Exception):
+    """What a person asked for on the command line is not done: the message says why, and what to do."""
+
+
 class InvalidArgument(RegistryError):
     """The request is not valid; see errors."""
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from registryd.domain.errors import Refusal
+
 BAD_LINES_TOLD = 20
 
 
-class ImportRefused(Exception):
+class ImportRefused(Refusal):
     """The file cannot be imported, and nothing was changed. The message names the lines and what to do."""
 
 

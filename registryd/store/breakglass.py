@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import asyncpg
 
+from registryd.domain.errors import Refusal
 from registryd.domain.identifiers import Msisdn, msisdn_digest
 from registryd.store import digest_keys
 from registryd.store.digest_keys import DigestKey, SealedKey
@@ -23,7 +24,7 @@ NO_ROLE = "Connect as yourself; a DBA grants you registryd_breakglass, to ask an
 """What a person lacks whom no function of the schema refused."""
 
 
-class BreakglassRefused(Exception):
+class BreakglassRefused(Refusal):
     """The database refuses the step: the message says why, and what to do."""
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from registryd.config import ConfigError
+from registryd.domain.errors import Refusal
 from registryd.domain.identifiers import MessengerId
 from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Nothing, Query
@@ -104,7 +106,11 @@ class SecretBox:
             raise WrongSecretsKey from None
 
 
-class WrongSecretsKey(Exception):
+class NoMessenger(Refusal):
+    """There is no messenger of that name."""
+
+
+class WrongSecretsKey(ConfigError):
     """A secret in the database cannot be decrypted: it was encrypted under another secrets-key (digest keys: journal-key)."""
 
     def __str__(self) -> str:
@@ -137,6 +143,14 @@ async def read_all(connection: Connection) -> list[Messenger]:
 
 async def find(connection: Connection, name: str) -> Messenger | None:
     return next((m for m in await read_all(connection) if m.name == name), None)
+
+
+async def named(connection: Connection, name: str) -> Messenger:
+    """Raises: NoMessenger."""
+    found = await find(connection, name)
+    if found is None:
+        raise NoMessenger(f"there is no messenger {name}: registryd messenger list")
+    return found
 
 
 async def read_keys(connection: Connection, messenger_id: MessengerId) -> list[KeyRow]:

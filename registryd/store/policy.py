@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
+from registryd.domain.errors import Refusal
 from registryd.store.pool import Connection, fetch, first
 from registryd.store.queries import Query
 
 
-class PolicyRefused(Exception):
+class PolicyRefused(Refusal):
     """The policy cannot be so; the message says why."""
 
 

@@ -80,8 +80,12 @@ def test_every_event_of_level_warning_and_error_says_what_it_asks_for() -> None:
 
 def commands(command: click.Command, path: str = "registryd") -> Iterator[tuple[str, click.Command]]:
     yield path, command
-    for name, sub in getattr(command, "commands", {}).items():
-        yield from commands(sub, f"{path} {name}")
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            sub = command.get_command(context, name)
+            assert sub is not None, name
+            yield from commands(sub, f"{path} {name}")
 
 
 def test_every_command_is_documented() -> None:

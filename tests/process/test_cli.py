@@ -544,23 +544,3 @@ def test_a_daemon_with_another_journal_key_does_not_start(site: Site) -> None:
     command = [sys.executable, "-m", "registryd", "--config", str(site.path), "serve"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, "journal-key" in done.stderr) == (3, True)
-
-
-def test_a_report_by_day_is_drawn_and_what_has_no_days_is_not(site: Site) -> None:
-    async def prepare() -> None:
-        async with site.database.connect() as connection:
-            await connection.execute(
-                "INSERT INTO registry.contract_movement (day, activated, terminated) VALUES ('2026-01-01', 800, 0), ('2026-01-03', 400, 1)"
-            )
-
-    asyncio.run(prepare())
-    drawn = run(site, "report", "contract_daily", "--plot")
-    assert drawn.exit_code == 0, drawn.output
-    activated, terminated = drawn.stdout.split("terminated")
-    assert [line[15:] for line in activated.splitlines()[1:7]] == ["█"] * 3 + ["█ █"] * 3
-    assert activated.splitlines()[1].split()[0] == "800"
-    assert "2026-01-01 … 2026-01-03" in activated
-    assert [line[15:].rstrip() for line in terminated.splitlines()[1:7]] == ["  █"] * 6
-    assert "ported_out" not in drawn.stdout, "there were none"
-    assert run(site, "report", "quota_today", "--plot").exit_code == 2
-    assert "nothing to report yet" in run(site, "report", "presence_daily", "--plot").stderr

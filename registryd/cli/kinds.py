@@ -1,0 +1,45 @@
+"""Kinds of option values that several commands take."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+
+class ContractsMax(click.ParamType[Callable[[int], int]]):
+    """A number of contracts, or a share of the live ones: 500 or 1%. Of a small registry's share, one at least."""
+
+    name = "number|share%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Callable[[int], int]:
+        found = re.fullmatch(r"([0-9]{1,12})|([0-9]{1,3}(?:\.[0-9]{1,4})?)%", str(value), re.ASCII)
+        if found is None:
+            self.fail("a number of contracts such as 500, or a share of the live ones such as 1%", param, ctx)
+        if found[1]:
+            number = int(found[1])
+            return lambda _: number
+        share = float(found[2]) / 100
+        return lambda live: math.ceil(live * share)
+
+
+class Moment(click.ParamType[datetime]):
+    """A time with its offset from UTC, or a date: its midnight in UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        text = str(value)
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            at = None
+        if at is not None and at.tzinfo is None and len(text) <= len("2026-11-24"):
+            at = at.replace(tzinfo=UTC)
+        if at is None or at.tzinfo is None:
+            self.fail("write a date, or a time with its offset from UTC, such as 2028-03-01T00:00:00+03:00", param, ctx)
+        return at
