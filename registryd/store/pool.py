@@ -160,6 +160,8 @@ class Database:
         try:
             try:
                 connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s)
+            except TargetServerAttributeNotMatched:  # one of CLIENT_ERRORS, but it says what is wrong: no host takes writes
+                raise
             except CLIENT_ERRORS as error:  # lost while it was being opened
                 raise ConnectionError from error
             try:
