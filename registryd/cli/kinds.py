@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
@@ -28,18 +28,15 @@ class ContractsMax(click.ParamType[Callable[[int], int]]):
 
 
 class Moment(click.ParamType[datetime]):
-    """A time with its offset from UTC, or a date: its midnight in UTC."""
+    """A time with its offset from UTC: without one, nobody can tell whether Moscow's midnight is meant."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        text = str(value)
         try:
-            at = datetime.fromisoformat(text)
+            at = datetime.fromisoformat(str(value))
         except ValueError:
             at = None
-        if at is not None and at.tzinfo is None and len(text) <= len("2026-11-24"):
-            at = at.replace(tzinfo=UTC)
         if at is None or at.tzinfo is None:
-            self.fail("write a date, or a time with its offset from UTC, such as 2028-03-01T00:00:00+03:00", param, ctx)
+            self.fail("write a time with its offset from UTC, such as 2028-03-01T00:00:00+03:00", param, ctx)
         return at

@@ -107,7 +107,7 @@ async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> 
 
 @notifications.command()
 @click.argument("name", metavar="MESSENGER")
-@click.option("--since", type=Moment(), help="What was delivered from this time on, such as 2026-11-24 (UTC).")
+@click.option("--since", type=Moment(), help="What was delivered from this time on, such as 2026-11-24T00:00Z.")
 @click.option("--until", type=Moment(), help="What was delivered before this time; default: now.")
 @click.option("--id", "ids", type=click.UUID, multiple=True, help="This notification; repeatable.")
 @click.option("--ids-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The notifications of a file, an id a line.")

@@ -165,10 +165,10 @@ def test_replay_counts_and_then_delivers_again_through_the_daemon(site: Site, tm
             with daemon(site) as running:
                 await eventually(database.none_pending)
                 first = sorted(endpoint.ids)
-                dry = await told(site, "replay", "alpha", "--since", "2020-01-01", "--dry-run", "--per-second", "2")
+                dry = await told(site, "replay", "alpha", "--since", "2020-01-01T00:00Z", "--dry-run", "--per-second", "2")
                 assert dry == {"notifications": 5, "dryRun": True, "perSecond": 2, "seconds": 2.5}
                 assert await database.value("SELECT count(*) FROM registry.replay") == 0
-                assert (await told(site, "replay", "alpha", "--since", "2020-01-01"))["notifications"] == 5
+                assert (await told(site, "replay", "alpha", "--since", "2020-01-01T00:00Z"))["notifications"] == 5
                 await eventually(lambda: len(endpoint.ids) == 10)
                 assert sorted(endpoint.ids) == sorted(first * 2)
                 file = tmp_path / "ids.txt"
@@ -178,11 +178,12 @@ def test_replay_counts_and_then_delivers_again_through_the_daemon(site: Site, tm
                 assert sorted(endpoint.ids[10:]) == first[:3]
                 assert "registryd_notifications_late_total{" not in running.metrics()
                 assert running.stop() == 0
-            assert (await told(site, "replay", "alpha", "--since", "2020-01-01", "--until", "2020-01-02T00:00+03:00"))["notifications"] == 0
+            until = ("--until", "2020-01-02T00:00+03:00")
+            assert (await told(site, "replay", "alpha", "--since", "2020-01-01T00:00Z", *until))["notifications"] == 0
             await refused(site, "replay", "alpha", code=2)
-            await refused(site, "replay", "alpha", "--since", "2020-01-01", "--id", first[0], code=2)
+            await refused(site, "replay", "alpha", "--since", "2020-01-01T00:00Z", "--id", first[0], code=2)
             await refused(site, "replay", "alpha", "--since", "the other day", code=2)
-            await refused(site, "replay", "nobody", "--since", "2020-01-01")
+            await refused(site, "replay", "nobody", "--since", "2020-01-01T00:00Z")
 
     asyncio.run(run())
 
