@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import click
+import uvloop
 
 from registryd import daemon, workers
 from registryd.cli.running import Context, command, pass_context
@@ -26,8 +27,8 @@ from registryd.cli.running import Context, command, pass_context
 )
 @pass_context
 @command
-async def serve(context: Context, *, instance: int, count: int | None) -> None:
+def serve(context: Context, *, instance: int, count: int | None) -> None:
     """Serve until SIGTERM, which drains; SIGHUP reloads keys, messengers, the TLS certificate and the log level."""
     if count is not None:
-        sys.exit(await workers.supervise(context.settings, count))
-    await daemon.serve(context.settings, instance)
+        sys.exit(uvloop.run(workers.supervise(context.settings, count)))
+    uvloop.run(daemon.serve(context.settings, instance))
