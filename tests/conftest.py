@@ -34,6 +34,7 @@ from registryd.http import auth
 from registryd.store import digest_keys, messengers, migrations
 from registryd.store.messengers import Messenger, SecretBox, SigningSecret
 from registryd.store.pool import Database
+from tests.servers import private_server, remove_leftovers
 
 # pytest-xdist tells its workers a width of 80; a command's console would take it over for good when it is imported.
 for name in ("COLUMNS", "LINES"):
@@ -53,7 +54,8 @@ def fresh_log() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[embedded.Server]:
     """PostgreSQL, without durability: tests that need it start their own."""
-    with embedded.Server(embedded.find_binaries(), durable=False, options={"max_connections": "200"}) as running:
+    remove_leftovers()
+    with private_server(options={"max_connections": "200", "max_wal_size": "256MB"}) as running:
         yield running
 
 

@@ -17,12 +17,13 @@ from registryd.delivery import lane
 from tests.conftest import Daemon, Site, TestDatabase, daemon, eventually, prepare_database
 from tests.delivery.burst import Inbox, calls, send
 from tests.delivery.conftest import Received, delivering, listening, looking
+from tests.servers import private_server
 
 
 @pytest.fixture
 def own_server() -> Iterator[embedded.Server]:
     """A durable PostgreSQL that may crash."""
-    with embedded.Server(embedded.find_binaries()) as running:
+    with private_server(durable=True) as running:
         yield running
 
 

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import secrets
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from registryd import embedded
 from registryd.domain.identifiers import Msisdn, msisdn_digest
 from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, digest_key, make_site, prepare_database, psql
 from tests.http.test_database_away import PRESENT, Away, Told, frozen, load, more
+from tests.servers import workplace
 
 NAME = "registry"
 # A killed process loses nothing that the kernel has, so only the commit's wait for the standby is wanted of durability.
@@ -65,10 +64,8 @@ class Pair:
 @contextlib.contextmanager
 def pair(directory: Path, *, connect_timeout_s: float = 3.0, command_timeout_s: float = 10.0) -> Iterator[Pair]:
     """Makes both, waits until the standby is synchronous, and starts the daemon, with the timeouts of its default configuration."""
-    place = Path("/tmp") / f"registryd-pair-{secrets.token_hex(4)}"  # PostgreSQL's user may not enter pytest's
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, place, ignore_errors=True)
-        place.mkdir(mode=0o711)
+        place = stack.enter_context(workplace())
         binaries = embedded.find_binaries()
         first = embedded.Server(binaries, place / "first", port=0, durable=False, options=OPTIONS)
         stack.callback(first.stop)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
-import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +18,7 @@ import pytest
 from registryd import embedded
 from registryd.domain.identifiers import Msisdn, msisdn_digest
 from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, client, daemon, eventually, make_site, prepare_database
+from tests.servers import private_server
 
 PRESENT = range(79_160_000_000, 79_160_000_050)
 ABSENT = range(79_160_000_050, 79_160_000_100)
@@ -43,10 +42,8 @@ class Away(NamedTuple):
 
 @pytest.fixture(scope="module")
 def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
-    directory = Path("/tmp") / f"registryd-away-{secrets.token_hex(4)}"  # its user may not enter pytest's
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        server = stack.enter_context(embedded.Server(embedded.find_binaries(), directory, durable=True))
+        server = stack.enter_context(private_server(durable=True))
         asyncio.run(prepare_database(server, NAME))
         site = make_site(TestDatabase(server, NAME), tmp_path_factory.mktemp("away"))
         site.write_config(database="connect_timeout_s = 1.0\ncommand_timeout_s = 1.0")

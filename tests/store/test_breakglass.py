@@ -21,6 +21,7 @@ from registryd.store import audit, breakglass, pool
 from registryd.store.breakglass import BreakglassRefused
 from registryd.store.digest_keys import DigestKey
 from tests.conftest import TestDatabase, prepare_database, psql
+from tests.servers import private_server
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind
 
 REASON = "complaint 17 of the subscriber"
@@ -182,7 +183,7 @@ def test_a_number_reaches_no_server_log_whatever_is_refused() -> None:
             async with breakglass.session(server.dsn("registry", "zoe")) as connection:
                 await breakglass.request(connection, Msisdn(int(number)), "because", [KEY])
 
-    with embedded.Server(embedded.find_binaries(), durable=False, options=defaults) as server:
+    with private_server(options=defaults) as server:
         asyncio.run(run(server))
         log = server.log.read_text()
     assert log.count("a reason has ten characters at least") == 4

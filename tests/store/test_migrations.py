@@ -19,6 +19,7 @@ from registryd import embedded, resources
 from registryd.store import migrations
 from registryd.store.migrations import SchemaMismatch
 from tests.conftest import Site, TestDatabase, cloned, psql
+from tests.servers import private_server
 from tests.store.conftest import waits
 
 DONE, FAILED, CONFIG, DATABASE_AWAY, SCHEMA = 0, 1, 3, 4, 5
@@ -218,7 +219,7 @@ def test_a_file_without_its_number_is_refused(files: Path) -> None:
 
 
 def test_migrating_wants_the_roles_and_the_right_to_be_their_owner(empty: TestDatabase) -> None:
-    with embedded.Server(embedded.find_binaries(), durable=False) as bare:
+    with private_server() as bare:
         done = registryd("migrate", "--dsn", bare.dsn())
         assert done.returncode == SCHEMA
         assert "roles are missing" in done.stderr

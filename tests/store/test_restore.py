@@ -16,6 +16,7 @@ from registryd.keep.days import keep_days
 from registryd.store import migrations
 from tests.conftest import TestDatabase, cloned
 from tests.contracts.test_privileges import MATRIX, ROLES
+from tests.servers import private_server
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
 
 FROZEN = "SELECT format('%s', array_agg(v::text ORDER BY v::text)) FROM report.{} AS v"
@@ -80,7 +81,7 @@ def test_a_dump_restored_into_another_server_is_the_same_registry(database: Test
     dump = tmp_path / "registryd.dump"
     run(database.server, "pg_dump", "--format=custom", f"--file={dump}", database.dsn())
 
-    with embedded.Server(database.server.binaries, durable=False) as other, cloned(other, None) as restored:
+    with private_server() as other, cloned(other, None) as restored:
         assert restored.psql("-f", str(resources.path("sql/roles.sql"))).returncode == 0
         run(other, "pg_restore", "--exit-on-error", f"--dbname={restored.dsn()}", str(dump))
 
