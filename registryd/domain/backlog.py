@@ -1,7 +1,7 @@
-"""What is owed to one messenger and not delivered yet: will it be in time, and who must be told.
+"""A messenger's backlog: what it is owed and has not received yet. Will it be in time, and which alarms does it raise?
 
-Slack is what is left to the earliest deadline; the ETA is when the whole backlog ends at the pace of the last minutes. Replayed
-notifications are pending, but were delivered before: they have no slack and are never overdue.
+Slack is the time left to the earliest deadline. The ETA is how long the whole backlog takes at the pace of the last minutes. Replayed
+notifications were delivered before: they count as pending, but have no slack and are never overdue.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import NamedTuple
 from registryd.domain.identifiers import MessengerId
 
 FIRST_TRY = timedelta(minutes=5)
-"""A notification younger than this may be without a pace to judge it by: its lane has had no time to deliver anything."""
+"""A lane needs this long before its pace tells anything: a younger backlog is not called slow."""
 SECOND_CHANNEL_AFTER = timedelta(hours=6)
-"""Once pushes have failed for so long, what is owed is to be handed over by another channel."""
+"""After pushes have failed for this long, the operator is asked to deliver by another channel."""
 
 
 class Backlog(NamedTuple):
@@ -25,11 +25,11 @@ class Backlog(NamedTuple):
     pending: int
     overdue: int
     replayed: int
-    """Of the pending ones, those that a replay has let in."""
+    """How many of the pending ones belong to a replay."""
     deadline_at: datetime | None
-    """The earliest deadline of those that were never delivered; None where all were."""
+    """The earliest deadline of a notification that was never delivered; None where there is none."""
     recorded_at: datetime | None
-    """When that one was written."""
+    """When the notification with that deadline was written."""
     received: int
     """Notifications that the endpoint acknowledged in the last `received_within`."""
     received_within: timedelta
@@ -45,21 +45,21 @@ class Backlog(NamedTuple):
 
     @property
     def per_second(self) -> float:
-        """The endpoint's pace lately."""
+        """How many notifications the endpoint acknowledged a second, lately."""
         seconds = self.received_within.total_seconds()
         return self.received / seconds if seconds > 0 else 0.0
 
     @property
     def eta(self) -> timedelta | None:
-        """How long the backlog takes at that pace; None where there is none to go by."""
+        """How long the backlog takes at that pace; None where the endpoint has acknowledged nothing lately."""
         if not self.pending:
             return timedelta(0)
         return timedelta(seconds=self.pending / self.per_second) if self.per_second else None
 
     def is_too_slow(self, now: datetime) -> bool:
-        """Whether the duty will not be met as things go: the ETA lies beyond the slack, or nothing arrives at all.
+        """Whether the backlog will miss a deadline at this pace: the ETA lies beyond the slack, or nothing is acknowledged at all.
 
-        Of a messenger that pulls no pace is known: its slack alone tells.
+        A messenger that pulls has no pace, so only its slack tells.
         """
         slack, age = self.slack(now), self.age(now)
         if slack is None or age is None:
@@ -69,12 +69,12 @@ class Backlog(NamedTuple):
         return self.eta > slack
 
     def needs_second_channel(self, now: datetime) -> bool:
-        """Whether pushes have failed for six hours while something waited."""
+        """Whether pushes have failed for SECOND_CHANNEL_AFTER while a notification waited that long."""
         age = self.age(now)
         fails = self.is_gated and (self.last_success_at is None or now - self.last_success_at > SECOND_CHANNEL_AFTER)
         return fails and age is not None and age > SECOND_CHANNEL_AFTER
 
 
 def alarms(slack: timedelta | None, thresholds: Sequence[timedelta]) -> list[timedelta]:
-    """The thresholds that the slack has fallen below, the widest first."""
+    """The thresholds that the slack is below, the largest first."""
     return [] if slack is None else sorted((t for t in thresholds if slack < t), reverse=True)

@@ -2,8 +2,8 @@
 
     active -> ended (terminated | replaced | removed)
 
-terminated is moved by the database when the contract ends; replaced by the same messenger's next code for the number; removed by the
-messenger. An ended binding never comes back.
+A binding ends as terminated when the database ends its contract, as replaced when the same messenger binds another code to the number, and
+as removed when the messenger removes it. An ended binding never comes back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Outcome(StrEnum):
     REPLACED = "replaced"
     CODE_IN_USE = "code_in_use"
     BUSY = "busy"
-    """The contract was being changed by another transaction: ask again. Never told to a messenger."""
+    """Another transaction was changing the contract, so the query is asked again. A messenger never sees this outcome."""
 
 
 class Bound(NamedTuple):

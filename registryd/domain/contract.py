@@ -2,8 +2,8 @@
 
     active <-> suspended ; active|suspended -> ended
 
-Ended is final: a restored subscriber gets the next generation. `apply` decides purely; store/contracts.py writes what it decided, and
-the database refuses anything else.
+Ended is final: a subscriber who comes back gets the next generation. `apply` decides what one event does, domain/events.py what a call of
+them does, and store/contracts.py writes it. The database refuses whatever contradicts these rules, whoever writes it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ EVENT_TYPES: tuple[str, ...] = get_args(EventType)
 EVENT_ID = re.compile("[!-~]{1,128}", re.ASCII)
 EVENT_ID_WANTED = "1 to 128 printable ASCII characters without spaces"
 CLOCK_SKEW_MAX = timedelta(minutes=4)
-"""How far billing's clock may be ahead of ours. The database allows its own clock a minute more."""
+"""How far billing's clock may be ahead of ours. The database tolerates a minute more, so it never refuses what passed here."""
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-"""Ids of notifications begin with a time that counts from here."""
+"""The id of a notification begins with a time that counts from here, so no contract ends earlier."""
 GENERATION_MAX = 32_767
 
 
@@ -53,7 +53,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One contract event; `holder` and `end_user` only where the type speaks of them."""
+    """One contract event. `holder` and `end_user` belong to `activated` and `holder_changed` alone."""
 
     event_id: str
     type: EventType
@@ -72,13 +72,13 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Refused(Exception):
-    """An event contradicts the registry's state; the text tells billing's engineer what is so and what to send."""
+    """An event contradicts the registry's state. The text tells billing's engineer what the state is and what to send."""
 
 
 def apply(latest: Contract | None, event: Event, now: datetime) -> list[Contract]:
-    """The rows that `event` writes: the changed latest contract of the number, the next generation, or both.
+    """Returns the rows that `event` writes: the latest contract as changed, the next generation, or both.
 
-    `latest` is the number's contract of the highest generation, live or ended, or None. Raises: Refused.
+    `latest` is the number's contract of the highest generation, live or ended; None where the number has none. Raises: Refused.
     """
     if event.occurred_at > now + CLOCK_SKEW_MAX:
         raise Refused("occurredAt lies in the future: send the event when it has happened")

@@ -1,4 +1,4 @@
-"""A digest of notifications: count, first and last id, and a hash over all ids, so that who has them can tell that none is missing.
+"""A digest of notifications: count, first and last id, and a hash over all ids. With it a messenger can tell that it missed none.
 
 The hash is SHA-256 over the ids in ascending order, each in lower case and followed by a line feed: `sort -u ids.txt | sha256sum`.
 """
@@ -22,7 +22,7 @@ class Digest(NamedTuple):
 
 
 class Digester:
-    """Takes ids in ascending order, page by page, so that millions need no memory; an id that is repeated at once counts once."""
+    """Makes a digest of ids in ascending order, page by page, so that millions need no memory. A repeated id counts once."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -31,7 +31,7 @@ class Digester:
         self._last: UUID | None = None
 
     def add(self, ids: Iterable[UUID]) -> None:
-        """Raises: ValueError, where an id is lower than the one before."""
+        """Raises: ValueError, where an id is lower than the one before it."""
         for notification_id in ids:
             if self._last is not None and notification_id <= self._last:
                 if notification_id == self._last:
@@ -55,12 +55,12 @@ def digest_of(ids: Iterable[UUID]) -> Digest:
 
 
 def digest_event(day: date, digest: Digest, made_at: datetime) -> dict[str, object]:
-    """`notifications.digest`: what was delivered on a day."""
+    """The event `notifications.digest`: what was delivered on a day."""
     return {"type": "notifications.digest", "timestamp": rfc3339(made_at), "data": {"day": day.isoformat(), **_wire(digest)}}
 
 
 def export_event(digest: Digest, made_at: datetime) -> dict[str, object]:
-    """`notifications.exported`: the last line of a file, which says what all the lines before it hold."""
+    """The event `notifications.exported`: the last line of a file, a digest of all notifications on the lines before it."""
     return {"type": "notifications.exported", "timestamp": rfc3339(made_at), "data": _wire(digest)}
 
 

@@ -1,25 +1,28 @@
-"""Tells a search for subscribers from an honest messenger's queries, by nothing but what is asked and what is answered.
+"""Tells a search for subscribers from an honest messenger's queries, by what is asked and what is answered alone.
 
-**Absent answers.** An honest messenger asks for numbers whose users have just typed a code from an SMS: about p = 3 % are absent. A scan
-misses q = 40 % and more. Each answer is worth the logarithm of its likelihood ratio, ln(q/p) if absent and ln((1-q)/(1-p)) if present
-(A. Wald, Sequential Tests of Statistical Hypotheses, 1945; Sequential Analysis, 1947). Wald's test decides once: it alarms when the sum
-passes ln((1-β)/α), which at α = 10⁻⁶ takes ln 10⁶ / (q ln(q/p) + (1-q) ln((1-q)/(1-p))) = 18.5 answers of a scan that misses 40 %, and
-it accepts at its lower bound. A stream of queries has no end and a messenger may turn into a scanner at any query, so there is nothing
-to accept: the sum begins anew at zero whenever it would fall below (E. S. Page, Continuous Inspection Schemes, 1954), which is Wald's
-test repeated for ever. It then has no "probability of a false alarm" but a mean number of honest queries between two of them, at least
-e^h for a threshold h (G. Lorden, 1971). Hence h = ln(honest_queries_per_alarm). At 10⁶ a messenger that asks for 100 million numbers in
-a day would be accused a dozen times that day; at 10¹² (the policy's default) at most once in 10,000 such days, for 37 answers instead
-of 18.5 from a scan that misses 40 %, 26 at 50 %, 12 at 90 %. A true share of absent answers below ln((1-p)/(1-q)) / (the sum of both
-worths), 15.6 %, is drawn back to zero: a messenger that is somewhat worse than p is safe, but alarms grow more frequent with it, and a
-scanner who mixes in ten known numbers for each unknown one is not seen by this test.
+**Absent answers.** An honest messenger asks for numbers whose users have just typed a code from an SMS: about p = 3 % of them are absent. A
+scan misses q = 40 % or more. Each answer adds the logarithm of its likelihood ratio to a sum: ln(q/p) if it is absent, ln((1-q)/(1-p)) if
+it is present (A. Wald, Sequential Tests of Statistical Hypotheses, 1945). Wald's test ends with a verdict. A stream of queries has no
+end, and a messenger may turn into a scanner at any query, so here nothing is ever accepted: the sum begins anew at zero whenever it would
+fall below (E. S. Page, Continuous Inspection Schemes, 1954). Such a test has no probability of a false alarm, but a mean number of honest
+queries between two false alarms: at least e^h for a threshold h (G. Lorden, 1971). Hence h = ln(honest_queries_per_alarm).
 
-**Consecutive numbers.** Of a messenger's last numbers in ascending order, each step is compared with the one before. An honest base,
-even one that is sent sorted, holds a next number with a probability of d at most (`honest_density`); a run of numbers, ascending,
-descending or shuffled, one apart or any fixed step, alone, from several connections or among other numbers, holds it nearly always
-(SCAN_REGULARITY). The same sum with the same threshold: at d = 0.7 and 10¹² it takes 82 numbers in a row, where a sorted base of 10
-million users in 100 million numbers (d = 0.1) has runs of 8. A window is looked at twice, so h holds within a factor of 1.25.
+The policy's default is 10¹²: a messenger that asks for 100 million numbers a day is wrongly accused at most once in 10,000 days. With 10⁶
+it would be a dozen times a day. The price is a later alarm: 37 answers instead of 18.5 for a scan that misses 40 %; 26 at 50 %, 12 at 90
+%.
 
-**Only new numbers count**: one that is asked again while the window holds it tells a scanner nothing, and proves nothing either way.
+A messenger that is somewhat worse than p is safe: as long as it misses less than ln((1-p)/(1-q)) / (ln(q/p) + ln((1-p)/(1-q))) = 15.6 %,
+the sum is drawn back to zero, though false alarms grow more frequent with its share. For the same reason a scanner who mixes in ten known
+numbers for each unknown one is not seen by this test.
+
+**Consecutive numbers.** A messenger's last numbers are sorted, and each step between neighbours is compared with the step before. In an
+honest base, even one that is sent sorted, the next number belongs to a user too with a probability of at most d (`honest_density`). In a
+scan it nearly always does (SCAN_REGULARITY), whether it ascends, descends or is shuffled, by ones or by any fixed step, on one connection
+or several. The same sum with the same threshold tells the two apart: at d = 0.7 and 10¹² it takes 82 numbers in a row. A sorted base of
+10 million users among 100 million numbers (d = 0.1) has runs of 8. A window is looked at twice, so the bound e^h holds within a factor of
+1.25.
+
+**Only new numbers count.** A number that is asked again while the window holds it tells a scanner nothing, so it proves nothing.
 """
 
 from __future__ import annotations
@@ -32,13 +35,15 @@ from typing import Literal, NamedTuple
 Sign = Literal["absent", "consecutive", "canary"]
 
 WINDOW = 512
-"""New numbers after which the window is looked at for the second time and begins anew."""
+"""After so many new numbers the window is looked at for the second time and emptied."""
 FIRST_LOOK = 128
+"""After so many new numbers the window is looked at for the first time."""
 SCAN_REGULARITY = 0.99
+"""How often a scan's step equals the one before."""
 
 
 class Weights(NamedTuple):
-    """What each observation adds to its sum, and the sum that is an alarm; natural logarithms."""
+    """What each observation adds to its sum, and the sum that raises an alarm. Natural logarithms."""
 
     absent: float
     present: float
@@ -58,37 +63,37 @@ def weigh(*, honest_absent_ratio: float, scan_absent_ratio: float, honest_densit
     )
 
 
-class Watch:
-    """What is remembered of one messenger: a sum, and fewer than WINDOW numbers."""
+class Evidence:
+    """What is remembered of one messenger: the sum over its answers, and fewer than WINDOW of its numbers."""
 
-    __slots__ = ("_evidence", "_look_at", "_window")
+    __slots__ = ("_look_at", "_sum", "_window")
 
     def __init__(self) -> None:
-        self._evidence = 0.0
+        self._sum = 0.0
         self._window: dict[int, bool] = {}
         self._look_at = FIRST_LOOK
 
     def see(self, weights: Weights, numbers: Sequence[int], presents: Sequence[bool]) -> Sign | None:
-        """Takes in answered numbers, in their order; tells what they are a sign of, after which the sum begins anew."""
+        """Takes in answered numbers in their order. Returns the sign they complete, if any; its sum then begins anew."""
         window = self._window
         sign: Sign | None = None
         if len(numbers) == 1:
             if numbers[0] in window:
                 return None
             window[numbers[0]] = presents[0]
-            evidence = self._evidence + (weights.present if presents[0] else weights.absent)
+            total = self._sum + (weights.present if presents[0] else weights.absent)
         else:
             new = dict(zip(numbers, presents, strict=True))
             if not window.keys().isdisjoint(new):
                 new = {number: present for number, present in new.items() if number not in window}
-            evidence = _highest(weights, self._evidence, bytes(new.values()))
-            if len(new) >= WINDOW:  # a window of its own
+            total = _highest(weights, self._sum, bytes(new.values()))
+            if len(new) >= WINDOW:  # looked at by itself, and not remembered
                 sign = "consecutive" if has_run(weights, sorted(new)) else None
             else:
                 window.update(new)
-        if evidence >= weights.alarm:
+        if total >= weights.alarm:
             sign = "absent"
-        self._evidence = evidence if 0.0 < evidence < weights.alarm else 0.0
+        self._sum = total if 0.0 < total < weights.alarm else 0.0
         if len(window) >= self._look_at and self._look(weights):
             sign = sign or "consecutive"
         return sign
@@ -104,14 +109,17 @@ class Watch:
         return is_sign
 
 
-def _highest(weights: Weights, evidence: float, presents: bytes) -> float:
-    """The sum after these answers (1 present, 0 absent), or the one that is an alarm. A step for each absent answer, not for each."""
+def _highest(weights: Weights, total: float, presents: bytes) -> float:
+    """The sum after these answers (1 present, 0 absent), or the first one that raises an alarm.
+
+    It takes one step an absent answer: the present answers before it are added at once.
+    """
     *before_absent, last = presents.split(b"\0")
     for run in before_absent:
-        evidence = max(evidence + len(run) * weights.present, 0.0) + weights.absent
-        if evidence >= weights.alarm:
-            return evidence
-    return max(evidence + len(last) * weights.present, 0.0)
+        total = max(total + len(run) * weights.present, 0.0) + weights.absent
+        if total >= weights.alarm:
+            return total
+    return max(total + len(last) * weights.present, 0.0)
 
 
 def has_run(weights: Weights, ordered: Sequence[int]) -> bool:
@@ -120,9 +128,9 @@ def has_run(weights: Weights, ordered: Sequence[int]) -> bool:
     same = list(map(eq, steps[1:], steps))
     if sum(same) * weights.same_step < weights.alarm:
         return False
-    evidence = 0.0
+    total = 0.0
     for is_same in same:
-        evidence = max(evidence + (weights.same_step if is_same else weights.other_step), 0.0)
-        if evidence >= weights.alarm:
+        total = max(total + (weights.same_step if is_same else weights.other_step), 0.0)
+        if total >= weights.alarm:
             return True
     return False

@@ -1,4 +1,4 @@
-"""What can go wrong, as facts: the docstring is the message, and the HTTP edge alone knows of statuses (http/problems.py)."""
+"""What can go wrong, as facts. The docstring of an error is its message; only the HTTP edge knows of statuses (http/problems.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class InvalidArgument(RegistryError):
 
     def __init__(self, *errors: tuple[str, str]) -> None:
         self.errors = errors
-        """(path in the body, what is wanted there), never what was found there."""
+        """Pairs of a path in the body and what is wanted there; never what was found there."""
 
 
 class NotPresent(RegistryError):

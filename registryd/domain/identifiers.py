@@ -1,4 +1,4 @@
-"""Numbers and codes, parsed once at the edge: past it, `Msisdn` and `IdentificationCode` are valid by type."""
+"""Numbers, codes and ids. They are parsed once, at the edge: behind it, an `Msisdn` or an `IdentificationCode` is valid by its type."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def parse_msisdn(phone_number: str) -> Msisdn:
 
 
 def parse_msisdns(phone_numbers: Sequence[str]) -> list[Msisdn]:
-    """One or more as `parse_msisdn` does, several times as fast. Raises: ValueError, where any of them is none."""
+    """Parses many numbers several times as fast as `parse_msisdn` one by one. Raises: ValueError, where any of them is no number."""
     joined = ",".join(phone_numbers) + ","
-    # As many commas as numbers: none of them hides a second one.
+    # The pattern alone would take an item that holds a comma for two numbers, so the commas are counted too.
     if _PHONE_NUMBERS.fullmatch(joined) is None or joined.count(",") != len(phone_numbers):
         raise ValueError("must all be E.164 numbers")
     return [Msisdn(number) for number in map(int, phone_numbers)]
 
 
 def parse_code(code: str) -> IdentificationCode:
-    """Raises: ValueError, as `parse_msisdn` does."""
+    """Raises: ValueError, whose message says what is wanted, as that of `parse_msisdn` does."""
     if IDENTIFICATION_CODE.fullmatch(code) is None:
         raise ValueError("must be 1 to 128 printable ASCII characters")
     return IdentificationCode(code)
@@ -76,12 +76,12 @@ def msisdn_digests(key: bytes, msisdns: Iterable[Msisdn]) -> bytes:
 
 @lru_cache(maxsize=4)
 def _keyed(key: bytes) -> blake2b:
-    """The state that has taken in the key, which is half of a short digest's cost."""
+    """The hash's state after the key. Taking in the key is half the cost of a short digest, so the state is kept and copied."""
     return blake2b(digest_size=DIGEST_BYTES, key=key)
 
 
 def time_ordered_id(milliseconds: int, random: bytes) -> UUID:
-    """A UUID that begins with a time (RFC 9562 version 7); `random` is 10 bytes. Ends in four zero hexadecimal digits: a page's id."""
+    """A page's id: a UUID that begins with a time (RFC 9562 version 7) and ends in four zero hexadecimal digits. `random`: 10 bytes."""
     value = (milliseconds << 80) | (int.from_bytes(random[:10], "big") & ~0xFFFF)
     value = (value & ~(0xF << 76)) | (0x7 << 76)
     value = (value & ~(0x3 << 62)) | (0x2 << 62)
@@ -89,18 +89,18 @@ def time_ordered_id(milliseconds: int, random: bytes) -> UUID:
 
 
 def query_id(page_id: str, index: int) -> str:
-    """The id of a page's query: the page's own, with the query's index (0 to 65,535) in its last four hexadecimal digits."""
+    """A query's id: its page's id with the query's index, 0 to 65,535, as the last four hexadecimal digits."""
     return f"{page_id[:-4]}{index:04x}"
 
 
 def masked_number(msisdn: int) -> str:
-    """`79161234567` → `+7916*****67`, for people who need to recognise a number and not to learn it."""
+    """`79161234567` → `+7916*****67`, for people who may recognise a number but not learn it."""
     digits = str(msisdn)
     kept = 4 if len(digits) > 8 else 1
     return f"+{digits[:kept]}{'*' * (len(digits) - kept - 2)}{digits[-2:]}"
 
 
 def masked_code(code: str) -> str:
-    """`user-81f3` → `us*******` and no more of it: a quarter of the code at most, and 8 characters."""
+    """`user-81f3` → `us*******`. It shows at most a quarter of the code, and at most 8 characters."""
     kept = min(len(code) // 4, 8)
     return code[:kept] + "*" * min(len(code) - kept, 8)

@@ -1,10 +1,9 @@
-"""A notification: one termination owed to one messenger for one binding, and what a push of some of them is.
+"""A notification: one termination owed to one messenger for one binding; what a push of some of them holds, and how a push may end.
 
     pending -> delivered (push | pull | hand)
 
-pending is a row of registry.notification; delivered, of registry.notification_delivered. overdue = pending and deadline_at < now: a
-fact, not a state. A replay owes a delivered one again, in a row of its own beside the proof, which stays. An outcome is a type: `match`
-it and close with `assert_never`.
+A pending notification is a row of registry.notification, a delivered one a row of registry.notification_delivered. Overdue is a fact, not a
+state: pending with deadline_at < now.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ STATES = ("pending", "delivered")
 CHANNELS = ("push", "pull", "hand")
 
 Key = tuple[datetime, UUID]
-"""Where a notification stands among one messenger's: earliest deadline first."""
+"""The place of a notification in its messenger's order: earliest deadline first, then by id."""
 BEGINNING: Key = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
@@ -35,17 +34,17 @@ class Notification(NamedTuple):
     recorded_at: datetime
     attempts: int
     replayed: bool = False
-    """Delivered before, and owed again by a replay: never late."""
+    """It was delivered before and a replay owes it again, so it is never late."""
 
 
 class Acknowledged(NamedTuple):
-    """A 2xx: a receipt for the whole push."""
+    """The endpoint answered 2xx: a receipt for the whole push."""
 
     http_status: int
 
 
 class Rejected(NamedTuple):
-    """400, 413 or 422: the endpoint lives, and refuses this content."""
+    """The endpoint answered 400, 413 or 422: it works, but refuses this content."""
 
     http_status: int
 
@@ -62,14 +61,14 @@ Outcome = Acknowledged | Rejected | Failed
 
 
 def webhook_id(notifications: Sequence[Notification]) -> str:
-    """The message's id (Standard Webhooks): the same on every retry of the same notifications."""
+    """The message's id (Standard Webhooks). It is the same on every retry of the same notifications."""
     if len(notifications) == 1:
         return f"msg_{notifications[0].notification_id.hex}"
     return "msg_" + blake2b(b"".join(n.notification_id.bytes for n in notifications), digest_size=16).hexdigest()
 
 
 def wire(notification: Notification, *, with_phone_number: bool) -> dict[str, object]:
-    """One notification as it stands on the wire, pushed and pulled alike."""
+    """One notification on the wire. A push and a pull show it alike."""
     item: dict[str, object] = {
         "notificationId": str(notification.notification_id),
         "identificationCode": notification.identification_code,
@@ -83,7 +82,7 @@ def wire(notification: Notification, *, with_phone_number: bool) -> dict[str, ob
 
 
 def event(notifications: Sequence[Notification], *, with_phone_number: bool) -> dict[str, object]:
-    """The body of a push. Its timestamp is the newest notification's own, so that a retry has the same content as its first attempt."""
+    """The body of a push. Its timestamp is that of its newest notification, so that a retry has the same content as the first attempt."""
     return {
         "type": "binding.terminated",
         "timestamp": rfc3339(max(n.recorded_at for n in notifications)),
@@ -92,7 +91,7 @@ def event(notifications: Sequence[Notification], *, with_phone_number: bool) -> 
 
 
 class Deferral(NamedTuple):
-    """A refused notification's next attempt."""
+    """When a refused notification is tried again, and why it was refused."""
 
     notification_id: UUID
     not_before: datetime
@@ -100,7 +99,7 @@ class Deferral(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One push, as recorded."""
+    """One push, as it is recorded."""
 
     attempted_at: datetime
     notifications: int
@@ -111,7 +110,7 @@ class Attempt(NamedTuple):
 
 
 class TestPush(NamedTuple):
-    """What a push of `endpoint.test` came to."""
+    """How a push of `endpoint.test` ended."""
 
     delivered: bool
     status: int | None

@@ -1,6 +1,7 @@
-"""The presence rule and the shapes of a query and its answer.
+"""The presence rule, a query and its answer.
 
-The rule runs in SQL for every query (`registry.is_present`); a test compares the two over every combination.
+The database applies the rule to every query (`registry.is_present`). The same rule is written here to be read and tested; a test compares
+the two over every combination.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class PresenceQuery(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answer(NamedTuple):
-    """What one query is told, once it is journaled durably. `bound` is None where no code was given or the number is absent."""
+    """The answer to one query, which exists only once it is journaled durably. `bound` is None where there was no code or the number is
+    absent.
+    """
 
     query_id: str
     present: bool
@@ -40,7 +43,7 @@ class Answer(NamedTuple):
 
 
 def is_present(status: Status, end_user: EndUser, policy: Policy) -> bool:
-    """Decree 1801 of 2021: whether a live contract's subscriber counts as being in the operator's databases."""
+    """Whether the subscriber of a contract counts as being in the operator's databases (Decree 1801 of 2021)."""
     if status == "ended" or (status == "suspended" and not policy.suspended_is_present):
         return False
     return policy.organisation_rule == "subscriber" or end_user != "unregistered"

@@ -1,9 +1,10 @@
 """When to try again: pure functions of now, the deadline and the past, with the caller's jitter.
 
-A notification is never given up. The gap between its attempts is drawn from the whole of a span (full jitter) that grows from seconds,
-but never beyond 15 minutes nor beyond a twentieth of the slack that is left to an internal deadline, an hour before the legal one: so
-attempts grow denser as it nears, and from there on, overdue or not, they go on at full effort, every 30 s at most. A failing endpoint is
-probed by one canary at least every minute, whatever it owes.
+A notification is never given up. The gap before its next attempt is drawn from a whole span (full jitter). The span doubles with each
+failure, from 2 s, up to a cap: 15 minutes, or a twentieth of the time left to an internal deadline one hour before the legal one. So
+attempts grow denser as the deadline comes near. After the internal deadline the cap is 30 s.
+
+A failing endpoint is probed with one push at least every minute, however much it is owed.
 """
 
 from __future__ import annotations
@@ -12,20 +13,19 @@ from datetime import datetime, timedelta
 
 INTERNAL_MARGIN = timedelta(hours=1)
 GAP_MIN = timedelta(seconds=2)
-"""Two attempts of one notification are never closer: it bounds their number."""
+"""The shortest gap between two attempts of one notification. It bounds how many there can be."""
 GAP_MAX = timedelta(minutes=15)
 GAP_OVERDUE = timedelta(seconds=30)
 PROBE_MIN = timedelta(seconds=0.5)
 PROBE_FIRST = timedelta(seconds=1)
 PROBE_MAX = timedelta(seconds=59)
-"""With the dispatcher's poll, which comes on top, a minute."""
+"""The dispatcher's poll comes on top, which makes it a minute."""
 
 
 def next_attempt(now: datetime, deadline_at: datetime, attempts: int, jitter: float, retry_after: timedelta | None = None) -> datetime:
     """When a refused notification is tried again.
 
-    `attempts`: failures so far, this one included. `jitter`: 0 to 1, full jitter. `retry_after`: what the messenger asked for, honoured
-    up to the same cap.
+    `attempts`: failures so far, with this one. `jitter`: 0 to 1. `retry_after`: what the messenger asked for, honoured up to the cap.
     """
     slack = deadline_at - INTERNAL_MARGIN - now
     cap = min(GAP_MAX, max(slack / 20, GAP_MIN)) if slack > timedelta(0) else GAP_OVERDUE
@@ -34,14 +34,14 @@ def next_attempt(now: datetime, deadline_at: datetime, attempts: int, jitter: fl
 
 
 def next_probe(began_at: datetime, failures: int, jitter: float, retry_after: timedelta | None = None) -> datetime:
-    """When a failing endpoint is probed again, counted from when its last push began, so that a probe that hangs delays none.
+    """When a failing endpoint is probed again. Counted from the beginning of its last push, so that a probe that hangs delays nothing.
 
-    The span is 1 s, 2 s, 4 s … at most a minute, whatever `Retry-After` says beyond that; full jitter.
+    The span is 1 s, 2 s, 4 s … up to a minute, with full jitter. A longer `Retry-After` does not lengthen it.
     """
     span = min(PROBE_MAX, PROBE_FIRST * (1 << min(max(failures - 1, 0), 10)))
     return began_at + min(max(span * jitter, PROBE_MIN, retry_after or PROBE_MIN), PROBE_MAX)
 
 
 def presses(now: datetime, terminated_at: datetime, deadline_at: datetime) -> bool:
-    """Whether so much of the notice period is gone that a notification goes out at full speed, whatever that brings back as queries."""
+    """Whether half of the notice period is gone. Then a notification is no longer held back to spare the registry the queries it causes."""
     return now - terminated_at > (deadline_at - terminated_at) / 2

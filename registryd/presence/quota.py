@@ -19,7 +19,7 @@ from math import ceil
 from typing import NamedTuple
 
 from registryd import observe
-from registryd.domain.enumeration import Sign, Watch, Weights, weigh
+from registryd.domain.enumeration import Evidence, Sign, Weights, weigh
 from registryd.domain.errors import QuotaExceeded, Throttled
 from registryd.domain.identifiers import MessengerId
 from registryd.store import guard
@@ -75,7 +75,7 @@ class QuotaGuard:
         self._canaries: frozenset[int] = frozenset()
         self._alarm_lasts_s = 0.0
         self._per_minute = 1
-        self._watches: dict[MessengerId, Watch] = {}
+        self._evidence: dict[MessengerId, Evidence] = {}
         self._trickles: dict[MessengerId, Trickle] = {}
         self._signs: set[tuple[MessengerId, Sign]] = set()
 
@@ -103,10 +103,10 @@ class QuotaGuard:
         self._add((messenger_id, int(self._clock() // DAY_S)), len(numbers), presents.count(False))
         if self._weights is None:
             return
-        watch = self._watches.get(messenger_id)
-        if watch is None:
-            watch = self._watches[messenger_id] = Watch()
-        sign = watch.see(self._weights, numbers, presents)
+        evidence = self._evidence.get(messenger_id)
+        if evidence is None:
+            evidence = self._evidence[messenger_id] = Evidence()
+        sign = evidence.see(self._weights, numbers, presents)
         if not self._canaries.isdisjoint(numbers) and self._asks_for_canary(numbers, presents):
             sign = "canary"
         if sign is not None:
@@ -175,7 +175,7 @@ class QuotaGuard:
         ends |= {messenger_id: now + self._alarm_lasts_s for messenger_id, _ in self._signs}
         for messenger_id in self._trickles.keys() - ends.keys():
             del self._trickles[messenger_id]
-            self._watches.pop(messenger_id, None)
+            self._evidence.pop(messenger_id, None)
         for messenger_id, until in ends.items():
             self._throttle(messenger_id, until)
         observe.messengers_throttled.set(len(self._trickles))

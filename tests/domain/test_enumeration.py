@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from registryd.domain import enumeration
-from registryd.domain.enumeration import FIRST_LOOK, WINDOW, Watch, has_run, weigh
+from registryd.domain.enumeration import FIRST_LOOK, WINDOW, Evidence, has_run, weigh
 from tests.presence import scans
 from tests.presence.scans import DEFAULTS, SCANS, WEIGHTS, honest_base, honest_singles
 
@@ -64,7 +64,7 @@ def test_singly_or_in_batches_the_same_answers_are_the_same_evidence(presents: l
         if total >= WEIGHTS.alarm:
             expected = place
             break
-    single, batched = Watch(), Watch()
+    single, batched = Evidence(), Evidence()
     signs = [single.see(WEIGHTS, [number], [present]) for number, present in zip(numbers, presents, strict=True)]
     assert next((place for place, sign in enumerate(signs) if sign == "absent"), None) == expected
     place, found = 0, None
@@ -78,24 +78,24 @@ def test_singly_or_in_batches_the_same_answers_are_the_same_evidence(presents: l
 
 
 def test_a_number_that_is_asked_again_proves_nothing() -> None:
-    watch = Watch()
+    evidence = Evidence()
     for _ in range(1000):
-        assert watch.see(WEIGHTS, [FIRST], [False]) is None
-        assert watch.see(WEIGHTS, [FIRST, FIRST, FIRST], [False, False, False]) is None
+        assert evidence.see(WEIGHTS, [FIRST], [False]) is None
+        assert evidence.see(WEIGHTS, [FIRST, FIRST, FIRST], [False, False, False]) is None
     # Nor do known numbers, asked again and again, excuse the unknown ones between them.
     draw = random.Random(2)
     known = [draw.choice(scans.SPACE) for _ in range(5)]
-    watch.see(WEIGHTS, known, [True] * 5)
+    evidence.see(WEIGHTS, known, [True] * 5)
     signs = []
     for _ in range(12):
-        watch.see(WEIGHTS, known, [True] * 5)
-        signs.append(watch.see(WEIGHTS, [draw.choice(scans.SPACE)], [False]))
+        evidence.see(WEIGHTS, known, [True] * 5)
+        signs.append(evidence.see(WEIGHTS, [draw.choice(scans.SPACE)], [False]))
     assert "absent" in signs
 
 
 def test_after_an_alarm_the_evidence_begins_anew() -> None:
-    draw, watch = random.Random(3), Watch()
-    alarms = [place for place in range(100) if watch.see(WEIGHTS, [draw.choice(scans.SPACE)], [False])]
+    draw, evidence = random.Random(3), Evidence()
+    alarms = [place for place in range(100) if evidence.see(WEIGHTS, [draw.choice(scans.SPACE)], [False])]
     gaps = {after - before for before, after in pairwise(alarms)}
     assert gaps == {alarms[0] + 1} == {11}
 
@@ -120,8 +120,8 @@ def test_a_run_is_found_whatever_its_step_and_order_and_what_is_asked_besides(
     numbers = run + besides
     draw.shuffle(numbers)
     assert has_run(WEIGHTS, sorted(numbers))
-    watch = Watch()
-    signs = [watch.see(WEIGHTS, [number], [True]) for number in numbers]
+    evidence = Evidence()
+    signs = [evidence.see(WEIGHTS, [number], [True]) for number in numbers]
     enough = len(numbers) >= WINDOW or (len(numbers) >= FIRST_LOOK and has_run(WEIGHTS, sorted(numbers[:FIRST_LOOK])))
     assert ("consecutive" in signs) == enough
 
@@ -140,11 +140,11 @@ def test_blocks_of_a_run_add_up() -> None:
 
 @given(calls=st.lists(st.tuples(st.integers(1, 2000), st.integers(0, 3000)), max_size=30))
 def test_what_is_remembered_is_bounded(calls: list[tuple[int, int]]) -> None:
-    watch = Watch()
+    evidence = Evidence()
     for size, first in calls:
-        watch.see(WEIGHTS, range(first, first + 2 * size, 2), [True] * size)
-        assert len(watch._window) < WINDOW
-        assert 0 <= watch._evidence < WEIGHTS.alarm
+        evidence.see(WEIGHTS, range(first, first + 2 * size, 2), [True] * size)
+        assert len(evidence._window) < WINDOW
+        assert 0 <= evidence._sum < WEIGHTS.alarm
 
 
 # Simulations

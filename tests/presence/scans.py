@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from registryd.domain.enumeration import Watch, Weights, weigh
+from registryd.domain.enumeration import Evidence, Weights, weigh
 
 SPACE = range(79_100_000_000, 79_200_000_000)
 DEFAULTS = {"honest_absent_ratio": 0.03, "scan_absent_ratio": 0.40, "honest_density": 0.70, "honest_queries_per_alarm": 1e12}
@@ -117,9 +117,9 @@ class Found:
 def scan(name: str, times: int, weights: Weights = WEIGHTS) -> Found:
     found = Found()
     for seed in range(times):
-        watch, asked = Watch(), 0
+        evidence, asked = Evidence(), 0
         for numbers, presents in SCANS[name](random.Random(seed)):
-            sign = watch.see(weights, numbers, presents)
+            sign = evidence.see(weights, numbers, presents)
             asked += len(numbers)
             if sign is not None:
                 found.delays.append(asked)
@@ -132,8 +132,8 @@ def scan(name: str, times: int, weights: Weights = WEIGHTS) -> Found:
 
 
 def false_alarms(calls: Iterator[Call], weights: Weights = WEIGHTS) -> int:
-    watch = Watch()
-    return sum(watch.see(weights, numbers, presents) is not None for numbers, presents in calls)
+    evidence = Evidence()
+    return sum(evidence.see(weights, numbers, presents) is not None for numbers, presents in calls)
 
 
 def queries_per_false_alarm(absent: float, weights: Weights = WEIGHTS, samples: int = 20_000) -> float:
