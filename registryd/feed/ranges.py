@@ -1,8 +1,8 @@
-"""The operator's numbering capacity, from its own CSV or from the register that the regulator publishes.
+"""Imports the operator's numbering capacity, from its own CSV or from the register that the regulator publishes.
 
 The register of the Russian numbering plan has a line for each range of every operator: АВС/ DEF;От;До;Емкость;Оператор;Регион;ИНН. It
-comes in UTF-8 or windows-1251, in some editions with further columns. One operator's lines take the place of those that a register
-brought before, beside what was made by hand; the operator's own CSV is the whole capacity.
+comes in UTF-8 or windows-1251, in some editions with further columns. One operator's lines replace what a register brought before and leave
+ranges made by hand; the operator's own CSV is the whole capacity and replaces both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOOKALIKES = str.maketrans("ABCEHKMOPTX", "АВСЕНКМОРТХ")  # publishe
 
 
 class Whose(NamedTuple):
-    """Whose lines of the register are meant: by name, by taxpayer number, or by both."""
+    """Selects an operator's lines of the register, by name, by taxpayer number, or by both."""
 
     operator: str | None = None
     inn: str | None = None
@@ -44,7 +44,7 @@ NOBODY = Whose()
 async def import_ranges(
     dsn: str, password: str | None, path: Path, whose: Whose, *, absent_max: Callable[[int], int], dry_run: bool = False
 ) -> tuple[Sequence[Range], Counted]:
-    """Makes a file's ranges the numbering capacity, at once; returns them in order, and what that does to the live contracts.
+    """Makes a file's ranges the numbering capacity, in one transaction. Returns them in order, and what they do to the live contracts.
 
     Raises: TooManyAbsent, ImportRefused, SchemaMismatch, Unavailable.
     """
@@ -62,8 +62,8 @@ async def import_ranges(
         raise ImportRefused(told(sorted(clashes)))
     connection = await connect(dsn, password=password)
     try:
-        source: store.Source = "hand" if whose == NOBODY else "register"
-        return ranges, await store.replace(connection, ranges, source, absent_max=absent_max, dry_run=dry_run)
+        origin: store.Origin = "hand" if whose == NOBODY else "register"
+        return ranges, await store.replace(connection, ranges, origin, absent_max=absent_max, dry_run=dry_run)
     finally:
         await connection.close()
 
@@ -97,7 +97,7 @@ def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def _columns(names: list[str], wanted: tuple[str, ...]) -> dict[str, int]:
-    """Where each wanted column stands. Raises: ImportRefused."""
+    """The position of each wanted column. Raises: ImportRefused."""
     keys = {name: name if name in names else name.translate(_LOOKALIKES) for name in wanted}
     missing = [name for name, key in keys.items() if key not in names]
     if missing:
@@ -125,7 +125,7 @@ def _published(place: dict[str, int], rows: Iterator[list[str]], whose: Whose) -
         operators.add(row[OPERATOR])
         if (whose.inn and row[INN] != whose.inn) or (whose.operator and _name(row[OPERATOR]) != wanted):
             continue
-        # A national number has ten digits; some editions lost the leading zeros of От and До.
+        # A national number has ten digits. Some editions lost the leading zeros of От and До, so they are put back below.
         width = NATIONAL_DIGITS - len(row[CODE])
         if not re.fullmatch("[1-9][0-9]{2,4}", row[CODE]) or not all(
             re.fullmatch(f"[0-9]{{1,{width}}}", row[end]) for end in (FIRST, LAST)
@@ -154,7 +154,7 @@ def _filled(place: dict[str, int], rows: Iterator[list[str]]) -> Iterator[tuple[
 
 
 def _name(operator: str) -> str:
-    """A name as it is compared: case, quotes and spaces differ between editions."""
+    """An operator's name in the form that is compared: without what differs between editions, which is case, quotes and spaces."""
     return re.sub(r"[\s\"«»„“”']+", " ", operator).strip().casefold()
 
 

@@ -1,6 +1,6 @@
-"""Files of contracts from billing: the registry's own format with history, and snapshots of who holds what now.
+"""Imports billing's files of contracts: contracts with their history, and snapshots of the live ones.
 
-The header names the columns, in any order. Interrupted at any point, an import has changed nothing.
+The header names the columns, in any order. An import that is interrupted has changed nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from registryd.store.staging import Staged
 
 @dataclass
 class Job:
-    """A file to import. `progress(bytes, lines)` is told how much of the file has been read; `step(name)` what comes after that."""
+    """A file to import. `progress(bytes, lines)` is called as the file is read, `step(name)` before each step that follows."""
 
     path: Path
     rejects_max: int = 0
@@ -33,7 +33,7 @@ class Job:
     progress: Callable[[int, int], None] = lambda *_: None
     step: Callable[[str], None] = lambda _: None
     bad: list[BadLine] = field(default_factory=list)
-    """The lines that were not taken, also where the import was refused for them."""
+    """The lines that were not imported, whether or not the import was refused for them."""
 
 
 async def import_contracts(dsn: str, password: str | None, job: Job) -> Imported:
@@ -50,8 +50,10 @@ async def import_contracts(dsn: str, password: str | None, job: Job) -> Imported
 
 
 async def reconcile(dsn: str, password: str | None, job: Job, as_of: datetime | None, ends_max: Callable[[int], int]) -> Reconciled:
-    """Makes the registry's live contracts those of a snapshot, which was true at `as_of`; by default when the file was last written, but
-    not where events are applied too.
+    """Makes the registry's live contracts those of a snapshot that was true at `as_of`.
+
+    `as_of` None means when the file was last written. That is refused where events are applied too: the file was true when billing began to
+    write it, and a later `as_of` would undo events of the meantime.
 
     Raises: TooManyEnds, ImportRefused, Unavailable.
     """
@@ -83,7 +85,7 @@ def _staged(job: Job, source: Source, lines: Lines) -> Staged:
 
 
 async def _blocks(job: Job, source: Source, lines: Lines) -> AsyncIterator[bytes]:
-    """The good lines, each block made while PostgreSQL works at the one before. Raises: ImportRefused."""
+    """The good lines, in blocks. The next block is read and checked while PostgreSQL takes in the one before. Raises: ImportRefused."""
 
     def read() -> bytes | None:
         block = source.block()
@@ -96,7 +98,7 @@ async def _blocks(job: Job, source: Source, lines: Lines) -> AsyncIterator[bytes
             yield block
             job.progress(source.position, lines.good)
     finally:
-        # Cancelled or refused: the file is not closed under the thread.
+        # The file must not be closed while the thread reads it, also where the import was cancelled or refused.
         with suppress(Exception):
             await asyncio.shield(ahead)
     lines.refuse_bad()

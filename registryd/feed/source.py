@@ -1,6 +1,6 @@
-"""Files as they come from elsewhere: plain, gzip or zstd by their first bytes, or standard input, in blocks of whole lines.
+"""Reads a file or standard input in blocks of whole lines: plain, gzip or zstd, told by the first bytes.
 
-A compressed file that is cut short is refused, never taken for a shorter one: of a snapshot, what is missing would be terminated.
+A compressed file that is cut short is refused. Were it taken for a shorter one, a snapshot would end the contracts that it lacks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
 
 
 class Source:
-    """One file being read. `size` is its length in bytes as stored, None of a pipe; `written_at` when it was last written."""
+    """One file being read. `size`: its length in bytes as stored; `written_at`: when it was last written. Both are None for a pipe."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -43,11 +43,11 @@ class Source:
 
     @property
     def position(self) -> int:
-        """How many bytes of the file, as stored, have been read."""
+        """How many bytes of the file have been read, as stored."""
         return self._file.tell() if self._is_regular else 0
 
     def first_line(self) -> str:
-        """The header, without its end and byte order mark. Raises: ImportRefused."""
+        """The header, without line end and byte order mark. Raises: ImportRefused."""
         self._rest = self._read()
         line, _, self._rest = self._rest.partition(b"\n")
         try:
@@ -56,7 +56,7 @@ class Source:
             raise ImportRefused("line 1: the header is not UTF-8 text") from None
 
     def block(self) -> bytes:
-        """The next whole lines, each ended by a newline; empty at the end. Raises: ImportRefused."""
+        """The next whole lines, each with its line feed; empty at the end of the file. Raises: ImportRefused."""
         while read := self._read():
             whole, newline, rest = read.rpartition(b"\n")
             if newline:
@@ -78,7 +78,7 @@ class Source:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Source]:
-    """`-` is standard input."""
+    """Opens a file, or standard input for `-`."""
     if path == STDIN:
         yield Source(sys.stdin.buffer)
         return

@@ -168,7 +168,7 @@ class QuotaGuard:
         self._alarm_lasts_s = measures.alarm_lasts.total_seconds()
         self._per_minute = measures.alarm_queries_per_minute
 
-    def _take_alarms(self, throttled: Sequence[guard.Throttled]) -> None:
+    def _take_alarms(self, throttled: Sequence[guard.ThrottledRow]) -> None:
         """The database's alarms are the alarms, and those that came up while it was asked."""
         now = self._clock()
         ends = {row.messenger_id: now + row.remaining.total_seconds() for row in throttled}

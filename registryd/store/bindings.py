@@ -1,4 +1,4 @@
-"""A messenger's own view of its bindings."""
+"""Finds and removes a messenger's bindings, by the codes that it assigned."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ REMOVE_BINDING = Query("bindings", "remove_binding", BindingRow, int, str)
 
 
 async def find(db: Database, messenger_id: MessengerId, code: IdentificationCode) -> BindingRow | None:
-    """The code's live binding, else the one that ended last, else None."""
+    """The live binding of the code; else the one that ended last; else None."""
     rows = await db.fetch(FIND_BINDING, messenger_id, code)
     return rows[0] if rows else None
 
 
 async def remove(db: Database, messenger_id: MessengerId, code: IdentificationCode) -> BindingRow | None:
-    """Ends the code's live binding; returns what `find` then sees, so that removing twice says the same."""
+    """Ends the live binding of the code. Returns what `find` then finds, so that removing twice answers the same."""
     rows = await db.fetch(REMOVE_BINDING, messenger_id, code)
     return rows[0] if rows else await find(db, messenger_id, code)

@@ -80,7 +80,7 @@ async def find_latest(connection: Connection, msisdns: Sequence[Msisdn]) -> dict
 
 
 async def write(connection: Connection, updated: Sequence[Contract], inserted: Sequence[Contract]) -> None:
-    """Updates first, so that a number's live contract has ended before its next generation starts."""
+    """Updates come first: a number's live contract must have ended before its next generation starts."""
     if updated:
         rows = [(c.msisdn, c.generation, c.status, c.holder, c.end_user, c.ended_at, c.end_reason) for c in updated]
         written = await fetch(connection, UPDATE_CONTRACTS, *_columns(rows, 7))

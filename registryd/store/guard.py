@@ -1,4 +1,4 @@
-"""The enumeration guard's shared state: usage by messenger and day, alarms, and the measures in force."""
+"""What all processes share of the enumeration guard: usage by messenger and day, alarms, and the measures in force."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from registryd.store.pool import Database, fetch, first
 from registryd.store.queries import Nothing, Query
 
 
-class Usage(NamedTuple):
+class UsageRow(NamedTuple):
     messenger_id: MessengerId
     used: int
     absent: int
 
 
 class Raised(NamedTuple):
-    """A sign that was recorded: an alarm of its own, or the prolongation of one."""
+    """A sign that was recorded. It raised an alarm (`is_new`) or prolonged one."""
 
     name: str
     kind: str
     is_new: bool
 
 
-class Throttled(NamedTuple):
+class ThrottledRow(NamedTuple):
     messenger_id: MessengerId
     remaining: timedelta
 
@@ -55,18 +55,18 @@ class AlarmKind(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all workers know together."""
+    """What the processes know together."""
 
-    usage: list[Usage]
+    usage: list[UsageRow]
     raised: list[Raised]
-    throttled: list[Throttled]
+    throttled: list[ThrottledRow]
     measures: Measures
 
 
 ADD_USAGE = Query("guard", "add_usage", Nothing, list[int], list[date], list[int], list[int])
-READ_USAGE = Query("guard", "read_usage", Usage, date)
+READ_USAGE = Query("guard", "read_usage", UsageRow, date)
 RAISE_ALARMS = Query("guard", "raise_alarms", Raised, list[int], list[str])
-READ_THROTTLED = Query("guard", "read_throttled", Throttled)
+READ_THROTTLED = Query("guard", "read_throttled", ThrottledRow)
 READ_MEASURES = Query("guard", "read_measures", Measures)
 FIND_ALARMS = Query("guard", "find_alarms", Alarm, int)
 CLEAR_ALARMS = Query("guard", "clear_alarms", AlarmKind, int)
@@ -75,7 +75,7 @@ CLEAR_ALARMS = Query("guard", "clear_alarms", AlarmKind, int)
 async def exchange(
     db: Database, day: date, usage: Sequence[tuple[MessengerId, date, int, int]], signs: Sequence[tuple[MessengerId, Sign]]
 ) -> Shared:
-    """Adds this worker's (messenger, day, used, absent) and signs, and returns the day's usage and the alarms over all workers."""
+    """Adds this process's usage (messenger, day, used, absent) and signs. Returns the day's usage and the alarms of all processes."""
     async with db.transaction() as connection:
         if usage:
             await fetch(connection, ADD_USAGE, *zip(*usage, strict=True))
@@ -87,7 +87,7 @@ async def exchange(
 
 
 async def find_alarms(db: Database, messenger_id: MessengerId) -> list[Alarm]:
-    """Those in force, the oldest first."""
+    """The messenger's alarms in force, the oldest first."""
     return await db.fetch(FIND_ALARMS, messenger_id)
 
 

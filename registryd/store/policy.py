@@ -1,4 +1,4 @@
-"""The law as dated data: rows of registry.policy are read and added, never changed. The database keeps their history."""
+"""The law as dated data. Rows of registry.policy are read and added, never changed, so they are their own history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registryd.store.queries import Query
 
 
 class PolicyRefused(Refusal):
-    """The policy cannot be so; the message says why."""
+    """The policy was not added; the message says why."""
 
 
 class Columns(NamedTuple):
@@ -28,7 +28,7 @@ class Column(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A row that was added, and the one it follows: column → value, as PostgreSQL writes it in JSON."""
+    """The row that was added, and the one it follows. Each maps columns to values as PostgreSQL writes them in JSON."""
 
     before: dict[str, Any]
     after: dict[str, Any]
@@ -40,12 +40,12 @@ INTERVAL_COLUMNS = Query("policy", "interval_columns", Column)
 
 
 async def read(connection: Connection) -> list[dict[str, Any]]:
-    """Every row, the oldest first, with `superseded_at` and `in_force`."""
+    """Every policy, the oldest first, with `superseded_at` and `in_force`."""
     return [orjson.loads(row.columns) for row in await fetch(connection, READ_POLICIES)]
 
 
 async def change(connection: Connection, changes: Mapping[str, str | None], since: datetime | None, note: str, *, dry_run: bool) -> Change:
-    """Adds a row in force from `since` (None: now) that changes these columns (None: NULL) and repeats the rest; a dry run undoes it.
+    """Adds a policy in force from `since` (None: now) that changes these columns (None: NULL) and repeats the rest. A dry run undoes it.
 
     Raises: PolicyRefused.
     """
@@ -72,7 +72,7 @@ async def change(connection: Connection, changes: Mapping[str, str | None], sinc
 
 
 def _lacks_unit(interval: str) -> bool:
-    """A number other than 0 that no word follows, in an interval or an array of them."""
+    """Whether a number other than 0 has no unit after it, in an interval or an array of intervals."""
     return any(number.strip("+-0.") for number in re.findall(r'(?<![^\s{,"])([+-]?[0-9.]+)(?![\w.:-]|\s*[A-Za-z])', interval))
 
 

@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from registryd import observe
 from registryd.domain.errors import Unavailable
-from registryd.store.primary import Watch
+from registryd.store.primary import PrimaryFinder
 from registryd.store.queries import Query, Row
 
 ACQUIRE_TIMEOUT_S = 2.0
@@ -92,12 +92,12 @@ class Database:
         self._command_timeout_s = command_timeout_s
         self._name = name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._watch = Watch(dsn, password, name, self._leave)
+        self._finder = PrimaryFinder(dsn, password, name, self._leave)
         self._opening: set[asyncio.Timeout] = set()
         self._opened: weakref.WeakSet[asyncpg.Connection[asyncpg.Record]] = weakref.WeakSet()
 
     async def __aenter__(self) -> Database:
-        await self._watch.__aenter__()
+        await self._finder.__aenter__()
         self._pool = await asyncpg.create_pool(
             self._dsn,
             password=self._password,
@@ -122,7 +122,7 @@ class Database:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._watch.__aexit__()
+        await self._finder.__aexit__()
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), 5)
@@ -131,7 +131,7 @@ class Database:
 
     async def _open(self, dsn: str | None = None, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
         """Opens one of the pool's connections: to the primary; while none is known, to the first host that takes writes."""
-        primary = self._watch.primary
+        primary = self._finder.primary
         async with asyncio.timeout(None) as patience:
             self._opening.add(patience)
             try:

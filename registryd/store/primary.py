@@ -1,8 +1,8 @@
-"""Which of a DSN's hosts is the primary: a look at each of them twice a second, over a connection kept for it.
+"""Finds the primary among the hosts of a DSN, by asking each of them twice a second over a connection of its own.
 
-Each promotion begins a timeline, so that of several servers of a cluster that take writes the one on the highest timeline is the primary,
-and the others were left behind (whoever promoted it could not stop them, or not yet). Owns: those looks. Never does: a conclusion from
-silence; a server that is slow or away stays the primary until another one says that it is.
+Each promotion begins a new timeline. So of several servers of one cluster that take writes, the one on the highest timeline is the primary;
+whoever promoted it could not stop the others, or not yet. Silence proves nothing: a server that is slow or away stays the primary until
+another one says that it is.
 
 Invariant: as long as this process lives, no server takes over from one of its own cluster that is on a higher timeline.
 """
@@ -26,9 +26,9 @@ SILENCE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClient
 
 class Server(NamedTuple):
     system_id: int
-    """The same for a primary and its standbys, another for an upgraded or a restored cluster."""
+    """A primary and its standbys have the same one; an upgraded cluster has another."""
     timeline: int
-    """0 where it takes no writes."""
+    """0 where the server takes no writes."""
 
 
 class Primary(NamedTuple):
@@ -39,8 +39,8 @@ class Primary(NamedTuple):
 DESCRIBE_SERVER = Query("schema", "describe_server", Server)
 
 
-class Watch:
-    """`primary` is what was found, None until then; `moved` is called when it is another one. `async with Watch(...)`."""
+class PrimaryFinder:
+    """`primary` is the primary, None until it is found. `moved` is called when it has moved. Use: `async with PrimaryFinder(...)`."""
 
     def __init__(self, dsn: str, password: str | None, name: str, moved: Callable[[], None]) -> None:
         self.primary: Primary | None = None
@@ -50,10 +50,10 @@ class Watch:
         self._seen: dict[str, Server | None] = dict.fromkeys(split_hosts(dsn))
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Watch:
+    async def __aenter__(self) -> PrimaryFinder:
         looked = [asyncio.Event() for _ in self._seen]
         self._tasks = [asyncio.create_task(self._look(dsn, event), name="primary") for dsn, event in zip(self._seen, looked, strict=True)]
-        if len(self._seen) > 1:  # the choice among several hosts is not left to the order in which they answer
+        if len(self._seen) > 1:  # wait for all of them: the first to answer need not be the primary
             await asyncio.gather(*(event.wait() for event in looked))
         return self
 
@@ -88,13 +88,13 @@ class Watch:
                 connection.terminate()
 
     def judge(self, dsn: str, server: Server | None) -> None:
-        """Takes in what a look at one host has shown; None where it showed nothing."""
+        """Takes in what one host has answered; None where it did not answer."""
         self._seen[dsn] = server
         if server is not None and server.timeline and (self.primary is None or self._succeeds(server, self.primary)):
             known, self.primary = self.primary, Primary(dsn, server)
             if known is not None:
                 observe.event("primary_moved", "warning", pool=self._name, timeline=server.timeline)
-            if known is not None or len(self._seen) > 1:  # what was opened before one was known may lead to another host
+            if known is not None or len(self._seen) > 1:  # connections opened before may lead to another host
                 self._moved()
 
     def _succeeds(self, server: Server, known: Primary) -> bool:

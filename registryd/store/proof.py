@@ -1,4 +1,4 @@
-"""The proof: what became of one notification, and what was handed over by a channel with a name."""
+"""What became of one notification, for whoever must prove it; and the settling of what was delivered by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registryd.store.queries import Query
 
 SETTLED_AT_ONCE_MAX = 10_000
 CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
-"""A channel's name."""
+"""The name of a channel by which notifications are delivered by hand."""
 
 
 class Pending(NamedTuple):
@@ -61,7 +61,7 @@ class Replayed(NamedTuple):
     via: str | None
 
 
-class Attempt(NamedTuple):
+class AttemptRow(NamedTuple):
     attempted_at: datetime
     notifications: int
     outcome: str
@@ -78,19 +78,19 @@ FIND_PENDING = Query("proof", "find_pending", Pending, UUID)
 FIND_DELIVERED = Query("proof", "find_delivered", Delivered, UUID)
 FIND_ENDED = Query("proof", "find_ended", Ended, int, int)
 FIND_REPLAYS = Query("proof", "find_replays", Replayed, int, UUID)
-READ_ATTEMPTS = Query("proof", "read_attempts", Attempt, int, datetime, datetime, int)
+READ_ATTEMPTS = Query("proof", "read_attempts", AttemptRow, int, datetime, datetime, int)
 SETTLE_BY_HAND = Query("proof", "settle_by_hand", Settled, int, list[UUID], str, bytes)
 
 
 async def find(db: Database, notification_id: UUID) -> tuple[Pending | None, Delivered | None]:
-    """The notification as it is owed now, and its delivery; both where a replay owes it again."""
+    """The notification as it is owed now, and its delivery. There are both where a replay owes it again."""
     pending = await db.fetch(FIND_PENDING, notification_id)
     delivered = await db.fetch(FIND_DELIVERED, notification_id)
     return (pending[0] if pending else None), (delivered[0] if delivered else None)
 
 
 async def find_ended(db: Database, msisdn: int, generation: int) -> Ended | None:
-    """The contract whose end was to be told."""
+    """The contract whose end the notification tells."""
     rows = await db.fetch(FIND_ENDED, msisdn, generation)
     return rows[0] if rows else None
 
@@ -99,13 +99,13 @@ async def find_replays(db: Database, messenger_id: MessengerId, notification_id:
     return await db.fetch(FIND_REPLAYS, messenger_id, notification_id)
 
 
-async def read_attempts(db: Database, messenger_id: MessengerId, since: datetime, until: datetime, limit: int) -> list[Attempt]:
-    """The last pushes on a messenger's lane in a period, newest first."""
+async def read_attempts(db: Database, messenger_id: MessengerId, since: datetime, until: datetime, limit: int) -> list[AttemptRow]:
+    """The last pushes to a messenger in a period, the newest first."""
     return await db.fetch(READ_ATTEMPTS, messenger_id, since, until, limit)
 
 
 async def settle_by_hand(db: Database, messenger_id: MessengerId, ids: Sequence[UUID], channel: str, file_sha256: bytes | None) -> int:
-    """Settles what was handed over; returns how many that were still owed. Others' ids and settled ones are ignored."""
+    """Settles what was delivered by hand. Returns how many of the ids were still owed; other ids of the file are ignored."""
     settled = 0
     for first in range(0, len(ids), SETTLED_AT_ONCE_MAX):
         portion = ids[first : first + SETTLED_AT_ONCE_MAX]

@@ -1,7 +1,7 @@
 """The statements of sql/queries/: `-- name: verb_noun`, a why, the statement. Loaded once, when a store module names one.
 
-Each is declared beside the code that calls it, with the Python types of its parameters and the row class of its result; a test prepares
-every one against the migrated schema and compares the types. Rows are read by column name, in the row class's order.
+Each is declared beside the code that calls it, with the Python types of its parameters and the row class of its result. Rows are read by
+position; a test prepares every statement against the migrated schema and compares the columns' names and types with the row class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Nothing(NamedTuple):
 
 
 class Query(Generic[Row]):
-    """One statement: its text, parameters' types (`list[int]` for an array) and row class."""
+    """One statement: its text, the types of its parameters (`list[int]` for an array) and the class of its rows."""
 
     __slots__ = ("name", "params", "row", "sql")
 
@@ -36,7 +36,7 @@ class Query(Generic[Row]):
 
 @cache
 def statements(module: str) -> dict[str, str]:
-    """The statements of sql/queries/<module>.sql by name, without their comments' header."""
+    """The statements of sql/queries/<module>.sql by name, without their comments."""
     text = resources.path(f"sql/queries/{module}.sql").read_text("utf-8")
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
     return {name: f"/* {module}.{name} */ {_body(body)}" for name, body in zip(parts[::2], parts[1::2], strict=True)}

@@ -1,4 +1,4 @@
-"""The operator's numbering capacity: replaced at once, and not where too many live contracts would turn absent."""
+"""Replaces the operator's numbering capacity in one transaction, unless too many live contracts would turn absent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
 from registryd.store.staging import importing
 
-Source = Literal["register", "hand"]
+Origin = Literal["register", "hand"]
 
 
 class Range(NamedTuple):
@@ -27,9 +27,9 @@ class Counted(NamedTuple):
     live: int
     """Live contracts."""
     absent: int
-    """Of them, those in the capacity before and not after; before there was any, all numbers were in it."""
+    """How many of them were in the capacity before and are not after. While there are no ranges, every number is in the capacity."""
     kept: int
-    """Ranges made by hand that stay."""
+    """How many ranges made by hand stay."""
 
 
 class TooManyAbsent(ImportRefused):
@@ -55,27 +55,27 @@ INSERT_RANGES = Query("ranges", "insert_ranges", Nothing, list[int], list[int], 
 async def replace(
     connection: asyncpg.Connection[asyncpg.Record],
     ranges: Sequence[Range],
-    source: Source,
+    origin: Origin,
     *,
     absent_max: Callable[[int], int],
     dry_run: bool,
 ) -> Counted:
-    """Makes ranges that do not overlap the capacity: a register beside what was made by hand, a list of the operator's own alone.
+    """Makes these ranges, which do not overlap each other, the capacity. Those of a register leave ranges made by hand as they are.
 
     `absent_max(live)` says how many live contracts may turn absent. Raises: TooManyAbsent, ImportRefused, Unavailable; nothing was
     changed then.
     """
     lines, firsts, lasts, regions, notes = (list(column) for column in zip(*ranges, strict=True))
-    keeps_hand = source == "register"
+    keeps_hand = origin == "register"
     async with importing(connection, dry_run=dry_run):
         await fetch(connection, LOCK_RANGES)
         if keeps_hand and (bad := await fetch(connection, FIND_OVERLAPPING, firsts, lasts, lines, BAD_LINES_TOLD)):
             raise ImportRefused(told(bad))
-        # The planner cannot know how many numbers a gap holds: it would read the table.
+        # The planner cannot know how many numbers lie between two ranges, and would read the whole table.
         await connection.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off")
         (would,) = await fetch(connection, COUNT_ABSENT, firsts, lasts, keeps_hand)
         if would.absent > absent_max(would.live):
             raise TooManyAbsent(ranges, would)
         await fetch(connection, DELETE_RANGES, keeps_hand)
-        await fetch(connection, INSERT_RANGES, firsts, lasts, regions, notes, source)
+        await fetch(connection, INSERT_RANGES, firsts, lasts, regions, notes, origin)
         return would

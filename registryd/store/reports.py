@@ -1,6 +1,6 @@
-"""The views of schema report, for the command line, and the end of report sessions that go on for too long.
+"""Reads the views of schema report for the command line, and ends report sessions that go on for too long.
 
-Columns are the views' own, so rows are read as they come, and shown as PostgreSQL writes them.
+The columns are a view's own, so there are no row classes here: values are shown as PostgreSQL writes them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Query
 
 LONGEST = timedelta(minutes=1)
-"""A transaction of the report role, whatever limits it set itself."""
+"""How long a transaction of the report role may take, whatever limits it set for itself."""
 
 
 class View(NamedTuple):
@@ -25,7 +25,7 @@ class Table(NamedTuple):
     columns: list[str]
     rows: list[tuple[Any, ...]]
     types: list[str]
-    """PostgreSQL's names, one a column: a count is an int8 in every view."""
+    """PostgreSQL's name of each column's type. A count is an int8 in every view."""
 
 
 class Ended(NamedTuple):
@@ -42,7 +42,7 @@ async def list_views(connection: Connection) -> list[View]:
 
 
 async def read(connection: Connection, view: View) -> Table:
-    """Everything in one view, as Python has it, sorted by its first columns."""
+    """The rows of one view as Python values, sorted by its first two columns."""
     statement = await connection.prepare(_select(view))
     records = await statement.fetch()
     columns = statement.get_attributes()
@@ -50,7 +50,7 @@ async def read(connection: Connection, view: View) -> Table:
 
 
 async def read_csv(connection: Connection, view: View) -> str:
-    """The same as PostgreSQL writes it: CSV with a header that COPY takes again, NULL told from an empty text."""
+    """The same rows as CSV with a header. COPY takes it again: NULL differs from an empty text."""
     parts: list[bytes] = []
 
     async def take(part: bytes) -> None:
@@ -61,7 +61,7 @@ async def read_csv(connection: Connection, view: View) -> str:
 
 
 async def read_json(connection: Connection, view: View) -> str:
-    """The same as an array of objects. Intervals are PostgreSQL's, and numerics are strings, so that no reader rounds them."""
+    """The same rows as a JSON array of objects. Numerics are strings, so that no reader rounds them; intervals are written as PostgreSQL does."""
     columns = (await connection.prepare(_select(view))).get_attributes()
     shown = ", ".join(f'"{c.name}"::text' if c.type.name == "numeric" else f'"{c.name}"' for c in columns)
     query = f"SELECT row_to_json(r)::text FROM (SELECT {shown} FROM ({_select(view)}) AS v) AS r"  # noqa: S608 # the names are a view's own
@@ -70,12 +70,12 @@ async def read_json(connection: Connection, view: View) -> str:
 
 
 def _select(view: View) -> str:
-    """`view` comes from `list_views`, so its name is one that exists."""
+    """`view` comes from `list_views`, so its name is safe to put into the statement."""
     return f'SELECT * FROM report."{view.name}" ORDER BY 1, 2'  # noqa: S608 # the name is a view's own
 
 
 async def end_long(db: Database) -> None:
-    """Ends the report role's sessions that go on for over LONGEST, or hold what housekeeping waits for."""
+    """Ends sessions of the report role that take longer than LONGEST, or hold a lock that housekeeping waits for."""
     ended = (await db.fetch(END_LONG_REPORTS, LONGEST))[0].ended
     if ended:
         observe.event("reports_ended", "warning", sessions=ended)

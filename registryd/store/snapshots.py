@@ -1,6 +1,6 @@
-"""Billing's whole table against the registry: staged, compared, and only the difference applied, in one transaction.
+"""Compares billing's whole table with the registry and applies only the differences, in one transaction.
 
-What the registry learned after the snapshot was taken is left as it is, so a snapshot may be older than events that were applied.
+A contract that the registry learned of after the snapshot was taken is left as it is, so a snapshot may be older than applied events.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from registryd.store.staging import Staged, count_of, importing, refuse_lines, s
 
 
 class Compared(NamedTuple):
-    """Live contracts, those that the file lacks, and its lines on numbers without one."""
+    """How many live contracts there are, how many the file lacks, and how many of its lines and numbers have no live contract."""
 
     live: int
     missing: int
@@ -45,15 +45,15 @@ class LearnedAt(NamedTuple):
 
 
 class Owed(NamedTuple):
-    """The notifications that a snapshot's ends cause to one messenger, and what tells how fast they can go."""
+    """The notifications that a snapshot's ends cause for one messenger, and what bounds their speed."""
 
     messenger: str
     notifications: int
     batch_max: int
     latency_ms: float | None
-    """A push's, in the last day; None: none was received."""
+    """How long a push took in the last day; None where none was acknowledged."""
     echo_per_s: int | None
-    """The policy's bound, for all messengers together."""
+    """The policy's bound on notifications a second, for all messengers together; None where there is none."""
 
 
 IS_FED = Query("snapshots", "is_fed", Fed, datetime)
@@ -75,7 +75,7 @@ KINDS = ("activated", "terminated", "holder_changed", "updated", "newer", "unrea
 
 
 class Snapshot(NamedTuple):
-    """A file of live contracts as they were at `as_of`. `unread()` gives, once it is read, the numbers on its bad lines."""
+    """A file of live contracts as they were at `as_of`. Once it is read, `unread()` gives the numbers on its bad lines."""
 
     file: Staged
     as_of: datetime
@@ -87,15 +87,15 @@ class Reconciled(NamedTuple):
 
     lines: int
     live: int
-    """Live contracts before."""
+    """How many live contracts there were before."""
     activated: int
     terminated: int
     holder_changed: int
     updated: int
     newer: int
-    """Left as they are: the registry learned of them after the snapshot was taken."""
+    """Contracts left as they are because the registry learned of them after the snapshot was taken."""
     unread: int
-    """Left as they are: their lines are bad."""
+    """Contracts left as they are because their lines are bad."""
     owed: list[Owed]
 
     @property
@@ -107,8 +107,9 @@ class Reconciled(NamedTuple):
         return sum(owed.notifications for owed in self.owed)
 
     def delivery_hours(self, concurrency: int) -> float | None:
-        """Until the last is delivered by one worker with so many pushes at once, each taking as long as in the last day, within the
-        policy's bound; None where a messenger has received none that would tell."""
+        """How long one process would take to deliver all of them, at `concurrency` pushes a messenger, the latency of the last day and
+        the policy's bound. None where a messenger received no push that would tell its latency.
+        """
         hours = 0.0
         for owed in self.owed:
             if owed.latency_ms is None:
@@ -133,7 +134,7 @@ class TooManyEnds(ImportRefused):
 
 
 async def is_fed(connection: asyncpg.Connection[asyncpg.Record], around: datetime) -> bool:
-    """Whether events have been applied since a day before `around`."""
+    """Whether any event was applied since one day before `around`."""
     return (await fetch(connection, IS_FED, around))[0].fed
 
 
@@ -145,7 +146,8 @@ async def reconcile(
     dry_run: bool,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Reconciled:
-    """Makes the registry's live contracts the snapshot's. `ends_max(live)` says how many may end; `progress(step)` before each step.
+    """Makes the registry's live contracts those of the snapshot. `ends_max(live)` says how many may end; `progress(step)` is called
+    before each step.
 
     Raises: TooManyEnds, ImportRefused, Unavailable; nothing was changed then.
     """
@@ -162,7 +164,7 @@ async def reconcile(
         await fetch(connection, ANALYZE_CHANGES)
         if not dry_run:
             progress("applying")
-            # Only now: events go on being applied while a snapshot is read and compared, and what they change is yielded to below.
+            # Locked only now: until here events went on being applied, and the steps below leave alone what they changed.
             await contracts.lock_feed(connection)
             await fetch(connection, LOCK_CHANGING)
         await fetch(connection, YIELD_CHANGED, snapshot.as_of)
@@ -183,7 +185,7 @@ async def _count(connection: asyncpg.Connection[asyncpg.Record], lines: int, liv
 
 
 async def _apply(connection: asyncpg.Connection[asyncpg.Record], found: Reconciled, as_of: datetime) -> None:
-    """Ends first, so that a number's live contract has ended before its next generation starts."""
+    """Ends come first: a number's live contract must have ended before its next generation starts."""
     await fetch(connection, LEARN_AT, as_of)
     steps = (
         (END_CONTRACTS, (), found.ends),

@@ -7,62 +7,62 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from registryd.config import split_hosts
-from registryd.store.primary import Primary, Server, Watch
+from registryd.store.primary import Primary, PrimaryFinder, Server
 
 A, B = split_hosts("postgresql://app@a:5432,b:5432/registryd")
 
 
-class Watched:
+class Hosts:
     """A watch that is told what was seen, and how often it says that the primary is another one."""
 
     def __init__(self) -> None:
         self.moves = 0
-        self._watch = Watch("postgresql://app@a:5432,b:5432/registryd", None, "registryd", self._moved)
+        self._finder = PrimaryFinder("postgresql://app@a:5432,b:5432/registryd", None, "registryd", self._moved)
 
     def _moved(self) -> None:
         self.moves += 1
 
     def sees(self, dsn: str, server: Server | None) -> Primary | None:
-        self._watch.judge(dsn, server)
-        return self._watch.primary
+        self._finder.judge(dsn, server)
+        return self._finder.primary
 
 
 def test_the_primary_is_who_takes_writes_on_the_highest_timeline() -> None:
-    watched = Watched()
-    assert watched.sees(B, Server(1, 0)) is None
-    assert watched.sees(A, Server(1, 1)) == (A, Server(1, 1))
-    assert watched.sees(B, Server(1, 2)) == (B, Server(1, 2))
-    assert watched.moves == 2
+    hosts = Hosts()
+    assert hosts.sees(B, Server(1, 0)) is None
+    assert hosts.sees(A, Server(1, 1)) == (A, Server(1, 1))
+    assert hosts.sees(B, Server(1, 2)) == (B, Server(1, 2))
+    assert hosts.moves == 2
 
 
 def test_silence_is_no_reason_to_leave() -> None:
-    watched = Watched()
-    watched.sees(A, Server(1, 1))
-    assert watched.sees(A, None) == watched.sees(A, Server(1, 0)) == watched.sees(B, Server(1, 0)) == (A, Server(1, 1))
-    assert watched.moves == 1
+    hosts = Hosts()
+    hosts.sees(A, Server(1, 1))
+    assert hosts.sees(A, None) == hosts.sees(A, Server(1, 0)) == hosts.sees(B, Server(1, 0)) == (A, Server(1, 1))
+    assert hosts.moves == 1
 
 
 def test_one_that_was_left_behind_never_takes_over_again() -> None:
-    watched = Watched()
-    watched.sees(A, Server(1, 2))
-    assert watched.sees(B, Server(1, 1)) == (A, Server(1, 2))
-    watched.sees(A, None)
-    assert watched.sees(B, Server(1, 1)) == (A, Server(1, 2))
+    hosts = Hosts()
+    hosts.sees(A, Server(1, 2))
+    assert hosts.sees(B, Server(1, 1)) == (A, Server(1, 2))
+    hosts.sees(A, None)
+    assert hosts.sees(B, Server(1, 1)) == (A, Server(1, 2))
 
 
 def test_another_name_of_the_same_server_serves_while_the_first_leads_nowhere() -> None:
-    watched = Watched()
-    watched.sees(A, Server(1, 1))
-    assert watched.sees(B, Server(1, 1)) == (A, Server(1, 1))
-    watched.sees(A, None)
-    assert watched.sees(B, Server(1, 1)) == (B, Server(1, 1))
+    hosts = Hosts()
+    hosts.sees(A, Server(1, 1))
+    assert hosts.sees(B, Server(1, 1)) == (A, Server(1, 1))
+    hosts.sees(A, None)
+    assert hosts.sees(B, Server(1, 1)) == (B, Server(1, 1))
 
 
 def test_an_upgraded_cluster_begins_anew_once_the_former_is_gone() -> None:
-    watched = Watched()
-    watched.sees(A, Server(1, 7))
-    assert watched.sees(B, Server(2, 1)) == (A, Server(1, 7)), "two clusters in one DSN: the one that is known"
-    assert watched.sees(A, Server(2, 1)) == (A, Server(2, 1))
+    hosts = Hosts()
+    hosts.sees(A, Server(1, 7))
+    assert hosts.sees(B, Server(2, 1)) == (A, Server(1, 7)), "two clusters in one DSN: the one that is known"
+    assert hosts.sees(A, Server(2, 1)) == (A, Server(2, 1))
 
 
 @pytest.mark.parametrize(

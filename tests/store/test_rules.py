@@ -60,7 +60,7 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "alarm_kind": get_args(Sign),
         "seal_kind": ("begin", "pages", "adopted", "retention", "forgotten"),
         "breakglass_step": ("requested", "approved", "looked"),
-        "range_source": get_args(ranges.Source),
+        "range_source": get_args(ranges.Origin),
     }
 
     async def run() -> None:
