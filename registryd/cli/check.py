@@ -13,7 +13,7 @@ from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
 from registryd.store import migrations
-from registryd.store.pool import NOT_ALLOWED, explain
+from registryd.store.failures import NOT_ALLOWED, explain
 
 
 @click.command()

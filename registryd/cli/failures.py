@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from registryd.cli.running import Exit
 from registryd.domain.errors import Unavailable
-from registryd.store import pool
+from registryd.store import failures
 from registryd.store.migrations import SchemaMismatch
 
 
 def explain(error: Exception) -> tuple[str, Exit]:
     """Raises `error` again where it is no failure of the database: a bug shows its traceback."""
     if isinstance(error, Unavailable):
-        return pool.explain(error), Exit.DATABASE_AWAY
+        return failures.explain(error), Exit.DATABASE_AWAY
     if isinstance(error, SchemaMismatch):
         return str(error), Exit.SCHEMA
-    if isinstance(error, pool.NOT_ALLOWED):
+    if isinstance(error, failures.NOT_ALLOWED):
         return f"{error.args[0]}: this role lacks a grant; connect as one that has it (see sql/README.md)", Exit.FAILED
-    if isinstance(error, pool.NO_SCHEMA):
+    if isinstance(error, failures.NO_SCHEMA):
         mend = "the database has no registry schema, or another release's: run `registryd migrate`, or name another DSN"
         return mend, Exit.SCHEMA
     raise error

@@ -11,7 +11,8 @@ from registryd.domain.contract import Event, Result
 from registryd.domain.errors import Unavailable
 from registryd.domain.events import Decided, decide
 from registryd.store import contracts
-from registryd.store.pool import CONFLICTS, Database
+from registryd.store.failures import CONFLICTS
+from registryd.store.pool import Database
 
 
 class ContractFeed:

@@ -1,7 +1,6 @@
-"""Connections: one bounded pool, and what a lost database means.
+"""Connections to the primary: one bounded pool with deadlines, which turns every transient failure into `Unavailable`.
 
-Owns: the pool, its admission, deadlines, and the translation of everything transient into `Unavailable`. It goes where `primary` says.
-Never does: SQL of its own beyond session settings; a retry of a statement whose outcome is unknown.
+A statement whose outcome is unknown is never repeated here.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from registryd import observe
 from registryd.domain.errors import Unavailable
+from registryd.store.failures import CLIENT_ERRORS, CONFLICTS, TRANSIENT
 from registryd.store.primary import PrimaryFinder
 from registryd.store.queries import Query, Row
 
@@ -29,36 +29,6 @@ CANCEL_TIMEOUT_S = 1.0
 """How long we wait for a cancel to take effect before we drop the connection."""
 TCP_USER_TIMEOUT_MS = 10_000
 
-TRANSIENT = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.QueryCanceledError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.LockNotAvailableError,
-    TargetServerAttributeNotMatched,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    OSError,
-    TimeoutError,
-)
-"""The database is away, starting, stopping, demoted, too slow or shut to us: nothing is known, so nothing is answered."""
-
-CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""asyncpg raises these for a lost connection and for a wrong call of ours alike: the connection's state tells which."""
-
-NOT_ALLOWED = asyncpg.InsufficientPrivilegeError
-"""The role lacks a grant."""
-
-NO_SCHEMA = (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.UndefinedColumnError)
-"""What the program works with is not there: the schema is not this release's."""
-
-CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError, asyncpg.RestrictViolationError)
-"""Two transactions met; rolled back whole, so the same statement may be tried again at once."""
-
 PROBES = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -66,14 +36,15 @@ PROBES = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
-"""How the planner treats short statements: nested loops over index probes, planned once. Left to guess, it would remember a plan from when
-a table was small."""
+"""Settings that make the planner use nested loops over index probes for our short statements, and plan each once. Without them it would
+remember a plan that it made while a table was small.
+"""
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class Database:
-    """The daemon's connections. `async with Database(...)`; every method raises `Unavailable` while the database is away."""
+    """A pool of connections. Use: `async with Database(...)`. Every method raises `Unavailable` while the database is away."""
 
     def __init__(
         self,
@@ -130,7 +101,7 @@ class Database:
                 self._pool.terminate()
 
     async def _open(self, dsn: str | None = None, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
-        """Opens one of the pool's connections: to the primary; while none is known, to the first host that takes writes."""
+        """Opens a connection for the pool: to the primary, or to the first host that takes writes while no primary is known."""
         primary = self._finder.primary
         async with asyncio.timeout(None) as patience:
             self._opening.add(patience)
@@ -142,7 +113,7 @@ class Database:
         return connection
 
     def _leave(self) -> None:
-        """Cuts the connections to what is no longer the primary: where it hangs they would, for as long as a statement may take."""
+        """Cuts the connections to the former primary. If it hangs, each of them would hang for as long as a statement may take."""
         opening, self._opening = self._opening, set()
         for patience in opening:
             patience.reschedule(0)
@@ -174,15 +145,15 @@ class Database:
                 await self._pool.release(connection, timeout=CANCEL_TIMEOUT_S)
         except TRANSIENT as error:
             observe.database_errors.labels(type(error).__name__).inc()
-            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # demoted under us: each of its connections is of no use
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # demoted: no connection to it is of use
                 await self._pool.expire_connections()
             raise Unavailable from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection inside a transaction that commits at the end; nothing in it waits for the network beyond PostgreSQL.
+        """A connection inside a transaction, which commits at the end. Nothing inside may wait for any other network than PostgreSQL's.
 
-        Raises: Unavailable; also as the victim of a deadlock, undone whole.
+        Raises: Unavailable, also where a deadlock or a conflict has undone the whole transaction.
         """
         try:
             async with self.connection() as connection, connection.transaction():
@@ -196,7 +167,7 @@ class Database:
             return await fetch(connection, query, *args)
 
     async def fetch_retrying(self, query: Query[Row], *args: Any) -> list[Row]:
-        """The same, again after a conflict with another transaction, for some milliseconds: then `Unavailable`."""
+        """Runs and commits one statement. After a conflict with another transaction it is tried again for some milliseconds."""
         try:
             return await self.fetch(query, *args)
         except CONFLICTS:
@@ -215,30 +186,8 @@ class Database:
         raise AssertionError("unreachable: tenacity returns or raises")
 
 
-def explain(error: Unavailable) -> str:
-    """Why the database is away, and the mend, for the people who run the command."""
-    match error.__cause__:
-        case asyncpg.InvalidPasswordError() as cause:
-            return (
-                f"the database lets nobody in so ({cause.args[0]}): the credential database-password holds the password, of --dsn ~/.pgpass"
-            )
-        case asyncpg.InvalidAuthorizationSpecificationError() as cause:
-            return (
-                f"the database lets nobody in so ({cause.args[0]}): with peer authentication, map this system user to the role in "
-                "pg_ident.conf and name the map in pg_hba.conf (systemd/README.md, Install); else name another role in the DSN"
-            )
-        case asyncpg.InvalidCatalogNameError() as cause:
-            return f"{cause.args[0]}: create it (systemd/README.md, Install), or name another in the DSN"
-        case TargetServerAttributeNotMatched() | asyncpg.ReadOnlySQLTransactionError():
-            return "no host of the DSN takes writes: each is a standby, or the role may only read; connect as registryd_app"
-        case None:
-            return "the database is away: is it running, and is [database] dsn right?"
-        case cause:
-            return f"the database is away ({type(cause).__name__}): is it running, and is [database] dsn right?"
-
-
 async def fetch(connection: Connection, query: Query[Row], *args: Any) -> list[Row]:
-    """Runs one statement on a connection of the caller's."""
+    """Runs one statement on the caller's connection."""
     row = query.row
     return [row(*record.values()) for record in await connection.fetch(query.sql, *args)]
 
@@ -256,7 +205,7 @@ def _is_gone(connection: Connection) -> bool:
 
 
 async def _bound_network(connection: Connection) -> None:
-    """A dead network is noticed within TCP_USER_TIMEOUT, which no timeout of asyncpg's can promise."""
+    """Lets the kernel close the connection when the network is dead. asyncpg's own timeouts do not work there."""
     transport = connection._transport  # type: ignore[union-attr] # asyncpg offers no public way to its socket
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -264,7 +213,7 @@ async def _bound_network(connection: Connection) -> None:
 
 
 async def _keep_session(_: Connection) -> None:
-    """Nothing here changes session state, so asyncpg's reset, a round trip at each release, has nothing to reset."""
+    """Replaces asyncpg's reset, which costs a round trip at each release: nothing here changes a session's state."""
 
 
 async def connect(dsn: str, *, password: str | None = None, timeout_s: float = 5.0) -> asyncpg.Connection[asyncpg.Record]:

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.store.pool import TRANSIENT, Connection, Database, fetch
+from registryd.store.failures import TRANSIENT
+from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Query
 
 

@@ -61,7 +61,7 @@ async def read_csv(connection: Connection, view: View) -> str:
 
 
 async def read_json(connection: Connection, view: View) -> str:
-    """The same rows as a JSON array of objects. Numerics are strings, so that no reader rounds them; intervals are written as PostgreSQL does."""
+    """The same rows as a JSON array of objects. Numerics are strings, so that no reader rounds them. Intervals are in PostgreSQL's form."""
     columns = (await connection.prepare(_select(view))).get_attributes()
     shown = ", ".join(f'"{c.name}"::text' if c.type.name == "numeric" else f'"{c.name}"' for c in columns)
     query = f"SELECT row_to_json(r)::text FROM (SELECT {shown} FROM ({_select(view)}) AS v) AS r"  # noqa: S608 # the names are a view's own

@@ -10,7 +10,8 @@ import asyncpg
 
 from registryd.domain.errors import Unavailable
 from registryd.domain.files import BAD_LINES_TOLD, BadLine, ImportRefused, told
-from registryd.store.pool import TRANSIENT, Connection, fetch
+from registryd.store.failures import TRANSIENT
+from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Query
 
 

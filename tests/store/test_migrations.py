@@ -274,7 +274,7 @@ def test_serve_refuses_a_schema_that_does_not_fit_and_says_how(server: embedded.
         "an unknown key": config + "\n[nonsense]\nx = 1\n",
     }
     expected |= {
-        "a stranger": (DATABASE_AWAY, "the database lets nobody in so"),  # it may not log in
+        "a stranger": (DATABASE_AWAY, "the database refused the login"),  # it may not log in
         "no such server": (DATABASE_AWAY, "the database is away"),
         "an unknown key": (CONFIG, "nonsense"),
     }

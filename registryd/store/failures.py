@@ -1,0 +1,60 @@
+"""Failures of the database by what they mean to us, and their explanation for the person who runs a command."""
+
+from __future__ import annotations
+
+import asyncpg
+from asyncpg.exceptions import TargetServerAttributeNotMatched
+
+from registryd.domain.errors import Unavailable
+
+TRANSIENT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.LockNotAvailableError,
+    TargetServerAttributeNotMatched,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    OSError,
+    TimeoutError,
+)
+"""The database is away, starting, stopping, demoted, too slow or closed to us. Nothing is known then, so nothing is answered."""
+
+CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""asyncpg raises these for a lost connection and for a wrong call of ours alike. The state of the connection tells which."""
+
+NOT_ALLOWED = asyncpg.InsufficientPrivilegeError
+"""The role lacks a grant."""
+
+NO_SCHEMA = (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.UndefinedColumnError)
+"""An object that the program needs is not there: the schema is of another release."""
+
+CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError, asyncpg.RestrictViolationError)
+"""Two transactions collided. Ours was rolled back whole, so the same statement may be tried again at once."""
+
+
+def explain(error: Unavailable) -> str:
+    """Why the database is away and what to do about it."""
+    match error.__cause__:
+        case asyncpg.InvalidPasswordError() as cause:
+            return (
+                f"the database refused the login ({cause.args[0]}): the credential database-password holds the password, of --dsn ~/.pgpass"
+            )
+        case asyncpg.InvalidAuthorizationSpecificationError() as cause:
+            return (
+                f"the database refused the login ({cause.args[0]}): with peer authentication, map this system user to the role in "
+                "pg_ident.conf and name the map in pg_hba.conf (systemd/README.md, Install); else name another role in the DSN"
+            )
+        case asyncpg.InvalidCatalogNameError() as cause:
+            return f"{cause.args[0]}: create it (systemd/README.md, Install), or name another in the DSN"
+        case TargetServerAttributeNotMatched() | asyncpg.ReadOnlySQLTransactionError():
+            return "no host of the DSN takes writes: each is a standby, or the role may only read; connect as registryd_app"
+        case None:
+            return "the database is away: is it running, and is [database] dsn right?"
+        case cause:
+            return f"the database is away ({type(cause).__name__}): is it running, and is [database] dsn right?"
