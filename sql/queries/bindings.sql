@@ -1,7 +1,7 @@
--- Bindings as their messenger sees them. Recording is part of presence.sql: a binding is made with the answer it rests on.
+-- A messenger's bindings, by its code. They are recorded in presence.sql, together with the answer that they rest on.
 
 -- name: find_binding
--- Why: a code's live binding, else the one that ended last; each branch is one probe of its own index.
+-- Why: the live binding of a code, else the one that ended last. Each branch is one probe of an index of its own.
 SELECT b.identification_code, b.bound_at, b.ended_at, b.end_reason
   FROM ((SELECT * FROM registry.binding AS live
           WHERE live.messenger_id = $1 AND live.identification_code = $2 AND live.ended_at IS NULL)
@@ -13,7 +13,7 @@ SELECT b.identification_code, b.bound_at, b.ended_at, b.end_reason
  LIMIT 1;
 
 -- name: remove_binding
--- Why: the messenger's own end of a binding, so no notification follows. Only a live binding is touched.
+-- Why: the messenger itself ends the binding, so no notification follows. Only a live binding is changed.
 UPDATE registry.binding AS b
    SET ended_at = clock_timestamp(), end_reason = 'removed'
  WHERE b.messenger_id = $1 AND b.identification_code = $2 AND b.ended_at IS NULL

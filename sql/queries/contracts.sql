@@ -1,7 +1,7 @@
--- Contracts as billing's feed changes them.
+-- What a call of billing's events reads and writes. Each statement takes all rows of the call at once.
 
 -- name: record_events
--- Why: the unique key decides which events are new, also between two calls at once; the second waits for the first.
+-- Why: the unique key refuses an event that another call has recorded, if ever two calls ran at once.
 INSERT INTO registry.feed_event (event_id, type, content, outcome, occurred_at)
 SELECT e.event_id, e.type, e.content, 'applied', e.occurred_at
   FROM unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[]) AS e(event_id, type, content, occurred_at)
@@ -10,15 +10,15 @@ SELECT e.event_id, e.type, e.content, 'applied', e.occurred_at
 RETURNING event_id;
 
 -- name: find_events
--- Why: what became of events that were sent before.
+-- Why: an event that is sent again is told what became of it before.
 SELECT e.event_id, e.content, e.outcome, e.reason FROM registry.feed_event AS e WHERE e.event_id = ANY ($1::text[]);
 
 -- name: lock_feed
--- Why: events are applied in order, so calls take turns; a lock for each number would run out of lock table.
+-- Why: events are applied in order, so one call is applied at a time. A lock for each number would exhaust the lock table.
 SELECT true AS locked FROM (SELECT pg_advisory_xact_lock(hashtextextended('registry.feed', 0))) AS waited;
 
 -- name: find_latest_contracts
--- Why: each number's contract of the highest generation, live or ended; locked, so that a DBA's update at the same time waits.
+-- Why: an event is judged by its number's contract of the highest generation, live or ended. It is locked, so that a DBA's update waits.
 SELECT c.msisdn, c.generation, c.status, registry.holder_word(c.holder) AS holder, registry.end_user_word(c.end_user) AS end_user, c.started_at, c.ended_at, c.end_reason
   FROM (SELECT DISTINCT m AS msisdn FROM unnest($1::bigint[]) AS m) AS n
  CROSS JOIN LATERAL (SELECT max(g.generation) AS generation FROM registry.contract AS g WHERE g.msisdn = n.msisdn) AS latest
@@ -27,7 +27,7 @@ SELECT c.msisdn, c.generation, c.status, registry.holder_word(c.holder) AS holde
    FOR NO KEY UPDATE OF c;
 
 -- name: update_contracts
--- Why: one statement for all changes of a call, so that the fan-out runs once.
+-- Why: one statement for all changes of a call, so that the trigger that writes notifications runs once.
 UPDATE registry.contract AS c
    SET status = n.status::registry.contract_status, holder = n.holder::registry.holder, end_user = n.end_user::registry.end_user,
        ended_at = n.ended_at, end_reason = n.end_reason::registry.end_reason
@@ -37,7 +37,7 @@ UPDATE registry.contract AS c
 RETURNING c.msisdn;
 
 -- name: insert_contracts
--- Why: new generations, after the update that ended the ones before them.
+-- Why: new generations come after the update that ended the ones before them.
 INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason)
 SELECT n.msisdn, n.generation, n.status::registry.contract_status, n.holder::registry.holder, n.end_user::registry.end_user, n.started_at, n.ended_at,
        n.end_reason::registry.end_reason
@@ -46,7 +46,7 @@ SELECT n.msisdn, n.generation, n.status::registry.contract_status, n.holder::reg
 RETURNING msisdn;
 
 -- name: refuse_events
--- Why: a refused event stays refused when it is replayed, with the same reason.
+-- Why: a refused event that is sent again is refused for the same reason.
 INSERT INTO registry.feed_event (event_id, type, content, outcome, reason, occurred_at)
 SELECT e.event_id, e.type, e.content, 'refused', e.reason, e.occurred_at
   FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::timestamptz[]) AS e(event_id, type, content, reason, occurred_at)

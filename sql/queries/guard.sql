@@ -1,7 +1,7 @@
--- The enumeration guard's shared state: what each messenger asked, its alarms, and the measures in force. Exchanged about once a second.
+-- What the processes share of the enumeration guard: usage, alarms and measures. Each process exchanges it about once a second.
 
 -- name: add_usage
--- Why: each worker adds what it answered since the last time and learns the sum over all of them.
+-- Why: each process adds what it has answered since the last exchange, so that the row holds the sum over all of them.
 INSERT INTO registry.quota_usage AS u (messenger_id, day, used, absent)
 SELECT n.messenger_id, n.day, n.used, n.absent
   FROM unnest($1::integer[], $2::date[], $3::bigint[], $4::bigint[]) AS n(messenger_id, day, used, absent)
@@ -12,8 +12,8 @@ SELECT n.messenger_id, n.day, n.used, n.absent
 SELECT u.messenger_id, u.used, u.absent FROM registry.quota_usage AS u WHERE u.day = $1;
 
 -- name: raise_alarms
--- Why: a sign prolongs its messenger's alarm of that kind, or is a new one. Two workers that see one at once have just waited for each
--- other in add_usage, so the second finds the first's.
+-- Why: a sign prolongs the messenger's alarm of its kind, or raises one. Two processes that see a sign at once have just waited for each
+-- other in add_usage, so the second one finds the alarm of the first.
 WITH sign AS MATERIALIZED (
     SELECT s.messenger_id, s.kind::registry.alarm_kind AS kind, now() + p.alarm_lasts AS ends_at
       FROM unnest($1::integer[], $2::text[]) AS s(messenger_id, kind) CROSS JOIN registry.policy_in_force(now()) AS p
@@ -33,14 +33,14 @@ UNION ALL
 SELECT m.name, p.kind, false FROM prolonged AS p JOIN registry.messenger AS m ON m.messenger_id = p.messenger_id;
 
 -- name: read_throttled
--- Why: how much longer, not until when: a worker's clock need not be the database's.
+-- Why: it tells how much longer, not until when, because a process's clock need not be the database's.
 SELECT a.messenger_id, max(a.ends_at) - now() AS remaining
   FROM registry.enumeration_alarm AS a
  WHERE a.cleared_at IS NULL AND a.ends_at > now()
  GROUP BY a.messenger_id;
 
 -- name: read_measures
--- Why: the policy in force, and the canaries that nobody has or had since they were chosen.
+-- Why: a canary stops being one as soon as its number has had a contract.
 SELECT p.honest_absent_ratio::float8 AS honest_absent_ratio, p.scan_absent_ratio::float8 AS scan_absent_ratio,
        p.honest_density::float8 AS honest_density, p.honest_queries_per_alarm, p.alarm_lasts, p.alarm_queries_per_minute,
        ARRAY(SELECT n.msisdn FROM registry.canary_number AS n
@@ -48,7 +48,7 @@ SELECT p.honest_absent_ratio::float8 AS honest_absent_ratio, p.scan_absent_ratio
   FROM registry.policy_in_force(now()) AS p;
 
 -- name: find_alarms
--- Why: the operator looks at one messenger's alarms in force.
+-- Why: the operator looks at a messenger.
 SELECT a.kind, a.raised_at, a.ends_at, a.signs
   FROM registry.enumeration_alarm AS a
  WHERE a.messenger_id = $1 AND a.cleared_at IS NULL AND a.ends_at > now()

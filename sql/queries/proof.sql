@@ -1,14 +1,14 @@
--- What became of a notification, and what was handed over otherwise than over HTTP.
+-- What became of one notification, and the settling of what was delivered by hand.
 
 -- name: find_pending
--- Why: the id leads to the row: one probe of the primary key for each messenger.
+-- Why: the id begins with the deadline, so the row is found by one probe of the primary key for each messenger.
 SELECT m.messenger_id, m.name, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.deadline_at, n.recorded_at, n.attempts,
        n.not_before, n.last_error, n.replayed
   FROM registry.messenger AS m
   JOIN registry.notification AS n ON n.messenger_id = m.messenger_id AND n.deadline_at = registry.time_of($1) AND n.notification_id = $1;
 
 -- name: find_delivered
--- Why: the same among the delivered, in the days from the contract's end on.
+-- Why: the same for delivered ones; the function searches the partitions from the contract's end on.
 SELECT m.messenger_id, m.name, d.msisdn, d.generation, d.identification_code, d.terminated_at, d.deadline_at, d.recorded_at, d.attempts,
        d.delivered_at, d.via, h.channel, h.file_sha256
   FROM registry.messenger AS m
@@ -24,7 +24,7 @@ SELECT r.asked_at, n.replayed_at, n.delivered_at, n.via
  WHERE n.messenger_id = $1 AND n.notification_id = $2 ORDER BY r.asked_at;
 
 -- name: read_attempts
--- Why: the last pushes on the lane while it was owed; a push is not recorded by the notifications in it.
+-- Why: the last pushes to the messenger while it was owed. Which notifications a push held is not recorded.
 SELECT a.attempted_at, a.notifications, a.outcome, a.http_status, a.latency_ms, a.error
   FROM registry.delivery_attempt AS a
  WHERE a.messenger_id = $1 AND a.attempted_at >= $2 AND a.attempted_at <= $3

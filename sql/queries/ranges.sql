@@ -1,12 +1,13 @@
--- The operator's numbering capacity. $1 or $3, `keeps_hand`: a register replaces what a register brought, a list of the operator's own everything.
+-- The operator's numbering capacity. The parameter keeps_hand ($1 or $3) is true for a register, which replaces what a register brought and
+-- keeps ranges made by hand, and false for a list of the operator's own, which replaces everything.
 
 -- name: lock_ranges
--- Why: what is counted and compared stays so until the commit. Answers go on being given.
+-- Why: what is counted and compared does not change until the commit. Answers go on, because they only read.
 LOCK TABLE registry.numbering_range IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: count_absent
--- Why: the live contracts that would turn absent, from the index alone: only numbers are looked for that are in the capacity now (all of
--- them, where it is unchecked) and would not be. How many are live is summed from what each statement changed.
+-- Why: counts the live contracts that would turn absent, from the index alone. It looks only at numbers that are in the capacity now and would
+-- not be afterwards; while there are no ranges, every number is in the capacity. How many contracts are live is summed from daily figures.
 WITH capacity AS (
     SELECT coalesce(range_agg(int8range(r.first_msisdn, r.last_msisdn, '[]')), '{[10000,1000000000000000)}') AS present,
            coalesce(range_agg(int8range(r.first_msisdn, r.last_msisdn, '[]')) FILTER (WHERE $3 AND r.source = 'hand'), '{}') AS kept,
@@ -27,7 +28,7 @@ SELECT greatest(alive.contracts, lost.contracts, 0) AS live, coalesce(lost.contr
   FROM capacity CROSS JOIN lost CROSS JOIN alive;
 
 -- name: find_overlapping
--- Why: the lines ($3) of a register that overlap ranges it does not replace; which of the two is right is not ours to guess.
+-- Why: a line of the register ($3) that overlaps a range made by hand is refused: we cannot know which of the two is right.
 SELECT f.line, 'overlaps a range made by hand: delete that one by SQL if the register is right' AS reason
   FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS f(first_msisdn, last_msisdn, line)
  WHERE EXISTS (SELECT FROM registry.numbering_range AS r

@@ -1,4 +1,4 @@
--- What there is to report, and how long a report may go on.
+-- Which reports there are, and the bound on how long one may take.
 
 -- name: list_views
 SELECT c.relname::text AS name, coalesce(obj_description(c.oid, 'pg_class'), '') AS comment
@@ -7,5 +7,5 @@ SELECT c.relname::text AS name, coalesce(obj_description(c.oid, 'pg_class'), '')
  ORDER BY c.relname;
 
 -- name: end_long_reports
--- Why: a report role may set its own limits off; the daemon's are not its own.
+-- Why: a session of the report role can switch off its own limits. This one it cannot.
 SELECT registry.end_long_reports($1::interval) AS ended;
