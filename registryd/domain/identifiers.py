@@ -24,7 +24,6 @@ _PHONE_NUMBERS = re.compile(rf"(?:\+{MSISDN.pattern},)++", re.ASCII)
 IDENTIFICATION_CODE = re.compile(r"[ -~]{1,128}", re.ASCII)
 
 DIGEST_BYTES = 16
-QUERY_INDEX_BITS = 16
 
 
 def parse_msisdn(phone_number: str) -> Msisdn:
