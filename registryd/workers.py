@@ -18,8 +18,8 @@ import sys
 
 from registryd import observe, sdnotify
 from registryd.config import Settings
-from registryd.embedded import die_with
 from registryd.http import sockets
+from registryd.processes import die_with
 
 RESTART_PAUSE_S = 1.0
 

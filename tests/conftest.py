@@ -27,12 +27,13 @@ import asyncpg
 import pytest
 import structlog
 
-from registryd import config, embedded, resources
+from registryd import config, resources
+from registryd.client.receiver import Receipt, Receiver
 from registryd.delivery import signing
-from registryd.delivery.receiver import Receipt, Receiver
-from registryd.http import auth
-from registryd.store import digest_keys, messengers, migrations
-from registryd.store.messengers import Messenger, SecretBox, SigningSecret
+from registryd.demo import embedded
+from registryd.domain.secret import SigningSecret
+from registryd.store import digest_keys, keys, messengers, migrations
+from registryd.store.messengers import Messenger, SecretBox
 from registryd.store.pool import Database
 from tests.servers import private_server, remove_leftovers
 
@@ -200,7 +201,7 @@ class Site:
         self.path.write_text("\n\n".join(texts) + "\n")
 
     async def add_messenger(self, name: str = "messenger", endpoint: str | None = None, **facts: Any) -> TestMessenger:
-        key, secret = auth.new_key(), signing.new_secret()
+        key, secret = keys.new_key(), signing.new_secret()
         box = SecretBox(self.secrets_key)
         async with self.database.pool() as pool, pool.transaction() as connection:
             wanted = Messenger(0, name, "active", endpoint, 1, False, None, [])._replace(**facts)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from registryd import embedded
+from registryd.demo import embedded
 
 MEMORY = Path("/dev/shm")
 ROOM_MIN_BYTES = 4 << 30

@@ -17,7 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.text import Text
 
 from registryd.cli.running import Exit, command, err, fail, out
-from registryd.identify import BATCH_MAX, Identification, Results, count_lines
+from registryd.client.identify import BATCH_MAX, Identification
+from registryd.client.results import Results
+from registryd.client.source import count_lines
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -12,8 +12,8 @@ import click
 import orjson
 
 from registryd.cli.running import Exit, command, err, fail, out
-from registryd.delivery import export, signing
-from registryd.delivery.receiver import Ledger, Receipt, Receiver
+from registryd.client.receiver import Ledger, Receipt, Receiver
+from registryd.delivery import exported, signing
 from registryd.delivery.signing import Key
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -57,7 +57,7 @@ async def listen(
     def show(receipt: Receipt) -> None:
         now = datetime.now(UTC)
         ledger.note(receipt, now)
-        is_complete = ledger.explains(receipt.event["data"]) if receipt.verified and receipt.kind == "notifications.digest" else None
+        is_complete = ledger.agrees(receipt.event["data"]) if receipt.verified and receipt.kind == "notifications.digest" else None
         if as_json:
             line = {"webhookId": receipt.webhook_id, "verified": receipt.verified, "answered": receipt.status, "event": receipt.event}
             click.echo(orjson.dumps(line if is_complete is None else {**line, "complete": is_complete}))
@@ -96,14 +96,14 @@ def _verify(file: Path, key: Key, as_json: bool) -> None:
     """Prints what a file holds as far as it is authentic."""
     count = 0
     try:
-        for line in export.verify(file, key):
+        for line in exported.verify(file, key):
             notices = line.event["data"]["notifications"]
             count += len(notices)
             if as_json:
                 click.echo(orjson.dumps({"webhookId": line.message_id, "verified": True, "event": line.event}))
             else:
                 _print_notices(notices)
-    except export.BadFile as error:
+    except exported.BadFile as error:
         fail(f"{file}: NOT VERIFIED: {error}")
     err.print(f"{count:,} notices, verified and complete", style="green")
 

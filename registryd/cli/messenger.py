@@ -16,8 +16,7 @@ from registryd.delivery import signing
 from registryd.delivery.egress import Egress
 from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
-from registryd.http import auth
-from registryd.store import guard, lanes, messengers, notifications
+from registryd.store import guard, keys, lanes, messengers, notifications
 from registryd.store.messengers import Messenger, SecretBox
 from registryd.store.pool import Connection
 
@@ -104,13 +103,13 @@ async def show(context: Context, *, name: str, as_json: bool) -> None:
     """Show one messenger: settings, keys, lane, backlog and enumeration alarms in force."""
     async with context.messenger(name) as (db, found):
         async with db.connection() as connection:
-            keys = await messengers.read_keys(connection, found.messenger_id)
+            known = await messengers.read_keys(connection, found.messenger_id)
         gate = await lanes.find(db, found.messenger_id)
         backlog = await notifications.count_pending(db, found.messenger_id)
         alarms = await guard.find_alarms(db, found.messenger_id)
     view = {
         **_view(found),
-        "keys": [key._asdict() for key in keys],
+        "keys": [key._asdict() for key in known],
         "lane": gate._asdict(),
         "notifications": backlog._asdict(),
         "alarms": [alarm._asdict() for alarm in alarms],
@@ -123,7 +122,7 @@ async def show(context: Context, *, name: str, as_json: bool) -> None:
         if label in ("keys", "alarms"):
             continue
         table.add_row(label, "\n".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
-    for key in keys:
+    for key in known:
         life = f"made {key.created_at:%F %T}, expires {key.expires_at or 'never'}, revoked {key.revoked_at or 'no'}"
         table.add_row(f"key {key.key_id}", f"{life}, used {key.last_used_at or 'never'}")
     for alarm in alarms:
@@ -147,7 +146,7 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
     """Make a new API key; the former ones end when the overlap does. Prints it once."""
     async with context.database() as db, db.transaction() as connection:
         found = await messengers.named(connection, name)
-        live = [key for key in await messengers.read_keys(connection, found.messenger_id) if auth.is_live(key.revoked_at, key.expires_at)]
+        live = [key for key in await messengers.read_keys(connection, found.messenger_id) if keys.is_live(key.revoked_at, key.expires_at)]
         if len(live) > 1:
             mend = f"registryd messenger revoke-key {name} {live[0].key_id}"
             fail(f"{name} has two live keys already: {mend}, or wait until {live[0].expires_at}")
@@ -165,8 +164,8 @@ async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
     """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of rk_<keyId>_<secret>."""
     async with context.database() as db, db.transaction() as connection:
         found = await messengers.named(connection, name)
-        keys = {key.key_id for key in await messengers.read_keys(connection, found.messenger_id)}
-        if key_id not in keys or not await messengers.revoke_key(connection, key_id):
+        known = {key.key_id for key in await messengers.read_keys(connection, found.messenger_id)}
+        if key_id not in known or not await messengers.revoke_key(connection, key_id):
             fail(f"{name} has no key of that id that is not revoked: registryd messenger show {name}")
     out.print("revoked")
 
@@ -272,7 +271,7 @@ async def _set_state(context: Context, name: str, state: str) -> None:
 
 
 async def _new_key(connection: Connection, messenger_id: Any) -> str:
-    key = auth.new_key()
+    key = keys.new_key()
     await messengers.add_key(connection, messenger_id, key.key_id, key.secret_sha256)
     return key.shown
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from registryd.cli.kinds import Moment
 from registryd.cli.running import Context, Exit, command, fail, out, pass_context
 from registryd.delivery import export as exporting
+from registryd.delivery import exported
 from registryd.domain.backlog import Backlog
 from registryd.domain.identifiers import masked_code, masked_number
 from registryd.domain.times import rfc3339
@@ -208,8 +209,8 @@ async def acknowledge(context: Context, *, name: str, channel: str, file: Path |
 
 def _ids(file: Path) -> list[UUID]:
     try:
-        return exporting.ids_in(file)
-    except exporting.BadFile as error:
+        return exported.ids_in(file)
+    except exported.BadFile as error:
         fail(f"{file}: {error}", Exit.USAGE)
 
 

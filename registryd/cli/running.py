@@ -22,10 +22,8 @@ from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Refusal
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from registryd.store.messengers import Messenger
-    from registryd.store.pool import Database
+    from registryd.store.pool import Database, PlainConnection
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -75,7 +73,7 @@ class Context:
         )
 
     @asynccontextmanager
-    async def owner(self, dsn: str | None) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    async def owner(self, dsn: str | None) -> AsyncIterator[PlainConnection]:
         """One connection where a role may SET ROLE registryd_owner; `dsn`: what --dsn named, whose password is the person's own."""
         from registryd.store.pool import connect
 

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from registryd.store.messengers import SigningSecret
+from registryd.domain.secret import SigningSecret
 
 SECRET_BYTES = 32
 _TIMESTAMP = re.compile(r"[0-9]{1,19}")

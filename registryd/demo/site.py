@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from registryd import embedded, resources
-from registryd.demo import population
+from registryd import resources
+from registryd.demo import embedded, population
 
 DATABASE = "registryd"
 DAEMON_START_TIMEOUT_S = 30.0

@@ -23,9 +23,9 @@ import uvloop
 from rich.console import Console
 from rich.markup import escape
 
-from registryd import embedded
+from registryd.client.receiver import Receipt, Receiver
 from registryd.delivery import signing
-from registryd.delivery.receiver import Receipt, Receiver
+from registryd.demo import embedded
 from registryd.demo.site import DemoError, Examples, Site, daemon, fill, prepare
 from registryd.domain.identifiers import phone_number
 from registryd.domain.times import rfc3339

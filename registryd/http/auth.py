@@ -6,16 +6,13 @@ unknown key, a wrong secret, an expired, a revoked one and a wrong certificate.
 
 from __future__ import annotations
 
-import base64
 import hmac
 import re
-import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from types import MappingProxyType
-from typing import NamedTuple
 
 from aiohttp.web import BaseRequest
 
@@ -104,21 +101,3 @@ def _certificate_sha256(request: BaseRequest) -> bytes | None:
     ssl_object = request.get_extra_info("ssl_object")
     certificate = ssl_object.getpeercert(True) if ssl_object is not None else None
     return sha256(certificate).digest() if certificate else None
-
-
-class NewKey(NamedTuple):
-    key_id: str
-    secret_sha256: bytes
-    shown: str
-    """`rk_<keyId>_<secret>`: told once, never stored."""
-
-
-def new_key() -> NewKey:
-    """A key with 80 random bits of id and 256 of secret."""
-    key_id = base64.b32encode(secrets.token_bytes(10)).decode().lower()
-    secret = secrets.token_urlsafe(32)
-    return NewKey(key_id, sha256(secret.encode()).digest(), f"rk_{key_id}_{secret}")
-
-
-def is_live(revoked_at: datetime | None, expires_at: datetime | None) -> bool:
-    return revoked_at is None and (expires_at is None or expires_at > datetime.now(UTC))

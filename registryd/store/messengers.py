@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from registryd.config import ConfigError
 from registryd.domain.errors import Refusal
 from registryd.domain.identifiers import MessengerId
+from registryd.domain.secret import SigningSecret
 from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Nothing, Query
 
@@ -65,12 +66,6 @@ class KeyId(NamedTuple):
 class SecretRow(NamedTuple):
     kind: str
     ciphertext: bytes
-
-
-class SigningSecret(NamedTuple):
-    kind: str
-    """`hmac_sha256` or `ed25519`."""
-    secret: bytes
 
 
 READ_DIRECTORY = Query("messengers", "read_directory", Messenger)

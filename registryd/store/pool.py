@@ -40,6 +40,8 @@ PROBES = {
 remember a plan that it made while a table was small.
 """
 
+PlainConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+"""A connection that belongs to no pool."""
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 

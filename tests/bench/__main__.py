@@ -17,7 +17,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from registryd import embedded
+from registryd.demo import embedded
 from tests.bench import delivery, files, imports, queries, reports
 from tests.bench.measure import SERVER_SETTINGS, Figure, bench_site
 from tests.conftest import Site

@@ -17,7 +17,7 @@ from functools import partial
 
 import asyncpg
 
-from registryd import embedded
+from registryd.demo import embedded
 from registryd.domain.identifiers import time_ordered_id
 from registryd.store import presence
 from registryd.store.journal import FAMILIES

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from registryd import embedded
+from registryd.demo import embedded
 from registryd.domain.identifiers import Msisdn
 from registryd.store import audit, breakglass
 from registryd.store.digest_keys import DigestKey

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from registryd import embedded
+from registryd.demo import embedded
 from tests.conftest import Site, TestDatabase, make_site, prepare_database
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")

@@ -18,7 +18,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from registryd import embedded, resources, store
+from registryd import resources, store
+from registryd.demo import embedded
 from registryd.domain.identifiers import time_ordered_id
 from registryd.store import (
     bindings,

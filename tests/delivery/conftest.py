@@ -25,7 +25,8 @@ from registryd.delivery.digest import Digests
 from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
 from registryd.delivery.push import Pusher
-from registryd.store.messengers import SecretBox, SigningSecret
+from registryd.domain.secret import SigningSecret
+from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
 from tests.conftest import Site, TestDatabase, TestMessenger
 

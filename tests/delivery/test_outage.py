@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 from aiohttp.web import Response
 
-from registryd import embedded
 from registryd.delivery import lane
+from registryd.demo import embedded
 from tests.conftest import Daemon, Site, TestDatabase, daemon, eventually, prepare_database
 from tests.delivery.burst import Inbox, calls, send
 from tests.delivery.conftest import Received, delivering, listening, looking

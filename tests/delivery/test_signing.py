@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from registryd.client.receiver import Receipt, Receiver
 from registryd.delivery import signing
-from registryd.delivery.receiver import Receipt, Receiver
 from registryd.domain.identifiers import MessengerId
+from registryd.domain.secret import SigningSecret
 from registryd.store import messengers
-from registryd.store.messengers import SecretBox, SigningSecret
+from registryd.store.messengers import SecretBox
 from tests.conftest import Site, TestMessenger, eventually
 from tests.delivery.conftest import Received, delivering, is_signed_by_key, is_verified, listening, looking
 

@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from registryd import embedded
+from registryd.demo import embedded
 from registryd.domain.identifiers import Msisdn, msisdn_digest
 from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, digest_key, make_site, prepare_database, psql
 from tests.http.test_database_away import PRESENT, Away, Told, frozen, load, more

@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 import asyncpg
 import pytest
 
-from registryd import embedded
+from registryd.demo import embedded
 from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, cloned, daemon, make_site, wait_for
 
 RANGE = (79_160_000_000, 79_169_999_999)

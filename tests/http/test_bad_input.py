@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from registryd.http import auth
+from registryd.store.keys import new_key
 from tests.conftest import TestMessenger
 from tests.http.conftest import Answer, Service, ask, exchange, new_number, parse_answer
 
@@ -412,7 +412,7 @@ def test_a_revoked_key_is_refused_within_5_seconds(own_api: Api) -> None:
 
 
 def test_an_expired_key_is_refused_and_its_successor_is_not(own_api: Api) -> None:
-    key = auth.new_key()
+    key = new_key()
     own_api.service.sql(
         "INSERT INTO registry.messenger_key (key_id, messenger_id, secret_sha256) VALUES ($1, $2, $3)",
         key.key_id,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from registryd import embedded
+from registryd.demo import embedded
 from registryd.domain.identifiers import Msisdn, msisdn_digest
 from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, client, daemon, eventually, make_site, prepare_database
 from tests.servers import private_server

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from registryd.delivery.receiver import Receipt
+from registryd.client.receiver import Receipt
 from tests.conftest import TestMessenger, client, receiving
 from tests.http.conftest import Answer, Service, ask
 

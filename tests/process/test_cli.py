@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from registryd import embedded, resources
+from registryd import resources
 from registryd.cli import main
 from registryd.delivery import signing
-from registryd.demo import population
+from registryd.demo import embedded, population
 from tests.conftest import Site, client, cloned, daemon, eventually, receiving, wait_for
 from tests.store.conftest import bind
 

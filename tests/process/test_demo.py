@@ -168,7 +168,7 @@ def test_killed_outright_it_leaves_no_process() -> None:
 
 
 def psql(dsn: str, statement: str) -> str:
-    from registryd import embedded
+    from registryd.demo import embedded
 
     binaries = embedded.find_binaries()
     done = subprocess.run(

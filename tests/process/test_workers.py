@@ -24,9 +24,9 @@ import pytest
 from aiohttp.web import Response
 from click.testing import CliRunner
 
-from registryd import embedded
 from registryd.cli import main
 from registryd.daemon import worker_name
+from registryd.demo import embedded
 from tests.conftest import Site, TestMessenger, client, cloned, eventually, make_site, wait_for
 from tests.delivery.conftest import Received, listening, looking
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import asyncpg
 import pytest
 
-from registryd import embedded, resources
+from registryd import resources
+from registryd.demo import embedded
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
 from registryd.presence.answerer import Answerer

