@@ -24,7 +24,9 @@ from registryd.cli.running import command, fail
 @command
 def demo(*, once: bool, as_json: bool, contracts: int, data: Path | None, api_port: int, operator_port: int, receiver_port: int) -> None:
     """A private PostgreSQL, a registry of made-up contracts, the daemon, a receiver, and the whole story."""
-    from registryd.demo.story import Options, run  # PostgreSQL's files are looked for only here
-
+    try:
+        from registryd.demo.story import Options, run
+    except ModuleNotFoundError:
+        fail("the demo is not installed with the program: run `make demo` in a checkout of the source")
     if not run(Options(once, as_json, contracts, data, api_port, operator_port, receiver_port)):
         fail("a step of the story failed")
