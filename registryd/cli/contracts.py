@@ -22,7 +22,7 @@ from registryd.domain.errors import Unavailable
 from registryd.domain.files import BadLine, ImportRefused
 from registryd.feed import deltas, snapshot
 from registryd.feed.events import ContractFeed
-from registryd.feed.snapshot import Job
+from registryd.feed.snapshot import FileImport
 from registryd.store.imports import Imported
 from registryd.store.snapshots import Reconciled, TooManyEnds
 
@@ -82,10 +82,10 @@ async def import_contracts(
     if as_of is not None and kind != "snapshot":
         raise click.UsageError("--as-of is for snapshots: say --snapshot too")
     stopped: ImportRefused | Unavailable | None = None
-    done: Imported | Reconciled | deltas.Applied
+    done: Imported | Reconciled | deltas.AppliedEvents
     started = time.perf_counter()
     with _Rejects(rejects or _rejects_of(file)) as kept, _progress(file, as_json) as (progress, step):
-        job = Job(file, max_rejects, dry_run, progress, step)
+        job = FileImport(file, max_rejects, dry_run, progress, step)
         try:
             match kind:
                 case "snapshot":
@@ -113,13 +113,13 @@ async def import_contracts(
         click.echo(orjson.dumps({**_facts(done, concurrency), **why, "dryRun": dry_run, "seconds": round(seconds, 2)}))
     else:
         _tell(done, concurrency, is_changed=changed)
-        lines = len(done.refused) + done.applied + done.duplicates if isinstance(done, deltas.Applied) else done.lines
+        lines = len(done.refused) + done.applied + done.duplicates if isinstance(done, deltas.AppliedEvents) else done.lines
         out.print(f"{lines:,} lines in {seconds:.1f} s, {lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}")
     if stopped is not None:
         raise stopped
 
 
-async def _apply_events(context: Context, job: Job) -> deltas.Applied:
+async def _apply_events(context: Context, job: FileImport) -> deltas.AppliedEvents:
     async with context.database() as database:
         # The daemon looks for what is owed by itself; there is nobody here to wake.
         feed = ContractFeed(database, context.settings.credentials.key("feed-key"), lambda: None)
@@ -191,12 +191,12 @@ def _progress(file: Path, as_json: bool) -> Iterator[tuple[Callable[[int, int], 
         yield progress, step
 
 
-def _tell(done: Imported | Reconciled | deltas.Applied, concurrency: int, *, is_changed: bool) -> None:
+def _tell(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int, *, is_changed: bool) -> None:
     match done:
         case Imported():
             there = done.lines - done.inserted
             out.print(f"{done.inserted:,} {'' if is_changed else 'would be '}inserted, {there:,} there already")
-        case deltas.Applied():
+        case deltas.AppliedEvents():
             out.print(f"{done.applied:,} events applied, {done.duplicates:,} were applied before, {len(done.refused):,} refused")
         case Reconciled():
             _tell_changes(done, is_changed=is_changed)
@@ -229,11 +229,11 @@ def _tell_owed(found: Reconciled, concurrency: int) -> None:
         out.print(f"{found.notifications:,} notifications in all: {pace}", soft_wrap=True)
 
 
-def _facts(done: Imported | Reconciled | deltas.Applied, concurrency: int) -> dict[str, Any]:
+def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int) -> dict[str, Any]:
     match done:
         case Imported():
             return {"lines": done.lines, "inserted": done.inserted}
-        case deltas.Applied():
+        case deltas.AppliedEvents():
             return {"applied": done.applied, "duplicates": done.duplicates, "refused": len(done.refused)}
         case Reconciled():
             return {

@@ -24,7 +24,7 @@ COLUMNS = ("event_id", "type", "msisdn", "occurred_at", "holder", "end_user")
 PORTION_EVENTS = 10_000
 
 
-class Applied(NamedTuple):
+class AppliedEvents(NamedTuple):
     """What became of a file's events. `refused` has the line and the reason of each refused one."""
 
     applied: int
@@ -43,13 +43,13 @@ class NoEvent(ImportRefused):
 class Stopped(Exception):
     """The file was stopped by `why`. `done` counts the events before that; the rest was not looked at."""
 
-    def __init__(self, why: ImportRefused | Unavailable, done: Applied) -> None:
+    def __init__(self, why: ImportRefused | Unavailable, done: AppliedEvents) -> None:
         super().__init__(str(why))
         self.why = why
         self.done = done
 
 
-async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, int], None] = lambda *_: None) -> Applied:
+async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, int], None] = lambda *_: None) -> AppliedEvents:
     """Applies a file's events; `progress(bytes, events)` is called after each portion.
 
     Raises: ImportRefused for the header; Stopped at a line that is no event, or where the file is damaged or the database is away.
@@ -71,8 +71,8 @@ async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, 
                             refused.append(BadLine(line, result.reason or ""))
                 progress(source.position, applied + duplicates + len(refused))
         except (ImportRefused, Unavailable) as error:
-            raise Stopped(error, Applied(applied, duplicates, refused)) from error
-    return Applied(applied, duplicates, refused)
+            raise Stopped(error, AppliedEvents(applied, duplicates, refused)) from error
+    return AppliedEvents(applied, duplicates, refused)
 
 
 def _portions(events: Iterator[tuple[int, Event]]) -> Iterator[list[tuple[int, Event]]]:

@@ -24,7 +24,7 @@ from registryd.store.staging import Staged
 
 
 @dataclass
-class Job:
+class FileImport:
     """A file to import. `progress(bytes, lines)` is called as the file is read, `step(name)` before each step that follows."""
 
     path: Path
@@ -36,7 +36,7 @@ class Job:
     """The lines that were not imported, whether or not the import was refused for them."""
 
 
-async def import_contracts(dsn: str, password: str | None, job: Job) -> Imported:
+async def import_contracts(dsn: str, password: str | None, job: FileImport) -> Imported:
     """Imports contracts with their history. Raises: ImportRefused, Unavailable."""
     with opened(job.path) as source:
         columns = read_header(source.first_line(), HISTORY_COLUMNS)
@@ -49,7 +49,7 @@ async def import_contracts(dsn: str, password: str | None, job: Job) -> Imported
             await connection.close()
 
 
-async def reconcile(dsn: str, password: str | None, job: Job, as_of: datetime | None, ends_max: Callable[[int], int]) -> Reconciled:
+async def reconcile(dsn: str, password: str | None, job: FileImport, as_of: datetime | None, ends_max: Callable[[int], int]) -> Reconciled:
     """Makes the registry's live contracts those of a snapshot that was true at `as_of`.
 
     `as_of` None means when the file was last written. That is refused where events are applied too: the file was true when billing began to
@@ -80,11 +80,11 @@ async def reconcile(dsn: str, password: str | None, job: Job, as_of: datetime | 
             await connection.close()
 
 
-def _staged(job: Job, source: Source, lines: Lines) -> Staged:
+def _staged(job: FileImport, source: Source, lines: Lines) -> Staged:
     return Staged(lines.columns, _blocks(job, source, lines), lines.line_of)
 
 
-async def _blocks(job: Job, source: Source, lines: Lines) -> AsyncIterator[bytes]:
+async def _blocks(job: FileImport, source: Source, lines: Lines) -> AsyncIterator[bytes]:
     """The good lines, in blocks. The next block is read and checked while PostgreSQL takes in the one before. Raises: ImportRefused."""
 
     def read() -> bytes | None:

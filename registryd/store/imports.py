@@ -13,7 +13,7 @@ from registryd.store.queries import Nothing, Query
 from registryd.store.staging import Staged, count_of, importing, refuse_lines, stage
 
 
-class Empty(NamedTuple):
+class IsEmpty(NamedTuple):
     empty: bool
 
 
@@ -30,7 +30,7 @@ class Imported(NamedTuple):
     inserted: int
 
 
-IS_EMPTY = Query("imports", "is_empty", Empty)
+IS_EMPTY = Query("imports", "is_empty", IsEmpty)
 LOAD_FIRST = Query("imports", "load_first", Inserted, datetime)
 IS_ANY_BURIED = Query("imports", "is_any_buried", Buried)
 FIND_BURIED = Query("imports", "find_buried", BadLine, int)

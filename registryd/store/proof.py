@@ -48,7 +48,7 @@ class Delivered(NamedTuple):
     file_sha256: bytes | None
 
 
-class Ended(NamedTuple):
+class EndedContract(NamedTuple):
     started_at: datetime
     ended_at: datetime | None
     end_reason: str | None
@@ -70,16 +70,16 @@ class AttemptRow(NamedTuple):
     error: str | None
 
 
-class Settled(NamedTuple):
+class SettledByHand(NamedTuple):
     settled: int
 
 
 FIND_PENDING = Query("proof", "find_pending", Pending, UUID)
 FIND_DELIVERED = Query("proof", "find_delivered", Delivered, UUID)
-FIND_ENDED = Query("proof", "find_ended", Ended, int, int)
+FIND_ENDED = Query("proof", "find_ended", EndedContract, int, int)
 FIND_REPLAYS = Query("proof", "find_replays", Replayed, int, UUID)
 READ_ATTEMPTS = Query("proof", "read_attempts", AttemptRow, int, datetime, datetime, int)
-SETTLE_BY_HAND = Query("proof", "settle_by_hand", Settled, int, list[UUID], str, bytes)
+SETTLE_BY_HAND = Query("proof", "settle_by_hand", SettledByHand, int, list[UUID], str, bytes)
 
 
 async def find(db: Database, notification_id: UUID) -> tuple[Pending | None, Delivered | None]:
@@ -89,7 +89,7 @@ async def find(db: Database, notification_id: UUID) -> tuple[Pending | None, Del
     return (pending[0] if pending else None), (delivered[0] if delivered else None)
 
 
-async def find_ended(db: Database, msisdn: int, generation: int) -> Ended | None:
+async def find_ended(db: Database, msisdn: int, generation: int) -> EndedContract | None:
     """The contract whose end the notification tells."""
     rows = await db.fetch(FIND_ENDED, msisdn, generation)
     return rows[0] if rows else None

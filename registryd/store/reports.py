@@ -28,13 +28,13 @@ class Table(NamedTuple):
     """PostgreSQL's name of each column's type. A count is an int8 in every view."""
 
 
-class Ended(NamedTuple):
+class EndedSessions(NamedTuple):
     ended: int
 
 
 LIST_VIEWS = Query("reports", "list_views", View)
 
-END_LONG_REPORTS = Query("reports", "end_long_reports", Ended, timedelta)
+END_LONG_REPORTS = Query("reports", "end_long_reports", EndedSessions, timedelta)
 
 
 async def list_views(connection: Connection) -> list[View]:

@@ -27,7 +27,7 @@ class Compared(NamedTuple):
     unknown_numbers: int
 
 
-class Locked(NamedTuple):
+class LockedContracts(NamedTuple):
     contracts: int
 
 
@@ -61,7 +61,7 @@ LEARN_AT = Query("snapshots", "learn_at", LearnedAt, datetime)
 CREATE_CHANGES = Query("snapshots", "create_changes", Nothing)
 COMPARE_SNAPSHOT = Query("snapshots", "compare_snapshot", Compared, datetime, list[int])
 ANALYZE_CHANGES = Query("snapshots", "analyze_changes", Nothing)
-LOCK_CHANGING = Query("snapshots", "lock_changing", Locked)
+LOCK_CHANGING = Query("snapshots", "lock_changing", LockedContracts)
 YIELD_CHANGED = Query("snapshots", "yield_changed", Nothing, datetime)
 FOLLOW_EARLIER = Query("snapshots", "follow_earlier", Nothing, datetime)
 COUNT_CHANGES = Query("snapshots", "count_changes", Kind)
@@ -164,7 +164,7 @@ async def reconcile(
         await fetch(connection, ANALYZE_CHANGES)
         if not dry_run:
             progress("applying")
-            # Locked only now: until here events went on being applied, and the steps below leave alone what they changed.
+            # LockedContracts only now: until here events went on being applied, and the steps below leave alone what they changed.
             await contracts.lock_feed(connection)
             await fetch(connection, LOCK_CHANGING)
         await fetch(connection, YIELD_CHANGED, snapshot.as_of)

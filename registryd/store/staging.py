@@ -22,7 +22,7 @@ class Prepared(NamedTuple):
     bulk_load: str
 
 
-class Made(NamedTuple):
+class StagingMade(NamedTuple):
     made: bool
 
 
@@ -35,7 +35,7 @@ class Staged(NamedTuple):
 
 
 PREPARE_IMPORT = Query("imports", "prepare_import", Prepared)
-CREATE_STAGING = Query("imports", "create_staging", Made)
+CREATE_STAGING = Query("imports", "create_staging", StagingMade)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from registryd.domain.contract import Event
 from registryd.domain.files import BadLine, ImportRefused
 from registryd.domain.identifiers import Msisdn
 from registryd.feed import deltas
-from registryd.feed.deltas import COLUMNS, Applied, NoEvent, Stopped
+from registryd.feed.deltas import COLUMNS, AppliedEvents, NoEvent, Stopped
 from registryd.feed.events import ContractFeed
 from tests.conftest import TestDatabase
 
@@ -21,8 +21,8 @@ FIRST = 79_160_000_000
 AT = "2024-02-29T12:00:00+03:00"
 
 
-def apply(database: TestDatabase, path: Path) -> Applied:
-    async def run() -> Applied:
+def apply(database: TestDatabase, path: Path) -> AppliedEvents:
+    async def run() -> AppliedEvents:
         async with database.pool() as pool:
             return await deltas.apply_events(ContractFeed(pool, bytes(32), lambda: None), path)
 
@@ -45,11 +45,11 @@ def test_a_files_events_are_applied_in_order_and_once(database: TestDatabase, tm
     path = write(tmp_path / "events.csv", *activations, *ends, f"t9,terminated,{FIRST + 4},2024-03-02T00:00:00Z,,")
     path.write_bytes(gzip.compress(path.read_bytes()))
     refusal = BadLine(len(activations) + 7, "the number has no live contract: send activated first")
-    assert apply(database, path) == Applied(len(activations) + 5, 0, [refusal])
+    assert apply(database, path) == AppliedEvents(len(activations) + 5, 0, [refusal])
     count = "SELECT count(*) FILTER (WHERE end_reason = 'terminated'), count(*) FILTER (WHERE ended_at IS NULL) FROM registry.contract"
     assert database.psql("-Atc", count).stdout == f"5|{len(activations) - 5}\n"
     before = stored(database)
-    assert apply(database, path) == Applied(0, len(activations) + 5, [refusal])
+    assert apply(database, path) == AppliedEvents(0, len(activations) + 5, [refusal])
     assert stored(database) == before
 
 
@@ -98,7 +98,7 @@ def test_a_line_that_is_no_event_stops_the_file_there_and_is_named(database: Tes
     assert isinstance(stopped.value.why, NoEvent)
     assert str(stopped.value.why).startswith(f"line 3: {says}")
     assert str(FIRST) not in str(stopped.value.why)
-    assert (stopped.value.why.bad.line, stopped.value.done) == (3, Applied(1, 0, []))
+    assert (stopped.value.why.bad.line, stopped.value.done) == (3, AppliedEvents(1, 0, []))
     count = "SELECT count(*) FILTER (WHERE ended_at IS NULL), count(*) FROM registry.contract"
     assert database.psql("-Atc", count).stdout == "1|1\n"
 
@@ -110,9 +110,9 @@ def test_what_stops_a_file_in_a_later_call_tells_all_that_was_done(database: Tes
     refusal = BadLine(2, "the number has no live contract: send activated first")
     with pytest.raises(Stopped, match=f"^line {len(activations) + 4}: ") as stopped:
         apply(database, path)
-    assert stopped.value.done == Applied(len(activations) + 1, 0, [refusal])
+    assert stopped.value.done == AppliedEvents(len(activations) + 1, 0, [refusal])
     path.write_bytes(gzip.compress(path.read_bytes())[:-9])
     with pytest.raises(Stopped, match="damaged") as stopped:
         apply(database, path)
     assert isinstance(stopped.value.why, ImportRefused)
-    assert stopped.value.done == Applied(0, 0, []), "nothing of a call is applied whose file turns out to be damaged"
+    assert stopped.value.done == AppliedEvents(0, 0, []), "nothing of a call is applied whose file turns out to be damaged"

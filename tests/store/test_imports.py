@@ -16,7 +16,7 @@ from registryd.domain.errors import Unavailable
 from registryd.domain.files import ImportRefused
 from registryd.feed import lines, snapshot
 from registryd.feed.lines import HISTORY_COLUMNS
-from registryd.feed.snapshot import Job
+from registryd.feed.snapshot import FileImport
 from registryd.store import imports
 from registryd.store.imports import Imported
 from registryd.store.staging import Staged
@@ -53,7 +53,7 @@ def load(database: TestDatabase, tmp_path: Path, *lines: str, header: str = HEAD
 
 
 def load_file(database: TestDatabase, path: Path, *, dry_run: bool = False) -> Imported:
-    return asyncio.run(snapshot.import_contracts(database.dsn("registryd_app"), None, Job(path, dry_run=dry_run)))
+    return asyncio.run(snapshot.import_contracts(database.dsn("registryd_app"), None, FileImport(path, dry_run=dry_run)))
 
 
 def refusal(database: TestDatabase, tmp_path: Path, *lines: str, header: str = HEADER) -> list[str]:

@@ -20,7 +20,7 @@ from registryd.domain.identifiers import Msisdn
 from registryd.feed import snapshot
 from registryd.feed.events import ContractFeed
 from registryd.feed.lines import SNAPSHOT_COLUMNS
-from registryd.feed.snapshot import Job
+from registryd.feed.snapshot import FileImport
 from registryd.store.snapshots import Owed, Reconciled, TooManyEnds
 from tests.conftest import Site, TestDatabase, eventually, make_site
 from tests.store.conftest import add_messengers, bind, waits
@@ -55,7 +55,7 @@ def write(path: Path, table: Table, *more: str) -> Path:
 def take(
     database: TestDatabase, path: Path, *, as_of: datetime | None = None, ends_max: Callable[[int], int] = lambda live: live, **job: object
 ) -> Reconciled:
-    made = Job(path, **job)  # type: ignore[arg-type]
+    made = FileImport(path, **job)  # type: ignore[arg-type]
     return asyncio.run(snapshot.reconcile(database.dsn("registryd_app"), None, made, as_of or datetime.now(UTC), ends_max))
 
 
@@ -277,7 +277,7 @@ def test_a_binding_that_is_being_recorded_is_waited_for_and_notified(database: T
                 FIRST + 1,
             )
             dsn = database.dsn("registryd_app")
-            importing = asyncio.create_task(snapshot.reconcile(dsn, None, Job(path), datetime.now(UTC), lambda live: live))
+            importing = asyncio.create_task(snapshot.reconcile(dsn, None, FileImport(path), datetime.now(UTC), lambda live: live))
             find = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'registryd_app'"
             await waits(looking, await eventually(lambda: looking.fetchval(find)))
             await transaction.commit()
@@ -376,7 +376,7 @@ def test_a_snapshot_is_as_of_when_its_file_was_written_and_a_pipe_must_say_it(da
     write(path, billing(2))
     hour_ago = (datetime.now(UTC) - timedelta(hours=1)).timestamp()
     os.utime(path, (hour_ago, hour_ago))
-    job = Job(path)
+    job = FileImport(path)
     dsn = database.dsn("registryd_app")
     assert asyncio.run(snapshot.reconcile(dsn, None, job, None, lambda live: live)).newer == 1
     with pytest.raises(ImportRefused, match="future"):
