@@ -10,7 +10,7 @@ import asyncpg
 
 from registryd.domain.errors import Unavailable
 from registryd.domain.files import BAD_LINES_TOLD, BadLine, ImportRefused, told
-from registryd.store.failures import TRANSIENT
+from registryd.store.failures import CLIENT_ERRORS, TRANSIENT
 from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Query
 
@@ -52,6 +52,10 @@ async def importing(connection: asyncpg.Connection[asyncpg.Record], *, dry_run: 
         await (transaction.rollback() if dry_run else transaction.commit())
     except TRANSIENT as error:
         raise Unavailable from error
+    except CLIENT_ERRORS as error:
+        if connection.is_closed():
+            raise Unavailable from error
+        raise
     except asyncpg.PostgresError as error:
         raise _refusal(error) from None
 
