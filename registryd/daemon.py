@@ -28,12 +28,12 @@ from registryd.domain.errors import Unavailable
 from registryd.feed.events import ContractFeed
 from registryd.http import sockets, transport
 from registryd.http.auth import REFRESH_S, Directory, OperatorToken
+from registryd.http.health import database_checks, health_routes
 from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
-from registryd.http.services import Services
 from registryd.keep import jobs, timer
 from registryd.keep.timer import Job
-from registryd.presence.answerer import Answerer
+from registryd.presence.answerer import Answerer, connections_needed
 from registryd.presence.quota import QuotaGuard
 from registryd.presence.sealing import Sealer
 from registryd.store import digest_keys, journal, migrations, reports
@@ -49,12 +49,12 @@ DIGESTS_S = 5.0
 CLOSE_TIMEOUT_S = 15.0
 
 
-def database(settings: Settings, name: str, *, share: int = 1) -> Database:
-    """A pool of the daemon's, not yet entered; `share`: a half of `pool_size`, a third …"""
+def database(settings: Settings, name: str, size: int | None = None) -> Database:
+    """A pool of the daemon's, not yet entered; `size`: [database] pool_size unless another is given."""
     section = settings.file.database
     return Database(
         section.dsn,
-        size=max(2, section.pool_size // share),
+        size=section.pool_size if size is None else size,
         connect_timeout_s=section.connect_timeout_s,
         command_timeout_s=section.command_timeout_s,
         password=settings.credentials.text("database-password"),
@@ -72,7 +72,11 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
     api, delivery, credentials = settings.file.api, settings.file.delivery, settings.credentials
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(database(settings, f"registryd@{instance}"))
-        deliveries = await stack.enter_async_context(database(settings, f"registryd@{instance} delivery", share=2))
+        # Answers have connections of their own, one for each statement that may run and one for what admission reads: no other route
+        # makes them wait.
+        size = connections_needed(settings.file.presence.statements_in_flight) + 1
+        answers = await stack.enter_async_context(database(settings, f"registryd@{instance} answers", size))
+        deliveries = await stack.enter_async_context(database(settings, f"registryd@{instance} delivery", 4))
         async with db.connection() as connection:
             await migrations.check(connection)
         journal_box, box = SecretBox(credentials.key("journal-key")), SecretBox(credentials.key("secrets-key"))
@@ -83,10 +87,10 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         worker = worker_name(sockets.address(operator_socket))
         watch = Watch(db, worker)
         digests = Digests(db, pusher, lambda: watch.is_held)
-        directory, quota, sealer = Directory(db), QuotaGuard(db), Sealer(db)
+        directory, quota, sealer = Directory(answers), QuotaGuard(answers), Sealer(db)
         limits = settings.file.presence
         answerer = Answerer(
-            db,
+            answers,
             await digest_keys.read_current(db, journal_box, datetime.now(UTC).date()),
             statements_in_flight=limits.statements_in_flight,
             group_max=limits.group_max,
@@ -95,8 +99,13 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         )
         dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency)
         feed = ContractFeed(db, credentials.key("feed-key"), dispatcher.wake)
-        messengers = messenger_app(Services(api, db, directory, answerer, quota, pusher.test))
-        operators = operator_app(OperatorHandlers(api, db, feed.apply), OperatorToken(credentials.required("operator-token")))
+        messengers = messenger_app(api, db, directory, answerer, quota, pusher.test)
+        operators = operator_app(
+            api,
+            OperatorToken(db, credentials.required("operator-token")),
+            OperatorHandlers(feed.apply),
+            health_routes(lambda: database_checks(db)),
+        )
         await directory.refresh()
         await quota.exchange()
         await reports.end_long(db)  # one may hold what the next call waits for

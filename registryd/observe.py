@@ -25,6 +25,12 @@ requests = Counter("registryd_requests", "HTTP requests answered.", ["api", "rou
 request_seconds = Histogram(
     "registryd_request_seconds", "From the request's headers to its answer.", ["api", "route"], buckets=_SECONDS, registry=METRICS
 )
+requests_refused = Counter(
+    "registryd_requests_refused",
+    "Requests refused, by messenger (- where no valid key was shown; operator/NAME for the operator API's keys) and reason.",
+    ["messenger", "reason"],
+    registry=METRICS,
+)
 connections = Gauge("registryd_connections", "Open connections.", ["api"], registry=METRICS)
 connections_closed = Counter(
     "registryd_connections_closed",
@@ -44,12 +50,6 @@ query_seconds = Histogram(
     "registryd_query_group_seconds", "One statement's time, commit included.", ["line"], buckets=_SECONDS, registry=METRICS
 )
 queries_waiting = Gauge("registryd_queries_waiting", "Queries admitted and not yet in a statement.", ["line"], registry=METRICS)
-queries_refused = Counter(
-    "registryd_queries_refused",
-    "Queries refused: quota, alarm (slowed down), queue (too many waiting), database (away).",
-    ["reason"],
-    registry=METRICS,
-)
 enumeration_alarms = Counter(
     "registryd_enumeration_alarms", "Signs of a search for subscribers, by messenger and kind.", ["messenger", "kind"], registry=METRICS
 )

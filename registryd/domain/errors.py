@@ -6,6 +6,9 @@ from __future__ import annotations
 class RegistryError(Exception):
     """The request cannot be met."""
 
+    reason: str | None = None
+    """By what name it is counted as a refusal; None for what is an answer."""
+
     def __str__(self) -> str:
         return (type(self).__doc__ or "").strip()
 
@@ -16,6 +19,8 @@ class Refusal(Exception):
 
 class InvalidArgument(RegistryError):
     """The request is not valid; see errors."""
+
+    reason = "invalid"
 
     def __init__(self, *errors: tuple[str, str]) -> None:
         self.errors = errors
@@ -35,15 +40,27 @@ class NotFound(RegistryError):
 
 
 class Unauthenticated(RegistryError):
-    """Send exactly one header Authorization: Bearer rk_<keyId>_<secret> with a live key, and the client certificate if one is pinned."""
+    """Send exactly one header Authorization: Bearer with a live key of this API, and the client certificate if one is pinned."""
+
+    reason = "unauthenticated"
 
 
 class PermissionDenied(RegistryError):
-    """Your access is suspended; ask the operator. Notifications go on being pushed."""
+    """Your access is suspended; ask the operator. You may still pull and acknowledge what you are owed."""
+
+    reason = "suspended"
+
+
+class OutOfScope(RegistryError):
+    """This key's scopes do not allow that."""
+
+    reason = "scope"
 
 
 class QuotaExceeded(RegistryError):
     """Your budget of queries is used up; go on after Retry-After."""
+
+    reason = "quota"
 
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
@@ -52,9 +69,18 @@ class QuotaExceeded(RegistryError):
 class Throttled(QuotaExceeded):
     """Your queries looked like a search for subscribers, so they are answered slowly; go on after Retry-After, or ask the operator."""
 
+    reason = "throttle"
+
+
+class TooManyCalls(QuotaExceeded):
+    """You call this too often or too many times at once; go on after Retry-After."""
+
+    reason = "budget"
+
 
 class Unavailable(RegistryError):
     """The registry cannot answer now, so it does not guess; ask again after Retry-After."""
 
-    def __init__(self, retry_after_s: int = 1) -> None:
+    def __init__(self, retry_after_s: int = 1, reason: str = "database") -> None:
         self.retry_after_s = retry_after_s
+        self.reason = reason

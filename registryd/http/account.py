@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiohttp.web import BaseRequest
-
 from registryd.domain.times import rfc3339
 from registryd.http import wire
 from registryd.http.reply import Reply
-from registryd.http.services import Services
+from registryd.http.routes import Call
+from registryd.presence.quota import QuotaGuard
 from registryd.store import lanes, notifications
 from registryd.store.messengers import Messenger
+from registryd.store.pool import Database
 
 
 @dataclass(frozen=True)
 class AccountHandlers:
-    services: Services
+    db: Database
+    quota: QuotaGuard
 
-    async def show(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        backlog = await notifications.count_pending(self.services.db, messenger.messenger_id)
-        gate = await lanes.find(self.services.db, messenger.messenger_id)
-        usage = self.services.quota.usage(messenger.messenger_id)
+    async def show(self, call: Call[Messenger]) -> Reply:
+        messenger = call.caller
+        backlog = await notifications.count_pending(self.db, messenger.messenger_id)
+        gate = await lanes.find(self.db, messenger.messenger_id)
+        usage = self.quota.usage(messenger.messenger_id)
         state = "none" if messenger.endpoint_url is None else "gated" if gate.gate_until else "healthy"
         return wire.json_response(
             {

@@ -1,83 +1,97 @@
-"""One API as a table of routes: match, authenticate, handle, and turn every error into a problem document."""
+"""One API as a table of routes: match, admit, handle, and turn every error into a problem document."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic
 
 from aiohttp.web import BaseRequest
 
 from registryd import observe
+from registryd.config import Api
 from registryd.domain.errors import InvalidArgument, RegistryError
-from registryd.http import problems
+from registryd.http import problems, transport
+from registryd.http.admission import Admission
 from registryd.http.problems import HttpError
 from registryd.http.reply import Reply
-
-Caller = TypeVar("Caller")
+from registryd.http.routes import Call, Caller, Route, Routes
 
 _CORRELATOR = re.compile(r"[a-zA-Z0-9\-_:;./<>{}]{1,256}", re.ASCII)
-
-
-class Route(NamedTuple, Generic[Caller]):
-    name: str
-    handle: Callable[[BaseRequest, Caller], Awaitable[Reply]]
-    authenticated: bool = True
-    parameters: frozenset[str] = frozenset()
 
 
 class App(Generic[Caller]):
     """Handles the requests of one listener. While `draining`, each answer ends its connection, so that no request is lost in a restart."""
 
-    def __init__(
-        self, api: str, routes: Mapping[str, Mapping[str, Route[Caller]]], authenticate: Callable[[BaseRequest], Caller], nobody: Caller
-    ) -> None:
-        self._api = api
+    def __init__(self, name: str, limits: Api, routes: Routes[Caller], admission: Admission[Caller]) -> None:
+        self._name = name
+        self._limits = limits
         self.routes = routes
-        self._authenticate = authenticate
-        self._nobody = nobody
+        self._admission = admission
         self.draining = False
 
     async def __call__(self, request: BaseRequest) -> Reply:
-        started = time.perf_counter()
-        name = "unknown"
+        received = time.monotonic()
+        route: Route[Caller] | None = None
+        caller: Caller | None = None
         try:
             route = self._match(request)
-            name = route.name
-            caller = self._authenticate(request) if route.authenticated else self._nobody
+            caller = self._admission.identify(request, route)
             _check_parameters(request, route)
-            reply = await route.handle(request, caller)
+            reply = await self._serve(request, route, caller, received)
         except (RegistryError, HttpError) as error:
             reply = problems.respond(error)
+            if error.reason is not None:
+                await self._admission.refuse(caller, error.reason)
         except Exception as error:
-            # The kind alone: an exception's text may quote the request.
-            observe.event("request_failed", "error", api=self._api, route=name, kind=type(error).__name__)
+            # Only the kind: an exception's text may quote the request.
+            observe.event("request_failed", "error", api=self._name, route=route.name if route else "unknown", kind=type(error).__name__)
             reply = problems.respond(error)
         given = request.headers.get("x-correlator", "")
         reply.correlator = given if _CORRELATOR.fullmatch(given) else os.urandom(8).hex()
         reply.close = reply.close or self.draining
-        seconds = time.perf_counter() - started
-        observe.child(observe.requests, self._api, name, reply.status).inc()
-        observe.child(observe.request_seconds, self._api, name).observe(seconds)
+        name, seconds = route.name if route else "unknown", time.monotonic() - received
+        observe.child(observe.requests, self._name, name, reply.status).inc()
+        observe.child(observe.request_seconds, self._name, name).observe(seconds)
         if reply.status >= 400:
-            observe.event("request_refused", api=self._api, route=name, status=reply.status, ms=round(seconds * 1000, 1))
+            told = caller.name if caller else None
+            observe.event("request_refused", "debug", api=self._name, route=name, status=reply.status, caller=told)
         return reply
 
+    async def _serve(self, request: BaseRequest, route: Route[Caller], caller: Caller | None, received: float) -> Reply:
+        standing = self._admission.enter(caller, route)
+        call: Call[Caller] = Call(request, caller, received)  # type: ignore[arg-type] # an open route's handler does not ask who calls
+        try:
+            if route.takes is not None and (request.body_exists or not route.body_optional):
+                call.content = route.takes(await transport.read_body(request, self._limits))
+            if route.numbers is not None:
+                call.reserved = self._admission.reserve(call.caller, route.numbers(call.content))
+                try:
+                    return await route.handle(call)
+                finally:
+                    call.reserved.close()
+            if route.shares_pool:
+                async with self._admission.pool_share(standing):
+                    return await route.handle(call)
+            return await route.handle(call)
+        finally:
+            self._admission.leave(standing, route)
+
     def _match(self, request: BaseRequest) -> Route[Caller]:
+        """Raises: HttpError. HEAD is GET whose body is not sent."""
         methods = self.routes.get(request.raw_path) or self.routes.get(request.rel_url.raw_path)
         if methods is None:
             raise problems.not_found()
-        route = methods.get(request.method)
+        route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
-            raise problems.method_not_allowed(sorted(methods))
+            raise problems.method_not_allowed(sorted([*methods, "HEAD"] if "GET" in methods else methods))
         return route
 
 
 def _check_parameters(request: BaseRequest, route: Route[Caller]) -> None:
     """Raises: InvalidArgument for a parameter that is unknown or stands twice; its name is the client's, so it is not repeated."""
-    if "?" not in request.raw_path:
+    if route.parameters is None or "?" not in request.raw_path:
         return
     query = request.rel_url.query
     if any(name not in route.parameters for name in query):

@@ -1,7 +1,7 @@
 """Who asks: API keys and client certificates, checked against a copy of the directory that is at most seconds old.
 
-Invariants: only SHA-256 of a secret is ever compared, in constant time; a revocation is in force within 5 s; the same refusal for an
-unknown key, a wrong secret, an expired, a revoked one and a wrong certificate.
+Invariants: only SHA-256 of a secret is ever compared, in constant time; a revocation is in force within 5 s, because a copy that is older
+answers 503; an unknown key, a wrong secret, an expired or revoked key and a wrong certificate get the same refusal.
 """
 
 from __future__ import annotations
@@ -9,87 +9,117 @@ from __future__ import annotations
 import hmac
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from types import MappingProxyType
+from math import inf
+from typing import Generic
 
 from aiohttp.web import BaseRequest
 
 from registryd import observe
-from registryd.domain.errors import PermissionDenied, Unauthenticated
-from registryd.domain.identifiers import MessengerId
-from registryd.http.problems import unauthenticated_operator
+from registryd.domain.errors import Unauthenticated, Unavailable
+from registryd.http.routes import Caller
 from registryd.store import messengers
 from registryd.store.messengers import LiveKey, Messenger
-from registryd.store.pool import Database
+from registryd.store.operators import Operator
+from registryd.store.pool import Connection, Database
 
 REFRESH_S = 1.0
-_BEARER = re.compile(r"Bearer rk_([a-z2-7]{8,32})_([A-Za-z0-9_-]{20,128})", re.ASCII)
+STALE_S = 5.0
+"""A copy that is older decides nothing: a key that it holds may have been revoked."""
 _NO_SECRET = bytes(32)
 
 
-class Directory:
-    """Messengers, keys and the periods in force, read whole every second."""
+class Keys(Generic[Caller]):
+    """The live keys of one API and whose they are: a copy that is read whole every second. `prefix`: what the API's keys begin with."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, prefix: str) -> None:
         self._db = db
-        self._read_at = time.monotonic()
+        self._bearer = re.compile(rf"(?i:Bearer) {prefix}_([a-z2-7]{{8,32}})_([A-Za-z0-9_-]{{20,128}})", re.ASCII)
+        self._read_at = -inf
         self._used: set[str] = set()
-        self.messengers: Mapping[MessengerId, Messenger] = MappingProxyType({})
-        self.keys: Mapping[str, LiveKey] = MappingProxyType({})
-        self.answer_within = timedelta(minutes=20)
+        self._keys: Mapping[str, LiveKey] = {}
+        self._owners: Mapping[str, Caller] = {}
+        """By name."""
+        observe.directory_age.set_function(lambda: time.monotonic() - self._read_at)
 
     async def refresh(self) -> None:
-        """Raises: Unavailable; the former copy then stays."""
-        observe.directory_age.set(time.monotonic() - self._read_at)
+        """Reads the copy anew. Raises: Unavailable; the former one then stays until it is too old."""
+        began = time.monotonic()
         async with self._db.connection() as connection:
-            found, keys, policy = await messengers.read_directory(connection)
-        self.messengers = MappingProxyType({m.messenger_id: m for m in found})
-        self.keys = MappingProxyType({k.key_id: k for k in keys})
-        self.answer_within = policy.answer_within
-        self._read_at = time.monotonic()
+            keys, owners = await self._read(connection)
+        self._keys = {key.key_id: key for key in keys}
+        self._owners = {owner.name: owner for owner in owners}
+        self._read_at = began
 
     async def record_use(self) -> None:
         """Writes which keys were used since the last time. Raises: Unavailable."""
         used, self._used = self._used, set()
         if used:
-            await messengers.touch_keys(self._db, sorted(used))
+            await self._touch(sorted(used))
 
-    def authenticate(self, request: BaseRequest) -> Messenger:
-        """Raises: Unauthenticated, PermissionDenied."""
-        match = _BEARER.fullmatch(_one_header(request, "Authorization"))
+    def authenticate(self, request: BaseRequest) -> Caller:
+        """Raises: Unauthenticated; Unavailable, where the copy is too old to tell."""
+        match = self._bearer.fullmatch(_one_header(request, "Authorization"))
         if match is None:
             raise Unauthenticated
-        key = self.keys.get(match[1])
+        if time.monotonic() - self._read_at > STALE_S:
+            raise Unavailable(reason="keys")
+        key = self._keys.get(match[1])
         digest = sha256(match[2].encode()).digest()
         if not hmac.compare_digest(digest, key.secret_sha256 if key else _NO_SECRET) or key is None:
             raise Unauthenticated
         if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
             raise Unauthenticated
-        messenger = self.messengers.get(key.messenger_id)
-        if messenger is None:  # added while the directory was being read
-            raise Unauthenticated
-        if messenger.certificate_sha256 and _certificate_sha256(request) not in messenger.certificate_sha256:
+        owner = self._owners.get(key.owner)
+        if owner is None or not self._is_accepted(owner, request):
             raise Unauthenticated
         self._used.add(key.key_id)
-        if messenger.state == "suspended":
-            raise PermissionDenied
-        return messenger
+        return owner
+
+    async def _read(self, connection: Connection) -> tuple[Iterable[LiveKey], Iterable[Caller]]:
+        raise NotImplementedError
+
+    async def _touch(self, key_ids: Sequence[str]) -> None:
+        raise NotImplementedError
+
+    def _is_accepted(self, owner: Caller, request: BaseRequest) -> bool:
+        return True
 
 
-class OperatorToken:
+class Directory(Keys[Messenger]):
+    """The messengers with their keys, and the period that the policy in force leaves for an answer."""
+
+    def __init__(self, db: Database) -> None:
+        super().__init__(db, "rk")
+        self.answer_within = timedelta(minutes=20)
+
+    async def _read(self, connection: Connection) -> tuple[Iterable[LiveKey], Iterable[Messenger]]:
+        found, keys, policy = await messengers.read_directory(connection)
+        self.answer_within = policy.answer_within
+        return keys, found
+
+    async def _touch(self, key_ids: Sequence[str]) -> None:
+        await messengers.touch_keys(self._db, key_ids)
+
+    def _is_accepted(self, owner: Messenger, request: BaseRequest) -> bool:
+        return not owner.certificate_sha256 or _certificate_sha256(request) in owner.certificate_sha256
+
+
+class OperatorToken(Keys[Operator]):
     """The operator API's one bearer token."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, db: Database, token: str) -> None:
+        super().__init__(db, "ok")
         self._digest = sha256(token.encode()).digest()
 
-    def authenticate(self, request: BaseRequest) -> None:
-        """Raises: HttpError 401."""
+    def authenticate(self, request: BaseRequest) -> Operator:
         header = _one_header(request, "Authorization")
         token = header.removeprefix("Bearer ")
         if token == header or not hmac.compare_digest(sha256(token.encode("utf-8", "surrogateescape")).digest(), self._digest):
-            raise unauthenticated_operator()
+            raise Unauthenticated
+        return Operator("operator", ["feed", "read", "act"])
 
 
 def _one_header(request: BaseRequest, name: str) -> str:

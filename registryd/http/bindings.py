@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
-from aiohttp.web import BaseRequest
-
 from registryd.domain.binding import Outcome
-from registryd.domain.errors import InvalidArgument, NotFound, NotPresent
-from registryd.domain.identifiers import IdentificationCode, parse_code
+from registryd.domain.errors import NotFound, NotPresent
 from registryd.domain.times import rfc3339
 from registryd.http import wire
+from registryd.http.presence import answer_one
 from registryd.http.reply import Reply
-from registryd.http.services import Services
+from registryd.http.routes import Call
+from registryd.presence.answerer import Answerer
 from registryd.store import bindings
 from registryd.store.bindings import BindingRow
 from registryd.store.messengers import Messenger
+from registryd.store.pool import Database
 
 
 @dataclass(frozen=True)
 class BindingHandlers:
-    services: Services
+    db: Database
+    answerer: Answerer
 
-    async def record(self, request: BaseRequest, messenger: Messenger) -> Reply:
+    async def record(self, call: Call[Messenger]) -> Reply:
         """Tells whether the number is present, so it is a query like any other: budgeted and journaled."""
-        received = time.monotonic()
-        query = wire.presence_query(wire.read(await self.services.body(request), wire.Binding))
-        answer = await self.services.answer(messenger, query, received)
+        answer = await answer_one(self.answerer, call)
         if answer.bound is None or answer.bound.bound_at is None:
             raise NotPresent
         status = 201 if answer.bound.outcome is Outcome.RECORDED else 200
         return wire.json_response({"binding": answer.bound.outcome, "boundAt": rfc3339(answer.bound.bound_at)}, status)
 
-    async def retrieve(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        code = await self._code(request)
-        return _view(await bindings.find(self.services.db, messenger.messenger_id, code))
+    async def retrieve(self, call: Call[Messenger]) -> Reply:
+        return _view(await bindings.find(self.db, call.caller.messenger_id, call.content))
 
-    async def remove(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        code = await self._code(request)
-        return _view(await bindings.remove(self.services.db, messenger.messenger_id, code))
-
-    async def _code(self, request: BaseRequest) -> IdentificationCode:
-        body = wire.read(await self.services.body(request), wire.Code)
-        try:
-            return parse_code(body.identificationCode)
-        except ValueError as error:
-            raise InvalidArgument(("identificationCode", str(error))) from None
+    async def remove(self, call: Call[Messenger]) -> Reply:
+        return _view(await bindings.remove(self.db, call.caller.messenger_id, call.content))
 
 
 def _view(row: BindingRow | None) -> Reply:

@@ -1,30 +1,82 @@
-"""The messenger API: its routes in one table."""
+"""The messenger API: its routes in one table, with what each allows a messenger in one process."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
+from registryd.config import Api
+from registryd.domain.errors import PermissionDenied
+from registryd.domain.notification import TestPush
+from registryd.http import wire
 from registryd.http.account import AccountHandlers
-from registryd.http.app import App, Route
+from registryd.http.admission import Admission
+from registryd.http.app import App
+from registryd.http.auth import Directory
 from registryd.http.bindings import BindingHandlers
 from registryd.http.notifications import NotificationHandlers
 from registryd.http.presence import PresenceHandlers
-from registryd.http.services import Services
+from registryd.http.routes import Budget, Route, Routes
+from registryd.presence.answerer import Answerer
+from registryd.presence.quota import QuotaGuard
 from registryd.store.messengers import Messenger
+from registryd.store.pool import Database
 
-NOBODY = Messenger(0, "", "active", None, 1, False, None, [])  # type: ignore[arg-type] # no route of this API serves it
+SINGLES = Budget(at_once=2_048)
+"""Their queue bounds how long they wait, the daily quota how many there are."""
 
 
-def messenger_app(services: Services) -> App[Messenger]:
-    presence, bindings = PresenceHandlers(services), BindingHandlers(services)
-    notifications, account = NotificationHandlers(services), AccountHandlers(services)
-    routes = {
-        "/v1/presence": {"POST": Route("presence", presence.answer)},
-        "/v1/presence/batch": {"POST": Route("presence_batch", presence.answer_batch)},
-        "/v1/bindings": {"POST": Route("bindings", bindings.record)},
-        "/v1/bindings/retrieve": {"POST": Route("bindings_retrieve", bindings.retrieve)},
-        "/v1/bindings/remove": {"POST": Route("bindings_remove", bindings.remove)},
-        "/v1/notifications": {"GET": Route("notifications", notifications.pull, parameters=frozenset({"limit", "after"}))},
-        "/v1/notifications/acknowledge": {"POST": Route("notifications_acknowledge", notifications.acknowledge)},
-        "/v1/notifications/test": {"POST": Route("notifications_test", notifications.test)},
-        "/v1/account": {"GET": Route("account", account.show)},
+def messenger_app(
+    limits: Api,
+    db: Database,
+    directory: Directory,
+    answerer: Answerer,
+    quota: QuotaGuard,
+    push_test: Callable[[Messenger], Awaitable[TestPush]],
+) -> App[Messenger]:
+    """`db`: the small pool of the routes that no line answers."""
+    presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer)
+    notifications, account = NotificationHandlers(db, push_test), AccountHandlers(db, quota)
+    routes: Routes[Messenger] = {
+        "/v1/presence": {"POST": Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one)},
+        "/v1/presence/batch": {"POST": Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, numbers=len)},
+        "/v1/bindings": {"POST": Route("bindings", bindings.record, SINGLES, wire.read_binding, numbers=_one)},
+        "/v1/bindings/retrieve": {
+            "POST": Route("bindings_retrieve", bindings.retrieve, Budget(64, 12_000), wire.read_code, shares_pool=True)
+        },
+        "/v1/bindings/remove": {"POST": Route("bindings_remove", bindings.remove, Budget(64, 12_000), wire.read_code, shares_pool=True)},
+        "/v1/notifications": {
+            "GET": Route(
+                "notifications",
+                notifications.pull,
+                Budget(64, 1_200),
+                parameters=frozenset({"limit", "after"}),
+                shares_pool=True,
+                while_suspended=True,
+            )
+        },
+        "/v1/notifications/acknowledge": {
+            "POST": Route(
+                "notifications_acknowledge",
+                notifications.acknowledge,
+                Budget(64, 3_000),
+                wire.read_notification_ids,
+                shares_pool=True,
+                while_suspended=True,
+            )
+        },
+        "/v1/notifications/test": {
+            "POST": Route("notifications_test", notifications.test, Budget(1, 10), wire.read_nothing, body_optional=True)
+        },
+        "/v1/account": {"GET": Route("account", account.show, Budget(64, 1_200), shares_pool=True, while_suspended=True)},
     }
-    return App("messenger", routes, services.directory.authenticate, NOBODY)
+    return App("messenger", limits, routes, Admission(directory, _may, quota.reserve))
+
+
+def _one(_: object) -> int:
+    return 1
+
+
+def _may(messenger: Messenger, route: Route[Messenger]) -> None:
+    """Raises: PermissionDenied. What a suspended messenger is owed it may still learn: the duty is towards the subscriber."""
+    if messenger.state == "suspended" and not route.while_suspended:
+        raise PermissionDenied

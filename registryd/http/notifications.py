@@ -5,54 +5,47 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from aiohttp.web import BaseRequest
-
 from registryd import observe
 from registryd.domain.errors import InvalidArgument
-from registryd.domain.notification import Notification
+from registryd.domain.notification import Notification, TestPush
 from registryd.domain.notification import wire as as_wire
 from registryd.http import wire
 from registryd.http.reply import Reply
-from registryd.http.services import Services
+from registryd.http.routes import Call
 from registryd.store import notifications
 from registryd.store.messengers import Messenger
+from registryd.store.pool import Database
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class NotificationHandlers:
-    services: Services
+    db: Database
+    push_test: Callable[[Messenger], Awaitable[TestPush]]
 
-    async def pull(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        query = request.rel_url.query
+    async def pull(self, call: Call[Messenger]) -> Reply:
+        query = call.request.rel_url.query
         limit = _limit(query.get("limit"))
-        owed = await notifications.read_owed(self.services.db, messenger.messenger_id, _after(query.get("after")), limit)
-        items = [as_wire(n, with_phone_number=messenger.includes_phone_number) for n in owed]
+        owed = await notifications.read_owed(self.db, call.caller.messenger_id, _after(query.get("after")), limit)
+        items = [as_wire(n, with_phone_number=call.caller.includes_phone_number) for n in owed]
         return wire.json_response({"notifications": items, "next": _cursor(owed[-1]) if len(owed) == limit else None})
 
-    async def acknowledge(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        body = wire.read(await self.services.body(request), wire.Acknowledgement)
-        bad = [i for i, text in enumerate(body.notificationIds) if _UUID.fullmatch(text) is None]
-        if bad:
-            raise InvalidArgument(*((f"notificationIds[{i}]", "must be a UUID, as notifications carry it") for i in bad))
-        ids = sorted({UUID(text) for text in body.notificationIds})
-        settled = await notifications.acknowledge(self.services.db, messenger.messenger_id, ids)
-        observe.notifications_delivered.labels(messenger.name, "pull").inc(settled)
+    async def acknowledge(self, call: Call[Messenger]) -> Reply:
+        settled = await notifications.acknowledge(self.db, call.caller.messenger_id, call.content)
+        observe.notifications_delivered.labels(call.caller.name, "pull").inc(settled)
         return wire.json_response({"acknowledged": settled})
 
-    async def test(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        if request.body_exists:
-            wire.read(await self.services.body(request) or b"{}", wire.Empty)
-        if messenger.endpoint_url is None:
+    async def test(self, call: Call[Messenger]) -> Reply:
+        if call.caller.endpoint_url is None:
             raise InvalidArgument(("", "you have no endpoint to push to; ask the operator to set one"))
-        test = await self.services.push_test(messenger)
+        test = await self.push_test(call.caller)
         return wire.json_response({"delivered": test.delivered, "status": test.status, "latencyMs": test.latency_ms, "error": test.error})
 
 

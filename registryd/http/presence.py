@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
 
-from aiohttp.web import BaseRequest
-
 from registryd.domain.binding import Outcome
+from registryd.domain.errors import CodeInUse
+from registryd.domain.presence import Answer, PresenceQuery
 from registryd.domain.times import rfc3339
-from registryd.http import wire
+from registryd.http.auth import Directory
 from registryd.http.reply import Reply
-from registryd.http.services import Services
-from registryd.presence.answerer import BATCH_MAX_QUERIES
+from registryd.http.routes import Call
+from registryd.presence.answerer import Answerer
 from registryd.store.messengers import Messenger
+
+RECORDED_AT_ONCE = 1_000
+"""Between parts of a batch others have their turn."""
 
 _VERDICTS: Mapping[tuple[bool, Outcome | None], str] = {
     (present, outcome): f'"present":{"true" if present else "false"},"binding":' + (f'"{outcome}"' if outcome else "null")
@@ -26,26 +28,41 @@ _VERDICTS: Mapping[tuple[bool, Outcome | None], str] = {
 """Every answer that a query can have, as JSON ready for its place: the rest of a reply is ids and times, which need no escaping."""
 
 
+async def answer_one(answerer: Answerer, call: Call[Messenger]) -> Answer:
+    """Answers the call's query and counts it. Raises: CodeInUse, Unavailable."""
+    query: PresenceQuery = call.content
+    try:
+        answer = await answerer.answer(call.caller.messenger_id, query, call.received)
+    except CodeInUse:
+        # Only a present number is told so: the messenger has its answer, and it counts.
+        call.reserved.record((query.msisdn,), (True,))
+        raise
+    call.reserved.record((query.msisdn,), (answer.present,))
+    return answer
+
+
 @dataclass(frozen=True)
 class PresenceHandlers:
-    services: Services
+    directory: Directory
+    answerer: Answerer
 
-    async def answer(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        received = time.monotonic()
-        query = wire.read_query(await self.services.body(request))
-        answer = await self.services.answer(messenger, query, received)
+    async def answer(self, call: Call[Messenger]) -> Reply:
+        answer = await answer_one(self.answerer, call)
         verdict = _VERDICTS[answer.present, answer.bound.outcome if answer.bound else None]
         return Reply(f'{{"queryId":"{answer.query_id}",{verdict},{self._times(answer.received_at, answer.answered_at)}}}'.encode())
 
-    async def answer_batch(self, request: BaseRequest, messenger: Messenger) -> Reply:
-        received = time.monotonic()
-        queries = wire.read_batch(await self.services.body(request), BATCH_MAX_QUERIES)
+    async def answer_batch(self, call: Call[Messenger]) -> Reply:
+        queries: list[PresenceQuery] = call.content
         await asyncio.sleep(0)  # reading ten thousand takes milliseconds: others have their turn
-        batch = await self.services.answer_batch(messenger, queries, received)
+        batch = await self.answerer.answer_batch(call.caller.messenger_id, queries, call.received)
+        for start in range(0, len(queries), RECORDED_AT_ONCE):
+            part = slice(start, start + RECORDED_AT_ONCE)
+            call.reserved.record([query.msisdn for query in queries[part]], [present for present, _ in batch.answers[part]])
+            await asyncio.sleep(0)
         results = "},{".join([_VERDICTS[present, bound.outcome if bound else None] for present, bound in batch.answers])
         times = self._times(batch.received_at, batch.answered_at)
         return Reply(f'{{"batchId":"{batch.batch_id}",{times},"results":[{{{results}}}]}}'.encode())
 
     def _times(self, received_at: datetime, answered_at: datetime) -> str:
-        deadline_at = received_at + self.services.directory.answer_within
+        deadline_at = received_at + self.directory.answer_within
         return f'"receivedAt":"{rfc3339(received_at)}","answeredAt":"{rfc3339(answered_at)}","deadlineAt":"{rfc3339(deadline_at)}"'

@@ -16,6 +16,8 @@ ERRORS_MAX = 20
 class HttpError(Exception):
     """A refusal that HTTP alone knows of."""
 
+    reason = "invalid"
+
     def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] = NO_HEADERS, *, close: bool = False) -> None:
         self.status = status
         self.code = code
@@ -44,11 +46,6 @@ def too_slow(seconds: float) -> HttpError:
     return HttpError(400, "INVALID_ARGUMENT", f"The body did not arrive within {seconds:g} seconds.", close=True)
 
 
-def unauthenticated_operator() -> HttpError:
-    detail = "Send exactly one header Authorization: Bearer with the operator's token."
-    return HttpError(401, "UNAUTHENTICATED", detail, {"WWW-Authenticate": "Bearer"})
-
-
 def respond(error: Exception) -> Reply:
     """The problem document of an error; anything unknown is a 500 that tells nothing."""
     detail = str(error)
@@ -59,7 +56,7 @@ def respond(error: Exception) -> Reply:
             return document(400, "INVALID_ARGUMENT", detail, errors=error.errors)
         case errors.Unauthenticated():
             return document(401, "UNAUTHENTICATED", detail, headers={"WWW-Authenticate": "Bearer"})
-        case errors.PermissionDenied():
+        case errors.PermissionDenied() | errors.OutOfScope():
             return document(403, "PERMISSION_DENIED", detail)
         case errors.NotFound():
             return document(404, "NOT_FOUND", detail)

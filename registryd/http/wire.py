@@ -1,14 +1,14 @@
 """Bodies: JSON in, checked field by field; JSON out.
 
-orjson reads, msgspec checks. Unknown and repeated fields are refused, and a message says what is wanted where, never what was found.
+orjson reads, msgspec checks. Unknown fields are refused, and a message says what is wanted where, never what was found.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 import msgspec
 import orjson
@@ -19,7 +19,10 @@ from registryd.domain.identifiers import IdentificationCode, parse_code, parse_m
 from registryd.domain.presence import PresenceQuery
 from registryd.http.problems import ERRORS_MAX
 from registryd.http.reply import Reply
+from registryd.presence.answerer import BATCH_MAX_QUERIES
 
+PART_ITEMS = 500
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 UNSET = msgspec.UNSET
 UnsetType = msgspec.UnsetType
 
@@ -67,30 +70,40 @@ Item = TypeVar("Item")
 
 def read(raw: bytes, kind: type[T]) -> T:
     """The body as `kind`. Raises: InvalidArgument."""
-    value = parse(raw)
+    value = _parse(raw)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise InvalidArgument(_where(error)) from None
 
 
-def read_items(raw: bytes, field: str, kind: type[T], items_max: int, parse_item: Callable[[T], Item]) -> list[Item]:
-    """The items of `{field: [...]}`, 1 to `items_max`, each through `parse_item`. Raises: InvalidArgument, naming the first 20 bad ones."""
-    value = parse(raw)
+def read_items(raw: bytes, field: str, kind: type[T], items_max: int, parse_item: Callable[[T], Item]) -> Iterator[list[Item]]:
+    """The items of `{field: [...]}`, 1 to `items_max`, each through `parse_item`: in parts, between which a caller may give way.
+
+    Raises: InvalidArgument, at the end and naming the first 20 bad ones.
+    """
+    value = _parse(raw)
     if type(value) is not dict or list(value) != [field] or type(value[field]) is not list:
         raise InvalidArgument((field, f"the body is an object with the one field {field}, an array"))
     items = value[field]
     if not 1 <= len(items) <= items_max:
         raise InvalidArgument((field, f"1 to {items_max} items"))
-    try:
-        return [parse_item(item) for item in msgspec.convert(items, list[kind])]  # type: ignore[valid-type] # a type made at run time
-    except (msgspec.ValidationError, InvalidArgument):
-        raise InvalidArgument(*_bad_items(items, field, kind, parse_item)) from None
-
-
-def _bad_items(items: list[Any], field: str, kind: type[T], parse_item: Callable[[T], Item]) -> list[tuple[str, str]]:
     bad: list[tuple[str, str]] = []
-    for index, item in enumerate(items):
+    for start in range(0, len(items), PART_ITEMS):
+        part = items[start : start + PART_ITEMS]
+        try:
+            yield [parse_item(item) for item in msgspec.convert(part, list[kind])]  # type: ignore[valid-type] # a type made at run time
+        except (msgspec.ValidationError, InvalidArgument):
+            bad += _bad_items(part, start, field, kind, parse_item)
+            if len(bad) >= ERRORS_MAX:
+                break
+    if bad:
+        raise InvalidArgument(*bad)
+
+
+def _bad_items(items: list[Any], start: int, field: str, kind: type[T], parse_item: Callable[[T], Item]) -> list[tuple[str, str]]:
+    bad: list[tuple[str, str]] = []
+    for index, item in enumerate(items, start):
         try:
             parse_item(msgspec.convert(item, kind))
         except msgspec.ValidationError as error:
@@ -117,42 +130,51 @@ def read_query(raw: bytes) -> PresenceQuery:
     """The body of `POST /v1/presence`, read in one pass where nothing is wrong with it. Raises: InvalidArgument."""
     try:
         item = _QUERY.decode(raw)
-        if b"\\" not in raw and raw.count(b":") == _colons(item):  # no field stands twice
-            return _query(item)
+        return PresenceQuery(parse_msisdn(item.phoneNumber), _code(item))
     except (msgspec.MsgspecError, ValueError):
-        pass
-    return presence_query(read(raw, Query))
+        return presence_query(read(raw, Query))
 
 
-def read_batch(raw: bytes, queries_max: int) -> list[PresenceQuery]:
+def read_batch(raw: bytes) -> list[PresenceQuery]:
     """The body of `POST /v1/presence/batch`, likewise. Raises: InvalidArgument, naming the first 20 bad items."""
     try:
         items = _BATCH.decode(raw).queries
-        if 1 <= len(items) <= queries_max and b"\\" not in raw:
+        if 1 <= len(items) <= BATCH_MAX_QUERIES:
             msisdns = parse_msisdns([item.phoneNumber for item in items])
             codes = [item.identificationCode for item in items]
-            if codes.count(UNSET) == len(codes) and raw.count(b":") == 1 + len(items):
+            if codes.count(UNSET) == len(codes):
                 return list(map(PresenceQuery, msisdns))
-            if raw.count(b":") == 1 + sum(map(_colons, items)):
-                return list(map(PresenceQuery, msisdns, map(_code, items)))
+            return list(map(PresenceQuery, msisdns, map(_code, items)))
     except (msgspec.MsgspecError, ValueError):
         pass
-    return read_items(raw, "queries", Query, queries_max, presence_query)
+    return [query for part in read_items(raw, "queries", Query, BATCH_MAX_QUERIES, presence_query) for query in part]
 
 
-def _query(item: Query) -> PresenceQuery:
-    return PresenceQuery(parse_msisdn(item.phoneNumber), _code(item))
+def read_binding(raw: bytes) -> PresenceQuery:
+    """The body of `POST /v1/bindings`. Raises: InvalidArgument."""
+    return presence_query(read(raw, Binding))
 
 
-def _code(item: Query) -> IdentificationCode | None:
-    code = item.identificationCode
-    return None if code is UNSET else parse_code(code)
+def read_code(raw: bytes) -> IdentificationCode:
+    """Raises: InvalidArgument."""
+    try:
+        return parse_code(read(raw, Code).identificationCode)
+    except ValueError as error:
+        raise InvalidArgument(("identificationCode", str(error))) from None
 
 
-def _colons(item: Query) -> int:
-    """How many colons an item's JSON has where no field stands twice and nothing is escaped: one a field, and those inside its strings."""
-    code = item.identificationCode
-    return item.phoneNumber.count(":") + (1 if code is UNSET else 2 + code.count(":"))
+def read_notification_ids(raw: bytes) -> list[UUID]:
+    """Each id once, in order. Raises: InvalidArgument."""
+    texts = read(raw, Acknowledgement).notificationIds
+    bad = [place for place, text in enumerate(texts) if _UUID.fullmatch(text) is None]
+    if bad:
+        raise InvalidArgument(*((f"notificationIds[{place}]", "must be a UUID, as notifications carry it") for place in bad))
+    return sorted({UUID(text) for text in texts})
+
+
+def read_nothing(raw: bytes) -> None:
+    """An empty body, or an empty object. Raises: InvalidArgument."""
+    read(raw or b"{}", Empty)
 
 
 def presence_query(item: Query | Binding) -> PresenceQuery:
@@ -168,47 +190,17 @@ def presence_query(item: Query | Binding) -> PresenceQuery:
         raise InvalidArgument(("identificationCode", str(error))) from None
 
 
-def parse(raw: bytes) -> Any:
-    """JSON without repeated fields. Raises: InvalidArgument."""
+def _code(item: Query) -> IdentificationCode | None:
+    code = item.identificationCode
+    return None if code is UNSET else parse_code(code)
+
+
+def _parse(raw: bytes) -> Any:
+    """Of a field that stands twice the last one counts, as in most readers of JSON. Raises: InvalidArgument."""
     try:
-        value = orjson.loads(raw)
+        return orjson.loads(raw)
     except orjson.JSONDecodeError:
         raise InvalidArgument(("", "the body must be one JSON value in UTF-8")) from None
-    if _may_repeat_fields(raw, value):
-        try:
-            json.loads(raw, object_pairs_hook=_unique)
-        except RecursionError:
-            raise InvalidArgument(("", "the body is nested too deeply")) from None
-    return value
-
-
-def _may_repeat_fields(raw: bytes, value: Any) -> bool:
-    """False where counting colons proves that no field was repeated: each stands for a field, or is inside a string.
-
-    Costs a microsecond where a second parse would cost as much as the request. An escape may hide a colon, so it decides nothing.
-    """
-    if b"\\" in raw:
-        return True
-    colons = fields = 0
-    stack = [value]
-    while stack:
-        node = stack.pop()
-        if type(node) is dict:
-            fields += len(node)
-            for name, child in node.items():
-                colons += name.count(":")
-                stack.append(child)
-        elif type(node) is list:
-            stack += node
-        elif type(node) is str:
-            colons += node.count(":")
-    return raw.count(b":") != colons + fields
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise InvalidArgument(("", "a field stands twice in one object"))
-    return dict(pairs)
 
 
 _AT = re.compile(r" - at `\$\.?(.*)`\Z")

@@ -41,6 +41,11 @@ BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Between asking again for a contract that is being ended. Each asking is journaled, so they are few."""
 
 
+def connections_needed(statements_in_flight: int) -> int:
+    """How many connections an answerer uses at once, for single queries and for batches."""
+    return statements_in_flight + BATCH_STATEMENTS_IN_FLIGHT
+
+
 class BatchAnswer(NamedTuple):
     batch_id: str
     answers: list[tuple[bool, Bound | None]]
@@ -161,7 +166,6 @@ class Answerer:
                 try:
                     await self._answer_group(group)
                 except RegistryError as error:
-                    observe.child(observe.queries_refused, "database").inc(size)
                     _fail(group, error)
                 except Exception as error:
                     observe.event("background_failed", "error", where="answerer", kind=type(error).__name__)

@@ -13,7 +13,6 @@ from collections.abc import Generator, Sequence
 from datetime import datetime, timedelta
 from math import ceil, inf
 
-from registryd import observe
 from registryd.domain.binding import Bound
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
@@ -80,7 +79,7 @@ class Queue:
                 if ask.done.done():  # its caller has gone
                     continue
                 if ask.asked_at < waited_too_long:
-                    ask.done.set_exception(Unavailable())
+                    ask.done.set_exception(Unavailable(1, "queue"))
                 elif named.isdisjoint(ask.names) and named_left.isdisjoint(ask.names):
                     yield ask
                 else:
@@ -120,8 +119,7 @@ class Line:
             ahead = (queue.queries + asked) * len(self.waiting)
             wait_s = (1 + ahead // self.group_max) * self.statement_s / self.in_flight
             if ahead > self.queue_max or wait_s > WAIT_MAX_S:
-                observe.child(observe.queries_refused, "queue").inc(asked)
-                raise Unavailable(max(1, ceil(wait_s)))
+                raise Unavailable(max(1, ceil(wait_s)), "queue")
         for ask in asks:
             queue.put(ask)
             self.asked_at = ask.asked_at

@@ -22,10 +22,11 @@ from registryd import observe
 from registryd.domain.enumeration import Evidence, Sign, Weights, weigh
 from registryd.domain.errors import QuotaExceeded, Throttled
 from registryd.domain.identifiers import MessengerId
+from registryd.presence.bucket import TokenBucket
 from registryd.store import guard
+from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 
-MINUTE_S = 60.0
 DAY_S = 86_400
 EPOCH = date(1970, 1, 1)
 
@@ -36,25 +37,45 @@ class Usage(NamedTuple):
     absent: int
 
 
-class Trickle:
-    """What an alarm leaves a messenger: so many numbers a minute, of which a minute's may be saved up.
+class Alarm:
+    """What an alarm leaves a messenger: the policy's trickle of numbers a minute, `until` then."""
 
-    Kept as the time by which what was taken is paid for (the generic cell rate algorithm, ITU-T I.371).
-    """
-
-    __slots__ = ("_paid_at", "until")
+    __slots__ = ("_bucket", "until")
 
     def __init__(self, until: float) -> None:
         self.until = until
-        self._paid_at = 0.0
+        self._bucket = TokenBucket()
 
     def take(self, now: float, numbers: int, per_minute: int) -> None:
         """Raises: Throttled, until when so many are there; until the alarm's end, if they never will be."""
-        paid_at = max(self._paid_at, now) + numbers * MINUTE_S / per_minute
-        if paid_at > now + MINUTE_S:
-            free_at = self.until if numbers > per_minute else min(self.until, paid_at - MINUTE_S)
-            raise Throttled(max(1, ceil(free_at - now)))
-        self._paid_at = paid_at
+        wait_s = self._bucket.take(now, numbers, per_minute)
+        if wait_s:
+            remaining_s = self.until - now
+            raise Throttled(max(1, ceil(remaining_s if numbers > per_minute else min(remaining_s, wait_s))))
+
+
+class Reservation:
+    """Numbers of a messenger's day that a request holds until they are answered, or never will be."""
+
+    __slots__ = ("_guard", "_held", "_messenger")
+
+    def __init__(self, guard: QuotaGuard, messenger: Messenger, numbers: int) -> None:
+        self._guard = guard
+        self._messenger = messenger
+        self._held = numbers
+
+    def record(self, numbers: Sequence[int], presents: Sequence[bool]) -> None:
+        """Counts answered numbers, in the order they were asked, in place of as many that were held."""
+        self._give_back(len(numbers))
+        self._guard.record(self._messenger, numbers, presents)
+
+    def close(self) -> None:
+        """Gives back what is still held."""
+        self._give_back(self._held)
+
+    def _give_back(self, numbers: int) -> None:
+        self._held -= numbers
+        self._guard.in_flight[self._messenger.messenger_id] -= numbers
 
 
 class QuotaGuard:
@@ -70,37 +91,40 @@ class QuotaGuard:
         self._shared_day = 0
         self._own: dict[tuple[MessengerId, int], tuple[int, int]] = {}
         self._sent: dict[tuple[MessengerId, int], tuple[int, int]] = {}
-        self._in_flight: Counter[MessengerId] = Counter()
+        self.in_flight: Counter[MessengerId] = Counter()
         self._weights: Weights | None = None
         self._canaries: frozenset[int] = frozenset()
         self._alarm_lasts_s = 0.0
         self._per_minute = 1
         self._evidence: dict[MessengerId, Evidence] = {}
-        self._trickles: dict[MessengerId, Trickle] = {}
+        self._alarms: dict[MessengerId, Alarm] = {}
         self._signs: set[tuple[MessengerId, Sign]] = set()
 
-    def reserve(self, messenger_id: MessengerId, daily_quota: int | None, numbers: int) -> None:
-        """Holds `numbers` of the day's budget until `release`, so that requests in flight do not overrun it together.
+    def reserve(self, messenger: Messenger, numbers: int) -> Reservation:
+        """Holds `numbers` of the day's budget, so that requests in flight do not overrun it together.
 
         Raises: QuotaExceeded, where the budget does not hold them; Throttled, where an alarm's trickle does not.
         """
-        if daily_quota is not None:
+        messenger_id = messenger.messenger_id
+        if messenger.daily_quota is not None:
             now = self._clock()
             day = int(now // DAY_S)
-            if self._asked(messenger_id, day)[0] + self._in_flight[messenger_id] + numbers > daily_quota:
-                observe.queries_refused.labels("quota").inc(numbers)
+            if self._asked(messenger_id, day)[0] + self.in_flight[messenger_id] + numbers > messenger.daily_quota:
                 raise QuotaExceeded(max(1, int((day + 1) * DAY_S - now)))
-        if messenger_id in self._trickles:
-            self._slow_down(messenger_id, numbers)
-        self._in_flight[messenger_id] += numbers
+        alarm = self._alarms.get(messenger_id)
+        if alarm is not None and alarm.until > (now := self._clock()):  # else the database is away, or has not been asked yet
+            alarm.take(now, numbers, self._per_minute)
+        self.in_flight[messenger_id] += numbers
+        return Reservation(self, messenger, numbers)
 
-    def release(self, messenger_id: MessengerId, numbers: int) -> None:
-        """Gives back what `reserve` held: it is answered, or never will be."""
-        self._in_flight[messenger_id] -= numbers
-
-    def record(self, messenger_id: MessengerId, numbers: Sequence[int], presents: Sequence[bool]) -> None:
+    def record(self, messenger: Messenger, numbers: Sequence[int], presents: Sequence[bool]) -> None:
         """Counts answered numbers against the budget and looks whether they are a sign of a search. In the order they were asked."""
-        self._add((messenger_id, int(self._clock() // DAY_S)), len(numbers), presents.count(False))
+        messenger_id, absent = messenger.messenger_id, presents.count(False)
+        self._add((messenger_id, int(self._clock() // DAY_S)), len(numbers), absent)
+        if absent < len(presents):
+            observe.child(observe.queries, messenger.name, "present").inc(len(presents) - absent)
+        if absent:
+            observe.child(observe.queries, messenger.name, "absent").inc(absent)
         if self._weights is None:
             return
         evidence = self._evidence.get(messenger_id)
@@ -110,7 +134,7 @@ class QuotaGuard:
         if not self._canaries.isdisjoint(numbers) and self._asks_for_canary(numbers, presents):
             sign = "canary"
         if sign is not None:
-            self._alarm(messenger_id, sign)
+            self._raise_alarm(messenger_id, sign)
 
     def usage(self, messenger_id: MessengerId) -> Usage:
         """What the messenger asked today, over all workers, up to a second ago, and over this one up to now."""
@@ -173,35 +197,23 @@ class QuotaGuard:
         now = self._clock()
         ends = {row.messenger_id: now + row.remaining.total_seconds() for row in throttled}
         ends |= {messenger_id: now + self._alarm_lasts_s for messenger_id, _ in self._signs}
-        for messenger_id in self._trickles.keys() - ends.keys():
-            del self._trickles[messenger_id]
+        for messenger_id in self._alarms.keys() - ends.keys():
+            del self._alarms[messenger_id]
             self._evidence.pop(messenger_id, None)
         for messenger_id, until in ends.items():
             self._throttle(messenger_id, until)
-        observe.messengers_throttled.set(len(self._trickles))
+        observe.messengers_throttled.set(len(self._alarms))
 
-    def _alarm(self, messenger_id: MessengerId, sign: Sign) -> None:
+    def _raise_alarm(self, messenger_id: MessengerId, sign: Sign) -> None:
         self._signs.add((messenger_id, sign))
         self._throttle(messenger_id, self._clock() + self._alarm_lasts_s)
 
     def _throttle(self, messenger_id: MessengerId, until: float) -> None:
-        trickle = self._trickles.get(messenger_id)
-        if trickle is None:
-            self._trickles[messenger_id] = Trickle(until)
+        alarm = self._alarms.get(messenger_id)
+        if alarm is None:
+            self._alarms[messenger_id] = Alarm(until)
         else:
-            trickle.until = until
-
-    def _slow_down(self, messenger_id: MessengerId, numbers: int) -> None:
-        """Raises: Throttled."""
-        now = self._clock()
-        trickle = self._trickles[messenger_id]
-        if trickle.until <= now:  # the database is away, or has not been asked yet
-            return
-        try:
-            trickle.take(now, numbers, self._per_minute)
-        except Throttled:
-            observe.queries_refused.labels("alarm").inc(numbers)
-            raise
+            alarm.until = until
 
 
 def _date(day: int) -> date:

@@ -37,7 +37,8 @@ class Messenger(NamedTuple):
 
 class LiveKey(NamedTuple):
     key_id: str
-    messenger_id: MessengerId
+    owner: str
+    """The messenger's name."""
     secret_sha256: bytes
     expires_at: datetime | None
 

@@ -23,7 +23,6 @@ from registryd.domain.presence import Answer, PresenceQuery
 from registryd.http import sockets, transport
 from registryd.http.auth import Directory
 from registryd.http.messenger import messenger_app
-from registryd.http.services import Services
 from registryd.presence.answerer import BatchAnswer
 from registryd.presence.quota import QuotaGuard
 from registryd.store import presence as store
@@ -64,7 +63,7 @@ async def main(kind: str, path: Path) -> None:
         directory = Directory(db)
         await directory.refresh()
         answerer = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("journal-key"))
-        app = messenger_app(Services(settings.file.api, db, directory, answerer, QuotaGuard(db), None))  # type: ignore[arg-type] # stand-ins
+        app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db), None)  # type: ignore[arg-type] # stand-ins
         listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")
         await listener.listen([sock], None)
         daemon.spare_the_collector()

@@ -30,15 +30,17 @@ from registryd.domain import notification as domain
 from registryd.domain.digest import digest_event, digest_of
 from registryd.feed.events import ContractFeed
 from registryd.http import notifications, problems
-from registryd.http.app import App, Route
+from registryd.http.app import App
 from registryd.http.auth import Directory, OperatorToken
+from registryd.http.health import database_checks, health_routes
 from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
-from registryd.http.services import Services
+from registryd.http.routes import Route
 from registryd.presence.answerer import Answerer
 from registryd.presence.quota import QuotaGuard
 from registryd.store.digest_keys import DigestKey
 from registryd.store.messengers import Messenger
+from registryd.store.operators import Operator
 from registryd.store.pool import Database
 from tests.conftest import Site, TestMessenger, client, daemon, receiving
 
@@ -46,6 +48,7 @@ PATH = resources.path("registryd/http/openapi.yaml")
 DOCUMENT: dict[str, Any] = yaml.safe_load(PATH.read_text("utf-8"))
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 CASES_MIN = 2_000
+HEALTH = ("/healthz", "/readyz", "/metrics")
 
 SCHEMAS = Registry().with_resource("urn:api", Resource.from_contents(DOCUMENT, default_specification=DRAFT202012))
 
@@ -64,7 +67,7 @@ def resolve(node: Any) -> Any:
     return node
 
 
-def apps() -> tuple[App[Messenger], App[None]]:
+def apps() -> tuple[App[Messenger], App[Operator]]:
     """Both APIs as the daemon builds them, on a database that nobody connects to."""
     db = Database("", size=1, connect_timeout_s=1, command_timeout_s=1)
     answerer = Answerer(db, DigestKey(1, bytes(32)), statements_in_flight=1, group_max=1, queue_max=1)
@@ -72,9 +75,10 @@ def apps() -> tuple[App[Messenger], App[None]]:
     async def push_test(_: Messenger) -> domain.TestPush:
         raise AssertionError("nobody asks")
 
-    services = Services(Api(), db, Directory(db), answerer, QuotaGuard(db), push_test)
+    messengers = messenger_app(Api(), db, Directory(db), answerer, QuotaGuard(db), push_test)
     feed = ContractFeed(db, bytes(32), lambda: None)
-    return messenger_app(services), operator_app(OperatorHandlers(Api(), db, feed.apply), OperatorToken("x"))
+    health = health_routes(lambda: database_checks(db))
+    return messengers, operator_app(Api(), OperatorToken(db, "x"), OperatorHandlers(feed.apply), health)
 
 
 def test_the_document_is_openapi_3_1() -> None:
@@ -93,8 +97,8 @@ def test_the_document_and_the_routes_are_the_same() -> None:
     assert set(documented) == set(routed)
     for key, operation in documented.items():
         parameters = {resolve(parameter)["name"] for parameter in operation.get("parameters", []) if resolve(parameter)["in"] == "query"}
-        assert parameters == routed[key].parameters, key
-        assert (operation.get("security") == []) is not routed[key].authenticated, key
+        assert parameters == set(routed[key].parameters or ()), key
+        assert (operation.get("security") == []) is routed[key].is_open, key
     for path in messenger.routes:
         assert path.startswith("/v1/")
         assert path not in operator.routes
@@ -116,11 +120,12 @@ def test_every_error_of_the_code_is_documented_and_no_other() -> None:
 EVERY_ERROR: list[Exception] = [
     errors.InvalidArgument(("phoneNumber", "wanted")),
     errors.QuotaExceeded(7),
+    errors.TooManyCalls(1),
     errors.Throttled(7),
     *(kind() for kind in (errors.NotPresent, errors.CodeInUse, errors.NotFound, errors.Unavailable)),
-    *(kind() for kind in (errors.Unauthenticated, errors.PermissionDenied)),
+    *(kind() for kind in (errors.Unauthenticated, errors.PermissionDenied, errors.OutOfScope)),
     *(problems.not_found(), problems.method_not_allowed(["GET"]), problems.too_large(7), problems.too_slow(7)),
-    *(problems.unsupported_media_type("x"), problems.unauthenticated_operator(), RuntimeError("a secret")),
+    *(problems.unsupported_media_type("x"), RuntimeError("a secret")),
 ]
 
 
@@ -147,13 +152,17 @@ def test_every_error_answers_as_its_response_says(error: Exception) -> None:
 
 
 def test_every_operation_names_the_errors_that_any_of_its_kind_may_meet() -> None:
+    messenger, operator = apps()
+    routes: dict[str, Any] = {**messenger.routes, **operator.routes}
     for path, method, operation in operations():
         statuses = set(operation["responses"])
         assert {"200", "405", "500"} <= statuses, path
         if operation.get("security") != []:
             assert {"400", "401", "503"} <= statuses, path
         assert ({"413", "415"} <= statuses) == (method == "POST"), path
-        assert ("403" in statuses) == path.startswith("/v1/"), path
+        route = routes[path][method]
+        assert ("403" in statuses) == (not route.is_open and not route.while_suspended), path
+        assert ("429" in statuses) == (path not in HEALTH), path
         for status, response in operation["responses"].items():
             assert "x-correlator" in resolve(response)["headers"], (path, status)
 

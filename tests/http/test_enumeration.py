@@ -67,12 +67,13 @@ def test_a_scan_is_slowed_down_and_what_is_answered_stays_true(service: Service)
     absent = query(service.api, messenger, never_issued())
     assert absent.body["present"] is False
     assert (absent.status, len(absent.raw), list(absent.headers)) == (before.status, len(before.raw), list(before.headers))
-    refusals = service.metric('registryd_queries_refused_total{reason="alarm"}')
+    refused_total = f'registryd_requests_refused_total{{messenger="{messenger.name}",reason="throttle"}}'
+    refusals = service.metric(refused_total)
     answers = [query(service.api, messenger, present) for _ in range(2 * PER_MINUTE)]
     slowed = [answer for answer in answers if answer.status == 429]
     assert {answer.status for answer in answers} == {200, 429}
     assert all(1 <= int(answer.headers["retry-after"]) <= 2 for answer in slowed), "single queries go on within a second"
-    assert service.metric('registryd_queries_refused_total{reason="alarm"}') == refusals + len(slowed)
+    assert service.metric(refused_total) == refusals + len(slowed)
     assert not is_slowed_down(service.api, honest)
 
 

@@ -126,7 +126,8 @@ def tls_site(site: Site, tls: Tls, messenger: TestMessenger, pinned: TestMesseng
     """The same registry behind TLS."""
     made = make_site(site.database, tmp_path_factory.mktemp("tls-site"))
     credentials = made.directory / "credentials"
-    (credentials / "secrets-key").write_text(site.secrets_key.hex())
+    for name in ("secrets-key", "journal-key"):
+        (credentials / name).write_bytes((site.directory / "credentials" / name).read_bytes())
     put_certificate(made, tls.server)
     (credentials / "client-ca").write_bytes(tls.ca.certificate)
     return made

@@ -14,8 +14,10 @@ import pytest
 
 from registryd.domain.errors import QuotaExceeded, Throttled, Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.presence.quota import MINUTE_S, QuotaGuard, Trickle
+from registryd.presence.bucket import MINUTE_S
+from registryd.presence.quota import Alarm, QuotaGuard
 from registryd.store import guard as store
+from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 from tests.conftest import Site, rewrite_policy
 from tests.presence.scans import DEFAULTS, SPACE
@@ -72,10 +74,12 @@ def in_world(site: Site, story: Callable[[World], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
+def unlimited(messenger_id: MessengerId) -> Messenger:
+    return Messenger(messenger_id, "one", "active", None, 1, False, None, [])
+
+
 def ask(guard: QuotaGuard, messenger_id: MessengerId, *numbers: int, present: bool = True) -> None:
-    guard.reserve(messenger_id, None, len(numbers))
-    guard.release(messenger_id, len(numbers))
-    guard.record(messenger_id, numbers, [present] * len(numbers))
+    guard.reserve(unlimited(messenger_id), len(numbers)).record(numbers, [present] * len(numbers))
 
 
 def scan(guard: QuotaGuard, messenger_id: MessengerId) -> int:
@@ -91,10 +95,9 @@ def scan(guard: QuotaGuard, messenger_id: MessengerId) -> int:
 def is_throttled(guard: QuotaGuard, messenger_id: MessengerId) -> bool:
     """Whether more than a trickle is refused: a batch of a minute's and one."""
     try:
-        guard.reserve(messenger_id, None, PER_MINUTE + 1)
+        guard.reserve(unlimited(messenger_id), PER_MINUTE + 1).close()
     except Throttled:
         return True
-    guard.release(messenger_id, PER_MINUTE + 1)
     return False
 
 
@@ -268,7 +271,7 @@ def test_a_change_of_policy_is_in_force_at_the_next_exchange(site: Site) -> None
         world.clock.now += timedelta(seconds=4)
         assert not is_throttled(guard, before), "a thousand a minute are let through"
         for place in range(20):
-            guard.record(after, [_draw.choice(SPACE)], [False])
+            guard.record(unlimited(after), [_draw.choice(SPACE)], [False])
             await guard.exchange()
             assert (len(await world.alarms()) == 2) == (place == 19), "27.6 / ln(0.8 / 0.2) is 19.9"
 
@@ -313,7 +316,7 @@ def test_a_policy_that_makes_no_sense_is_refused(site: Site, column: str, value:
 
 
 def test_a_slowed_messenger_is_answered_so_many_a_minute_evenly() -> None:
-    trickle = Trickle(3_600)
+    trickle = Alarm(3_600)
     waits = []
     for tenth in range(6_000):  # ten minutes, ten times a second
         try:
@@ -327,7 +330,7 @@ def test_a_slowed_messenger_is_answered_so_many_a_minute_evenly() -> None:
 
 
 def test_a_minute_s_worth_may_be_saved_up_and_no_more() -> None:
-    trickle = Trickle(3_600)
+    trickle = Alarm(3_600)
     trickle.take(0, PER_MINUTE, PER_MINUTE)
     with pytest.raises(Throttled) as refused:
         trickle.take(0, 31, PER_MINUTE)

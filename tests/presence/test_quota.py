@@ -10,6 +10,7 @@ import pytest
 from registryd.domain.errors import QuotaExceeded, Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.presence.quota import QuotaGuard
+from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 from tests.conftest import Site
 
@@ -25,9 +26,13 @@ class Clock:
 
 
 def answered(guard: QuotaGuard, messenger_id: MessengerId, numbers: int, absent: int = 0, quota: int | None = 10) -> None:
-    guard.reserve(messenger_id, quota, numbers)
-    guard.release(messenger_id, numbers)
-    guard.record(messenger_id, range(numbers), [place >= absent for place in range(numbers)])
+    reserved = guard.reserve(limited(messenger_id, quota), numbers)
+    reserved.record(range(numbers), [place >= absent for place in range(numbers)])
+    reserved.close()
+
+
+def limited(messenger_id: MessengerId, quota: int | None = 10) -> Messenger:
+    return Messenger(messenger_id, "one", "active", None, 1, False, quota, [])
 
 
 async def add_messenger(site: Site, name: str = "one") -> MessengerId:
@@ -73,16 +78,17 @@ def test_workers_share_one_budget(site: Site) -> None:
 def test_what_is_being_answered_holds_its_part_of_the_budget() -> None:
     guard = QuotaGuard(nobody(), Clock())
     messenger_id = MessengerId(1)
-    guard.reserve(messenger_id, 10, 6)
+    messenger = limited(messenger_id)
+    six = guard.reserve(messenger, 6)
     with pytest.raises(QuotaExceeded):
-        guard.reserve(messenger_id, 10, 5)
-    guard.reserve(messenger_id, 10, 4)
+        guard.reserve(messenger, 5)
+    four = guard.reserve(messenger, 4)
     with pytest.raises(QuotaExceeded):
-        guard.reserve(messenger_id, 10, 1)
-    guard.reserve(MessengerId(2), 10, 10)
+        guard.reserve(messenger, 1)
+    guard.reserve(limited(MessengerId(2)), 10)
     assert guard.usage(messenger_id).used == 0
-    guard.release(messenger_id, 6)
-    guard.release(messenger_id, 4)
+    six.close()
+    four.close()
     answered(guard, messenger_id, 10)
     assert guard.usage(messenger_id).used == 10
 

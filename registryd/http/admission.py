@@ -1,0 +1,116 @@
+"""Admission: the one place that decides whether a request reaches its handler, and that counts refusals by caller and reason.
+
+In this order: the key and the client certificate (auth.py, whose copy is at most 5 s old), what the caller may do (suspension, scope),
+the route's budget, the daily quota and an alarm's trickle, the caller's share of the small pool. Each refusal is counted once, in
+`registryd_requests_refused`; what is not a refusal but an answer (404, 409, 422) is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from math import ceil
+from typing import Generic
+
+from aiohttp.web import BaseRequest
+
+from registryd import observe
+from registryd.domain.errors import TooManyCalls, Unauthenticated
+from registryd.http.auth import Keys
+from registryd.http.routes import Caller, Route
+from registryd.presence.bucket import TokenBucket
+from registryd.presence.quota import Reservation
+
+POOL_SHARE = 2
+"""Statements of one caller in the small pool at once: with a pool of four or more, no caller keeps all of it."""
+POOL_WAIT_S = 1.0
+REFUSALS_PER_MINUTE = 1_200
+"""Refusals of one caller that are answered at once."""
+HELD_S = 1.0
+"""Further ones are answered after so long: a client that asks again at once then costs the process little."""
+NOBODY = "-"
+"""Who has shown no valid key. No messenger can have this name."""
+
+
+class Standing:
+    """What one caller is doing in this process."""
+
+    __slots__ = ("calls", "pool", "refusals", "running")
+
+    def __init__(self) -> None:
+        self.running: defaultdict[str, int] = defaultdict(int)
+        self.calls: defaultdict[str, TokenBucket] = defaultdict(TokenBucket)
+        self.refusals = TokenBucket()
+        self.pool = asyncio.Semaphore(POOL_SHARE)
+
+
+class Admission(Generic[Caller]):
+    """One API's. `may(caller, route)` raises where the caller must not; `reserve` holds numbers of its quota."""
+
+    def __init__(
+        self,
+        keys: Keys[Caller] | None = None,
+        may: Callable[[Caller, Route[Caller]], None] = lambda _caller, _route: None,
+        reserve: Callable[[Caller, int], Reservation] | None = None,
+        label: str = "",
+    ) -> None:
+        self._keys = keys
+        self._may = may
+        self._reserve = reserve
+        self._label = label
+        """Stands before a caller's name in the metric."""
+        self._standings: defaultdict[str, Standing] = defaultdict(Standing)
+
+    def identify(self, request: BaseRequest, route: Route[Caller]) -> Caller | None:
+        """Who calls; None where the route is open. Raises: Unauthenticated, PermissionDenied, OutOfScope, Unavailable."""
+        if route.is_open:
+            return None
+        if self._keys is None:
+            raise Unauthenticated
+        caller = self._keys.authenticate(request)
+        self._may(caller, route)
+        return caller
+
+    def enter(self, caller: Caller | None, route: Route[Caller]) -> Standing:
+        """Takes a place in the route's budget, until `leave`. Raises: TooManyCalls."""
+        standing = self._standings[NOBODY if caller is None else caller.name]
+        budget = route.budget
+        if standing.running[route.name] >= budget.at_once:
+            raise TooManyCalls(1)
+        if budget.per_minute is not None:
+            wait_s = standing.calls[route.name].take(time.monotonic(), 1, budget.per_minute)
+            if wait_s:
+                raise TooManyCalls(ceil(wait_s))
+        standing.running[route.name] += 1
+        return standing
+
+    def leave(self, standing: Standing, route: Route[Caller]) -> None:
+        standing.running[route.name] -= 1
+
+    def reserve(self, caller: Caller, numbers: int) -> Reservation:
+        """Holds numbers of the caller's quota. Raises: QuotaExceeded, Throttled."""
+        assert self._reserve is not None, "an API whose routes ask for numbers has a quota"
+        return self._reserve(caller, numbers)
+
+    @asynccontextmanager
+    async def pool_share(self, standing: Standing) -> AsyncIterator[None]:
+        """Waits for the caller's share of the small pool. Raises: TooManyCalls."""
+        try:
+            async with asyncio.timeout(POOL_WAIT_S):
+                await standing.pool.acquire()
+        except TimeoutError:
+            raise TooManyCalls(1) from None
+        try:
+            yield
+        finally:
+            standing.pool.release()
+
+    async def refuse(self, caller: Caller | None, reason: str) -> None:
+        """Counts a refusal, and holds its answer where the caller has had many."""
+        name = NOBODY if caller is None else caller.name
+        observe.child(observe.requests_refused, NOBODY if caller is None else self._label + name, reason).inc()
+        if self._standings[name].refusals.take(time.monotonic(), 1, REFUSALS_PER_MINUTE):
+            await asyncio.sleep(HELD_S)

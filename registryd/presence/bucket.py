@@ -1,0 +1,23 @@
+"""A token bucket: so many a minute, of which a minute's may be saved up."""
+
+from __future__ import annotations
+
+MINUTE_S = 60.0
+
+
+class TokenBucket:
+    """Kept as the time by which what was taken is paid for (the generic cell rate algorithm, ITU-T I.371)."""
+
+    __slots__ = ("_paid_at",)
+
+    def __init__(self) -> None:
+        self._paid_at = 0.0
+
+    def take(self, now: float, count: int, per_minute: int) -> float:
+        """Takes `count` and returns 0; or takes nothing, and returns the seconds until so many are there (more than a minute's: never)."""
+        paid_at = max(self._paid_at, now) + count * MINUTE_S / per_minute
+        wait_s = paid_at - now - MINUTE_S
+        if wait_s > 0:
+            return wait_s
+        self._paid_at = paid_at
+        return 0.0
