@@ -43,6 +43,8 @@ for name in ("COLUMNS", "LINES"):
 
 T = TypeVar("T")
 TEMPLATE = "registryd_template"
+PATIENCE_S = 60.0
+"""How long a test waits for what must come. Only a test that fails waits so long, so this holds on a machine that is busy, too."""
 
 
 @pytest.fixture(autouse=True)
@@ -291,7 +293,7 @@ def daemon(site: Site, *arguments: str, environment: dict[str, str] | None = Non
             **popen,
         )
     try:
-        started = wait_for(lambda: _started(process, log_path), 30)
+        started = wait_for(lambda: _started(process, log_path))
         api = started["api"][0]
         yield Daemon(process, log_path, f"http://{api}" if not api.startswith("unix:") else api, f"http://{started['operator']}")
     finally:
@@ -310,7 +312,7 @@ def _started(process: subprocess.Popen[bytes], log_path: Path) -> dict[str, Any]
     return None
 
 
-def wait_for(look: Callable[[], T | None], timeout: float = 10) -> T:
+def wait_for(look: Callable[[], T | None], timeout: float = PATIENCE_S) -> T:
     """Looks until there is something to see. For what another process does; in this one, await it."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -321,7 +323,7 @@ def wait_for(look: Callable[[], T | None], timeout: float = 10) -> T:
     raise AssertionError(f"nothing came within {timeout} s")
 
 
-async def eventually(look: Callable[[], Any], timeout: float = 10) -> Any:
+async def eventually(look: Callable[[], Any], timeout: float = PATIENCE_S) -> Any:
     """The same for a coroutine function or a plain one, on the loop."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
