@@ -8,6 +8,7 @@ the route's budget, the daily quota and an alarm's trickle, the caller's share o
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +31,8 @@ POOL_WAIT_S = 1.0
 REFUSALS_PER_MINUTE = 1_200
 """Refusals of one caller that are answered at once."""
 HELD_S = 1.0
-"""Further ones are answered after so long: a client that asks again at once then costs the process little."""
+HELD_SPREAD_S = 2.0
+"""Further ones are answered so much later, and not all at one moment: a client that asks again at once then costs the process little."""
 NOBODY = "-"
 """Who has shown no valid key. No messenger can have this name."""
 
@@ -56,26 +58,28 @@ class Admission(Generic[Caller]):
         may: Callable[[Caller, Route[Caller]], None] = lambda _caller, _route: None,
         reserve: Callable[[Caller, int], Reservation] | None = None,
         label: str = "",
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._keys = keys
         self._may = may
         self._reserve = reserve
         self._label = label
         """Stands before a caller's name in the metric."""
+        self._jitter = jitter
         self._standings: defaultdict[str, Standing] = defaultdict(Standing)
 
     def identify(self, request: BaseRequest, route: Route[Caller]) -> Caller | None:
-        """Who calls; None where the route is open. Raises: Unauthenticated, PermissionDenied, OutOfScope, Unavailable."""
+        """Who calls; None where the route is open. Raises: Unauthenticated, Unavailable."""
         if route.is_open:
             return None
         if self._keys is None:
             raise Unauthenticated
-        caller = self._keys.authenticate(request)
-        self._may(caller, route)
-        return caller
+        return self._keys.authenticate(request)
 
     def enter(self, caller: Caller | None, route: Route[Caller]) -> Standing:
-        """Takes a place in the route's budget, until `leave`. Raises: TooManyCalls."""
+        """Takes a place in the route's budget, until `leave`. Raises: PermissionDenied, OutOfScope, TooManyCalls."""
+        if caller is not None:
+            self._may(caller, route)
         standing = self._standings[NOBODY if caller is None else caller.name]
         budget = route.budget
         if standing.running[route.name] >= budget.at_once:
@@ -113,4 +117,4 @@ class Admission(Generic[Caller]):
         name = NOBODY if caller is None else caller.name
         observe.child(observe.requests_refused, NOBODY if caller is None else self._label + name, reason).inc()
         if self._standings[name].refusals.take(time.monotonic(), 1, REFUSALS_PER_MINUTE):
-            await asyncio.sleep(HELD_S)
+            await asyncio.sleep(HELD_S + HELD_SPREAD_S * self._jitter())
