@@ -43,6 +43,8 @@ for name in ("COLUMNS", "LINES"):
 
 T = TypeVar("T")
 TEMPLATE = "registryd_template"
+LONG = "REGISTRYD_LONG" in os.environ
+"""`make check-all` sets it: what draws at random draws more, and what kills kills more often."""
 PATIENCE_S = 60.0
 """How long a test waits for what must come. Only a test that fails waits so long, so this holds on a machine that is busy, too."""
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import wait_for
+from tests.servers import workplace
 
 FREE_PORTS = ("--api-port", "0", "--operator-port", "0", "--receiver-port", "0", "--contracts", "1000")
 NOBODY = 65534
@@ -69,9 +69,7 @@ def post(url: str, token: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_story_is_told_to_its_end() -> None:
-    # Not pytest's own directory, which PostgreSQL's user cannot enter.
-    with tempfile.TemporaryDirectory(prefix="registryd-test-", dir="/tmp") as directory:
-        Path(directory).chmod(0o711)
+    with workplace() as directory:
         for _ in range(2):  # and again, on the directory that the first one left
             done = registryd("demo", "--once", *FREE_PORTS, "--data", f"{directory}/demo")
             assert done.returncode == 0, done.stdout + done.stderr

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import pytest
 
 from registryd.demo import embedded
 from registryd.demo.embedded import Binaries, EmbeddedError, Server, find_binaries
+from tests.servers import workplace
 
 CHECKOUT = Path(embedded.__file__).resolve().parents[3]
 NOBODY = 65534
@@ -40,10 +40,8 @@ with Server(find_binaries("wheel"), durable=False) as server:
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
     """A directory that the server's user can pass through, which pytest's own under root is not."""
-    with tempfile.TemporaryDirectory(prefix="registryd-test-", dir="/tmp") as name:
-        path = Path(name)
-        path.chmod(0o755)
-        yield path
+    with workplace() as place:
+        yield place
 
 
 @pytest.fixture(autouse=True)
