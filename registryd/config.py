@@ -90,7 +90,7 @@ class Credentials:
     """Secrets by file name in one directory (systemd's `LoadCredential=`); read when asked for, never kept in a repr or a log."""
 
     NAMES = (
-        *("operator-token", "journal-key", "secrets-key", "feed-key", "head-key"),
+        *("operator-token", "journal-key", "secrets-key", "secrets-key-previous", "feed-key", "head-key"),
         *("tls-certificate", "tls-key", "client-ca", "database-password"),
     )
 

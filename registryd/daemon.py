@@ -37,8 +37,8 @@ from registryd.presence.answerer import Answerer, connections_needed
 from registryd.presence.quota import QuotaGuard
 from registryd.presence.sealing import Sealer
 from registryd.store import digest_keys, journal, migrations, reports
-from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
+from registryd.store.secretbox import digest_box, signing_box
 
 QUOTA_EXCHANGE_S = 1.0
 SEAL_S = 1.0
@@ -79,7 +79,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         deliveries = await stack.enter_async_context(database(settings, f"registryd@{instance} delivery", 4))
         async with db.connection() as connection:
             await migrations.check(connection)
-        journal_box, box = SecretBox(credentials.key("journal-key")), SecretBox(credentials.key("secrets-key"))
+        journal_box, box = digest_box(credentials), signing_box(credentials)
         pusher = await stack.enter_async_context(
             Pusher(deliveries, box, Egress.of(delivery), lambda messenger: endpoint_tls(credentials, messenger))
         )

@@ -33,8 +33,9 @@ from registryd.delivery import signing
 from registryd.demo import embedded
 from registryd.domain.secret import SigningSecret
 from registryd.store import digest_keys, keys, messengers, migrations
-from registryd.store.messengers import Messenger, SecretBox
+from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
+from registryd.store.secretbox import SecretBox
 from tests.servers import private_server, remove_leftovers
 
 # pytest-xdist tells its workers a width of 80; a command's console would take it over for good when it is imported.

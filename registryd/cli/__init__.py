@@ -21,6 +21,7 @@ COMMANDS = {
     "contracts": ("contracts", "Billing's contracts in bulk."),
     "ranges": ("ranges", "The operator's numbering capacity."),
     "notifications": ("notifications", "What is owed, what was delivered, and the second channel."),
+    "secrets": ("secrets", "The key that messengers' signing secrets are sealed under."),
     "policy": (
         "policy",
         "The law as dated data: how soon to answer and to notify, who counts as present.",

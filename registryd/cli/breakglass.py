@@ -8,7 +8,7 @@ import orjson
 from registryd.cli.running import Context, Exit, command, err, fail, out, pass_context
 from registryd.domain.identifiers import parse_msisdn
 from registryd.store import breakglass as store
-from registryd.store.messengers import SecretBox
+from registryd.store.secretbox import digest_box
 
 TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -32,7 +32,7 @@ async def request(context: Context, *, reason: str, dsn: str) -> None:
     except ValueError as error:
         fail(f"the number {error}", Exit.USAGE)
     async with store.session(dsn) as connection:
-        keys = await store.read_keys(connection, SecretBox(context.settings.credentials.key("journal-key")))
+        keys = await store.read_keys(connection, digest_box(context.settings.credentials))
         number = await store.request(connection, msisdn, reason, keys)
     out.print(f"request {number}: somebody else approves it within a day (registryd breakglass approve {number})", soft_wrap=True)
 

@@ -1,19 +1,33 @@
-"""`check`."""
+"""`check`: everything that serving needs, looked at beforehand."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 import click
 import orjson
+from cryptography import x509
 
 from registryd.cli.running import Context, Exit, command, out, pass_context
-from registryd.config import ConfigError
+from registryd.config import ConfigError, Settings
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
-from registryd.store import migrations
+from registryd.store import digest_keys, messengers, migrations, permissions
 from registryd.store.failures import NOT_ALLOWED, explain
+from registryd.store.pool import Connection
+from registryd.store.secretbox import digest_box, signing_box
+
+KEYS = ("journal-key", "secrets-key", "feed-key", "head-key")
+
+
+class Finding(NamedTuple):
+    check: str
+    detail: str
+    code: Exit = Exit.DONE
 
 
 @click.command()
@@ -22,48 +36,90 @@ from registryd.store.failures import NOT_ALLOWED, explain
 @command
 async def check(context: Context, *, as_json: bool) -> None:
     """Look at everything `serve` needs: configuration, credentials, TLS, database, schema, permissions. Changes nothing."""
-    findings: list[tuple[str, str, str]] = []
     settings = context.settings
-    findings.append(("configuration", "ok", str(settings.path)))
-    code = Exit.DONE
+    found = [Finding("configuration", str(settings.path))]
+    for name, look in (("credentials", _credentials), ("TLS", _tls), ("networks", _networks)):
+        found.append(_looked_at(name, look, settings))
+    found += await _database(context)
+    if as_json:
+        click.echo(orjson.dumps([{"check": f.check, "state": "failed" if f.code else "ok", "detail": f.detail} for f in found]))
+    else:
+        for finding in found:
+            out.print("[red]failed[/]" if finding.code else "[green]ok    [/]", f" {finding.check:<14} ", end="")
+            out.print(finding.detail, markup=False, soft_wrap=True)
+    sys.exit(next((finding.code for finding in found if finding.code), Exit.DONE))
+
+
+def _looked_at(name: str, look: Callable[[Settings], str], settings: Settings) -> Finding:
     try:
-        for name in ("journal-key", "secrets-key", "feed-key", "head-key"):
-            settings.credentials.key(name)
-        settings.credentials.required("operator-token")
-        context_tls = sockets.Tls(settings.credentials).context()
-        exposed = settings.credentials.exposed()
-        if exposed:
-            raise ConfigError(f"{exposed[0]}: other users of this machine can read it; chmod 0600")
-        findings.append(("credentials", "ok", f"{settings.credentials.directory}; TLS {'on' if context_tls else 'off (loopback)'}"))
-        Egress.of(settings.file.delivery)
-        transport.assert_c_parser()
+        return Finding(name, look(settings))
     except ConfigError as error:
-        findings.append(("credentials", "failed", str(error)))
-        code = Exit.CONFIG
+        return Finding(name, str(error), Exit.CONFIG)
+
+
+def _credentials(settings: Settings) -> str:
+    for name in KEYS:
+        settings.credentials.key(name)
+    settings.credentials.required("operator-token")
+    if exposed := settings.credentials.exposed():
+        raise ConfigError(f"{exposed[0]}: other users of this machine can read it; chmod 0600")
+    return str(settings.credentials.directory)
+
+
+def _tls(settings: Settings) -> str:
+    path = settings.credentials.path("tls-certificate")
+    if sockets.Tls(settings.credentials).context() is None or path is None:
+        return "off: listens on this machine alone"
+    until = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    if until <= datetime.now(UTC):
+        raise ConfigError(f"{path}: the certificate ended at {until:%F %T} UTC; put a new one there and restart")
+    return f"on, with a certificate until {until:%F}"
+
+
+def _networks(settings: Settings) -> str:
+    Egress.of(settings.file.delivery)
+    transport.assert_c_parser()
+    return "pushes go to public networks" + (", and to allow_networks" if settings.file.delivery.allow_networks else "")
+
+
+async def _database(context: Context) -> list[Finding]:
+    found: list[Finding] = []
     try:
         async with context.database() as db, db.connection() as connection:
-            findings.append(("database", "ok", await migrations.describe(connection)))
+            found.append(Finding("database", await migrations.describe(connection)))
             await migrations.check(connection)
-            findings.append(("schema", "ok", migrations.migrations()[-1].path.name))
-            lacking = await migrations.lacking_privileges(connection)
-            if lacking:
-                findings.append(("permissions", "failed", f"the role lacks {', '.join(lacking)}: connect as registryd_app"))
-                code = code or Exit.FAILED
+            found.append(Finding("schema", migrations.migrations()[-1].path.name))
+            if lacking := await permissions.lacking(connection):
+                found.append(Finding("permissions", f"{'; '.join(lacking)}: connect as registryd_app", Exit.FAILED))
+                return found
+            found.append(Finding("permissions", "what the daemon needs"))
+            if unset := await permissions.unset(connection):
+                found.append(Finding("settings", f"{'; '.join(unset)}: connect as registryd_app, or run sql/roles.sql again", Exit.FAILED))
             else:
-                findings.append(("permissions", "ok", "what the daemon needs"))
+                found.append(Finding("settings", "as sql/roles.sql sets them"))
+            found.append(await _secrets(connection, context.settings))
     except Unavailable as error:
-        findings.append(("database", "failed", explain(error)))
-        code = code or Exit.DATABASE_AWAY
+        found.append(Finding("database", explain(error), Exit.DATABASE_AWAY))
     except NOT_ALLOWED as error:
-        findings.append(("permissions", "failed", error.args[0]))
-        code = code or Exit.FAILED
+        found.append(Finding("permissions", str(error), Exit.FAILED))
     except migrations.SchemaMismatch as error:
-        findings.append(("schema", "failed", str(error)))
-        code = code or Exit.SCHEMA
-    if as_json:
-        click.echo(orjson.dumps([{"check": name, "state": state, "detail": detail} for name, state, detail in findings]))
-    else:
-        for name, state, detail in findings:
-            out.print(f"{'[green]ok    [/]' if state == 'ok' else '[red]failed[/]'}  {name:<14} ", end="")
-            out.print(detail, markup=False, soft_wrap=True)
-    sys.exit(code)
+        found.append(Finding("schema", str(error), Exit.SCHEMA))
+    return found
+
+
+async def _secrets(connection: Connection, settings: Settings) -> Finding:
+    """Whether the keys open what was sealed in the database."""
+    try:
+        closed = await messengers.unreadable_secrets(connection, signing_box(settings.credentials))
+        months = await digest_keys.unreadable_months(connection, digest_box(settings.credentials))
+    except ConfigError as error:
+        return Finding("secrets", str(error), Exit.CONFIG)
+    if closed:
+        mend = "put back the key they were sealed under, as secrets-key or secrets-key-previous"
+        return Finding("secrets", f"secrets-key does not open the signing secrets of {', '.join(closed)}: {mend}", Exit.CONFIG)
+    if months:
+        told = ", ".join(f"{month:%Y-%m}" for month in months)
+        return Finding(
+            "secrets", f"journal-key does not open the digest keys of {told}: put back the key they were sealed under", Exit.CONFIG
+        )
+    return Finding("secrets", "the keys open what is in the database")

@@ -17,8 +17,9 @@ from registryd.delivery.egress import Egress
 from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
 from registryd.store import guard, keys, lanes, messengers, notifications
-from registryd.store.messengers import Messenger, SecretBox
+from registryd.store.messengers import Messenger
 from registryd.store.pool import Connection
+from registryd.store.secretbox import signing_box
 
 OVERLAP_HOURS = 24
 
@@ -63,7 +64,7 @@ async def add(context: Context, *, name: str, agreement: str | None, register_no
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
         fail("a messenger's name is 1 to 63 of a-z, 0-9, dot, underscore and hyphen", Exit.USAGE)
     wanted = _changed(context, Messenger(0, name, "active", None, 1, False, None, []), given)  # type: ignore[arg-type] # not numbered yet
-    box = SecretBox(context.settings.credentials.key("secrets-key"))
+    box = signing_box(context.settings.credentials)
     async with context.database() as db, db.transaction() as connection:
         if await messengers.find(connection, name) is not None:
             fail(f"there is a messenger {name} already: registryd messenger show {name}")
@@ -185,7 +186,7 @@ async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
 @command
 async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_hours: float, as_json: bool) -> None:
     """Make a new signing secret; each push is signed with every live one. Prints it once (of a pair, the public key)."""
-    box = SecretBox(context.settings.credentials.key("secrets-key"))
+    box = signing_box(context.settings.credentials)
     secret = signing.new_secret("ed25519" if ed25519 else "hmac_sha256")
     async with context.database() as db, db.transaction() as connection:
         found = await messengers.named(connection, name)
@@ -247,7 +248,7 @@ async def clear_alarm(context: Context, *, name: str) -> None:
 async def test(context: Context, *, name: str, as_json: bool) -> None:
     """Push one signed endpoint.test now."""
     credentials = context.settings.credentials
-    egress, box = Egress.of(context.settings.file.delivery), SecretBox(credentials.key("secrets-key"))
+    egress, box = Egress.of(context.settings.file.delivery), signing_box(credentials)
     async with context.messenger(name) as (db, found):
         if found.endpoint_url is None:
             fail(f"{name} has no endpoint: registryd messenger set {name} --endpoint URL")

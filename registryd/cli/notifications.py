@@ -19,10 +19,11 @@ from registryd.domain.backlog import Backlog
 from registryd.domain.identifiers import masked_code, masked_number
 from registryd.domain.times import rfc3339
 from registryd.store import proof, replays, watch
-from registryd.store.messengers import SecretBox, signing_secrets
+from registryd.store.messengers import signing_secrets
 from registryd.store.pool import connect
 from registryd.store.proof import Delivered, Pending
 from registryd.store.replays import EVER, Choice
+from registryd.store.secretbox import signing_box
 
 ATTEMPTS_TOLD = 20
 
@@ -163,7 +164,7 @@ async def replay(
 @command
 async def export(context: Context, *, name: str, file: Path, as_json: bool) -> None:
     """Write all that is owed to FILE, signed, for delivery by hand. It stays owed, and pullable, until `acknowledge`."""
-    box = SecretBox(context.settings.credentials.key("secrets-key"))
+    box = signing_box(context.settings.credentials)
     async with context.messenger(name) as (db, found):
         live = await signing_secrets(db, box, found.messenger_id)
         if not live:

@@ -17,8 +17,8 @@ from registryd.domain.digest import Digester, digest_event
 from registryd.domain.notification import Acknowledged, Failed, Rejected
 from registryd.store import digests
 from registryd.store.digests import Claimed
-from registryd.store.messengers import WrongSecretsKey
 from registryd.store.pool import Database
+from registryd.store.secretbox import WrongSecretsKey
 
 
 class Digests:

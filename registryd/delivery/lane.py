@@ -26,8 +26,8 @@ from registryd.domain.pace import Pace, Throughput
 from registryd.domain.schedule import next_probe
 from registryd.store import lanes, notifications
 from registryd.store.lanes import Lease
-from registryd.store.messengers import WrongSecretsKey
 from registryd.store.pool import Database
+from registryd.store.secretbox import WrongSecretsKey
 
 RENEW_S = 15.0
 LEASE_MARGIN_S = 5.0

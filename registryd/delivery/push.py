@@ -24,8 +24,9 @@ from registryd.delivery.resolver import Resolver
 from registryd.delivery.signing import Signer
 from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome, Rejected, TestPush, event, webhook_id
 from registryd.domain.times import rfc3339
-from registryd.store.messengers import Messenger, SecretBox, signing_secrets
+from registryd.store.messengers import Messenger, signing_secrets
 from registryd.store.pool import Database
+from registryd.store.secretbox import SecretBox
 
 TOTAL_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 3.0

@@ -16,9 +16,9 @@ from registryd.domain.errors import Refusal
 from registryd.domain.identifiers import Msisdn, msisdn_digest
 from registryd.store import digest_keys
 from registryd.store.digest_keys import DigestKey, SealedKey
-from registryd.store.messengers import SecretBox
 from registryd.store.pool import Connection, connect, fetch
 from registryd.store.queries import Query
+from registryd.store.secretbox import SecretBox
 
 NO_ROLE = "Connect as yourself; a DBA grants you registryd_breakglass, to ask and to look, or registryd_approver, to approve"
 """What a person lacks whom no function of the schema refused."""

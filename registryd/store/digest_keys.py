@@ -11,9 +11,9 @@ from datetime import date
 from os import urandom
 from typing import NamedTuple
 
-from registryd.store.messengers import SecretBox
-from registryd.store.pool import Database
+from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Nothing, Query
+from registryd.store.secretbox import SecretBox, WrongSecretsKey
 
 KEY_BYTES = 32
 
@@ -54,6 +54,17 @@ async def read_current(db: Database, box: SecretBox, today: date) -> DigestKey:
 def opened(box: SecretBox, sealed: Iterable[SealedKey]) -> list[DigestKey]:
     """Raises: WrongSecretsKey."""
     return [DigestKey(row.key_id, box.open(_owner(row.month), row.ciphertext)) for row in sealed]
+
+
+async def unreadable_months(connection: Connection, box: SecretBox) -> list[date]:
+    """The months whose key `box` does not open."""
+    closed = []
+    for row in await fetch(connection, READ_KEYS):
+        try:
+            opened(box, [row])
+        except WrongSecretsKey:
+            closed.append(row.month)
+    return closed
 
 
 def key_id_of(month: date) -> int:

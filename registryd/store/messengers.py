@@ -1,27 +1,20 @@
 """Messengers, their API keys and their signing secrets.
 
-Signing secrets are encrypted under the service's secrets-key (AES-256-GCM, the messenger's number as associated data) before they come
-here and decrypted after; API secrets are kept as SHA-256 only.
+Signing secrets are sealed (store/secretbox.py) before they are written and opened after they are read; of API keys only SHA-256 is kept.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from registryd.config import ConfigError
 from registryd.domain.errors import Refusal
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.secret import SigningSecret
 from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Nothing, Query
-
-NONCE_BYTES = 12
+from registryd.store.secretbox import SecretBox, WrongSecretsKey
 
 
 class Messenger(NamedTuple):
@@ -60,6 +53,13 @@ class MessengerIdRow(NamedTuple):
     messenger_id: MessengerId
 
 
+class SealedSecret(NamedTuple):
+    secret_id: int
+    messenger_id: MessengerId
+    name: str
+    ciphertext: bytes
+
+
 class KeyId(NamedTuple):
     key_id: str
 
@@ -81,36 +81,13 @@ EXPIRE_KEYS = Query("messengers", "expire_keys", KeyId, int, timedelta)
 REVOKE_KEY = Query("messengers", "revoke_key", KeyId, str)
 ADD_SECRET = Query("messengers", "add_secret", Nothing, int, str, bytes)
 EXPIRE_SECRETS = Query("messengers", "expire_secrets", Nothing, int, str, timedelta)
+READ_SEALED_SECRETS = Query("messengers", "read_sealed_secrets", SealedSecret)
+RESEAL_SECRET = Query("messengers", "reseal_secret", Nothing, int, bytes)
 READ_LIVE_SECRETS = Query("messengers", "read_live_secrets", SecretRow, int)
-
-
-class SecretBox:
-    """Encrypts secrets at rest, each bound to its owner. `key`: 32 bytes, the credential secrets-key or journal-key."""
-
-    def __init__(self, key: bytes) -> None:
-        self._aead = AESGCM(key)
-
-    def seal(self, owner: MessengerId | str, secret: bytes) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, secret, str(owner).encode())
-
-    def open(self, owner: MessengerId | str, ciphertext: bytes) -> bytes:
-        """Raises: WrongSecretsKey."""
-        try:
-            return self._aead.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], str(owner).encode())
-        except InvalidTag:
-            raise WrongSecretsKey from None
 
 
 class NoMessenger(Refusal):
     """There is no messenger of that name."""
-
-
-class WrongSecretsKey(ConfigError):
-    """A secret in the database cannot be decrypted: it was encrypted under another secrets-key (digest keys: journal-key)."""
-
-    def __str__(self) -> str:
-        return self.__doc__ or ""
 
 
 async def read_directory(connection: Connection) -> tuple[list[Messenger], list[LiveKey], AnswerPolicy]:
@@ -131,6 +108,27 @@ async def signing_secrets(db: Database, box: SecretBox, messenger_id: MessengerI
     """The live secrets, newest first."""
     rows = await db.fetch(READ_LIVE_SECRETS, messenger_id)
     return [SigningSecret(row.kind, box.open(messenger_id, row.ciphertext)) for row in rows]
+
+
+async def unreadable_secrets(connection: Connection, box: SecretBox) -> list[str]:
+    """The messengers that have a signing secret which `box` does not open."""
+    return sorted({row.name for row in await fetch(connection, READ_SEALED_SECRETS) if not _opens(box, row)})
+
+
+async def rewrap_secrets(connection: Connection, box: SecretBox) -> int:
+    """Seals under the box's present key what is sealed under its predecessor; returns how many. Raises: WrongSecretsKey."""
+    former = [row for row in await fetch(connection, READ_SEALED_SECRETS) if row.ciphertext[0] != box.key_id]
+    for row in former:
+        await fetch(connection, RESEAL_SECRET, row.secret_id, box.seal(row.messenger_id, box.open(row.messenger_id, row.ciphertext)))
+    return len(former)
+
+
+def _opens(box: SecretBox, row: SealedSecret) -> bool:
+    try:
+        box.open(row.messenger_id, row.ciphertext)
+    except WrongSecretsKey:
+        return False
+    return True
 
 
 async def read_all(connection: Connection) -> list[Messenger]:

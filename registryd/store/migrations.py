@@ -171,19 +171,9 @@ class Description(NamedTuple):
     described: str
 
 
-class Lacking(NamedTuple):
-    privilege: str
-
-
 DESCRIBE_DATABASE = Query("schema", "describe_database", Description)
-LACKING_PRIVILEGES = Query("schema", "lacking_privileges", Lacking)
 
 
 async def describe(connection: Connection) -> str:
     """Who is connected to what, for people."""
     return (await fetch(connection, DESCRIBE_DATABASE))[0].described
-
-
-async def lacking_privileges(connection: Connection) -> list[str]:
-    """What the daemon does and its role may not; empty when all is well."""
-    return [row.privilege for row in await fetch(connection, LACKING_PRIVILEGES)]

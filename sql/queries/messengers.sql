@@ -60,3 +60,13 @@ SELECT s.kind, s.ciphertext
   FROM registry.messenger_secret AS s
  WHERE s.messenger_id = $1 AND (s.expires_at IS NULL OR s.expires_at > now())
  ORDER BY s.created_at DESC;
+
+-- name: read_sealed_secrets
+-- Why: `check` opens each, and `secrets rewrap` seals each anew.
+SELECT s.secret_id, s.messenger_id, m.name, s.ciphertext
+  FROM registry.messenger_secret AS s JOIN registry.messenger AS m ON m.messenger_id = s.messenger_id
+ ORDER BY s.secret_id;
+
+-- name: reseal_secret
+-- Why: the same secret under another key; what it was sealed under before is no longer needed to read it.
+UPDATE registry.messenger_secret AS s SET ciphertext = $2 WHERE s.secret_id = $1;

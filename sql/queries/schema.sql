@@ -18,11 +18,13 @@ SELECT c.system_identifier AS system_id,
 -- name: describe_database
 SELECT format('%s as %s on PostgreSQL %s', current_database(), current_user, current_setting('server_version')) AS described;
 
--- name: lacking_privileges
--- Why: `check` tells which grants the role lacks; the daemon would find out at its first query.
-SELECT format('%s on %s', needed.privilege, needed.relation) AS privilege
-  FROM (VALUES ('SELECT', 'registry.policy'), ('SELECT', 'registry.contract'), ('INSERT', 'registry.contract'), ('INSERT', 'registry.binding'),
-               ('INSERT', 'registry.journal_page'), ('INSERT', 'registry.digest_key'), ('SELECT', 'registry.notification'), ('UPDATE', 'registry.lane'),
-               ('INSERT', 'registry.delivery_attempt'), ('UPDATE', 'registry.quota_usage'), ('INSERT', 'registry.feed_event'),
-               ('SELECT', 'registry.messenger_secret'), ('UPDATE', 'registry.watch'), ('INSERT', 'registry.digest')) AS needed(privilege, relation)
- WHERE NOT has_any_column_privilege(needed.relation, needed.privilege);
+-- name: lacking_functions
+-- Why: `check` says before the start which of the functions that the daemon calls its role may not call.
+SELECT f.oid::regprocedure::text AS signature
+  FROM pg_proc AS f
+ WHERE f.pronamespace = 'registry'::regnamespace AND f.proname = ANY ($1::text[]) AND NOT has_function_privilege(f.oid, 'EXECUTE')
+ ORDER BY 1;
+
+-- name: read_setting
+-- Why: NULL where the server does not know it, instead of an error.
+SELECT current_setting($1, true) AS value;

@@ -26,8 +26,8 @@ from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
 from registryd.delivery.push import Pusher
 from registryd.domain.secret import SigningSecret
-from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
+from registryd.store.secretbox import SecretBox
 from tests.conftest import Site, TestDatabase, TestMessenger
 
 LOOPBACK = Egress(["127.0.0.0/8"], allow_http=True)

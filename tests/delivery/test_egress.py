@@ -32,7 +32,7 @@ from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
 from registryd.delivery.resolver import Resolver
 from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome
-from registryd.store.messengers import SecretBox
+from registryd.store.secretbox import SecretBox
 from tests.delivery.conftest import LOOPBACK, database_away, listening
 
 PUBLIC = [

@@ -18,7 +18,7 @@ from registryd.delivery import push
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.secret import SigningSecret
 from registryd.store import messengers
-from registryd.store.messengers import SecretBox
+from registryd.store.secretbox import SecretBox
 from tests.conftest import Site, TestMessenger, client, daemon, eventually
 from tests.delivery.conftest import FIRST_NUMBER, Lookup, Received, delivering, listening, looking
 

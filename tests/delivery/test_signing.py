@@ -20,7 +20,7 @@ from registryd.delivery import signing
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.secret import SigningSecret
 from registryd.store import messengers
-from registryd.store.messengers import SecretBox
+from registryd.store.secretbox import SecretBox
 from tests.conftest import Site, TestMessenger, eventually
 from tests.delivery.conftest import Received, delivering, is_signed_by_key, is_verified, listening, looking
 

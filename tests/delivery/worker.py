@@ -20,8 +20,8 @@ from registryd.delivery.lane import Lane
 from registryd.delivery.push import Channel, Pusher
 from registryd.domain.lane import Settlement
 from registryd.store import lanes
-from registryd.store.messengers import SecretBox
 from registryd.store.pool import Database
+from registryd.store.secretbox import SecretBox
 from tests.delivery.conftest import LOOPBACK
 
 POINTS = ("after lease", "after POST", "before settle")

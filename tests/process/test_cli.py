@@ -20,6 +20,10 @@ from registryd import resources
 from registryd.cli import main
 from registryd.delivery import signing
 from registryd.demo import embedded, population
+from registryd.domain.identifiers import MessengerId
+from registryd.domain.secret import SigningSecret
+from registryd.store.messengers import signing_secrets
+from registryd.store.secretbox import signing_box
 from tests.conftest import Site, client, cloned, daemon, eventually, receiving, wait_for
 from tests.store.conftest import bind
 
@@ -238,6 +242,59 @@ def test_check_tells_what_serve_would_meet(site: Site) -> None:
     assert "chmod 0600" in exposed.output
     (site.directory / "credentials" / "feed-key").write_text("short")
     assert run(site, "check").exit_code == 3
+
+
+def failed(site: Site) -> dict[str, str]:
+    findings = json.loads(run(site, "check", "--json").stdout)
+    return {finding["check"]: finding["detail"] for finding in findings if finding["state"] == "failed"}
+
+
+def test_check_names_each_function_table_and_setting_that_the_role_lacks(site: Site) -> None:
+    site.database.psql(
+        *("-c", "REVOKE EXECUTE ON FUNCTION registry.seal_pages FROM registryd_app"),
+        *("-c", "REVOKE UPDATE (gate_until) ON registry.lane FROM registryd_app"),
+    )
+    lacking = failed(site)["permissions"]
+    assert "function registry.seal_pages(" in lacking
+    assert "table lane" in lacking
+    site.database.psql(
+        *("-c", "GRANT EXECUTE ON FUNCTION registry.seal_pages TO registryd_app"),
+        *("-c", "GRANT UPDATE (gate_until) ON registry.lane TO registryd_app"),
+        *("-c", f"ALTER ROLE registryd_app IN DATABASE \"{site.database.name}\" SET log_min_error_statement = 'error'"),
+    )
+    assert failed(site) == {"settings": "log_min_error_statement is error, not panic: connect as registryd_app, or run sql/roles.sql again"}
+
+
+def test_check_names_whose_secrets_a_key_does_not_open(site: Site) -> None:
+    asyncio.run(site.add_messenger("alpha"))
+    asyncio.run(site.digest_key())
+    secrets_key, journal_key = (site.directory / "credentials" / name for name in ("secrets-key", "journal-key"))
+    right, wrong = secrets_key.read_text(), "ab" * 32
+    secrets_key.write_text(wrong)
+    assert "signing secrets of alpha" in failed(site)["secrets"]
+    secrets_key.write_text(right)
+    journal_key.write_text(wrong)
+    assert "digest keys of " in failed(site)["secrets"]
+    assert run(site, "check").exit_code == 3
+
+
+def test_the_secrets_key_is_rotated_while_everything_works(site: Site) -> None:
+    credentials = site.directory / "credentials"
+    messenger = asyncio.run(site.add_messenger("alpha"))
+    (credentials / "secrets-key").rename(credentials / "secrets-key-previous")
+    (credentials / "secrets-key").write_text("cd" * 32)
+    (credentials / "secrets-key").chmod(0o600)
+    assert failed(site) == {}
+    assert "1 signing secrets" in run(site, "secrets", "rewrap").stdout
+    assert "0 signing secrets" in run(site, "secrets", "rewrap").stdout
+    (credentials / "secrets-key-previous").unlink()
+    assert failed(site) == {}
+
+    async def read() -> list[SigningSecret]:
+        async with site.database.pool() as db:
+            return await signing_secrets(db, signing_box(site.settings.credentials), MessengerId(messenger.messenger_id))
+
+    assert asyncio.run(read()) == [messenger.secret]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from registryd.domain.presence import PresenceQuery
 from registryd.keep.days import keep_days
 from registryd.presence.answerer import Answerer
 from registryd.store import digest_keys
-from registryd.store.messengers import SecretBox, WrongSecretsKey
+from registryd.store.secretbox import SecretBox, WrongSecretsKey
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_messengers, change_policy
 

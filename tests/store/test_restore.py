@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from registryd import resources
 from registryd.demo import embedded
 from registryd.keep.days import keep_days
-from registryd.store import migrations
+from registryd.store import migrations, permissions
 from tests.conftest import TestDatabase, cloned
 from tests.contracts.test_privileges import MATRIX, ROLES
 from tests.servers import private_server
@@ -89,7 +89,7 @@ def test_a_dump_restored_into_another_server_is_the_same_registry(database: Test
         async def compare() -> None:
             async with database.connect() as old, restored.connect() as new, restored.connect("registryd_app") as app:
                 await migrations.check(app)
-                assert await migrations.lacking_privileges(app) == []
+                assert await permissions.lacking(app) == []
                 then, now = await facts(old), await facts(new)
                 assert now == then
                 assert await migrations.migrate(new) == [], "and a migrate finds nothing to do"

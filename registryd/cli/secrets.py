@@ -1,0 +1,27 @@
+"""`secrets rewrap`."""
+
+from __future__ import annotations
+
+import click
+
+from registryd.cli.running import Context, command, out, pass_context
+from registryd.store import messengers, migrations
+from registryd.store.secretbox import signing_box
+
+
+@click.group()
+def secrets() -> None:
+    """The key that messengers' signing secrets are sealed under."""
+
+
+@secrets.command()
+@click.option("--dsn", help="Connect as a role that may SET ROLE registryd_owner; default [database] owner_dsn, then dsn.")
+@pass_context
+@command
+async def rewrap(context: Context, *, dsn: str | None) -> None:
+    """Seal under secrets-key what is still sealed under secrets-key-previous, which can go afterwards."""
+    box = signing_box(context.settings.credentials)
+    async with context.owner(dsn) as connection, connection.transaction():
+        await migrations.act_as_owner(connection)
+        count = await messengers.rewrap_secrets(connection, box)
+    out.print(f"{count:,} signing secrets are sealed anew; delete secrets-key-previous once every process has the new secrets-key")

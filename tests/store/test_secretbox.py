@@ -1,0 +1,35 @@
+"""What is sealed opens for its owner, under its key or that key's successor, and for nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from registryd.config import ConfigError
+from registryd.store.secretbox import SecretBox, WrongSecretsKey
+
+OLD, NEW, STRANGER = bytes(32), bytes([1] * 32), bytes([2] * 32)
+
+
+def test_a_sealed_secret_opens_under_its_key_and_its_successor_and_names_the_key() -> None:
+    sealed = SecretBox(OLD).seal(7, b"secret")
+    assert sealed[0] == SecretBox(OLD).key_id
+    assert SecretBox(OLD).open(7, sealed) == SecretBox(NEW, OLD).open(7, sealed) == b"secret"
+    assert SecretBox(NEW, OLD).seal(7, b"secret")[0] == SecretBox(NEW).key_id
+
+
+@pytest.mark.parametrize(
+    ("box", "owner", "change"),
+    [(SecretBox(STRANGER), 7, None), (SecretBox(NEW), 7, None), (SecretBox(OLD), 8, None), (SecretBox(OLD), 7, 0), (SecretBox(OLD), 7, 20)],
+)
+def test_another_key_another_owner_or_a_changed_byte_opens_nothing(box: SecretBox, owner: int, change: int | None) -> None:
+    sealed = bytearray(SecretBox(OLD).seal(7, b"secret"))
+    if change is not None:
+        sealed[change] ^= 1
+    with pytest.raises(WrongSecretsKey):
+        box.open(owner, bytes(sealed))
+
+
+def test_two_keys_of_one_id_are_refused() -> None:
+    same = next(key for n in range(1, 10_000) if SecretBox(key := n.to_bytes(32)).key_id == SecretBox(OLD).key_id)
+    with pytest.raises(ConfigError, match="make another"):
+        SecretBox(same, OLD)
