@@ -29,6 +29,13 @@ else
 	$(BIN)/python -m pytest -m "alone and not campaign"
 endif
 
+## make check-all  make test in its long form, then crash, failover, scans and each bench at a hundredth of its size: an hour
+check-all: lint
+	REGISTRYD_LONG=1 $(BIN)/python -m pytest $(TOGETHER) -m "not alone"
+	REGISTRYD_LONG=1 $(BIN)/python -m pytest -m alone
+	$(MAKE) ARGS= crash failover scans
+	$(MAKE) ARGS="--scale 0.01" bench
+
 ## make lint    ruff, mypy --strict, import-linter
 lint: $(STAMP)
 	$(BIN)/ruff check registryd tests
