@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import click
 import orjson
@@ -17,9 +15,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from registryd.cli.kinds import ContractsMax, Moment
+from registryd.cli.rejects import RejectFile, beside
 from registryd.cli.running import Context, command, err, out, pass_context
 from registryd.domain.errors import Unavailable
-from registryd.domain.files import BadLine, ImportRefused
+from registryd.domain.files import ImportRefused
 from registryd.feed import deltas, snapshot
 from registryd.feed.events import ContractFeed
 from registryd.feed.snapshot import FileImport
@@ -84,7 +83,7 @@ async def import_contracts(
     stopped: ImportRefused | Unavailable | None = None
     done: Imported | Reconciled | deltas.AppliedEvents
     started = time.perf_counter()
-    with _Rejects(rejects or _rejects_of(file)) as kept, _progress(file, as_json) as (progress, step):
+    with RejectFile(rejects or beside(file)) as kept, _progress(file, as_json) as (progress, step):
         job = FileImport(file, max_rejects, dry_run, progress, step)
         try:
             match kind:
@@ -132,46 +131,6 @@ async def _apply_events(context: Context, job: FileImport) -> deltas.AppliedEven
             raise
     job.bad.extend(done.refused)
     return done
-
-
-class _Rejects:
-    """The reject file, made before anything is imported, so that it can be written after, and gone again if no line is bad.
-
-    Nothing of a line is in it but its number in the file, so that no list of subscribers' numbers lies about.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._is_new = not path.exists()
-
-    def __enter__(self) -> Self:
-        try:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
-            os.fchmod(self._fd, 0o600)
-        except OSError as error:
-            raise click.UsageError(f"{self.path} cannot be written ({error.strerror}): name another reject file with --rejects") from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-        if self._is_new:
-            self.path.unlink(missing_ok=True)
-
-    def write(self, bad: Sequence[BadLine]) -> None:
-        self._is_new = False
-        os.ftruncate(self._fd, 0)
-        with open(self._fd, "w", encoding="utf-8", newline="", closefd=False) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(BadLine._fields)
-            writer.writerows(bad)
-
-
-def _rejects_of(file: Path) -> Path:
-    """Beside the file; of a pipe, or where its directory cannot be written to, in the current directory."""
-    directory = file.parent.resolve()
-    is_pipe = not file.is_file() or directory == Path("/dev") or directory.is_relative_to("/proc")
-    name = f"{'contracts' if is_pipe else file.name}.rejects.csv"
-    return Path(name) if is_pipe or not os.access(directory, os.W_OK) else file.with_name(name)
 
 
 @contextmanager

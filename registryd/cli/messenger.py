@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
-from datetime import timedelta
 from typing import Any
 
 import click
 import orjson
 from rich.table import Table
 
+from registryd.cli import keys as rotation
 from registryd.cli.running import Context, Exit, command, fail, out, pass_context
 from registryd.delivery import signing
 from registryd.delivery.egress import Egress
 from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
-from registryd.store import guard, keys, lanes, messengers, notifications
+from registryd.store import guard, lanes, messengers, notifications
 from registryd.store.messengers import Messenger
-from registryd.store.pool import Connection
 from registryd.store.secretbox import signing_box
-
-OVERLAP_HOURS = 24
 
 
 def _endpoint_options(run: Any) -> Any:
@@ -51,6 +48,10 @@ def messenger() -> None:
     """Messengers: their keys, signing secrets and endpoints."""
 
 
+for made in (rotation.rotate_key, rotation.revoke_key, rotation.rotate_secret):
+    messenger.add_command(made)
+
+
 @messenger.command()
 @click.argument("name")
 @_endpoint_options
@@ -69,10 +70,10 @@ async def add(context: Context, *, name: str, agreement: str | None, register_no
         if await messengers.find(connection, name) is not None:
             fail(f"there is a messenger {name} already: registryd messenger show {name}")
         messenger_id = await messengers.add(connection, wanted, agreement, register_no)
-        api_key = await _new_key(connection, messenger_id)
+        api_key = await rotation.add_key(connection, messenger_id)
         secret = signing.new_secret()
         await messengers.add_secret(connection, box, messenger_id, secret)
-    _tell(as_json, {"messengerId": messenger_id, "name": name, "apiKey": api_key, "webhookSecret": signing.shown(secret)})
+    rotation.tell_once(as_json, {"messengerId": messenger_id, "name": name, "apiKey": api_key, "webhookSecret": signing.shown(secret)})
 
 
 @messenger.command("list")
@@ -129,70 +130,6 @@ async def show(context: Context, *, name: str, as_json: bool) -> None:
     for alarm in alarms:
         table.add_row(f"alarm {alarm.kind}", f"since {alarm.raised_at:%F %T}, until {alarm.ends_at:%F %T}, {alarm.signs} signs")
     out.print(table)
-
-
-@messenger.command("rotate-key")
-@click.argument("name")
-@click.option(
-    "--overlap-hours",
-    type=click.FloatRange(0, 24 * 90),
-    default=OVERLAP_HOURS,
-    show_default=True,
-    help="How long the former keys still work.",
-)
-@click.option("--json", "as_json", is_flag=True)
-@pass_context
-@command
-async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_json: bool) -> None:
-    """Make a new API key; the former ones end when the overlap does. Prints it once."""
-    async with context.database() as db, db.transaction() as connection:
-        found = await messengers.named(connection, name)
-        live = [key for key in await messengers.read_keys(connection, found.messenger_id) if keys.is_live(key.revoked_at, key.expires_at)]
-        if len(live) > 1:
-            mend = f"registryd messenger revoke-key {name} {live[0].key_id}"
-            fail(f"{name} has two live keys already: {mend}, or wait until {live[0].expires_at}")
-        await messengers.expire_keys(connection, found.messenger_id, timedelta(hours=overlap_hours))
-        api_key = await _new_key(connection, found.messenger_id)
-    _tell(as_json, {"name": name, "apiKey": api_key, "formerKeysEndInHours": overlap_hours})
-
-
-@messenger.command("revoke-key")
-@click.argument("name")
-@click.argument("key_id")
-@pass_context
-@command
-async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
-    """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of rk_<keyId>_<secret>."""
-    async with context.database() as db, db.transaction() as connection:
-        found = await messengers.named(connection, name)
-        known = {key.key_id for key in await messengers.read_keys(connection, found.messenger_id)}
-        if key_id not in known or not await messengers.revoke_key(connection, key_id):
-            fail(f"{name} has no key of that id that is not revoked: registryd messenger show {name}")
-    out.print("revoked")
-
-
-@messenger.command("rotate-secret")
-@click.argument("name")
-@click.option("--ed25519", is_flag=True, help="An ed25519 pair (v1a) instead of an HMAC secret (v1).")
-@click.option(
-    "--overlap-hours",
-    type=click.FloatRange(0, 24 * 90),
-    default=OVERLAP_HOURS,
-    show_default=True,
-    help="How long the former secrets still sign.",
-)
-@click.option("--json", "as_json", is_flag=True)
-@pass_context
-@command
-async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_hours: float, as_json: bool) -> None:
-    """Make a new signing secret; each push is signed with every live one. Prints it once (of a pair, the public key)."""
-    box = signing_box(context.settings.credentials)
-    secret = signing.new_secret("ed25519" if ed25519 else "hmac_sha256")
-    async with context.database() as db, db.transaction() as connection:
-        found = await messengers.named(connection, name)
-        await messengers.expire_secrets(connection, found.messenger_id, secret.kind, timedelta(hours=overlap_hours))
-        await messengers.add_secret(connection, box, found.messenger_id, secret)
-    _tell(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndInHours": overlap_hours})
 
 
 @messenger.command("set")
@@ -271,12 +208,6 @@ async def _set_state(context: Context, name: str, state: str) -> None:
     out.print(state)
 
 
-async def _new_key(connection: Connection, messenger_id: Any) -> str:
-    key = keys.new_key()
-    await messengers.add_key(connection, messenger_id, key.key_id, key.secret_sha256)
-    return key.shown
-
-
 def _changed(context: Context, found: Messenger, given: dict[str, Any]) -> Messenger:
     """`found` with what the options give."""
     changes: dict[str, Any] = {}
@@ -312,12 +243,3 @@ def _view(found: Messenger) -> dict[str, object]:
         "dailyQuota": found.daily_quota,
         "certificates": [digest.hex() for digest in found.certificate_sha256],
     }
-
-
-def _tell(as_json: bool, facts: dict[str, object]) -> None:
-    if as_json:
-        click.echo(orjson.dumps(facts))
-        return
-    for name, value in facts.items():
-        out.print(f"{name:<24} {value}", markup=False, soft_wrap=True)
-    out.print("Keys and secrets are shown this once: hand them over now.", style="yellow")

@@ -1,0 +1,88 @@
+"""`messenger rotate-key | revoke-key | rotate-secret`, and the secrets that `messenger add` tells once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import click
+import orjson
+
+from registryd.cli.running import Context, command, fail, out, pass_context
+from registryd.delivery import signing
+from registryd.domain.identifiers import MessengerId
+from registryd.store import keys, messengers
+from registryd.store.pool import Connection
+from registryd.store.secretbox import signing_box
+
+_OVERLAP = click.option(
+    "--overlap-hours", type=click.FloatRange(0, 24 * 90), default=24, show_default=True, help="How long the former ones still work."
+)
+
+
+@click.command("rotate-key")
+@click.argument("name")
+@_OVERLAP
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_json: bool) -> None:
+    """Make a new API key; the former ones end when the overlap does. Prints it once."""
+    async with context.database() as db, db.transaction() as connection:
+        found = await messengers.named(connection, name)
+        live = [key for key in await messengers.read_keys(connection, found.messenger_id) if keys.is_live(key.revoked_at, key.expires_at)]
+        if len(live) > 1:
+            mend = f"registryd messenger revoke-key {name} {live[0].key_id}"
+            fail(f"{name} has two live keys already: {mend}, or wait until {live[0].expires_at}")
+        await messengers.expire_keys(connection, found.messenger_id, timedelta(hours=overlap_hours))
+        api_key = await add_key(connection, found.messenger_id)
+    tell_once(as_json, {"name": name, "apiKey": api_key, "formerKeysEndInHours": overlap_hours})
+
+
+@click.command("revoke-key")
+@click.argument("name")
+@click.argument("key_id")
+@pass_context
+@command
+async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
+    """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of rk_<keyId>_<secret>."""
+    async with context.database() as db, db.transaction() as connection:
+        found = await messengers.named(connection, name)
+        known = {key.key_id for key in await messengers.read_keys(connection, found.messenger_id)}
+        if key_id not in known or not await messengers.revoke_key(connection, key_id):
+            fail(f"{name} has no key of that id that is not revoked: registryd messenger show {name}")
+    out.print("revoked")
+
+
+@click.command("rotate-secret")
+@click.argument("name")
+@click.option("--ed25519", is_flag=True, help="An ed25519 pair (v1a) instead of an HMAC secret (v1).")
+@_OVERLAP
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_hours: float, as_json: bool) -> None:
+    """Make a new signing secret; each push is signed with every live one. Prints it once (of a pair, the public key)."""
+    box = signing_box(context.settings.credentials)
+    secret = signing.new_secret("ed25519" if ed25519 else "hmac_sha256")
+    async with context.database() as db, db.transaction() as connection:
+        found = await messengers.named(connection, name)
+        await messengers.expire_secrets(connection, found.messenger_id, secret.kind, timedelta(hours=overlap_hours))
+        await messengers.add_secret(connection, box, found.messenger_id, secret)
+    tell_once(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndInHours": overlap_hours})
+
+
+async def add_key(connection: Connection, messenger_id: MessengerId) -> str:
+    """Makes a key and returns what the messenger is told."""
+    key = keys.new_key()
+    await messengers.add_key(connection, messenger_id, key.key_id, key.secret_sha256)
+    return key.shown
+
+
+def tell_once(as_json: bool, facts: dict[str, object]) -> None:
+    """Shows keys and secrets, which are not stored in this form."""
+    if as_json:
+        click.echo(orjson.dumps(facts))
+        return
+    for name, value in facts.items():
+        out.print(f"{name:<24} {value}", markup=False, soft_wrap=True)
+    out.print("Keys and secrets are shown this once: hand them over now.", style="yellow")
