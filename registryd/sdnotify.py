@@ -16,7 +16,7 @@ FIRST_FD = 3
 SEND_TIMEOUT_S = 1.0
 
 
-def notify(message: str) -> bool:
+def notify(message: str, timeout_s: float = SEND_TIMEOUT_S) -> bool:
     """Sends `NAME=value` lines to the service manager; True when it has them, False where there is none or it cannot take them."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -25,7 +25,7 @@ def notify(message: str) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.settimeout(SEND_TIMEOUT_S)
+            sock.settimeout(timeout_s)
             sock.sendto(message.encode(), address)
     except OSError:
         return False

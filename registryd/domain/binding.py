@@ -12,7 +12,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-STATES = ("active", "ended")
 END_REASONS = ("terminated", "replaced", "removed")
 
 

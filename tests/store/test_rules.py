@@ -80,17 +80,6 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(
-    ("at", "words"),
-    [(contract, "active <-> suspended ; active|suspended -> ended"), (lanes, "free -> leased -> free ;  open <-> gated")],
-    ids=["contract", "lane"],
-)
-def test_the_module_that_owns_a_state_machine_draws_it(at: Any, words: str) -> None:
-    assert words in (at.__doc__ or "")
-    assert f"active -> ended ({' | '.join(binding.END_REASONS)})" in (binding.__doc__ or "")
-    assert f"pending -> delivered ({' | '.join(notification.CHANNELS)})" in (notification.__doc__ or "")
-
-
 def test_the_sql_moves_a_contract_and_a_binding_as_their_modules_draw_it(database: TestDatabase) -> None:
     """Every move from every state, tried: what the drawings allow is done, and nothing else."""
 
