@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import orjson
 
-from registryd.cli.running import Context, Exit, command, err, fail, out, pass_context
+from registryd.cli.running import Context, Exit, command, err, fail, json_option, out, pass_context
 from registryd.domain.identifiers import parse_msisdn
 from registryd.store import breakglass as store
 from registryd.store.secretbox import digest_box
@@ -39,7 +39,7 @@ async def request(context: Context, *, reason: str, dsn: str) -> None:
 
 @breakglass.command("list")
 @_dsn
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @command
 async def list_requests(*, dsn: str, as_json: bool) -> None:
     """Show the requests that wait for an approval or a look, their numbers masked."""
@@ -68,7 +68,7 @@ async def approve(*, number: int, dsn: str) -> None:
 @breakglass.command()
 @click.argument("number", type=int)
 @_dsn
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @command
 async def look(*, number: int, dsn: str, as_json: bool) -> None:
     """Look, once: the number's contracts and bindings, and which messengers asked about it. Reads the whole journal."""

@@ -11,7 +11,7 @@ import click
 import orjson
 from cryptography import x509
 
-from registryd.cli.running import Context, Exit, command, out, pass_context
+from registryd.cli.running import Context, Exit, command, json_option, out, pass_context
 from registryd.config import ConfigError, Settings
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def check(context: Context, *, as_json: bool) -> None:

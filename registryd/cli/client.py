@@ -8,15 +8,16 @@ import os
 import re
 import signal
 import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
-import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from registryd.cli.running import Exit, command, err, fail, out
+from registryd.cli.running import Exit, command, err, fail, json_option, present
 from registryd.client.identify import BATCH_MAX, Identification
 from registryd.client.results import Results
 from registryd.client.source import count_lines
@@ -46,7 +47,7 @@ def client() -> None:
 @click.option("--ca", type=_FILE, help="Trust the certificates of this PEM file instead of the system's.")
 @click.option("--certificate", type=_FILE, help="The client certificate, PEM, where the operator asks for one.")
 @click.option("--key", type=_FILE, help="Its private key, PEM, where it is not in the same file.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @command
 async def identify(
     *,
@@ -71,46 +72,43 @@ async def identify(
     if key is not None and certificate is None:
         fail("--key goes with --certificate", Exit.USAGE)
     tls = _tls(url, ca, certificate, key)
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[waiting]}"))
     with (
         Results(results or file.with_name(file.name + ".results.csv"), file) as kept,
-        Progress(*columns, console=err, transient=True, disable=as_json) as progress,
+        _progress(file, kept, as_json) as (on_progress, on_wait),
     ):
-
-        def tell_wait(text: str) -> None:
-            progress.update(task, waiting=text)
-            if not err.is_terminal:
-                err.print(text)
-
         there = kept.done
-        task = progress.add_task("numbers", total=count_lines(file), completed=there, waiting="")
         work = Identification(
-            file,
-            kept,
-            url,
-            api_key,
-            batch=batch,
-            concurrency=concurrency,
-            tls=tls,
-            on_progress=lambda lines: progress.update(task, advance=lines, waiting=""),
-            on_wait=lambda why, seconds: tell_wait(f"{why}: waiting {seconds:,.0f} s"),
+            *(file, kept, url, api_key), batch=batch, concurrency=concurrency, tls=tls, on_progress=on_progress, on_wait=on_wait
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, work.stop.set)
         await work.run()
-    if as_json:
-        click.echo(
-            orjson.dumps(
-                {"before": there, "stopped": work.stop.is_set(), "results": str(kept.path), "unasked": kept.unasked, **kept.counts}
-            )
-        )
-    else:
-        told = ", ".join(f"{count:,} {what}" for what, count in sorted(kept.counts.items())) or "nothing"
-        out.print(f"{told}; {there:,} there before; results in {kept.path}", markup=False, soft_wrap=True)
+    told = ", ".join(f"{count:,} {what}" for what, count in sorted(kept.counts.items())) or "nothing"
+    present(
+        as_json,
+        {"before": there, "stopped": work.stop.is_set(), "results": str(kept.path), "unasked": kept.unasked, **kept.counts},
+        f"{told}; {there:,} there before; results in {kept.path}",
+    )
     if work.stop.is_set():
         fail("interrupted: run it again to go on")
     if kept.unasked:
         fail(f"{kept.unasked:,} lines could not be asked: see the column error of the results")
+
+
+@contextmanager
+def _progress(file: Path, kept: Results, as_json: bool) -> Iterator[tuple[Callable[[int], None], Callable[[str, float], None]]]:
+    """A bar on stderr, and what moves it: lines that were answered; why and how long the work waits."""
+    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[waiting]}"))
+    with Progress(*columns, console=err, transient=True, disable=as_json) as bar:
+        task = bar.add_task("numbers", total=count_lines(file), completed=kept.done, waiting="")
+
+        def on_wait(why: str, seconds: float) -> None:
+            text = f"{why}: waiting {seconds:,.0f} s"
+            bar.update(task, waiting=text)
+            if not err.is_terminal:
+                err.print(text)
+
+        yield lambda lines: bar.update(task, advance=lines, waiting=""), on_wait
 
 
 def _tls(url: str, ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

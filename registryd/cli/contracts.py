@@ -16,7 +16,7 @@ from rich.table import Table
 
 from registryd.cli.kinds import ContractsMax, Moment
 from registryd.cli.rejects import RejectFile, beside
-from registryd.cli.running import Context, command, err, out, pass_context
+from registryd.cli.running import Context, command, err, json_option, out, pass_context
 from registryd.domain.errors import Unavailable
 from registryd.domain.files import ImportRefused
 from registryd.feed import deltas, snapshot
@@ -50,7 +50,7 @@ def contracts() -> None:
     help="Where bad lines are told by number and reason; default: FILE.rejects.csv, of a pipe contracts.rejects.csv.",
 )
 @click.option("--dry-run", is_flag=True, help="Check and count everything, and change nothing.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def import_contracts(
@@ -80,25 +80,16 @@ async def import_contracts(
         raise click.UsageError("--dry-run is for snapshots and histories: what an event does is known once those before it are applied")
     if as_of is not None and kind != "snapshot":
         raise click.UsageError("--as-of is for snapshots: say --snapshot too")
-    stopped: ImportRefused | Unavailable | None = None
     done: Imported | Reconciled | deltas.AppliedEvents
+    stopped: ImportRefused | Unavailable | None
     started = time.perf_counter()
     with RejectFile(rejects or beside(file)) as kept, _progress(file, as_json) as (progress, step):
         job = FileImport(file, max_rejects, dry_run, progress, step)
         try:
-            match kind:
-                case "snapshot":
-                    done = await snapshot.reconcile(context.settings.file.database.dsn, context.password, job, as_of, max_terminations)
-                case "delta":
-                    done = await _apply_events(context, job)
-                    if len(done.refused) > max_rejects:
-                        stopped = ImportRefused(f"{len(done.refused):,} events contradict the registry and were not applied")
-                case _:
-                    done = await snapshot.import_contracts(context.settings.file.database.dsn, context.password, job)
-        except TooManyEnds as error:
-            done, stopped = error.would, error
-        except deltas.Stopped as error:
-            done, stopped = error.done, error.why
+            if kind == "delta":
+                done, stopped = await _apply_events(context, job)
+            else:
+                done, stopped = await _import_whole(context, job, as_of, max_terminations if kind == "snapshot" else None)
         finally:
             if job.bad:
                 kept.write(job.bad)
@@ -118,19 +109,35 @@ async def import_contracts(
         raise stopped
 
 
-async def _apply_events(context: Context, job: FileImport) -> deltas.AppliedEvents:
+async def _import_whole(
+    context: Context, job: FileImport, as_of: datetime | None, max_terminations: Callable[[int], int] | None
+) -> tuple[Imported | Reconciled, ImportRefused | None]:
+    """A snapshot, or without `max_terminations` a history; and why it was refused, where the counts are known all the same."""
+    dsn = context.settings.file.database.dsn
+    if max_terminations is None:
+        return await snapshot.import_contracts(dsn, context.password, job), None
+    try:
+        return await snapshot.reconcile(dsn, context.password, job, as_of, max_terminations), None
+    except TooManyEnds as error:
+        return error.would, error
+
+
+async def _apply_events(context: Context, job: FileImport) -> tuple[deltas.AppliedEvents, ImportRefused | Unavailable | None]:
+    """What was applied, and why it stopped or which events were refused."""
+    stopped: ImportRefused | Unavailable | None = None
     async with context.database() as database:
         # The daemon looks for what is owed by itself; there is nobody here to wake.
         feed = ContractFeed(database, context.settings.credentials.key("feed-key"), lambda: None)
         try:
             done = await deltas.apply_events(feed, job.path, job.progress)
         except deltas.Stopped as error:
-            job.bad.extend(error.done.refused)
-            if isinstance(error.why, deltas.NoEvent):
-                job.bad.append(error.why.bad)
-            raise
+            done, stopped = error.done, error.why
     job.bad.extend(done.refused)
-    return done
+    if isinstance(stopped, deltas.NoEvent):
+        job.bad.append(stopped.bad)
+    if stopped is None and len(done.refused) > job.rejects_max:
+        stopped = ImportRefused(f"{len(done.refused):,} events contradict the registry and were not applied")
+    return done, stopped
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import click
-import orjson
+from rich.text import Text
 
-from registryd.cli.running import Context, command, fail, out, pass_context
+from registryd.cli.running import Context, command, fail, json_option, out, pass_context, present
 from registryd.delivery import signing
 from registryd.domain.identifiers import MessengerId
 from registryd.store import keys, messengers
@@ -22,7 +22,7 @@ _OVERLAP = click.option(
 @click.command("rotate-key")
 @click.argument("name")
 @_OVERLAP
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_json: bool) -> None:
@@ -57,7 +57,7 @@ async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
 @click.argument("name")
 @click.option("--ed25519", is_flag=True, help="An ed25519 pair (v1a) instead of an HMAC secret (v1).")
 @_OVERLAP
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_hours: float, as_json: bool) -> None:
@@ -80,9 +80,5 @@ async def add_key(connection: Connection, messenger_id: MessengerId) -> str:
 
 def tell_once(as_json: bool, facts: dict[str, object]) -> None:
     """Shows keys and secrets, which are not stored in this form."""
-    if as_json:
-        click.echo(orjson.dumps(facts))
-        return
-    for name, value in facts.items():
-        out.print(f"{name:<24} {value}", markup=False, soft_wrap=True)
-    out.print("Keys and secrets are shown this once: hand them over now.", style="yellow")
+    lines = (f"{name:<24} {value}" for name, value in facts.items())
+    present(as_json, facts, *lines, Text("Keys and secrets are shown this once: hand them over now.", "yellow"))

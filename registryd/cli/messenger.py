@@ -11,7 +11,7 @@ import orjson
 from rich.table import Table
 
 from registryd.cli import keys as rotation
-from registryd.cli.running import Context, Exit, command, fail, out, pass_context
+from registryd.cli.running import Context, Exit, command, fail, json_option, out, pass_context, present
 from registryd.delivery import signing
 from registryd.delivery.egress import Egress
 from registryd.delivery.identity import endpoint_tls
@@ -57,7 +57,7 @@ for made in (rotation.rotate_key, rotation.revoke_key, rotation.rotate_secret):
 @_endpoint_options
 @click.option("--agreement", help="Number and date of the identification agreement.")
 @click.option("--register-no", help="Number in the regulator's register.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def add(context: Context, *, name: str, agreement: str | None, register_no: str | None, as_json: bool, **given: Any) -> None:
@@ -77,28 +77,25 @@ async def add(context: Context, *, name: str, agreement: str | None, register_no
 
 
 @messenger.command("list")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def list_messengers(context: Context, *, as_json: bool) -> None:
     """List the messengers."""
     async with context.database() as db, db.connection() as connection:
         found = await messengers.read_all(connection)
-    if as_json:
-        click.echo(orjson.dumps([_view(m) for m in found]))
-        return
     table = Table("name", "id", "state", "endpoint", "batch", "daily quota", "certificates")
     for m in found:
         quota = f"{m.daily_quota:,}" if m.daily_quota else "none"
         table.add_row(
             m.name, str(m.messenger_id), m.state, m.endpoint_url or "pulls", str(m.batch_max), quota, str(len(m.certificate_sha256))
         )
-    out.print(table)
+    present(as_json, [_view(m) for m in found], table)
 
 
 @messenger.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def show(context: Context, *, name: str, as_json: bool) -> None:
@@ -116,9 +113,6 @@ async def show(context: Context, *, name: str, as_json: bool) -> None:
         "notifications": backlog._asdict(),
         "alarms": [alarm._asdict() for alarm in alarms],
     }
-    if as_json:
-        click.echo(orjson.dumps(view))
-        return
     table = Table(show_header=False, box=None)
     for label, value in view.items():
         if label in ("keys", "alarms"):
@@ -129,7 +123,7 @@ async def show(context: Context, *, name: str, as_json: bool) -> None:
         table.add_row(f"key {key.key_id}", f"{life}, used {key.last_used_at or 'never'}")
     for alarm in alarms:
         table.add_row(f"alarm {alarm.kind}", f"since {alarm.raised_at:%F %T}, until {alarm.ends_at:%F %T}, {alarm.signs} signs")
-    out.print(table)
+    present(as_json, view, table)
 
 
 @messenger.command("set")
@@ -179,7 +173,7 @@ async def clear_alarm(context: Context, *, name: str) -> None:
 
 @messenger.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def test(context: Context, *, name: str, as_json: bool) -> None:

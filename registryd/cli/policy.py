@@ -6,11 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import click
-import orjson
 from rich.table import Table
 
 from registryd.cli.kinds import Moment
-from registryd.cli.running import Context, Exit, command, fail, out, pass_context
+from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.store import migrations
 from registryd.store import policy as store
 
@@ -21,7 +20,7 @@ def policy() -> None:
 
 
 @policy.command()
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def show(context: Context, *, as_json: bool) -> None:
@@ -30,13 +29,10 @@ async def show(context: Context, *, as_json: bool) -> None:
         await migrations.check(connection)
         rows = await store.read(connection)
     rows = [row for place, row in enumerate(rows) if row["in_force"] or place > _place_in_force(rows)]
-    if as_json:
-        click.echo(orjson.dumps(rows))
-        return
     table = Table("", *("in force" if row["in_force"] else "planned" for row in rows))
     for column in rows[0] if rows else ():
         table.add_row(column, *(_shown(row[column]) for row in rows))
-    out.print(table)
+    present(as_json, rows, table)
 
 
 @policy.command("set")
@@ -45,7 +41,7 @@ async def show(context: Context, *, as_json: bool) -> None:
 @click.option("--note", required=True, help="Where the rule comes from: the decree, the decision.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--dsn", help="Connect as a role that may SET ROLE registryd_owner; default [database] owner_dsn, then dsn.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def set_policy(
@@ -61,15 +57,13 @@ async def set_policy(
         await migrations.act_as_owner(connection)
         await migrations.check(connection)
         change = await store.change(connection, wanted, since, note, dry_run=dry_run)
-    if as_json:
-        click.echo(orjson.dumps(change.after | {"dryRun": dry_run}))
-        return
-    for column in wanted:
-        out.print(
-            f"{column}: {_shown(change.before[column]) or 'NULL'} -> {_shown(change.after[column]) or 'NULL'}", markup=False, soft_wrap=True
-        )
     until = f" until {change.after['superseded_at']}, when the next one that is planned begins" if change.after["superseded_at"] else ""
-    out.print(f"{'would be ' if dry_run else ''}in force from {change.after['effective_from']}{until}", soft_wrap=True)
+    present(
+        as_json,
+        change.after | {"dryRun": dry_run},
+        *(f"{name}: {_shown(change.before[name]) or 'NULL'} -> {_shown(change.after[name]) or 'NULL'}" for name in wanted),
+        f"{'would be ' if dry_run else ''}in force from {change.after['effective_from']}{until}",
+    )
 
 
 def _place_in_force(rows: list[dict[str, Any]]) -> int:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import orjson
 
 from registryd.cli.kinds import ContractsMax
-from registryd.cli.running import Context, command, fail, out, pass_context
+from registryd.cli.running import Context, command, fail, json_option, pass_context, present
 from registryd.feed import ranges as feed
 from registryd.feed.ranges import Whose
 from registryd.store.ranges import TooManyAbsent
@@ -28,7 +27,7 @@ def ranges() -> None:
     "--max-absent", type=ContractsMax(), default="1%", show_default=True, help="Refuse ranges that turn more live contracts absent."
 )
 @click.option("--dry-run", is_flag=True, help="Check and count, and change nothing.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def import_ranges(
@@ -54,13 +53,14 @@ async def import_ranges(
     except TooManyAbsent as error:
         found, counted, refusal = error.ranges, error.would, str(error)
     numbers = sum(one.last - one.first + 1 for one in found)
-    if as_json:
-        facts = {"ranges": len(found), "numbers": numbers, "kept": counted.kept, "live": counted.live, "turnedAbsent": counted.absent}
-        click.echo(orjson.dumps({**facts, "dryRun": dry_run}))
-    else:
-        are, turn = ("would be", "would turn") if dry_run or refusal else ("are", "turned")
-        beside = f", beside {counted.kept:,} made by hand" if counted.kept else ""
-        out.print(f"{len(found):,} ranges of {numbers:,} numbers {are} the numbering capacity{beside}", soft_wrap=True)
-        out.print(f"{counted.absent:,} of {counted.live:,} live contracts {turn} absent")
+    facts = {"ranges": len(found), "numbers": numbers, "kept": counted.kept, "live": counted.live, "turnedAbsent": counted.absent}
+    are, turn = ("would be", "would turn") if dry_run or refusal else ("are", "turned")
+    beside = f", beside {counted.kept:,} made by hand" if counted.kept else ""
+    present(
+        as_json,
+        {**facts, "dryRun": dry_run},
+        f"{len(found):,} ranges of {numbers:,} numbers {are} the numbering capacity{beside}",
+        f"{counted.absent:,} of {counted.live:,} live contracts {turn} absent",
+    )
     if refusal:
         fail(refusal)

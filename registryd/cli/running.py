@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from rich.console import Console
+import orjson
+from rich.console import Console, RenderableType
 
 from registryd import config
 from registryd.config import ConfigError, Settings
@@ -95,6 +96,7 @@ class Context:
 
 
 pass_context = click.pass_obj
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 
 
 def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..., None]:
@@ -117,6 +119,15 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
             fail(message, code)
 
     return wrapped
+
+
+def present(as_json: bool, facts: object, *shown: RenderableType) -> None:
+    """Shows what came of a command: `facts` as one line of JSON, or `shown` to people, as it is."""
+    if as_json:
+        click.echo(orjson.dumps(facts))
+        return
+    for part in shown:
+        out.print(part, markup=False, soft_wrap=isinstance(part, str))
 
 
 def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
