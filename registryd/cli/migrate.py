@@ -14,12 +14,14 @@ from registryd.store import migrations
 @pass_context
 @command
 async def migrate(context: Context, *, as_script: bool, dsn: str | None) -> None:
-    """Bring the schema to this release: migrations in order, each in a transaction, then the reports."""
+    """Bring the schema to this release, in one transaction: migrations in order, functions and views that changed, grants."""
     async with context.owner(dsn) as connection:
         if as_script:
             click.echo(await migrations.script(connection), nl=False)
             return
         done = await migrations.migrate(connection)
-    for migration in done:
-        out.print(f"applied {migration.path.name}")
-    out.print("the schema is at " + migrations.migrations()[-1].path.name + "; the reports are made anew")
+        newest = max(await migrations.applied(connection))
+    for name in done:
+        out.print(f"applied {name}")
+    older = newest > migrations.migrations()[-1].version
+    out.print(f"the schema is at {newest:04d}{', newer than this program: nothing to do' if older else ''}")

@@ -1,7 +1,7 @@
 """Verifies the evidence: the chain of seals, the pages they cover, the break-glass log, and the heads that were kept elsewhere.
 
 Owns: the walk along the chain and the verdict. Never does: a change; trust in a function of the database's own (sql/queries/audit.sql
-brings its own hashes). What the chain is: sql/migrations/0009_evidence.sql.
+brings its own hashes). What the chain is: sql/code/seals.sql.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Break-glass: an unmasked look at one number by one person, for a reason, approved by another, logged before it answers.
 
-The database keeps the rules: sql/migrations/0009_evidence.sql. Each call here is its own transaction, under the person's own role.
+The database keeps the rules: sql/code/breakglass.sql. Each call here is its own transaction, under the person's own role.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The schema: which migrations there are, which were applied, and whether this program fits.
+"""The schema: what it is made of, what was applied, whether this program works with it, and how it is brought to this release.
 
-Migrations are plain SQL, applied in order, each in a transaction of its own under an advisory lock, and never edited once applied: the
-checksum says so. The views of schema report are made anew after them.
+A migration (sql/migrations) is applied once and never edited afterwards. A code file (sql/code, sql/reports, sql/grants.sql) is applied
+again whenever its text has changed. All that is missing is applied in one transaction, so that a failure leaves the schema as it was.
 """
 
 from __future__ import annotations
@@ -30,15 +30,26 @@ class SchemaMismatch(Exception):
 class Migration(NamedTuple):
     version: int
     path: Path
-    sql: str
+    tables: str  # applied before the code files
+    triggers: str  # applied after them; empty where the file has no line `-- code`
+    checksum: bytes
+    compatible_from: int  # the oldest release, by its newest migration, that still works with this schema
 
-    @property
-    def checksum(self) -> bytes:
-        return sha256(self.sql.encode()).digest()
+
+class CodeFile(NamedTuple):
+    name: str  # relative to sql/
+    sql: str
+    checksum: bytes
 
 
 class Applied(NamedTuple):
     version: int
+    checksum: bytes
+    compatible_from: int
+
+
+class AppliedCode(NamedTuple):
+    name: str
     checksum: bytes
 
 
@@ -47,34 +58,41 @@ class Writable(NamedTuple):
 
 
 APPLIED_MIGRATIONS = Query("schema", "applied_migrations", Applied)
+APPLIED_CODE = Query("schema", "applied_code", AppliedCode)
 IS_WRITABLE = Query("schema", "is_writable", Writable)
 
 
 @cache
 def migrations() -> tuple[Migration, ...]:
-    """Every file of sql/migrations, in order."""
+    """Every file of sql/migrations, in order. Raises: SchemaMismatch."""
     found = []
     for path in sorted(resources.path("sql/migrations").glob("*.sql")):
         number = re.match(r"(\d{4})_", path.name)
         if number is None:
             raise SchemaMismatch(f"{path}: a migration's name begins with four digits and an underscore")
-        found.append(Migration(int(number[1]), path, path.read_text("utf-8")))
+        text = path.read_text("utf-8")
+        tables, _, triggers = text.partition("\n-- code\n")
+        oldest = re.search(r"^-- compatible from (\d{4})$", text, re.MULTILINE)
+        version = int(number[1])
+        found.append(Migration(version, path, tables, triggers, sha256(text.encode()).digest(), int(oldest[1]) if oldest else version))
     return tuple(found)
 
 
 @cache
-def reports_sql() -> str:
-    """The views of schema report, made anew in one transaction."""
-    views = [path.read_text("utf-8") for path in sorted(resources.path("sql/reports").glob("*.sql"))]
-    return "\n".join(views)
+def code_files() -> tuple[CodeFile, ...]:
+    """Functions and views, then the reports on them, then the grants on all of it."""
+    root = resources.path("sql")
+    paths = [*sorted(root.glob("code/*.sql")), *sorted(root.glob("reports/*.sql")), root / "grants.sql"]
+    texts = [(str(path.relative_to(root)), path.read_text("utf-8")) for path in paths]
+    return tuple(CodeFile(name, text, sha256(text.encode()).digest()) for name, text in texts)
 
 
-async def applied(connection: Connection) -> dict[int, bytes]:
-    """The applied migrations' checksums by version; empty where there is no schema yet. Raises: SchemaMismatch."""
+async def applied(connection: Connection) -> dict[int, Applied]:
+    """The applied migrations by version; empty where there is no schema yet. Raises: SchemaMismatch."""
     try:
         if await connection.fetchval("SELECT to_regclass('registry.schema_migration')") is None:
             return {}
-        return {row.version: row.checksum for row in await fetch(connection, APPLIED_MIGRATIONS)}
+        return {row.version: row for row in await fetch(connection, APPLIED_MIGRATIONS)}
     except asyncpg.InsufficientPrivilegeError:
         raise SchemaMismatch(
             "this role may not see the registry's schema: connect as registryd_app, or to migrate as one that may SET ROLE registryd_owner"
@@ -82,13 +100,15 @@ async def applied(connection: Connection) -> dict[int, bytes]:
 
 
 async def check(connection: Connection) -> None:
-    """Raises: SchemaMismatch, unless exactly this program's migrations are applied, unchanged."""
+    """Raises: SchemaMismatch, unless the schema is at least this program's and this program still works with it."""
     found = await applied(connection)
     if not found:
         raise SchemaMismatch("the database has no registry schema: run `registryd migrate` (as the owner; see sql/README.md)")
-    missing = [f"{m.version:04d}" for m in _missing(found)]
+    missing = [m.path.name for m in _missing(found)]
+    if not missing and max(found) == migrations()[-1].version:
+        missing = [file.name for file in await _changed(connection)]
     if missing:
-        raise SchemaMismatch(f"migrations {', '.join(missing)} are not applied: run `registryd migrate`")
+        raise SchemaMismatch(f"{', '.join(missing)} of this release not applied: run `registryd migrate`")
 
 
 async def connect(dsn: str, *, password: str | None = None) -> asyncpg.Connection[asyncpg.Record]:
@@ -102,38 +122,77 @@ async def connect(dsn: str, *, password: str | None = None) -> asyncpg.Connectio
     return connection
 
 
-def _missing(found: dict[int, bytes]) -> list[Migration]:
-    """What is not applied yet. Raises: SchemaMismatch, where something else was."""
+def _missing(found: dict[int, Applied]) -> list[Migration]:
+    """What is not applied yet. Raises: SchemaMismatch, where the schema is not one this program works with."""
     known = {m.version: m for m in migrations()}
-    for version, checksum in found.items():
-        if version not in known:
-            raise SchemaMismatch(f"the database is at migration {version:04d}, newer than this program: install the release that made it")
-        if checksum != known[version].checksum:
+    newest = max(known)
+    for version, row in found.items():
+        if version in known and row.checksum != known[version].checksum:
             raise SchemaMismatch(
                 f"{known[version].path.name} is not the file that was applied: install the release that was, or restore the file"
             )
-    return [m for m in migrations() if m.version not in found]
+        if version not in known and version < newest:
+            raise SchemaMismatch(
+                f"the database has migration {version:04d}, which this program does not know: install the release that made it"
+            )
+        if row.compatible_from > newest:
+            raise SchemaMismatch(f"the database is at migration {version:04d}, newer than this program: install the release that made it")
+    return [m for m in known.values() if m.version not in found]
 
 
-async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[Migration]:
-    """Applies what is missing and makes the reports anew; returns what it applied. Two at once take turns.
+async def _changed(connection: Connection) -> list[CodeFile]:
+    """The code files whose text is not the one that was applied last."""
+    there = {row.name: row.checksum for row in await fetch(connection, APPLIED_CODE)}
+    return [file for file in code_files() if there.get(file.name) != file.checksum]
 
-    Raises: SchemaMismatch; asyncpg.PostgresError where a statement fails: that migration is then undone whole.
+
+class Step(NamedTuple):
+    name: str
+    sql: str
+
+
+async def plan(connection: Connection) -> list[Step]:
+    """What brings the schema to this release, in order; empty where it is there, or newer. Raises: SchemaMismatch."""
+    found = await applied(connection)
+    todo = _missing(found)
+    if found and max(found) > max(m.version for m in migrations()):
+        return []
+    code = await _changed(connection) if found else list(code_files())
+    if (todo or code) and code_files()[-1] not in code:
+        code.append(code_files()[-1])  # the grants: what is new has none yet
+    steps = [Step(m.path.name, m.tables) for m in todo]
+    steps += [Step(file.name, file.sql) for file in code]
+    steps += [Step(f"{m.path.name}, triggers", m.triggers) for m in todo if m.triggers]
+    records = [
+        f"INSERT INTO registry.schema_migration (version, checksum, compatible_from)"
+        f" VALUES ({m.version}, '\\x{m.checksum.hex()}', {m.compatible_from});"
+        for m in todo
+    ] + [
+        f"INSERT INTO registry.schema_code (name, checksum) VALUES ('{file.name}', '\\x{file.checksum.hex()}')"
+        " ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = now();"
+        for file in code
+    ]
+    return [*steps, Step("what was applied", "\n".join(records))] if steps else []
+
+
+# Functions of one code file may call those of the next, so PostgreSQL does not look at their bodies while they are made.
+SETTINGS = "SET LOCAL check_function_bodies = off; SET LOCAL client_min_messages = warning;"
+
+
+async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
+    """Applies what is missing, in one transaction; returns the names of the files. Two at once take turns.
+
+    Raises: SchemaMismatch; asyncpg.PostgresError where a statement fails: nothing is then changed.
     """
     await act_as_owner(connection)
     await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
     try:
-        todo = _missing(await applied(connection))
-        for migration in todo:
-            async with connection.transaction():
-                await connection.execute(migration.sql)
-                await connection.execute(
-                    "INSERT INTO registry.schema_migration (version, checksum) VALUES ($1, $2)", migration.version, migration.checksum
-                )
+        steps = await plan(connection)
         async with connection.transaction():
-            await connection.execute(reports_sql())
-        await connection.execute("SELECT registry.make_partitions((now() AT TIME ZONE 'UTC')::date, 8)")
-        return todo
+            await connection.execute(SETTINGS)
+            for step in steps:
+                await connection.execute(step.sql)
+        return [step.name for step in steps if step.name.endswith(".sql")]
     except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError) as error:
         raise SchemaMismatch(f"{error}: run `psql -d DATABASE -f sql/roles.sql` as a superuser first") from None
     finally:
@@ -154,16 +213,9 @@ async def act_as_owner(connection: Connection) -> None:
 async def script(connection: Connection) -> str:
     """The same work as a psql script, for a DBA who runs it himself. Raises: SchemaMismatch."""
     await act_as_owner(connection)
-    parts = ["\\set ON_ERROR_STOP on", f"SELECT pg_advisory_lock({LOCK});", f"SET ROLE {OWNER};"]
-    for m in _missing(await applied(connection)):
-        parts += [
-            f"\n-- {m.path.name}\nBEGIN;",
-            m.sql.rstrip(),
-            f"INSERT INTO registry.schema_migration (version, checksum) VALUES ({m.version}, '\\x{m.checksum.hex()}');",
-            "COMMIT;",
-        ]
-    parts += ["\n-- the reports, made anew\nBEGIN;", reports_sql().rstrip(), "COMMIT;"]
-    parts += ["SELECT registry.make_partitions((now() AT TIME ZONE 'UTC')::date, 8);", "RESET ROLE;", f"SELECT pg_advisory_unlock({LOCK});"]
+    parts = ["\\set ON_ERROR_STOP on", f"SELECT pg_advisory_lock({LOCK});", f"SET ROLE {OWNER};", "BEGIN;", SETTINGS]
+    parts += [f"\n-- {step.name}\n{step.sql.rstrip()}" for step in await plan(connection)]
+    parts += ["COMMIT;", "RESET ROLE;", f"SELECT pg_advisory_unlock({LOCK});"]
     return "\n".join(parts) + "\n"
 
 

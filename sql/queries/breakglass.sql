@@ -1,4 +1,4 @@
--- Break-glass, run by persons under their own roles: what each step means stands in 0009_evidence.sql.
+-- Break-glass, run by persons under their own roles: what each step means stands in sql/code/breakglass.sql.
 
 -- name: request_look
 SELECT breakglass.request($1, $2, $3, $4) AS request;

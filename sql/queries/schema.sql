@@ -1,7 +1,10 @@
 -- What the database and its schema are, for checks before work begins.
 
 -- name: applied_migrations
-SELECT m.version, m.checksum FROM registry.schema_migration AS m ORDER BY m.version;
+SELECT m.version, m.checksum, m.compatible_from FROM registry.schema_migration AS m ORDER BY m.version;
+
+-- name: applied_code
+SELECT c.name, c.checksum FROM registry.schema_code AS c;
 
 -- name: is_writable
 -- Why: a demoted primary still answers statements, but nothing can be journaled there.

@@ -1,13 +1,8 @@
--- The views of schema report: the DBA's contract. Made anew by every `registryd migrate`; columns are only ever added.
--- Days are UTC: closed ones stand in tables of figures, open ones are counted as they are asked for (0005_retention.sql). Numbers and codes
+-- The views of schema report: the DBA's contract. Columns are only ever added, so that grants and views of a DBA's own stay.
+-- Days are UTC: closed ones stand in tables of figures, open ones are counted as they are asked for (sql/code/days.sql). Numbers and codes
 -- appear masked or not at all.
 
-SET LOCAL client_min_messages = warning;
-DROP VIEW IF EXISTS report.presence_daily, report.answer_deadline, report.binding_by_messenger, report.contract_daily,
-    report.notification_backlog, report.notification_deadline, report.delivery_attempt_daily, report.endpoint_health,
-    report.quota_today, report.enumeration_alarm, report.feed_lag, report.policy;
-
-CREATE VIEW report.presence_daily AS
+CREATE OR REPLACE VIEW report.presence_daily AS
 SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.present_count)::bigint AS present,
        sum(f.queries - f.present_count)::bigint AS absent, round(sum(f.queries - f.present_count) / sum(f.queries), 4) AS absent_ratio
   FROM (TABLE registry.presence_day UNION ALL SELECT * FROM registry.open_presence()) AS f
@@ -21,7 +16,7 @@ COMMENT ON COLUMN report.presence_daily.present IS 'Of them, answered present.';
 COMMENT ON COLUMN report.presence_daily.absent IS 'Of them, answered absent.';
 COMMENT ON COLUMN report.presence_daily.absent_ratio IS 'absent of queries: a few per cent are honest.';
 
-CREATE VIEW report.answer_deadline AS
+CREATE OR REPLACE VIEW report.answer_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late)::bigint AS queries, sum(f.in_time)::bigint AS in_time, sum(f.late)::bigint AS late,
        max(f.worst_wait) AS worst_wait, max(f.allowed) AS allowed
   FROM (TABLE registry.presence_day UNION ALL SELECT * FROM registry.open_presence()) AS f
@@ -37,7 +32,7 @@ COMMENT ON COLUMN report.answer_deadline.late IS 'Answered after it.';
 COMMENT ON COLUMN report.answer_deadline.worst_wait IS 'The longest time from receipt to answer.';
 COMMENT ON COLUMN report.answer_deadline.allowed IS 'The time that the policy gave; the longest, where it changed that day.';
 
-CREATE VIEW report.binding_by_messenger AS
+CREATE OR REPLACE VIEW report.binding_by_messenger AS
 SELECT m.name AS messenger, coalesce(sum(b.recorded - b.terminated - b.replaced - b.removed), 0)::bigint AS live,
        coalesce(sum(b.terminated), 0)::bigint AS terminated, coalesce(sum(b.replaced), 0)::bigint AS replaced,
        coalesce(sum(b.removed), 0)::bigint AS removed
@@ -50,7 +45,7 @@ COMMENT ON COLUMN report.binding_by_messenger.terminated IS 'Ended with their co
 COMMENT ON COLUMN report.binding_by_messenger.replaced IS 'Ended by another code for the number.';
 COMMENT ON COLUMN report.binding_by_messenger.removed IS 'Ended by their messenger.';
 
-CREATE VIEW report.contract_daily AS
+CREATE OR REPLACE VIEW report.contract_daily AS
 SELECT c.day, sum(c.activated)::bigint AS activated, sum(c.terminated)::bigint AS terminated, sum(c.ported_out)::bigint AS ported_out,
        sum(c.holder_changed)::bigint AS holder_changed
   FROM registry.contract_movement AS c GROUP BY c.day;
@@ -61,7 +56,7 @@ COMMENT ON COLUMN report.contract_daily.terminated IS 'Contracts that were termi
 COMMENT ON COLUMN report.contract_daily.ported_out IS 'Contracts whose number left to another operator.';
 COMMENT ON COLUMN report.contract_daily.holder_changed IS 'Contracts that ended because the holder changed.';
 
-CREATE VIEW report.notification_backlog AS
+CREATE OR REPLACE VIEW report.notification_backlog AS
 SELECT m.name AS messenger, coalesce(owed.pending, 0) AS pending, coalesce(owed.overdue, 0) AS overdue,
        oldest.deadline_at AS oldest_deadline_at, oldest.deadline_at - now() AS slack,
        coalesce(pace.delivered, 0) AS delivered_last_hour,
@@ -81,7 +76,7 @@ COMMENT ON COLUMN report.notification_backlog.slack IS 'From now to it; negative
 COMMENT ON COLUMN report.notification_backlog.delivered_last_hour IS 'Delivered in the last hour, by push and pull.';
 COMMENT ON COLUMN report.notification_backlog.eta IS 'How long pending takes at that pace; NULL where nothing was delivered.';
 
-CREATE VIEW report.notification_deadline AS
+CREATE OR REPLACE VIEW report.notification_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pending)::bigint AS owed, sum(f.in_time)::bigint AS in_time,
        sum(f.late)::bigint AS late, sum(f.overdue)::bigint AS overdue, sum(f.pending)::bigint AS pending, max(f.worst_delay) AS worst_delay
   FROM (SELECT d.day, d.messenger_id, d.in_time, d.late, 0 AS overdue, 0 AS pending, d.worst_delay
@@ -102,7 +97,7 @@ COMMENT ON COLUMN report.notification_deadline.overdue IS 'Not delivered, and pa
 COMMENT ON COLUMN report.notification_deadline.pending IS 'Not delivered, and not past it.';
 COMMENT ON COLUMN report.notification_deadline.worst_delay IS 'The longest time from an end to its delivery.';
 
-CREATE VIEW report.delivery_attempt_daily AS
+CREATE OR REPLACE VIEW report.delivery_attempt_daily AS
 SELECT f.day, m.name AS messenger, f.outcome::text AS outcome, f.http_status,
        sum(f.attempts)::bigint AS attempts, sum(f.notifications)::bigint AS notifications,
        round(sum(f.latency_sum_ms) / sum(f.attempts), 1) AS mean_latency_ms, max(f.latency_max_ms) AS max_latency_ms
@@ -119,7 +114,7 @@ COMMENT ON COLUMN report.delivery_attempt_daily.notifications IS 'Notifications 
 COMMENT ON COLUMN report.delivery_attempt_daily.mean_latency_ms IS 'Their mean time to the answer, in milliseconds.';
 COMMENT ON COLUMN report.delivery_attempt_daily.max_latency_ms IS 'The longest.';
 
-CREATE VIEW report.endpoint_health AS
+CREATE OR REPLACE VIEW report.endpoint_health AS
 SELECT m.name AS messenger,
        CASE WHEN m.endpoint_url IS NULL THEN 'none' WHEN l.gate_until IS NOT NULL THEN 'gated' ELSE 'healthy' END AS state,
        l.failures, l.last_error, l.gate_until, l.last_success_at,
@@ -134,7 +129,7 @@ COMMENT ON COLUMN report.endpoint_health.gate_until IS 'When it is probed next.'
 COMMENT ON COLUMN report.endpoint_health.last_success_at IS 'Its last receipt.';
 COMMENT ON COLUMN report.endpoint_health.worker IS 'Which instance serves its lane now.';
 
-CREATE VIEW report.quota_today AS
+CREATE OR REPLACE VIEW report.quota_today AS
 SELECT m.name AS messenger, m.daily_quota AS quota, coalesce(u.used, 0) AS used, coalesce(u.absent, 0) AS absent,
        round(u.absent::numeric / nullif(u.used, 0), 4) AS absent_ratio
   FROM registry.messenger AS m
@@ -146,7 +141,7 @@ COMMENT ON COLUMN report.quota_today.used IS 'Numbers asked for today.';
 COMMENT ON COLUMN report.quota_today.absent IS 'Of them, answered absent.';
 COMMENT ON COLUMN report.quota_today.absent_ratio IS 'absent of used.';
 
-CREATE VIEW report.enumeration_alarm AS
+CREATE OR REPLACE VIEW report.enumeration_alarm AS
 SELECT m.name AS messenger, a.raised_at, a.kind::text AS kind, a.cleared_at IS NULL AND a.ends_at > now() AS in_force,
        a.ends_at, a.cleared_at, a.signs, coalesce(u.used, 0) AS used_that_day, coalesce(u.absent, 0) AS absent_that_day,
        round(u.absent::numeric / nullif(u.used, 0), 4) AS absent_ratio_that_day
@@ -165,7 +160,7 @@ COMMENT ON COLUMN report.enumeration_alarm.used_that_day IS 'Numbers asked for o
 COMMENT ON COLUMN report.enumeration_alarm.absent_that_day IS 'Of them, answered absent.';
 COMMENT ON COLUMN report.enumeration_alarm.absent_ratio_that_day IS 'absent of used.';
 
-CREATE VIEW report.feed_lag AS
+CREATE OR REPLACE VIEW report.feed_lag AS
 SELECT e.day, e.type, e.outcome::text AS outcome, sum(e.events)::bigint AS events, justify_hours(make_interval(secs => (sum(e.lag_sum_s) / sum(e.events))::float8)) AS mean_lag,
        max(e.worst_lag) AS worst_lag
   FROM registry.feed_movement AS e GROUP BY e.day, e.type, e.outcome;
@@ -177,7 +172,7 @@ COMMENT ON COLUMN report.feed_lag.events IS 'Billing''s events.';
 COMMENT ON COLUMN report.feed_lag.mean_lag IS 'The mean time from occurring to being recorded.';
 COMMENT ON COLUMN report.feed_lag.worst_lag IS 'The longest.';
 
-CREATE VIEW report.policy AS
+CREATE OR REPLACE VIEW report.policy AS
 SELECT p.*, lead(p.effective_from) OVER (ORDER BY p.effective_from) AS superseded_at,
        p.effective_from = (SELECT max(b.effective_from) FROM registry.policy AS b WHERE b.effective_from <= now()) AS in_force
   FROM registry.policy AS p;
@@ -197,5 +192,3 @@ BEGIN
     END LOOP;
 END
 $comments$;
-
-GRANT SELECT ON ALL TABLES IN SCHEMA report TO registryd_report, registryd_app;

@@ -6,19 +6,7 @@
 -- The staging table is made by a function of the owner's, so that load_first, which runs with the owner's rights, may trust that nobody
 -- hung a rule or a trigger on what it reads. Its columns follow registry.contract's types.
 
-CREATE FUNCTION registry.stamp_recorded() RETURNS trigger
-LANGUAGE plpgsql
-AS $$
-BEGIN
-    NEW.recorded_at := now();
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION registry.stamp_recorded IS 'A change is newer than any snapshot taken before it: it says when it was recorded.';
-CREATE TRIGGER stamp_recorded BEFORE UPDATE ON registry.contract FOR EACH ROW EXECUTE FUNCTION registry.stamp_recorded();
-COMMENT ON COLUMN registry.contract.recorded_at IS 'When the registry last learned something of the contract; a snapshot from before then changes nothing of it.';
-
-CREATE FUNCTION registry.make_import_staging() RETURNS void
+CREATE OR REPLACE FUNCTION registry.make_import_staging() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 BEGIN
@@ -33,7 +21,7 @@ END
 $$;
 COMMENT ON FUNCTION registry.make_import_staging IS 'Makes the temporary table import_contract, which takes the lines of one import and is gone with its transaction.';
 
-CREATE FUNCTION registry.load_first() RETURNS bigint
+CREATE OR REPLACE FUNCTION registry.load_first(learned_at timestamptz) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET maintenance_work_mem = '256MB' SET work_mem = '256MB'
 AS $$
 DECLARE
@@ -69,11 +57,11 @@ BEGIN
     END LOOP;
     PERFORM set_config('registry.bulk_load', 'on', true);
     EXECUTE $load$
-        INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason)
-        SELECT s.msisdn, coalesce(s.generation, 1), s.status, s.holder, s.end_user, s.started_at, s.ended_at, s.end_reason
+        INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason, recorded_at)
+        SELECT s.msisdn, coalesce(s.generation, 1), s.status, s.holder, s.end_user, s.started_at, s.ended_at, s.end_reason, $1
           FROM pg_temp.import_contract AS s
          ORDER BY s.msisdn, s.generation
-    $load$;
+    $load$ USING learned_at;
     GET DIAGNOSTICS loaded = ROW_COUNT;
     FOR position IN 1 .. cardinality(remake) LOOP
         EXECUTE remake[position];
@@ -81,7 +69,4 @@ BEGIN
     RETURN loaded;
 END
 $$;
-COMMENT ON FUNCTION registry.load_first IS 'Moves import_contract into an empty registry.contract: every check and trigger holds, only the indexes are built at the end. Returns how many rows.';
-
-REVOKE ALL ON FUNCTION registry.stamp_recorded(), registry.make_import_staging(), registry.load_first() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION registry.make_import_staging(), registry.load_first() TO registryd_app;
+COMMENT ON FUNCTION registry.load_first IS 'Moves import_contract into an empty registry.contract, as learned at a time: every check and trigger holds, only the indexes are built at the end. Returns how many rows.';

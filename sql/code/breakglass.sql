@@ -1,0 +1,167 @@
+-- Break-glass: one number's contracts and bindings unmasked, and who asked about it
+--
+--   requested   by a person with registryd_breakglass, for one number and a reason          breakglass.request
+--   approved    by another person, with registryd_approver, within a day                    breakglass.approve
+--   looked      by the first, within an hour, once                                           breakglass.look
+--
+-- Each step is a row of registry.breakglass_event, which is a hash chain of its own. A look can be undone by its caller after he has seen what it
+-- returned; the request and its approval cannot: they are two persons' transactions, each of which the next step sees only once it
+-- is committed. So every look leaves a committed trace, and an approval without a look must be read as one.
+--
+-- The journal holds keyed digests and the database has no key. Whoever has the service's credentials (`registryd breakglass request`) gives the
+-- digests of the number with the request, so that they stand in the log before anything is looked for.
+--
+-- Nobody is granted registry.breakglass_event; schema breakglass has nothing but these functions.
+
+CREATE OR REPLACE FUNCTION registry.append_breakglass(
+    request bigint, step registry.breakglass_step, msisdn bigint DEFAULT NULL, reason text DEFAULT '', digest_keys smallint[] DEFAULT '{}', digests bytea DEFAULT ''
+) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET lock_timeout = '10s'
+AS $$
+DECLARE
+    last registry.breakglass_event;
+    made registry.breakglass_event;
+BEGIN
+    -- Until the caller's commit: who leaves his transaction open holds up the others' requests, and no query.
+    PERFORM pg_advisory_xact_lock(hashtextextended('registry.breakglass_event', 0));
+    SELECT e.* INTO last FROM registry.breakglass_event AS e ORDER BY e.sequence DESC LIMIT 1;
+    made.sequence := coalesce(last.sequence, 0) + 1;
+    made.request := coalesce(append_breakglass.request, made.sequence);
+    made.at := clock_timestamp();
+    made.previous := coalesce(last.sha256, decode(repeat('00', 32), 'hex'));
+    made.sha256 := sha256(made.previous || int8send(made.sequence) || int8send(made.request) || timestamptz_send(made.at)
+                          || int8send(coalesce(append_breakglass.msisdn, 0)) || append_breakglass.digests || array_send(append_breakglass.digest_keys)
+                          || int4send(length(session_user::text)) || convert_to(append_breakglass.step::text || session_user::text || append_breakglass.reason, 'UTF8'));
+    INSERT INTO registry.breakglass_event (sequence, request, step, at, person, msisdn, reason, digest_keys, digests, previous, sha256)
+    VALUES (made.sequence, made.request, append_breakglass.step, made.at, session_user, append_breakglass.msisdn, append_breakglass.reason,
+            append_breakglass.digest_keys, append_breakglass.digests, made.previous, made.sha256);
+    RETURN made.sequence;
+END
+$$;
+COMMENT ON FUNCTION registry.append_breakglass IS 'Appends one step to the break-glass log and returns its sequence.';
+
+CREATE OR REPLACE FUNCTION registry.breakglass_request(wanted bigint) RETURNS registry.breakglass_event
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+DECLARE
+    asked registry.breakglass_event;
+BEGIN
+    SELECT e.* INTO asked FROM registry.breakglass_event AS e WHERE e.request = wanted AND e.step = 'requested';
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no request %', wanted USING ERRCODE = 'insufficient_privilege', HINT = 'breakglass.open_requests() lists them.';
+    END IF;
+    RETURN asked;
+END
+$$;
+COMMENT ON FUNCTION registry.breakglass_request IS 'A request by its number, or a refusal.';
+
+-- What a CHECK or NOT NULL of the table refuses, PostgreSQL logs with the whole row: so it is refused before it is one.
+CREATE OR REPLACE FUNCTION breakglass.request(number bigint, reason text, digest_keys smallint[] DEFAULT '{}', digests bytea DEFAULT '') RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    IF number IS NULL OR number NOT BETWEEN 10000 AND 999999999999999 THEN
+        RAISE EXCEPTION 'a number has 5 to 15 digits' USING ERRCODE = 'check_violation', HINT = 'E.164, without the plus.';
+    ELSIF reason IS NULL OR length(btrim(reason)) < 10 THEN
+        RAISE EXCEPTION 'a reason has ten characters at least' USING ERRCODE = 'check_violation',
+            HINT = 'Say why: who approves the request and who audits it reads that.';
+    ELSIF digest_keys IS NULL OR digests IS NULL OR octet_length(digests) <> 16 * cardinality(digest_keys) THEN
+        RAISE EXCEPTION 'each digest key has one digest of 16 bytes' USING ERRCODE = 'check_violation',
+            HINT = '`registryd breakglass request` makes them.';
+    END IF;
+    RETURN registry.append_breakglass(NULL, 'requested', number, reason, digest_keys, digests);
+END
+$$;
+COMMENT ON FUNCTION breakglass.request IS 'Asks for a look at one number, for a reason; with its digests, at who asked about it too (`registryd breakglass request` makes them). Returns the request''s number, for somebody else to approve within a day.';
+
+CREATE OR REPLACE FUNCTION breakglass.approve(request bigint) RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+DECLARE
+    asked registry.breakglass_event := registry.breakglass_request(request);
+BEGIN
+    IF asked.person = session_user THEN
+        RAISE EXCEPTION 'a request is approved by somebody else' USING ERRCODE = 'insufficient_privilege',
+            HINT = 'Ask a second person, whose own role is granted registryd_approver.';
+    ELSIF asked.at < now() - interval '1 day' THEN
+        RAISE EXCEPTION 'the request is older than a day' USING ERRCODE = 'insufficient_privilege', HINT = 'Let it be asked anew.';
+    ELSIF EXISTS (SELECT FROM registry.breakglass_event AS e WHERE e.request = approve.request AND e.step = 'approved') THEN
+        RAISE EXCEPTION 'the request is approved already' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    PERFORM registry.append_breakglass(request, 'approved');
+    RETURN now() + interval '1 hour';
+END
+$$;
+COMMENT ON FUNCTION breakglass.approve IS 'Approves another person''s request; returns until when he may look.';
+
+CREATE OR REPLACE FUNCTION breakglass.open_requests()
+RETURNS TABLE (request bigint, requested_at timestamptz, requested_by text, number text, reason text, approved_by text, ends_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    SELECT r.request, r.at, r.person, left(r.msisdn::text, -6) || '****' || right(r.msisdn::text, 2), r.reason, a.person,
+           coalesce(a.at + interval '1 hour', r.at + interval '1 day')
+      FROM registry.breakglass_event AS r
+      LEFT JOIN registry.breakglass_event AS a ON a.request = r.request AND a.step = 'approved'
+     WHERE r.step = 'requested' AND coalesce(a.at + interval '1 hour', r.at + interval '1 day') > now()
+       AND NOT EXISTS (SELECT FROM registry.breakglass_event AS l WHERE l.request = r.request AND l.step = 'looked')
+     ORDER BY r.request
+$$;
+COMMENT ON FUNCTION breakglass.open_requests IS 'Requests that wait for an approval or a look, their numbers masked.';
+
+CREATE OR REPLACE FUNCTION breakglass.look(request bigint)
+RETURNS TABLE (kind text, began_at timestamptz, ended_at timestamptz, generation smallint, messenger text, detail text, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET jit = off SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    asked    registry.breakglass_event := registry.breakglass_request(request);
+    approved registry.breakglass_event;
+    searched record;
+BEGIN
+    SELECT e.* INTO approved FROM registry.breakglass_event AS e WHERE e.request = look.request AND e.step = 'approved';
+    IF asked.person <> session_user THEN
+        RAISE EXCEPTION 'the request is somebody else''s' USING ERRCODE = 'insufficient_privilege', HINT = 'Who asked looks.';
+    ELSIF approved.request IS NULL THEN
+        RAISE EXCEPTION 'nobody has approved the request' USING ERRCODE = 'insufficient_privilege',
+            HINT = format('Somebody with registryd_approver runs SELECT breakglass.approve(%s).', request);
+    ELSIF approved.at < now() - interval '1 hour' THEN
+        RAISE EXCEPTION 'the approval is older than an hour' USING ERRCODE = 'insufficient_privilege', HINT = 'Ask anew.';
+    ELSIF EXISTS (SELECT FROM registry.breakglass_event AS e WHERE e.request = look.request AND e.step = 'looked') THEN
+        RAISE EXCEPTION 'the request was used already' USING ERRCODE = 'insufficient_privilege', HINT = 'Ask anew.';
+    END IF;
+    PERFORM registry.append_breakglass(request, 'looked');
+    RETURN QUERY
+        SELECT 'contract', c.started_at, c.ended_at, c.generation, NULL, registry.holder_word(c.holder) || ', ' || registry.end_user_word(c.end_user),
+               coalesce(c.end_reason::text, c.status::text)
+          FROM registry.contract AS c WHERE c.msisdn = asked.msisdn ORDER BY c.generation;
+    RETURN QUERY
+        SELECT 'binding', b.bound_at, b.ended_at, b.generation, m.name, b.identification_code, coalesce(b.end_reason::text, 'live')
+          FROM registry.binding AS b LEFT JOIN registry.messenger AS m ON m.messenger_id = b.messenger_id
+         WHERE b.msisdn = asked.msisdn ORDER BY b.bound_at, m.name;
+    -- Every page that a key made is searched: the journal has no index by number, on purpose. Planned for the key's own days (EXECUTE).
+    FOR searched IN
+        SELECT k.key_id, substring(asked.digests FROM 16 * k.place::integer - 15 FOR 16) AS digest,
+               coalesce(registry.first_id_of(d.month)::text, '00000000-0000-0000-0000-000000000000') AS first_page,
+               coalesce(registry.first_id_of((d.month + interval '1 month 1 day')::date)::text, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS end_page
+          FROM unnest(asked.digest_keys) WITH ORDINALITY AS k(key_id, place)
+          LEFT JOIN registry.digest_key AS d ON d.key_id = k.key_id
+         ORDER BY k.key_id
+    LOOP
+        RETURN QUERY EXECUTE format($search$
+            SELECT 'query', p.answered_at, NULL::timestamptz, NULL::smallint, m.name, left(p.page_id::text, 32) || lpad(to_hex(q.index), 4, '0'),
+                   CASE get_bit(p.present, q.index) WHEN 1 THEN 'present' ELSE 'absent' END
+              FROM registry.journal_page AS p
+             CROSS JOIN LATERAL generate_series(0, p.queries - 1) AS q(index)
+              LEFT JOIN registry.messenger AS m ON m.messenger_id = p.messenger_id
+             WHERE p.page_id >= %L AND p.page_id < %L AND p.digest_key = $1 AND position($2 IN p.digests) > 0
+               AND substring(p.digests FROM 16 * q.index + 1 FOR 16) = $2
+             ORDER BY 2
+        $search$, searched.first_page, searched.end_page) USING searched.key_id, searched.digest;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION breakglass.look IS 'An approved request''s number unmasked: its contracts and bindings (detail: the code), and with digests the queries about it (detail: the query''s id). Once, within an hour of the approval.';
+
+CREATE OR REPLACE FUNCTION breakglass.digest_keys() RETURNS TABLE (key_id smallint, month date, ciphertext bytea)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$ SELECT k.key_id, k.month, k.ciphertext FROM registry.digest_key AS k WHERE k.destroyed_at IS NULL ORDER BY k.month $$;
+COMMENT ON FUNCTION breakglass.digest_keys IS 'The digest keys that are not destroyed, sealed: who has the service''s credentials makes a number''s digests with them.';

@@ -1,0 +1,84 @@
+-- What no path can break: the ends of contracts, the bindings on them, and what is owed for them.
+--
+-- A contract ends when somebody sets ended_at: the event API, an import, or a DBA in psql. In that same statement its bindings end and
+-- one notification is written for each (notify_messengers_of_ends). The work is done once a statement, from the transition table, so
+-- that a million ends are one statement too. The plan is made anew for each statement (EXECUTE), because a plan that PL/pgSQL
+-- remembers from a statement of one row is quadratic for one of a million.
+--
+-- The other direction is closed by a lock: a binding is written only while a share lock keeps its contract from ending
+-- (guard_new_bindings). An end that comes meanwhile waits, and then sees the binding. That argument needs READ COMMITTED, where each
+-- statement sees what was committed before it; ends under a stricter isolation are refused.
+--
+-- Every refusal says what to do, and none quotes a number.
+
+CREATE OR REPLACE FUNCTION registry.refuse_reopening() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    RAISE EXCEPTION 'this contract has ended, and ended is final (generation %)', OLD.generation
+        USING ERRCODE = 'restrict_violation',
+              HINT = 'Insert a contract of the next generation instead: the messengers have been notified that this one ended.';
+END
+$$;
+COMMENT ON FUNCTION registry.refuse_reopening IS 'Ended is final: a restored subscriber gets the next generation.';
+
+CREATE OR REPLACE FUNCTION registry.complete_end() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    NEW.ended_at := coalesce(NEW.ended_at, greatest(now(), NEW.started_at));
+    NEW.status := 'ended';
+    NEW.end_reason := coalesce(NEW.end_reason, 'terminated');
+    IF NEW.ended_at < NEW.started_at THEN
+        RAISE EXCEPTION 'ended_at lies before started_at'
+            USING ERRCODE = 'check_violation', HINT = 'A contract ends after it has started: set ended_at to when it ended.';
+    END IF;
+    IF NEW.ended_at > clock_timestamp() + interval '5 minutes' THEN
+        RAISE EXCEPTION 'ended_at lies in the future'
+            USING ERRCODE = 'check_violation', HINT = 'A contract ends when it has ended: set ended_at then. It takes effect at once.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION registry.complete_end IS 'Setting ended_at (or status) is enough to end a contract: this fills the rest.';
+
+CREATE OR REPLACE FUNCTION registry.notify_messengers_of_ends() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    -- An ended row cannot be updated (refuse_reopening), so every ended row here ended in this very statement.
+    IF NOT EXISTS (SELECT FROM changed WHERE ended_at IS NOT NULL) THEN
+        RETURN NULL;
+    END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'contracts are ended in READ COMMITTED transactions only'
+            USING ERRCODE = 'invalid_transaction_state',
+                  HINT = 'A stricter isolation would not see a binding that was recorded meanwhile, and its messenger would never be notified.';
+    END IF;
+    EXECUTE $fan_out$
+        WITH ended AS (
+            UPDATE registry.binding AS b
+               SET ended_at = greatest(c.ended_at, b.bound_at), end_reason = 'terminated'
+              FROM changed AS c
+             WHERE c.ended_at IS NOT NULL
+               AND b.msisdn = c.msisdn AND b.generation = c.generation AND b.ended_at IS NULL
+            RETURNING b.messenger_id, b.generation, b.msisdn, b.identification_code, c.ended_at AS terminated_at
+        ), owed AS (
+            SELECT e.*, date_trunc('milliseconds', e.terminated_at + coalesce(
+                       (SELECT p.notice_within FROM registry.policy_in_force(e.terminated_at) AS p), interval '24 hours')) AS deadline_at
+              FROM ended AS e
+        )
+        INSERT INTO registry.notification (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, identification_code)
+        SELECT o.messenger_id, o.generation, o.deadline_at, registry.id_at(o.deadline_at), o.msisdn, o.terminated_at, o.identification_code
+          FROM owed AS o
+    $fan_out$;
+    EXECUTE $count$
+        INSERT INTO registry.contract_movement (day, terminated, ported_out, holder_changed)
+        SELECT (c.ended_at AT TIME ZONE 'UTC')::date, count(*) FILTER (WHERE c.end_reason = 'terminated'),
+               count(*) FILTER (WHERE c.end_reason = 'ported_out'), count(*) FILTER (WHERE c.end_reason = 'holder_changed')
+          FROM changed AS c WHERE c.ended_at IS NOT NULL GROUP BY 1
+    $count$;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.notify_messengers_of_ends IS 'Decree 1801 of 2021: whatever path ends a contract, its bindings end and a notification is owed for each, in the same transaction.';

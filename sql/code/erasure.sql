@@ -1,0 +1,55 @@
+CREATE OR REPLACE FUNCTION registry.purge_ended(batch integer) RETURNS TABLE (bindings bigint, contracts bigint)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = registry, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET enable_mergejoin = off SET enable_hashjoin = on SET jit = off
+AS $$
+DECLARE
+    over timestamptz := (SELECT now() - p.ended_kept FROM registry.policy_in_force(now()) AS p);
+BEGIN
+    IF over IS NULL OR NOT pg_try_advisory_xact_lock(hashtextextended('registry.purge_ended', 0)) THEN
+        RETURN;
+    END IF;
+    -- What is owed is read once a batch (a hash), what has ended by its index until the batch is full (no ORDER BY: a hash join would be sorted).
+    -- Rows are deleted by where they lie (ctid): what has ended is never changed, so they lie there still.
+    DELETE FROM registry.binding AS b WHERE b.ctid = ANY (ARRAY(
+        SELECT e.ctid FROM registry.binding AS e
+         WHERE e.ended_at < over
+           AND NOT EXISTS (SELECT FROM registry.notification AS n WHERE n.msisdn = e.msisdn AND n.generation = e.generation)
+         LIMIT batch));
+    GET DIAGNOSTICS bindings = ROW_COUNT;
+    DELETE FROM registry.contract AS c WHERE c.ctid = ANY (ARRAY(
+        SELECT e.ctid FROM registry.contract AS e
+         WHERE e.ended_at < over
+           AND (SELECT true FROM registry.binding AS b WHERE b.msisdn = e.msisdn AND b.generation = e.generation LIMIT 1) IS NULL
+           AND NOT EXISTS (SELECT FROM registry.notification AS n WHERE n.msisdn = e.msisdn AND n.generation = e.generation)
+         LIMIT batch));
+    GET DIAGNOSTICS contracts = ROW_COUNT;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION registry.purge_ended IS 'Deletes ended bindings and contracts that the policy in force no longer keeps, a batch of each, and returns how many; no row where somebody else is at it. What is still owed keeps its binding, and a binding that is still kept its contract.';
+
+CREATE OR REPLACE FUNCTION registry.forget_events(batch integer) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+DECLARE
+    over      timestamptz := (SELECT now() - p.ended_kept FROM registry.policy_in_force(now()) AS p);
+    forgotten bigint;
+BEGIN
+    DELETE FROM registry.feed_event AS f WHERE f.event_id = ANY (ARRAY(
+        SELECT e.event_id FROM registry.feed_event AS e WHERE e.recorded_at < over ORDER BY e.recorded_at LIMIT batch));
+    GET DIAGNOSTICS forgotten = ROW_COUNT;
+    RETURN forgotten;
+END
+$$;
+COMMENT ON FUNCTION registry.forget_events IS 'Deletes billing''s events, a batch at most, recorded longer ago than the policy keeps ended contracts; figures of them stay in feed_movement. Returns how many.';
+
+CREATE OR REPLACE FUNCTION registry.destroy_digest_keys() RETURNS SETOF date
+LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    -- A day more than the month: a worker may use its key for some minutes into the next.
+    UPDATE registry.digest_key AS k SET ciphertext = NULL, destroyed_at = now()
+     WHERE k.destroyed_at IS NULL AND k.month + interval '1 month 1 day' <= registry.kept_from('journal_page')
+       AND NOT EXISTS (SELECT FROM registry.day_partition AS p WHERE p.family = 'journal_page' AND p.day < k.month + interval '1 month 1 day')
+    RETURNING k.month
+$$;
+COMMENT ON FUNCTION registry.destroy_digest_keys IS 'Destroys the digest keys whose journal the policy in force no longer keeps and that is dropped; returns their months. What remains in backups opens only under secrets-key, and goes with them.';

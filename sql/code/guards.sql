@@ -1,0 +1,63 @@
+CREATE OR REPLACE FUNCTION registry.refuse_truncate() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    RAISE EXCEPTION 'registry.% is not truncated: it is evidence', TG_TABLE_NAME
+        USING ERRCODE = 'restrict_violation', HINT = 'Retention is by policy: rows and partitions leave when their period is over.';
+END
+$$;
+COMMENT ON FUNCTION registry.refuse_truncate IS 'TRUNCATE would slip past the row triggers.';
+
+CREATE OR REPLACE FUNCTION registry.refuse_deleting_bound_messenger() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM registry.binding AS b WHERE b.messenger_id = OLD.messenger_id AND b.ended_at IS NULL)
+       OR EXISTS (SELECT FROM registry.binding AS b WHERE b.messenger_id = OLD.messenger_id AND b.ended_at IS NOT NULL)
+       OR EXISTS (SELECT FROM registry.notification AS n WHERE n.messenger_id = OLD.messenger_id) THEN
+        RAISE EXCEPTION 'messenger % has bindings or notifications and cannot be deleted', OLD.name
+            USING ERRCODE = 'restrict_violation', HINT = 'Suspend it (registryd messenger suspend NAME): what it is owed is still delivered.';
+    END IF;
+    RETURN OLD;
+END
+$$;
+COMMENT ON FUNCTION registry.refuse_deleting_bound_messenger IS 'Deleting a messenger would lose what it is owed.';
+
+CREATE OR REPLACE FUNCTION registry.open_lane() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    INSERT INTO registry.lane (messenger_id) VALUES (NEW.messenger_id);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.open_lane IS 'Every messenger has its lane, by whatever path it was added.';
+
+CREATE OR REPLACE FUNCTION registry.limit_live_keys() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM FROM registry.messenger AS m WHERE m.messenger_id = NEW.messenger_id FOR NO KEY UPDATE;
+    IF (SELECT count(*) FROM registry.messenger_key AS k
+         WHERE k.messenger_id = NEW.messenger_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())) > 2 THEN
+        RAISE EXCEPTION 'a messenger has two live keys at most'
+            USING ERRCODE = 'restrict_violation', HINT = 'Revoke the older one, or let it expire, before making another.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.limit_live_keys IS 'Two live keys are what a rotation needs; a third would be one that nobody tracks.';
+
+CREATE OR REPLACE FUNCTION registry.end_long_reports(longest interval) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))
+      FROM pg_catalog.pg_stat_activity AS a
+     WHERE (a.usename = 'registryd_report'
+            -- A superuser counts as a member of every role, and so of the owner. A person's sessions elsewhere are no reports.
+            OR (a.datname = current_database() AND pg_has_role(a.usesysid, 'registryd_report', 'MEMBER')
+                AND NOT pg_has_role(a.usesysid, 'registryd_owner', 'MEMBER') AND NOT pg_has_role(a.usesysid, 'registryd_app', 'MEMBER')))
+       AND (a.xact_start < clock_timestamp() - longest
+            OR EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory'))
+$$;
+COMMENT ON FUNCTION registry.end_long_reports IS 'Ends the sessions of registryd_report, and in this database of those who are granted it, whose transaction goes on for longer, or that hold an advisory lock, which the daemon''s housekeeping might wait for: a role may set its own statement_timeout off. Spares the owner''s and the daemon''s. Returns how many.';

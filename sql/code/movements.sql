@@ -1,0 +1,101 @@
+-- Movements: where a report would count a whole table (contracts, bindings, events, what is owed), a trigger appends what each statement
+-- changed, and the report sums that. Appended rows wait for nobody, where one counter would make every writer wait. The daemon folds
+-- them together every ten minutes (fold_movements), so that there are never more than that time brings. What retention deletes from a
+-- table later stays counted: reports tell what was.
+
+CREATE OR REPLACE FUNCTION registry.count_new_contracts() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    EXECUTE $count$
+        INSERT INTO registry.contract_movement (day, activated, terminated, ported_out, holder_changed)
+        SELECT m.day, sum(m.activated), sum(m.terminated), sum(m.ported_out), sum(m.holder_changed)
+          FROM (SELECT (c.started_at AT TIME ZONE 'UTC')::date AS day, 1 AS activated, 0 AS terminated, 0 AS ported_out, 0 AS holder_changed
+                  FROM added AS c
+                UNION ALL
+                SELECT (c.ended_at AT TIME ZONE 'UTC')::date, 0, (c.end_reason = 'terminated')::int, (c.end_reason = 'ported_out')::int,
+                       (c.end_reason = 'holder_changed')::int
+                  FROM added AS c WHERE c.ended_at IS NOT NULL) AS m
+         GROUP BY m.day
+    $count$;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.count_new_contracts IS 'Appends to contract_movement what a statement inserted.';
+
+CREATE OR REPLACE FUNCTION registry.count_bindings() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    -- An ended row cannot be updated (refuse_binding_change), so every ended row of an UPDATE ended in it.
+    INSERT INTO registry.binding_movement (messenger_id, recorded, terminated, replaced, removed)
+    SELECT c.messenger_id, CASE TG_OP WHEN 'INSERT' THEN count(*) ELSE 0 END, count(*) FILTER (WHERE c.end_reason = 'terminated'),
+           count(*) FILTER (WHERE c.end_reason = 'replaced'), count(*) FILTER (WHERE c.end_reason = 'removed')
+      FROM changed AS c WHERE TG_OP = 'INSERT' OR c.ended_at IS NOT NULL GROUP BY c.messenger_id;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.count_bindings IS 'Appends to binding_movement what a statement recorded or ended.';
+
+CREATE OR REPLACE FUNCTION registry.count_notifications() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    INSERT INTO registry.notification_movement (messenger_id, day, due, pending)
+    SELECT c.messenger_id, (c.terminated_at AT TIME ZONE 'UTC')::date, date_trunc('minute', c.deadline_at) + interval '1 minute',
+           CASE TG_OP WHEN 'INSERT' THEN count(*) ELSE -count(*) END
+      FROM changed AS c WHERE NOT c.replayed GROUP BY 1, 2, 3;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.count_notifications IS 'Appends to notification_movement what a statement wrote or settled.';
+
+CREATE OR REPLACE FUNCTION registry.lag_of(recorded_at timestamptz, occurred_at timestamptz) RETURNS interval
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$ SELECT CASE WHEN isfinite(occurred_at) THEN recorded_at - occurred_at ELSE interval '0' END $$;
+COMMENT ON FUNCTION registry.lag_of IS 'From occurring to being recorded; 0 for an event at the end of the calendar, which was refused.';
+
+CREATE OR REPLACE FUNCTION registry.count_feed_events() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    INSERT INTO registry.feed_movement (day, type, outcome, events, lag_sum_s, worst_lag)
+    SELECT (a.recorded_at AT TIME ZONE 'UTC')::date, a.type, a.outcome, count(*), sum(extract(epoch FROM l.lag)), max(l.lag)
+      FROM added AS a, registry.lag_of(a.recorded_at, a.occurred_at) AS l(lag) GROUP BY 1, 2, 3;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.count_feed_events IS 'Appends to feed_movement what a statement recorded.';
+
+CREATE OR REPLACE FUNCTION registry.fold_movements() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('registry.fold_movements', 0)) THEN
+        RETURN false;
+    END IF;
+    -- Only what this statement sees is deleted and summed, so that a row appended meanwhile stays for the next time.
+    WITH folded AS (DELETE FROM registry.binding_movement RETURNING *)
+    INSERT INTO registry.binding_movement (messenger_id, recorded, terminated, replaced, removed)
+    SELECT f.messenger_id, sum(f.recorded), sum(f.terminated), sum(f.replaced), sum(f.removed) FROM folded AS f GROUP BY f.messenger_id;
+
+    WITH folded AS (DELETE FROM registry.notification_movement RETURNING *)
+    INSERT INTO registry.notification_movement (messenger_id, day, due, pending)
+    SELECT f.messenger_id, f.day, f.due, sum(f.pending) FROM folded AS f GROUP BY 1, 2, 3 HAVING sum(f.pending) <> 0;
+
+    -- Of days, years of them gather: only those that have something to fold.
+    WITH folded AS (
+        DELETE FROM registry.contract_movement AS m
+         WHERE m.day IN (SELECT d.day FROM registry.contract_movement AS d GROUP BY d.day HAVING count(*) > 1) RETURNING *)
+    INSERT INTO registry.contract_movement (day, activated, terminated, ported_out, holder_changed)
+    SELECT f.day, sum(f.activated), sum(f.terminated), sum(f.ported_out), sum(f.holder_changed) FROM folded AS f GROUP BY f.day;
+
+    WITH folded AS (
+        DELETE FROM registry.feed_movement AS m
+         WHERE m.day IN (SELECT d.day FROM registry.feed_movement AS d GROUP BY d.day, d.type, d.outcome HAVING count(*) > 1) RETURNING *)
+    INSERT INTO registry.feed_movement (day, type, outcome, events, lag_sum_s, worst_lag)
+    SELECT f.day, f.type, f.outcome, sum(f.events), sum(f.lag_sum_s), max(f.worst_lag) FROM folded AS f GROUP BY 1, 2, 3;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION registry.fold_movements IS 'Sums the appended rows of the movement tables into few: no figure changes. False where somebody else is at it.';

@@ -1,0 +1,76 @@
+-- The law in force. A policy row that has begun is history: it is not changed, not deleted and not preceded by another, whoever asks, because
+-- deadlines that were told, and lateness that was judged, go back to it.
+
+CREATE OR REPLACE FUNCTION registry.policy_in_force(at timestamptz) RETURNS SETOF registry.policy
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+AS 'SELECT p.* FROM registry.policy AS p WHERE p.effective_from <= at ORDER BY p.effective_from DESC LIMIT 1';
+COMMENT ON FUNCTION registry.policy_in_force IS 'The policy row in force at a time; no row where none was yet, so that nothing is answered by a rule that is not there.';
+
+CREATE OR REPLACE FUNCTION registry.is_present(
+    status registry.contract_status, end_user registry.end_user, organisation_rule registry.organisation_rule, suspended_is_present boolean
+) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT (status = 'active' OR (status = 'suspended' AND suspended_is_present))
+       AND (organisation_rule = 'subscriber' OR end_user <> 'unregistered')
+$$;
+COMMENT ON FUNCTION registry.is_present IS 'Who counts as present: the rule that answers every query. The same rule in words: registryd/domain/presence.py; a test holds the two together.';
+
+CREATE OR REPLACE FUNCTION registry.holder_word(holder registry.holder) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$ SELECT CASE holder WHEN 'i' THEN 'individual' WHEN 's' THEN 'sole_trader' ELSE 'organisation' END $$;
+COMMENT ON FUNCTION registry.holder_word IS 'The word that a contract''s holder is the first letter of.';
+
+CREATE OR REPLACE FUNCTION registry.end_user_word(end_user registry.end_user) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$ SELECT CASE end_user WHEN 'n' THEN 'not_required' WHEN 'r' THEN 'registered' ELSE 'unregistered' END $$;
+COMMENT ON FUNCTION registry.end_user_word IS 'The word that a contract''s end_user is the first letter of.';
+
+CREATE OR REPLACE FUNCTION registry.keep_policy_history() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF TG_OP <> 'INSERT' AND OLD.effective_from <= now() THEN
+        RAISE EXCEPTION 'a policy that has begun is history and stays as it is'
+            USING ERRCODE = 'restrict_violation',
+                  HINT = 'Add one that takes its place: SELECT registry.change_policy(''{"notice_within": "12 hours"}'', now(), ''why'').';
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        RETURN OLD;
+    END IF;
+    IF NEW.effective_from < now() THEN
+        RAISE EXCEPTION 'a policy begins now or later, never in the past'
+            USING ERRCODE = 'restrict_violation',
+                  HINT = 'What was answered and notified until now was so under the policies of the time. Set effective_from to now() or later.';
+    END IF;
+    NEW.recorded_at := clock_timestamp();
+    NEW.recorded_by := session_user;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION registry.keep_policy_history IS 'Deadlines were told and lateness was judged by the policies of the time: a row that has begun is not changed, deleted or preceded by another. One that is planned may be.';
+
+CREATE OR REPLACE FUNCTION registry.change_policy(changes jsonb, effective_from timestamptz, note text) RETURNS SETOF registry.policy
+LANGUAGE plpgsql SET search_path = registry, pg_temp
+AS $$
+DECLARE
+    settable text[] := ARRAY(
+        SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
+         WHERE a.attrelid = 'registry.policy'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+           AND a.attname NOT IN ('effective_from', 'note', 'recorded_at', 'recorded_by') ORDER BY a.attnum);
+    unknown text;
+BEGIN
+    SELECT k.key INTO unknown FROM jsonb_object_keys(changes) AS k(key) WHERE k.key <> ALL (settable) ORDER BY k.key LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the policy has no %', unknown
+            USING ERRCODE = 'undefined_column', HINT = format('It has %s.', array_to_string(settable, ', '));
+    END IF;
+    RETURN QUERY
+    INSERT INTO registry.policy
+    SELECT n.*
+      FROM registry.policy_in_force(change_policy.effective_from) AS p,
+           jsonb_populate_record(p, changes || jsonb_build_object('effective_from', change_policy.effective_from, 'note', change_policy.note)) AS n
+    RETURNING *;
+END
+$$;
+COMMENT ON FUNCTION registry.change_policy IS 'Adds the policy in force from a time on: what `changes` names (column: value), and the rest of the policy that would be in force then. Returns the new row.';

@@ -1,0 +1,70 @@
+-- Who may do what: every grant of our roles, and everything else is refused. Applied whole, in one transaction: what our roles hold is taken
+-- back where they hold anything and given again as it stands here. What a DBA granted to roles of his own stays.
+-- The whole matrix stands in tests/contracts/privileges.txt.
+
+DO $revoke$
+DECLARE
+    held record;
+BEGIN
+    FOR held IN
+        WITH role AS (SELECT r.oid FROM pg_roles AS r WHERE r.rolname IN ('registryd_app', 'registryd_report', 'registryd_breakglass', 'registryd_approver')
+                      UNION ALL SELECT 0)
+        SELECT DISTINCT o.name
+          FROM (SELECT 'SCHEMA ' || n.oid::regnamespace, n.oid, n.nspacl FROM pg_namespace AS n
+                UNION ALL
+                SELECT 'TABLE ' || c.oid::regclass, c.relnamespace, a.acl
+                  FROM pg_class AS c, LATERAL (SELECT c.relacl UNION ALL SELECT a.attacl FROM pg_attribute AS a WHERE a.attrelid = c.oid) AS a(acl)
+                 WHERE c.relkind IN ('r', 'p', 'v')
+                UNION ALL
+                SELECT 'FUNCTION ' || f.oid::regprocedure, f.pronamespace, coalesce(f.proacl, acldefault('f', f.proowner)) FROM pg_proc AS f) AS o(name, namespace, acl),
+               LATERAL aclexplode(o.acl) AS granted
+         WHERE o.namespace::regnamespace::text IN ('registry', 'report', 'breakglass') AND granted.grantee IN (SELECT role.oid FROM role)
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM PUBLIC, registryd_app, registryd_report, registryd_breakglass, registryd_approver', held.name);
+    END LOOP;
+END
+$revoke$;
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- The daemon
+
+GRANT USAGE ON SCHEMA registry, report TO registryd_app;
+GRANT SELECT ON registry.schema_migration, registry.schema_code, registry.policy, registry.canary_number, registry.handover, registry.notification_delivered TO registryd_app;
+GRANT SELECT, INSERT, DELETE ON registry.numbering_range TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (status, holder, end_user, ended_at, end_reason) ON registry.contract TO registryd_app;
+GRANT SELECT, INSERT ON registry.feed_event, registry.delivery_attempt, registry.replay TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (endpoint_url, batch_max, includes_phone_number, daily_quota, certificate_sha256, state, suspended_at)
+    ON registry.messenger TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at) ON registry.messenger_key TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (expires_at) ON registry.messenger_secret TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (ended_at, end_reason) ON registry.binding TO registryd_app;
+GRANT INSERT ON registry.journal_page TO registryd_app;
+GRANT SELECT, INSERT (key_id, month, ciphertext) ON registry.digest_key TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (used, absent) ON registry.quota_usage TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (ends_at, signs, cleared_at) ON registry.enumeration_alarm TO registryd_app;
+GRANT SELECT, UPDATE (attempts, not_before, last_error) ON registry.notification TO registryd_app;
+GRANT SELECT, UPDATE (owner, token, lease_until, gate_until, failures, last_error, last_success_at) ON registry.lane TO registryd_app;
+GRANT SELECT, UPDATE (holder, lease_until) ON registry.watch TO registryd_app;
+GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.replayed_notification TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON registry.digest TO registryd_app;
+GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registry.holder_word, registry.end_user_word, registry.time_of,
+    registry.make_import_staging, registry.load_first, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
+    registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.close_day, registry.drop_day,
+    registry.retention_state, registry.seal_pages, registry.destroy_digest_keys, registry.purge_ended, registry.forget_seals,
+    registry.forget_replays, registry.forget_events, registry.fold_movements, registry.end_long_reports TO registryd_app;
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Reports, which the daemon's metrics and `registryd report` read too
+
+GRANT USAGE ON SCHEMA report TO registryd_report;
+GRANT SELECT ON ALL TABLES IN SCHEMA report TO registryd_report, registryd_app;
+GRANT EXECUTE ON FUNCTION registry.open_presence, registry.open_delivered, registry.open_attempts, registry.delivered_last_hour
+    TO registryd_report, registryd_app;
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Break-glass
+
+GRANT USAGE ON SCHEMA breakglass TO registryd_breakglass, registryd_approver;
+GRANT EXECUTE ON FUNCTION breakglass.request, breakglass.look, breakglass.digest_keys TO registryd_breakglass;
+GRANT EXECUTE ON FUNCTION breakglass.approve TO registryd_approver;
+GRANT EXECUTE ON FUNCTION breakglass.open_requests TO registryd_breakglass, registryd_approver;

@@ -1,0 +1,852 @@
+-- The registry: who holds which number, which messengers know them, who asked, and what is owed.
+--
+-- Families of tables, in the order below:
+--   the law and the operator's numbers   policy, numbering_range, canary_number
+--   what billing tells us                contract, feed_event
+--   what messengers tell and ask us      messenger and its keys and secrets, binding, journal_page, quota_usage, enumeration_alarm
+--   what we owe messengers               notification, notification_delivered, delivery_attempt, lane, replay, handover, digest
+--   figures                              *_movement (appended by triggers, folded by the daemon), *_day (of closed days), retention
+--   evidence                             seal, digest_key, breakglass_event
+--
+-- An MSISDN is a bigint of E.164 digits without the plus. Nothing here holds a name, a document, an IMSI or a place.
+-- Ids that travel on the wire are UUIDs that begin with a time in milliseconds (the layout of RFC 9562 version 7), so that they
+-- neither count anything for an outsider nor scatter an index: journal_page's is the time of receipt, notification's its deadline.
+-- Every hot table carries msisdn or messenger_id in its key, so that it could be distributed by it later.
+--
+-- Here stands what cannot be replaced: tables, types, indexes, constraints, and below the line `-- code` the triggers, which need the
+-- functions of sql/code. Who may do what stands in sql/grants.sql.
+--
+-- Run as registryd_owner (`registryd migrate`, or `SET ROLE registryd_owner` in psql) after sql/roles.sql.
+
+-- Without these, which sql/roles.sql grants, the owner sees no person's transaction and may end none.
+DO $roles$
+BEGIN
+    IF NOT pg_has_role('registryd_owner', 'pg_signal_backend', 'USAGE') OR NOT pg_has_role('registryd_owner', 'pg_read_all_stats', 'USAGE') THEN
+        RAISE EXCEPTION 'registryd_owner may not end the sessions of those who are granted registryd_report'
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Run sql/roles.sql again as a superuser.';
+    END IF;
+END
+$roles$;
+
+-- A function is for whom sql/grants.sql grants it to, and for nobody else.
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+
+CREATE SCHEMA registry;
+CREATE SCHEMA report;
+CREATE SCHEMA breakglass;
+COMMENT ON SCHEMA registry IS 'registryd: the daemon''s tables. Report from schema report instead: its views are kept stable.';
+COMMENT ON SCHEMA report IS 'registryd: the DBA''s views. Numbers and codes are masked; names and columns are a contract.';
+COMMENT ON SCHEMA breakglass IS 'registryd: unmasked look-ups of one number, for a reason, approved by a second person, logged before they answer.';
+
+CREATE TABLE registry.schema_migration (
+    version         integer PRIMARY KEY,
+    checksum        bytea NOT NULL CHECK (octet_length(checksum) = 32),
+    compatible_from integer NOT NULL CHECK (compatible_from <= version),
+    applied_at      timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE registry.schema_migration IS 'Which files of sql/migrations were applied.';
+COMMENT ON COLUMN registry.schema_migration.version IS 'The number a file''s name begins with.';
+COMMENT ON COLUMN registry.schema_migration.checksum IS 'SHA-256 of the file as applied: a file that was edited since is refused.';
+COMMENT ON COLUMN registry.schema_migration.compatible_from IS 'The oldest release, by the number of its newest migration, whose processes still work with the schema from here on.';
+COMMENT ON COLUMN registry.schema_migration.applied_at IS 'When it was applied.';
+
+CREATE TABLE registry.schema_code (
+    name       text COLLATE "C" PRIMARY KEY,
+    checksum   bytea NOT NULL CHECK (octet_length(checksum) = 32),
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE registry.schema_code IS 'Which files of functions, views and grants were applied last: migrate applies those that differ.';
+COMMENT ON COLUMN registry.schema_code.name IS 'The file, below sql/.';
+COMMENT ON COLUMN registry.schema_code.checksum IS 'SHA-256 of the file as applied.';
+COMMENT ON COLUMN registry.schema_code.applied_at IS 'When it was applied.';
+
+CREATE TYPE registry.contract_status AS ENUM ('active', 'suspended', 'ended');
+CREATE TYPE registry.end_reason AS ENUM ('terminated', 'ported_out', 'holder_changed');
+CREATE TYPE registry.binding_end_reason AS ENUM ('terminated', 'replaced', 'removed');
+CREATE TYPE registry.organisation_rule AS ENUM ('subscriber', 'verified_end_user');
+CREATE TYPE registry.messenger_state AS ENUM ('active', 'suspended');
+CREATE TYPE registry.secret_kind AS ENUM ('hmac_sha256', 'ed25519');
+CREATE TYPE registry.delivery_channel AS ENUM ('push', 'pull', 'hand');
+CREATE TYPE registry.delivery_outcome AS ENUM ('acknowledged', 'rejected', 'failed');
+CREATE TYPE registry.feed_outcome AS ENUM ('applied', 'refused');
+CREATE TYPE registry.alarm_kind AS ENUM ('absent', 'consecutive', 'canary');
+CREATE TYPE registry.seal_kind AS ENUM ('begin', 'pages', 'adopted', 'retention', 'forgotten');
+CREATE TYPE registry.breakglass_step AS ENUM ('requested', 'approved', 'looked');
+CREATE TYPE registry.range_source AS ENUM ('register', 'hand');
+CREATE DOMAIN registry.holder AS "char" CHECK (VALUE IN ('individual', 'sole_trader', 'organisation'));
+COMMENT ON DOMAIN registry.holder IS 'individual, sole_trader or organisation, kept as its first letter.';
+CREATE DOMAIN registry.end_user AS "char" CHECK (VALUE IN ('not_required', 'registered', 'unregistered'));
+COMMENT ON DOMAIN registry.end_user IS 'not_required, registered or unregistered, kept as its first letter.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- The law as dated data, and the operator's capacity
+
+CREATE TABLE registry.policy (
+    effective_from       timestamptz PRIMARY KEY,
+    answer_within        interval NOT NULL CHECK (answer_within > '0'),
+    notice_within        interval NOT NULL CHECK (notice_within > '0'),
+    organisation_rule    registry.organisation_rule NOT NULL,
+    suspended_is_present boolean NOT NULL,
+    journal_kept         interval NOT NULL CHECK (journal_kept >= '1 day'),
+    notification_kept    interval NOT NULL CHECK (notification_kept >= '1 day'),
+    note                 text NOT NULL CHECK (note <> ''),
+    honest_absent_ratio      numeric NOT NULL DEFAULT 0.03,
+    scan_absent_ratio        numeric NOT NULL DEFAULT 0.40,
+    honest_density           numeric NOT NULL DEFAULT 0.70,
+    honest_queries_per_alarm bigint NOT NULL DEFAULT 1000000000000,
+    alarm_lasts              interval NOT NULL DEFAULT '1 hour',
+    alarm_queries_per_minute integer NOT NULL DEFAULT 60,
+    echo_per_s               integer DEFAULT 5000 CHECK (echo_per_s > 0),
+    alarm_slack              interval[] NOT NULL DEFAULT '{22 hours,12 hours,1 hour,0}' CHECK (cardinality(alarm_slack) > 0),
+    ended_kept               interval NOT NULL DEFAULT '3 years' CHECK (ended_kept >= '1 day'),
+    recorded_at              timestamptz NOT NULL DEFAULT now(),
+    recorded_by              text NOT NULL DEFAULT session_user,
+    CONSTRAINT scans_miss_more_than_honest_messengers
+        CHECK (honest_absent_ratio > 0 AND scan_absent_ratio > honest_absent_ratio AND scan_absent_ratio < 1),
+    CONSTRAINT scans_are_denser_than_honest_messengers CHECK (honest_density > 0 AND honest_density <= 0.95),
+    CONSTRAINT false_alarms_are_rare CHECK (honest_queries_per_alarm >= 1000),
+    CONSTRAINT alarms_end CHECK (alarm_lasts > '0' AND alarm_lasts <= '30 days'),
+    CONSTRAINT alarms_slow_and_do_not_stop CHECK (alarm_queries_per_minute >= 1)
+);
+COMMENT ON TABLE registry.policy IS 'The rules in force from a date on: the row with the latest effective_from not after now. A change is a new row; history is kept.';
+COMMENT ON COLUMN registry.policy.effective_from IS 'From when the row is in force, until the next row''s date.';
+COMMENT ON COLUMN registry.policy.answer_within IS 'The time to answer a presence query, from its receipt (Decree 1801 of 2021: 20 minutes).';
+COMMENT ON COLUMN registry.policy.notice_within IS 'The time to notify the messengers of a contract''s end, from the end (Decree 1801 of 2021: 24 hours).';
+COMMENT ON COLUMN registry.policy.organisation_rule IS 'A number held by an organisation or sole trader is present: subscriber, whenever the contract is live; verified_end_user, only when its end user is registered.';
+COMMENT ON COLUMN registry.policy.suspended_is_present IS 'Whether a suspended contract counts as present: the subscriber still holds the number.';
+COMMENT ON COLUMN registry.policy.journal_kept IS 'How long the journal of presence queries is kept.';
+COMMENT ON COLUMN registry.policy.notification_kept IS 'How long delivered notifications and delivery attempts are kept as proof.';
+COMMENT ON COLUMN registry.policy.note IS 'Where the rule comes from.';
+COMMENT ON COLUMN registry.policy.honest_absent_ratio IS 'Which share of absent answers an honest messenger has: its users have just typed a code from an SMS. Raise it before a first wave of an old user base.';
+COMMENT ON COLUMN registry.policy.scan_absent_ratio IS 'Which share of absent answers a scan has at least. The nearer to the honest one, the longer a scan goes on unseen.';
+COMMENT ON COLUMN registry.policy.honest_density IS 'How likely it is at most, in the densest part of the numbering, that the number after a user''s is one of the same messenger''s users. Decides how many consecutive numbers are an alarm: 82 at 0.7.';
+COMMENT ON COLUMN registry.policy.honest_queries_per_alarm IS 'How many queries of honest messengers there are at least, on average, for each false alarm.';
+COMMENT ON COLUMN registry.policy.alarm_lasts IS 'How long a messenger is slowed down after the last sign.';
+COMMENT ON COLUMN registry.policy.alarm_queries_per_minute IS 'How many numbers each worker still answers it in a minute meanwhile, so that single users are identified in time. 2147483647: alarms are told and slow nobody.';
+COMMENT ON COLUMN registry.policy.echo_per_s IS 'How many notifications a second the workers push together to messengers with a backlog, until half of the notice period is gone: each makes its messenger ask again within answer_within (Decree 1801 of 2021). NULL: no bound.';
+COMMENT ON COLUMN registry.policy.alarm_slack IS 'An alarm is raised when a notification that is still owed has less than this left to its deadline; once for each of them.';
+COMMENT ON COLUMN registry.policy.ended_kept IS 'How long ended contracts and ended bindings are kept, from their end.';
+COMMENT ON COLUMN registry.policy.recorded_at IS 'When the row was written; set by the database.';
+COMMENT ON COLUMN registry.policy.recorded_by IS 'Which database user wrote it; set by the database.';
+INSERT INTO registry.policy (effective_from, answer_within, notice_within, organisation_rule, suspended_is_present, journal_kept, notification_kept, note) VALUES (
+    '2022-03-01 00:00:00+03', '20 minutes', '24 hours', 'verified_end_user', true, '3 years', '3 years',
+    'Decree 1801 of 2021-10-20, in force from 2022-03-01; it lapses in March 2028: add the row of its successor before then.'
+);
+
+CREATE TABLE registry.numbering_range (
+    first_msisdn bigint PRIMARY KEY CHECK (first_msisdn BETWEEN 10000 AND 999999999999999),
+    last_msisdn  bigint NOT NULL CHECK (last_msisdn BETWEEN first_msisdn AND 999999999999999),
+    region       text NOT NULL DEFAULT '',
+    note         text NOT NULL DEFAULT '',
+    source       registry.range_source NOT NULL DEFAULT 'hand',
+    CONSTRAINT numbering_ranges_do_not_overlap EXCLUDE USING gist (int8range(first_msisdn, last_msisdn, '[]') WITH &&)
+);
+COMMENT ON TABLE registry.numbering_range IS 'The operator''s allocated numbering capacity (DEF codes). Empty means unchecked; else a number outside answers absent. Numbers ported in need a range of their own.';
+COMMENT ON COLUMN registry.numbering_range.first_msisdn IS 'The first number of the range.';
+COMMENT ON COLUMN registry.numbering_range.last_msisdn IS 'The last number of the range, itself included.';
+COMMENT ON COLUMN registry.numbering_range.region IS 'The region the regulator names.';
+COMMENT ON COLUMN registry.numbering_range.note IS 'Where the row comes from.';
+COMMENT ON COLUMN registry.numbering_range.source IS 'register: an import of the regulator''s register wrote the row, and the next one replaces it. hand: SQL did, or a list of the operator''s own; a register leaves it as it is.';
+
+CREATE TABLE registry.canary_number (
+    msisdn   bigint PRIMARY KEY CHECK (msisdn BETWEEN 10000 AND 999999999999999),
+    added_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE registry.canary_number IS 'Numbers that were never issued to anyone: no user can have one, so whoever asks for one is searching. They answer absent like any other. One that has a contract, or ever had, counts no more. Hundreds, some thousands at most: each worker reads them every second.';
+COMMENT ON COLUMN registry.canary_number.msisdn IS 'The number. Keep it to yourselves.';
+COMMENT ON COLUMN registry.canary_number.added_at IS 'When it was added.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- What billing tells us
+
+-- Columns stand widest first, so that alignment wastes nothing. A row of nine columns, two of them NULL, needs a two-byte map of its
+-- NULLs, which alignment makes eight; holder and end_user, which are only ever read beside status, are therefore one byte each. With its
+-- share of the indexes a live contract takes 117 bytes. PostgreSQL takes the first letter of a literal for a "char": words stay words where
+-- they are written and compared. Read, they are letters; registry.holder_word and registry.end_user_word spell them out.
+CREATE TABLE registry.contract (
+    msisdn      bigint NOT NULL CHECK (msisdn BETWEEN 10000 AND 999999999999999),
+    started_at  timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    status      registry.contract_status NOT NULL,
+    holder      registry.holder NOT NULL,
+    end_user    registry.end_user NOT NULL,
+    generation  smallint NOT NULL CHECK (generation >= 1),
+    ended_at    timestamptz,
+    end_reason  registry.end_reason,
+    PRIMARY KEY (msisdn, generation) WITH (fillfactor = 100),
+    CONSTRAINT ended_contracts_say_when_and_why
+        CHECK ((status = 'ended') = (ended_at IS NOT NULL) AND (ended_at IS NULL) = (end_reason IS NULL)),
+    CONSTRAINT contracts_end_after_they_start CHECK (ended_at >= started_at),
+    CONSTRAINT individuals_are_their_own_end_user CHECK ((holder = 'individual') = (end_user = 'not_required'))
+);
+-- The index that answers queries.
+CREATE UNIQUE INDEX contract_live ON registry.contract (msisdn) WITH (fillfactor = 100) WHERE ended_at IS NULL;
+-- Retention and reports walk ended contracts by time.
+CREATE INDEX contract_ended ON registry.contract (ended_at) WHERE ended_at IS NOT NULL;
+COMMENT ON TABLE registry.contract IS 'One MSISDN held by one subscriber over one period. Set ended_at to end it: bindings end and notifications are written in the same transaction. Ended is final.';
+COMMENT ON COLUMN registry.contract.msisdn IS 'The number: E.164 digits without the plus.';
+COMMENT ON COLUMN registry.contract.started_at IS 'When the holder got the number.';
+COMMENT ON COLUMN registry.contract.recorded_at IS 'When the registry last learned something of the contract: from an event or a DBA now, from a snapshot when that was taken. A snapshot from before then changes nothing of it.';
+COMMENT ON COLUMN registry.contract.status IS 'active, suspended or ended. Ended is final: a restored subscriber gets the next generation.';
+COMMENT ON COLUMN registry.contract.holder IS 'Who holds the contract, as a first letter (write the word): decides, with policy.organisation_rule, whether an end user must be registered.';
+COMMENT ON COLUMN registry.contract.end_user IS 'Whether the person who uses an organisation''s number is registered, as a first letter (write the word); not_required for individuals.';
+COMMENT ON COLUMN registry.contract.generation IS 'Counts the holders of the number, from 1, so that a late notice cannot hit the next holder.';
+COMMENT ON COLUMN registry.contract.ended_at IS 'When the contract ended; the notice period runs from here (Decree 1801 of 2021).';
+COMMENT ON COLUMN registry.contract.end_reason IS 'terminated, ported_out or holder_changed; never told to a messenger.';
+
+CREATE TABLE registry.feed_event (
+    event_id    text COLLATE "C" PRIMARY KEY CHECK (event_id ~ '^[!-~]{1,128}$'),
+    type        text NOT NULL,
+    content     bytea NOT NULL CHECK (octet_length(content) = 16),
+    outcome     registry.feed_outcome NOT NULL,
+    reason      text,
+    occurred_at timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    CHECK ((outcome = 'refused') = (reason IS NOT NULL))
+);
+CREATE INDEX feed_event_recorded ON registry.feed_event (recorded_at);
+COMMENT ON TABLE registry.feed_event IS 'Billing''s events, so that a replay changes nothing.';
+COMMENT ON COLUMN registry.feed_event.event_id IS 'Billing''s own id of the event.';
+COMMENT ON COLUMN registry.feed_event.type IS 'activated, terminated, ported_out, …';
+COMMENT ON COLUMN registry.feed_event.content IS 'Keyed digest of the event: the same id with another content is refused, not ignored. Holds no number.';
+COMMENT ON COLUMN registry.feed_event.outcome IS 'What became of it. A refused event stays refused: its correction comes under a new id.';
+COMMENT ON COLUMN registry.feed_event.reason IS 'Why it was refused, in words an engineer can act on.';
+COMMENT ON COLUMN registry.feed_event.occurred_at IS 'When it happened at the operator.';
+COMMENT ON COLUMN registry.feed_event.recorded_at IS 'When the registry recorded it; the difference is report.feed_lag.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- What messengers tell and ask us
+
+CREATE TABLE registry.messenger (
+    messenger_id          integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    name                  text NOT NULL UNIQUE CHECK (name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'),
+    agreement             text,
+    register_no           text,
+    state                 registry.messenger_state NOT NULL DEFAULT 'active',
+    endpoint_url          text CHECK (endpoint_url ~ '^https?://' AND octet_length(endpoint_url) <= 2048),
+    batch_max             smallint NOT NULL DEFAULT 1 CHECK (batch_max BETWEEN 1 AND 1000),
+    includes_phone_number boolean NOT NULL DEFAULT false,
+    daily_quota           bigint CHECK (daily_quota > 0),
+    certificate_sha256    bytea[] NOT NULL DEFAULT '{}',
+    created_at            timestamptz NOT NULL DEFAULT now(),
+    suspended_at          timestamptz,
+    CHECK ((state = 'suspended') = (suspended_at IS NOT NULL))
+);
+COMMENT ON TABLE registry.messenger IS 'An organiser of instant messaging with an identification agreement: an API client.';
+COMMENT ON COLUMN registry.messenger.messenger_id IS 'The registry''s number of the messenger.';
+COMMENT ON COLUMN registry.messenger.name IS 'Short name, as commands and metrics use it.';
+COMMENT ON COLUMN registry.messenger.agreement IS 'Number and date of the identification agreement (Decree 1801 of 2021).';
+COMMENT ON COLUMN registry.messenger.register_no IS 'Number in the regulator''s register of organisers of information distribution.';
+COMMENT ON COLUMN registry.messenger.state IS 'A suspended messenger may not ask; what it is owed is still delivered.';
+COMMENT ON COLUMN registry.messenger.endpoint_url IS 'Where notifications are pushed; NULL: it pulls them.';
+COMMENT ON COLUMN registry.messenger.batch_max IS 'How many notifications one push may carry.';
+COMMENT ON COLUMN registry.messenger.includes_phone_number IS 'Whether its agreement says that notifications carry the number.';
+COMMENT ON COLUMN registry.messenger.daily_quota IS 'Numbers it may ask for a day (UTC); NULL: no budget.';
+COMMENT ON COLUMN registry.messenger.certificate_sha256 IS 'SHA-256 of the client certificates (DER) it may present; empty: none asked.';
+COMMENT ON COLUMN registry.messenger.created_at IS 'When it was added.';
+COMMENT ON COLUMN registry.messenger.suspended_at IS 'When it was suspended.';
+
+CREATE TABLE registry.messenger_key (
+    key_id        text COLLATE "C" PRIMARY KEY CHECK (key_id ~ '^[a-z2-7]{8,32}$'),
+    messenger_id  integer NOT NULL REFERENCES registry.messenger,
+    secret_sha256 bytea NOT NULL CHECK (octet_length(secret_sha256) = 32),
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    expires_at    timestamptz,
+    revoked_at    timestamptz,
+    last_used_at  timestamptz
+);
+CREATE INDEX messenger_key_messenger ON registry.messenger_key (messenger_id);
+COMMENT ON TABLE registry.messenger_key IS 'API keys, two live ones at most for a messenger, so that rotation overlaps.';
+COMMENT ON COLUMN registry.messenger_key.key_id IS 'The public part of rk_<keyId>_<secret>.';
+COMMENT ON COLUMN registry.messenger_key.messenger_id IS 'Whose key it is.';
+COMMENT ON COLUMN registry.messenger_key.secret_sha256 IS 'SHA-256 of the secret part, which is 32 random bytes and stored nowhere.';
+COMMENT ON COLUMN registry.messenger_key.created_at IS 'When it was made.';
+COMMENT ON COLUMN registry.messenger_key.expires_at IS 'From when it is refused; NULL: never.';
+COMMENT ON COLUMN registry.messenger_key.revoked_at IS 'When it was revoked; refused everywhere within 5 seconds.';
+COMMENT ON COLUMN registry.messenger_key.last_used_at IS 'Last use, to the minute.';
+
+CREATE TABLE registry.messenger_secret (
+    secret_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    messenger_id integer NOT NULL REFERENCES registry.messenger,
+    kind         registry.secret_kind NOT NULL,
+    ciphertext   bytea NOT NULL,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    expires_at   timestamptz
+);
+CREATE INDEX messenger_secret_messenger ON registry.messenger_secret (messenger_id);
+COMMENT ON TABLE registry.messenger_secret IS 'Signing secrets for notifications; every live one signs, so that rotation overlaps.';
+COMMENT ON COLUMN registry.messenger_secret.secret_id IS 'The secret''s number.';
+COMMENT ON COLUMN registry.messenger_secret.messenger_id IS 'Whose notifications it signs; bound into the ciphertext as associated data.';
+COMMENT ON COLUMN registry.messenger_secret.kind IS 'hmac_sha256 (Standard Webhooks v1) or ed25519 (v1a).';
+COMMENT ON COLUMN registry.messenger_secret.ciphertext IS 'AES-256-GCM under the service''s secrets-key: nonce, then ciphertext with tag.';
+COMMENT ON COLUMN registry.messenger_secret.created_at IS 'When it was made.';
+COMMENT ON COLUMN registry.messenger_secret.expires_at IS 'Until when it signs; NULL: until rotated.';
+
+-- No foreign keys on the row: guard_new_bindings checks contract and messenger for a whole statement at once and locks the
+-- contract against ending meanwhile, which a foreign key would not.
+CREATE TABLE registry.binding (
+    msisdn              bigint NOT NULL,
+    bound_at            timestamptz NOT NULL DEFAULT now(),
+    messenger_id        integer NOT NULL,
+    generation          smallint NOT NULL,
+    identification_code text COLLATE "C" NOT NULL CHECK (identification_code ~ '^[ -~]{1,128}$'),
+    ended_at            timestamptz,
+    end_reason          registry.binding_end_reason,
+    PRIMARY KEY (msisdn, generation, messenger_id, bound_at),
+    CHECK ((ended_at IS NULL) = (end_reason IS NULL))
+);
+CREATE UNIQUE INDEX binding_live_number ON registry.binding (msisdn, messenger_id) WHERE ended_at IS NULL;
+CREATE UNIQUE INDEX binding_live_code ON registry.binding (messenger_id, identification_code) WHERE ended_at IS NULL;
+CREATE INDEX binding_ended_code ON registry.binding (messenger_id, identification_code, ended_at) WHERE ended_at IS NOT NULL;
+-- Erasure walks ended bindings by time, as it does contracts.
+CREATE INDEX binding_ended ON registry.binding (ended_at) WHERE ended_at IS NOT NULL;
+COMMENT ON TABLE registry.binding IS 'Messenger and identification code on a contract (Decree 1801 of 2021: the operator records them). At most one live for a messenger and number, and for a messenger and code.';
+COMMENT ON COLUMN registry.binding.msisdn IS 'The contract''s number.';
+COMMENT ON COLUMN registry.binding.bound_at IS 'When the binding was recorded.';
+COMMENT ON COLUMN registry.binding.messenger_id IS 'The messenger.';
+COMMENT ON COLUMN registry.binding.generation IS 'The contract''s generation.';
+COMMENT ON COLUMN registry.binding.identification_code IS 'The unique code that the messenger assigned to its user; opaque to the operator.';
+COMMENT ON COLUMN registry.binding.ended_at IS 'When it ended.';
+COMMENT ON COLUMN registry.binding.end_reason IS 'terminated (with its contract), replaced (by another code) or removed (by the messenger).';
+
+CREATE TABLE registry.journal_page (
+    page_id       uuid NOT NULL,
+    received_at   timestamptz NOT NULL,
+    answered_at   timestamptz NOT NULL,
+    messenger_id  integer NOT NULL,
+    queries       integer NOT NULL CHECK (queries BETWEEN 1 AND 65535),
+    present_count integer NOT NULL CHECK (present_count BETWEEN 0 AND queries),
+    digest_key    smallint NOT NULL,
+    digests       bytea NOT NULL CHECK (octet_length(digests) = 16 * queries),
+    present       varbit NOT NULL CHECK (length(present) = queries),
+    PRIMARY KEY (page_id)
+) PARTITION BY RANGE (page_id);
+-- Digests are random bytes: trying to compress them would only cost time.
+ALTER TABLE registry.journal_page ALTER COLUMN digests SET STORAGE EXTERNAL;
+COMMENT ON TABLE registry.journal_page IS 'The journal of presence queries, append-only: one row for each messenger in each committed group. It holds no number. registry.presence_query expands it.';
+COMMENT ON COLUMN registry.journal_page.page_id IS 'Time of receipt in milliseconds, then random, then four zero hexadecimal digits: a query''s id is its page''s with its index in those four.';
+COMMENT ON COLUMN registry.journal_page.received_at IS 'When the first query of the page was received.';
+COMMENT ON COLUMN registry.journal_page.answered_at IS 'When the answers were decided; they are sent once this row is durable.';
+COMMENT ON COLUMN registry.journal_page.messenger_id IS 'Who asked.';
+COMMENT ON COLUMN registry.journal_page.queries IS 'How many queries the page holds.';
+COMMENT ON COLUMN registry.journal_page.present_count IS 'How many of them were answered present.';
+COMMENT ON COLUMN registry.journal_page.digest_key IS 'Which of the service''s digest keys made the digests.';
+COMMENT ON COLUMN registry.journal_page.digests IS 'Keyed BLAKE2b-128 of each number, 16 bytes each, in the order of the bits of present: an unkeyed hash of a phone number is reversed in seconds.';
+COMMENT ON COLUMN registry.journal_page.present IS 'The answers, a bit each.';
+CREATE TABLE registry.journal_page_default PARTITION OF registry.journal_page DEFAULT;
+
+CREATE TABLE registry.quota_usage (
+    messenger_id integer NOT NULL REFERENCES registry.messenger,
+    day          date NOT NULL,
+    used         bigint NOT NULL DEFAULT 0,
+    absent       bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (messenger_id, day)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE registry.quota_usage IS 'Numbers asked for by messenger and day (UTC), written by each worker about once a second, so that workers share one budget. The journal is the proof, this is the guard.';
+COMMENT ON COLUMN registry.quota_usage.messenger_id IS 'Who asked.';
+COMMENT ON COLUMN registry.quota_usage.day IS 'The day, UTC.';
+COMMENT ON COLUMN registry.quota_usage.used IS 'Numbers asked for.';
+COMMENT ON COLUMN registry.quota_usage.absent IS 'Of those, answered absent: a scan misses far more than an honest client.';
+
+CREATE TABLE registry.enumeration_alarm (
+    messenger_id integer NOT NULL REFERENCES registry.messenger,
+    raised_at    timestamptz NOT NULL DEFAULT now(),
+    kind         registry.alarm_kind NOT NULL,
+    ends_at      timestamptz NOT NULL,
+    signs        integer NOT NULL DEFAULT 1 CHECK (signs >= 1),
+    cleared_at   timestamptz,
+    PRIMARY KEY (messenger_id, raised_at, kind),
+    CONSTRAINT alarms_end_after_they_began CHECK (ends_at > raised_at),
+    CONSTRAINT alarms_are_cleared_after_they_began CHECK (cleared_at >= raised_at)
+);
+COMMENT ON TABLE registry.enumeration_alarm IS 'Messengers whose queries looked like a search for subscribers. In force, that is slowed down to the policy''s alarm_queries_per_minute: until ends_at, or until cleared_at is set.';
+COMMENT ON COLUMN registry.enumeration_alarm.messenger_id IS 'Who asked.';
+COMMENT ON COLUMN registry.enumeration_alarm.raised_at IS 'When the first sign reached the database.';
+COMMENT ON COLUMN registry.enumeration_alarm.kind IS 'absent (too many absent answers), consecutive (numbers in a row) or canary (a number never issued to anyone).';
+COMMENT ON COLUMN registry.enumeration_alarm.ends_at IS 'When it ends; each further sign moves it.';
+COMMENT ON COLUMN registry.enumeration_alarm.signs IS 'How often the sign was seen: more than once means that the search went on while it was slowed down.';
+COMMENT ON COLUMN registry.enumeration_alarm.cleared_at IS 'When the operator ended it (registryd messenger clear-alarm, or a DBA by setting this).';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- What we owe messengers
+
+CREATE TABLE registry.notification (
+    messenger_id        integer NOT NULL,
+    generation          smallint NOT NULL,
+    attempts            smallint NOT NULL DEFAULT 0,
+    deadline_at         timestamptz NOT NULL,
+    notification_id     uuid NOT NULL,
+    msisdn              bigint NOT NULL,
+    terminated_at       timestamptz NOT NULL,
+    recorded_at         timestamptz NOT NULL DEFAULT now(),
+    not_before          timestamptz NOT NULL DEFAULT now(),
+    identification_code text COLLATE "C" NOT NULL,
+    last_error          text,
+    replayed            boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (messenger_id, deadline_at, notification_id)
+);
+-- Empty but for the few that a replay has let in, so it costs the fan-out nothing.
+CREATE INDEX notification_replayed ON registry.notification (messenger_id) WHERE replayed;
+COMMENT ON TABLE registry.notification IS 'What is owed: one termination to one messenger for one binding. Written by the fan-out trigger and by registry.owe_again; a row leaves only by registry.settle_delivered. Nothing expires.';
+COMMENT ON COLUMN registry.notification.messenger_id IS 'Who is owed it.';
+COMMENT ON COLUMN registry.notification.generation IS 'The ended contract''s generation.';
+COMMENT ON COLUMN registry.notification.attempts IS 'Delivery attempts that failed.';
+COMMENT ON COLUMN registry.notification.deadline_at IS 'terminated_at plus the notice period in force then, to the millisecond.';
+COMMENT ON COLUMN registry.notification.notification_id IS 'Begins with deadline_at in milliseconds, so that the id alone leads to the row by the primary key.';
+COMMENT ON COLUMN registry.notification.msisdn IS 'The number, told only where the messenger''s agreement says so.';
+COMMENT ON COLUMN registry.notification.terminated_at IS 'When the contract ended.';
+COMMENT ON COLUMN registry.notification.recorded_at IS 'When the notification was written.';
+COMMENT ON COLUMN registry.notification.not_before IS 'When the next attempt is due.';
+COMMENT ON COLUMN registry.notification.identification_code IS 'The messenger''s code for its user.';
+COMMENT ON COLUMN registry.notification.last_error IS 'What the last attempt met, without any of its content.';
+COMMENT ON COLUMN registry.notification.replayed IS 'Owed again by a replay: it was delivered before, so it is neither late nor overdue.';
+
+CREATE TABLE registry.notification_delivered (
+    messenger_id        integer NOT NULL,
+    generation          smallint NOT NULL,
+    attempts            smallint NOT NULL,
+    deadline_at         timestamptz NOT NULL,
+    notification_id     uuid NOT NULL,
+    msisdn              bigint NOT NULL,
+    terminated_at       timestamptz NOT NULL,
+    recorded_at         timestamptz NOT NULL,
+    delivered_at        timestamptz NOT NULL DEFAULT now(),
+    via                 registry.delivery_channel NOT NULL,
+    identification_code text COLLATE "C" NOT NULL,
+    PRIMARY KEY (messenger_id, notification_id, delivered_at)
+) PARTITION BY RANGE (delivered_at);
+COMMENT ON TABLE registry.notification_delivered IS 'The proof that the duty was met: each notification with the time and channel of its delivery.';
+COMMENT ON COLUMN registry.notification_delivered.messenger_id IS 'Who was notified.';
+COMMENT ON COLUMN registry.notification_delivered.generation IS 'The ended contract''s generation.';
+COMMENT ON COLUMN registry.notification_delivered.attempts IS 'Delivery attempts, the successful one included.';
+COMMENT ON COLUMN registry.notification_delivered.deadline_at IS 'By when it was due.';
+COMMENT ON COLUMN registry.notification_delivered.notification_id IS 'As it was in registry.notification.';
+COMMENT ON COLUMN registry.notification_delivered.msisdn IS 'The number.';
+COMMENT ON COLUMN registry.notification_delivered.terminated_at IS 'When the contract ended.';
+COMMENT ON COLUMN registry.notification_delivered.recorded_at IS 'When the notification was written.';
+COMMENT ON COLUMN registry.notification_delivered.delivered_at IS 'When the messenger''s receipt was recorded.';
+COMMENT ON COLUMN registry.notification_delivered.via IS 'push, pull and acknowledge, or hand: then registry.handover has the channel''s name.';
+COMMENT ON COLUMN registry.notification_delivered.identification_code IS 'The messenger''s code for its user.';
+CREATE TABLE registry.notification_delivered_default PARTITION OF registry.notification_delivered DEFAULT;
+
+CREATE TABLE registry.delivery_attempt (
+    messenger_id  integer NOT NULL,
+    attempted_at  timestamptz NOT NULL,
+    notifications integer NOT NULL CHECK (notifications >= 1),
+    outcome       registry.delivery_outcome NOT NULL,
+    http_status   smallint,
+    latency_ms    integer NOT NULL CHECK (latency_ms >= 0),
+    error         text
+) PARTITION BY RANGE (attempted_at);
+CREATE INDEX delivery_attempt_messenger ON registry.delivery_attempt (messenger_id, attempted_at);
+COMMENT ON TABLE registry.delivery_attempt IS 'One row a push, append-only.';
+COMMENT ON COLUMN registry.delivery_attempt.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.delivery_attempt.attempted_at IS 'When the push began.';
+COMMENT ON COLUMN registry.delivery_attempt.notifications IS 'How many notifications it carried.';
+COMMENT ON COLUMN registry.delivery_attempt.outcome IS 'acknowledged (2xx), rejected (400, 413, 422: the content) or failed (the endpoint).';
+COMMENT ON COLUMN registry.delivery_attempt.http_status IS 'The answer''s status; NULL where none came.';
+COMMENT ON COLUMN registry.delivery_attempt.latency_ms IS 'From the start to the answer, in milliseconds.';
+COMMENT ON COLUMN registry.delivery_attempt.error IS 'The kind of failure; never a body, a number or a code.';
+CREATE TABLE registry.delivery_attempt_default PARTITION OF registry.delivery_attempt DEFAULT;
+
+CREATE TABLE registry.lane (
+    messenger_id    integer PRIMARY KEY REFERENCES registry.messenger,
+    owner           text,
+    token           bigint NOT NULL DEFAULT 0,
+    lease_until     timestamptz,
+    gate_until      timestamptz,
+    failures        integer NOT NULL DEFAULT 0 CHECK (failures >= 0),
+    last_error      text,
+    last_success_at timestamptz,
+    CONSTRAINT leased_lanes_have_owner_and_end CHECK ((owner IS NULL) = (lease_until IS NULL)),
+    CONSTRAINT gated_lanes_have_failed CHECK (gate_until IS NULL OR failures > 0)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE registry.lane IS 'The ordered stream of one messenger''s notifications, worked by one process at a time. Free: no owner, or lease_until passed. Gated: gate_until is set, because the endpoint failed.';
+COMMENT ON COLUMN registry.lane.messenger_id IS 'Whose notifications.';
+COMMENT ON COLUMN registry.lane.owner IS 'The worker that holds the lease.';
+COMMENT ON COLUMN registry.lane.token IS 'Fencing token: grows with each lease, so that a former owner''s verdicts are refused.';
+COMMENT ON COLUMN registry.lane.lease_until IS 'When the lease lapses unless renewed.';
+COMMENT ON COLUMN registry.lane.gate_until IS 'When the next probe of a failing endpoint is due.';
+COMMENT ON COLUMN registry.lane.failures IS 'Failures of the endpoint in a row.';
+COMMENT ON COLUMN registry.lane.last_error IS 'What the last failure was.';
+COMMENT ON COLUMN registry.lane.last_success_at IS 'The endpoint''s last receipt.';
+
+CREATE TABLE registry.watch (
+    one         boolean PRIMARY KEY DEFAULT true CHECK (one),
+    holder      text,
+    lease_until timestamptz,
+    CHECK ((holder IS NULL) = (lease_until IS NULL))
+) WITH (fillfactor = 50);
+COMMENT ON TABLE registry.watch IS 'Which worker is on watch: what needs doing once, whatever the number of workers. One row.';
+COMMENT ON COLUMN registry.watch.one IS 'There is one row.';
+COMMENT ON COLUMN registry.watch.holder IS 'The worker on watch; NULL: nobody yet.';
+COMMENT ON COLUMN registry.watch.lease_until IS 'When another worker may take the watch unless it is renewed.';
+INSERT INTO registry.watch DEFAULT VALUES;
+
+CREATE TABLE registry.replay (
+    replay_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    messenger_id integer NOT NULL REFERENCES registry.messenger,
+    per_second   integer NOT NULL CHECK (per_second BETWEEN 1 AND 10000),
+    asked_at     timestamptz NOT NULL DEFAULT now(),
+    finished_at  timestamptz
+);
+CREATE INDEX replay_unfinished ON registry.replay (messenger_id, replay_id) WHERE finished_at IS NULL;
+COMMENT ON TABLE registry.replay IS 'An operator''s request that delivered notifications be delivered again. Set finished_at to end one early.';
+COMMENT ON COLUMN registry.replay.replay_id IS 'The request''s number.';
+COMMENT ON COLUMN registry.replay.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.replay.per_second IS 'How many are let in a second, and how many may wait in registry.notification, so that the endpoint is not swamped.';
+COMMENT ON COLUMN registry.replay.asked_at IS 'When it was asked for.';
+COMMENT ON COLUMN registry.replay.finished_at IS 'When its last notification was let in.';
+
+CREATE TABLE registry.replayed_notification (
+    replay_id       bigint NOT NULL,
+    messenger_id    integer NOT NULL,
+    notification_id uuid NOT NULL,
+    replayed_at     timestamptz,
+    delivered_at    timestamptz,
+    via             registry.delivery_channel,
+    PRIMARY KEY (messenger_id, notification_id, replay_id),
+    CHECK ((delivered_at IS NULL) = (via IS NULL) AND (delivered_at IS NULL OR replayed_at IS NOT NULL))
+);
+CREATE INDEX replayed_notification_waiting ON registry.replayed_notification (replay_id, notification_id) WHERE replayed_at IS NULL;
+-- A day's repeats in the order of their ids, for its digest.
+CREATE INDEX replayed_notification_delivered ON registry.replayed_notification
+    (messenger_id, ((delivered_at AT TIME ZONE 'UTC')::date), notification_id) WHERE delivered_at IS NOT NULL;
+COMMENT ON TABLE registry.replayed_notification IS 'What each replay chose: waiting to be let in, then owed again, then delivered again.';
+COMMENT ON COLUMN registry.replayed_notification.replay_id IS 'The request.';
+COMMENT ON COLUMN registry.replayed_notification.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.replayed_notification.notification_id IS 'The notification, under its own id.';
+COMMENT ON COLUMN registry.replayed_notification.replayed_at IS 'When it was owed again; NULL: it waits.';
+COMMENT ON COLUMN registry.replayed_notification.delivered_at IS 'When the messenger''s receipt of the repeat was recorded.';
+COMMENT ON COLUMN registry.replayed_notification.via IS 'push, pull or hand.';
+
+CREATE TABLE registry.handover (
+    messenger_id  integer NOT NULL REFERENCES registry.messenger,
+    handed_at     timestamptz NOT NULL DEFAULT now(),
+    channel       text NOT NULL CHECK (channel ~ '^[a-z0-9][a-z0-9._-]{0,62}$'),
+    notifications bigint NOT NULL CHECK (notifications > 0),
+    file_sha256   bytea CHECK (octet_length(file_sha256) = 32),
+    PRIMARY KEY (messenger_id, handed_at)
+);
+COMMENT ON TABLE registry.handover IS 'The second channel: notifications handed over otherwise than over HTTP. Append-only; its deliveries have via = hand and the same time.';
+COMMENT ON COLUMN registry.handover.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.handover.handed_at IS 'When the receipt was recorded: delivered_at of each of them.';
+COMMENT ON COLUMN registry.handover.channel IS 'The channel''s name, as the operator gave it.';
+COMMENT ON COLUMN registry.handover.notifications IS 'How many this settled.';
+COMMENT ON COLUMN registry.handover.file_sha256 IS 'SHA-256 of the file that was handed over or receipted; NULL where ids were given.';
+
+CREATE TABLE registry.digest (
+    messenger_id  integer NOT NULL REFERENCES registry.messenger,
+    day           date NOT NULL,
+    notifications bigint NOT NULL CHECK (notifications >= 0),
+    first_id      uuid,
+    last_id       uuid,
+    sha256        bytea NOT NULL CHECK (octet_length(sha256) = 32),
+    made_at       timestamptz NOT NULL DEFAULT now(),
+    attempts      integer NOT NULL DEFAULT 0,
+    not_before    timestamptz NOT NULL DEFAULT now(),
+    delivered_at  timestamptz,
+    last_error    text,
+    PRIMARY KEY (messenger_id, day),
+    CHECK ((notifications = 0) = (first_id IS NULL) AND (first_id IS NULL) = (last_id IS NULL))
+);
+CREATE INDEX digest_due ON registry.digest (not_before) WHERE delivered_at IS NULL;
+COMMENT ON TABLE registry.digest IS 'What was delivered to a messenger on a day (UTC), by whatever channel: one row, and one notifications.digest event, a messenger and day.';
+COMMENT ON COLUMN registry.digest.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.digest.day IS 'The day, UTC, of delivered_at.';
+COMMENT ON COLUMN registry.digest.notifications IS 'How many different notifications.';
+COMMENT ON COLUMN registry.digest.first_id IS 'The lowest id; NULL where there was none.';
+COMMENT ON COLUMN registry.digest.last_id IS 'The highest id; NULL where there was none.';
+COMMENT ON COLUMN registry.digest.sha256 IS 'SHA-256 over the ids in ascending order, each in lower case and followed by a line feed.';
+COMMENT ON COLUMN registry.digest.made_at IS 'When it was made: the event''s timestamp, the same on every retry.';
+COMMENT ON COLUMN registry.digest.attempts IS 'Pushes begun.';
+COMMENT ON COLUMN registry.digest.not_before IS 'When the next push is due.';
+COMMENT ON COLUMN registry.digest.delivered_at IS 'When the endpoint answered 2xx; NULL: not yet.';
+COMMENT ON COLUMN registry.digest.last_error IS 'What the last push met.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Figures
+
+CREATE TABLE registry.contract_movement (
+    day            date NOT NULL,
+    activated      bigint NOT NULL DEFAULT 0,
+    terminated     bigint NOT NULL DEFAULT 0,
+    ported_out     bigint NOT NULL DEFAULT 0,
+    holder_changed bigint NOT NULL DEFAULT 0
+);
+CREATE INDEX contract_movement_day ON registry.contract_movement (day);
+COMMENT ON TABLE registry.contract_movement IS 'How many contracts each statement started and ended, by day (UTC): what report.contract_daily sums, so that it need not scan contracts. Appended by triggers, without contention.';
+COMMENT ON COLUMN registry.contract_movement.day IS 'The day of started_at or ended_at.';
+COMMENT ON COLUMN registry.contract_movement.activated IS 'Contracts that started.';
+COMMENT ON COLUMN registry.contract_movement.terminated IS 'Contracts that were terminated.';
+COMMENT ON COLUMN registry.contract_movement.ported_out IS 'Contracts whose number left to another operator.';
+COMMENT ON COLUMN registry.contract_movement.holder_changed IS 'Contracts that ended because the holder changed.';
+
+CREATE TABLE registry.binding_movement (
+    messenger_id integer NOT NULL,
+    recorded     bigint NOT NULL,
+    terminated   bigint NOT NULL,
+    replaced     bigint NOT NULL,
+    removed      bigint NOT NULL
+);
+COMMENT ON TABLE registry.binding_movement IS 'How many bindings each statement recorded and ended: what report.binding_by_messenger sums. Appended by triggers, folded by the daemon.';
+COMMENT ON COLUMN registry.binding_movement.messenger_id IS 'Whose bindings.';
+COMMENT ON COLUMN registry.binding_movement.recorded IS 'Bindings recorded.';
+COMMENT ON COLUMN registry.binding_movement.terminated IS 'Bindings that ended with their contract.';
+COMMENT ON COLUMN registry.binding_movement.replaced IS 'Bindings that another code took the place of.';
+COMMENT ON COLUMN registry.binding_movement.removed IS 'Bindings that their messenger removed.';
+
+CREATE TABLE registry.notification_movement (
+    messenger_id integer NOT NULL,
+    day          date NOT NULL,
+    due          timestamptz NOT NULL,
+    pending      bigint NOT NULL
+);
+COMMENT ON TABLE registry.notification_movement IS 'How many notifications each statement wrote (+) and settled (-), replayed ones aside: the sum is what is owed, as report.notification_backlog and notification_deadline tell it. Appended by triggers, folded by the daemon.';
+COMMENT ON COLUMN registry.notification_movement.messenger_id IS 'Who is owed them.';
+COMMENT ON COLUMN registry.notification_movement.day IS 'The day of the contract''s end (UTC).';
+COMMENT ON COLUMN registry.notification_movement.due IS 'The end of the minute that their deadline lies in: reports call them overdue from then on.';
+COMMENT ON COLUMN registry.notification_movement.pending IS 'Written less settled.';
+
+CREATE TABLE registry.feed_movement (
+    day       date NOT NULL,
+    type      text NOT NULL,
+    outcome   registry.feed_outcome NOT NULL,
+    events    bigint NOT NULL,
+    lag_sum_s numeric NOT NULL,
+    worst_lag interval NOT NULL
+);
+COMMENT ON TABLE registry.feed_movement IS 'How many of billing''s events each statement recorded, and how late: what report.feed_lag sums. Appended by triggers, folded by the daemon.';
+COMMENT ON COLUMN registry.feed_movement.day IS 'The day they were recorded (UTC).';
+COMMENT ON COLUMN registry.feed_movement.type IS 'activated, terminated, ported_out, …';
+COMMENT ON COLUMN registry.feed_movement.outcome IS 'What became of them.';
+COMMENT ON COLUMN registry.feed_movement.events IS 'How many there were.';
+COMMENT ON COLUMN registry.feed_movement.lag_sum_s IS 'The sum of their times from occurring to being recorded, in seconds: an interval would overflow over events with a date that is wrong.';
+COMMENT ON COLUMN registry.feed_movement.worst_lag IS 'The longest of them.';
+
+CREATE TABLE registry.retention (
+    family         text COLLATE "C" PRIMARY KEY CHECK (family IN ('journal_page', 'notification_delivered', 'delivery_attempt')),
+    key            text NOT NULL,
+    closed_through date NOT NULL
+);
+COMMENT ON TABLE registry.retention IS 'How far the days of each partitioned table are closed: one row each, moved on by registry.close_day.';
+COMMENT ON COLUMN registry.retention.family IS 'The partitioned table.';
+COMMENT ON COLUMN registry.retention.key IS 'The column it is partitioned by: a time, or page_id, which begins with one.';
+COMMENT ON COLUMN registry.retention.closed_through IS 'The last closed day (UTC): the figures of its rows and of those before it stand in the tables of figures.';
+INSERT INTO registry.retention (family, key, closed_through)
+SELECT f.name, f.key, (now() AT TIME ZONE 'UTC')::date - 1
+  FROM (VALUES ('journal_page', 'page_id'), ('notification_delivered', 'delivered_at'), ('delivery_attempt', 'attempted_at')) AS f(name, key);
+
+CREATE TABLE registry.presence_day (
+    day           date NOT NULL,
+    messenger_id  integer NOT NULL,
+    queries       bigint NOT NULL,
+    present_count bigint NOT NULL,
+    in_time       bigint NOT NULL,
+    late          bigint NOT NULL,
+    worst_wait    interval NOT NULL,
+    allowed       interval,
+    PRIMARY KEY (day, messenger_id)
+);
+COMMENT ON TABLE registry.presence_day IS 'The journal''s figures of closed days: what report.presence_daily and report.answer_deadline keep when the pages are gone.';
+COMMENT ON COLUMN registry.presence_day.day IS 'The day of receipt (UTC).';
+COMMENT ON COLUMN registry.presence_day.messenger_id IS 'Who asked.';
+COMMENT ON COLUMN registry.presence_day.queries IS 'Presence queries.';
+COMMENT ON COLUMN registry.presence_day.present_count IS 'How many were answered present.';
+COMMENT ON COLUMN registry.presence_day.in_time IS 'How many were answered within the policy''s time, by the policy in force at their receipt (Decree 1801 of 2021).';
+COMMENT ON COLUMN registry.presence_day.late IS 'How many were not. Received before any policy, a query is neither.';
+COMMENT ON COLUMN registry.presence_day.worst_wait IS 'The longest time from receipt to answer.';
+COMMENT ON COLUMN registry.presence_day.allowed IS 'The time that the policy gave.';
+
+CREATE TABLE registry.delivered_day (
+    day          date NOT NULL,
+    messenger_id integer NOT NULL,
+    in_time      bigint NOT NULL,
+    late         bigint NOT NULL,
+    worst_delay  interval NOT NULL,
+    PRIMARY KEY (day, messenger_id)
+);
+COMMENT ON TABLE registry.delivered_day IS 'Delivered notifications'' figures of closed days: what report.notification_deadline keeps when their rows are gone.';
+COMMENT ON COLUMN registry.delivered_day.day IS 'The day of the contract''s end (UTC).';
+COMMENT ON COLUMN registry.delivered_day.messenger_id IS 'Who was notified.';
+COMMENT ON COLUMN registry.delivered_day.in_time IS 'Notifications delivered by their deadline (Decree 1801 of 2021).';
+COMMENT ON COLUMN registry.delivered_day.late IS 'Notifications delivered after it.';
+COMMENT ON COLUMN registry.delivered_day.worst_delay IS 'The longest time from the end to the delivery.';
+
+CREATE TABLE registry.attempt_day (
+    day            date NOT NULL,
+    messenger_id   integer NOT NULL,
+    outcome        registry.delivery_outcome NOT NULL,
+    http_status    smallint,
+    attempts       bigint NOT NULL,
+    notifications  bigint NOT NULL,
+    latency_sum_ms bigint NOT NULL,
+    latency_max_ms integer NOT NULL,
+    UNIQUE NULLS NOT DISTINCT (day, messenger_id, outcome, http_status)
+);
+COMMENT ON TABLE registry.attempt_day IS 'Delivery attempts'' figures of closed days: what report.delivery_attempt_daily keeps when their rows are gone.';
+COMMENT ON COLUMN registry.attempt_day.day IS 'The day of the attempt (UTC).';
+COMMENT ON COLUMN registry.attempt_day.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.attempt_day.outcome IS 'acknowledged, rejected or failed.';
+COMMENT ON COLUMN registry.attempt_day.http_status IS 'The answer''s status; NULL where none came.';
+COMMENT ON COLUMN registry.attempt_day.attempts IS 'Pushes.';
+COMMENT ON COLUMN registry.attempt_day.notifications IS 'Notifications they carried.';
+COMMENT ON COLUMN registry.attempt_day.latency_sum_ms IS 'Their latencies'' sum, in milliseconds.';
+COMMENT ON COLUMN registry.attempt_day.latency_max_ms IS 'The longest latency, in milliseconds.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Evidence
+
+CREATE TABLE registry.seal (
+    sequence  bigint PRIMARY KEY CHECK (sequence >= 1),
+    sealed_at timestamptz NOT NULL,
+    kind      registry.seal_kind NOT NULL,
+    note      text NOT NULL,
+    page_ids  uuid[] NOT NULL CHECK (cardinality(page_ids) <= 5000),
+    marks     bytea NOT NULL CHECK (octet_length(marks) = 4 * cardinality(page_ids)),
+    content   bytea NOT NULL CHECK (octet_length(content) = 32),
+    previous  bytea NOT NULL CHECK (octet_length(previous) = 32),
+    sha256    bytea NOT NULL CHECK (octet_length(sha256) = 32),
+    CONSTRAINT pages_are_sealed_or_adopted CHECK ((kind IN ('pages', 'adopted')) = (page_ids <> '{}')),
+    CONSTRAINT what_is_not_routine_says_why CHECK ((kind = 'pages') = (note = ''))
+);
+COMMENT ON TABLE registry.seal IS 'The hash chain over the journal, append-only: a seal outlives its pages by a day or more, and goes from the chain''s beginning.';
+COMMENT ON COLUMN registry.seal.sequence IS 'Counts the seals from 1, without a gap.';
+COMMENT ON COLUMN registry.seal.sealed_at IS 'When it was written.';
+COMMENT ON COLUMN registry.seal.kind IS 'begin (the first), pages (what a worker wrote in about a second), adopted (pages that no worker had sealed), retention (pages went by the policy) or forgotten (seals went after them).';
+COMMENT ON COLUMN registry.seal.note IS 'adopted: why. retention: the day (UTC) before which pages may be gone. forgotten: sequence and sha256 of the last seal that went.';
+COMMENT ON COLUMN registry.seal.page_ids IS 'The pages it covers, in the order of their ids.';
+COMMENT ON COLUMN registry.seal.marks IS 'The first four bytes of each page''s hash: they tell which page was changed; content proves it.';
+COMMENT ON COLUMN registry.seal.content IS 'SHA-256 over the pages'' hashes.';
+COMMENT ON COLUMN registry.seal.previous IS 'sha256 of the seal before; zeros in the first.';
+COMMENT ON COLUMN registry.seal.sha256 IS 'SHA-256 over everything else here.';
+
+CREATE TABLE registry.digest_key (
+    key_id       smallint PRIMARY KEY,
+    month        date NOT NULL UNIQUE,
+    ciphertext   bytea,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    destroyed_at timestamptz,
+    CONSTRAINT keys_are_numbered_by_their_month
+        CHECK (month = date_trunc('month', month) AND key_id = (extract(year FROM month) - 2000) * 12 + extract(month FROM month)),
+    CONSTRAINT destroyed_keys_have_no_ciphertext CHECK ((ciphertext IS NULL) = (destroyed_at IS NOT NULL))
+);
+COMMENT ON TABLE registry.digest_key IS 'The keys of the journal''s digests: random, one a month, made ahead by the daemon. Destroyed, a month''s digests say nothing about any number any more; that the key was there stays.';
+COMMENT ON COLUMN registry.digest_key.key_id IS 'What journal_page.digest_key names: months since January 2000. Key 1 is not here: it is the credential digest-key, of before there were monthly ones.';
+COMMENT ON COLUMN registry.digest_key.month IS 'The month (UTC) whose pages it is for; some minutes of the next month may still be under it.';
+COMMENT ON COLUMN registry.digest_key.ciphertext IS 'AES-256-GCM under the service''s secrets-key, bound to the month: nonce, then ciphertext with tag.';
+COMMENT ON COLUMN registry.digest_key.created_at IS 'When it was made.';
+COMMENT ON COLUMN registry.digest_key.destroyed_at IS 'When it was destroyed, because the policy no longer kept its month''s journal.';
+
+CREATE TABLE registry.breakglass_event (
+    sequence    bigint PRIMARY KEY CHECK (sequence >= 1),
+    request     bigint NOT NULL REFERENCES registry.breakglass_event,
+    step        registry.breakglass_step NOT NULL,
+    at          timestamptz NOT NULL,
+    person      text NOT NULL,
+    msisdn      bigint,
+    reason      text NOT NULL,
+    digest_keys smallint[] NOT NULL,
+    digests     bytea NOT NULL CHECK (octet_length(digests) = 16 * cardinality(digest_keys)),
+    previous    bytea NOT NULL CHECK (octet_length(previous) = 32),
+    sha256      bytea NOT NULL CHECK (octet_length(sha256) = 32),
+    CONSTRAINT each_step_is_taken_once UNIQUE (request, step),
+    CONSTRAINT requests_name_number_and_reason
+        CHECK ((step = 'requested') = (request = sequence) AND (step = 'requested') = (msisdn IS NOT NULL) AND (step = 'requested') = (reason <> '')),
+    CONSTRAINT numbers_are_numbers CHECK (msisdn BETWEEN 10000 AND 999999999999999),
+    CONSTRAINT reasons_are_told CHECK (step <> 'requested' OR length(btrim(reason)) >= 10)
+);
+COMMENT ON TABLE registry.breakglass_event IS 'The break-glass log, append-only: who asked to see which number and why, who approved it, and that it was looked at. Each row holds the hash of the one before it.';
+COMMENT ON COLUMN registry.breakglass_event.sequence IS 'Counts the rows from 1, without a gap.';
+COMMENT ON COLUMN registry.breakglass_event.request IS 'The sequence of the request that the step belongs to; its own for the request itself.';
+COMMENT ON COLUMN registry.breakglass_event.step IS 'requested, approved or looked.';
+COMMENT ON COLUMN registry.breakglass_event.at IS 'When.';
+COMMENT ON COLUMN registry.breakglass_event.person IS 'Who: the role that logged in (session_user). Give each person one of his own.';
+COMMENT ON COLUMN registry.breakglass_event.msisdn IS 'The number, of a request.';
+COMMENT ON COLUMN registry.breakglass_event.reason IS 'Why, of a request: ten characters at least.';
+COMMENT ON COLUMN registry.breakglass_event.digest_keys IS 'Under which digest keys the journal is searched.';
+COMMENT ON COLUMN registry.breakglass_event.digests IS 'The number''s digests under them, 16 bytes each: who holds the keys can tell that they are this number''s.';
+COMMENT ON COLUMN registry.breakglass_event.previous IS 'sha256 of the row before; zeros in the first.';
+COMMENT ON COLUMN registry.breakglass_event.sha256 IS 'SHA-256 of previous, sequence, request, at, msisdn (0 for none), digests, digest_keys, the length of person, and step, person and reason in UTF-8.';
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- Triggers, and the first seal: what follows needs the functions.
+-- code
+
+-- The index alone holds the rule. A bulk load sets registry.bulk_load = 'on' for its transaction to be spared the friendlier words.
+CREATE TRIGGER explain_second_live_contract BEFORE INSERT ON registry.contract
+    FOR EACH ROW WHEN (NEW.ended_at IS NULL AND current_setting('registry.bulk_load', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION registry.explain_second_live_contract();
+CREATE TRIGGER refuse_reopening BEFORE UPDATE ON registry.contract
+    FOR EACH ROW WHEN (OLD.ended_at IS NOT NULL)
+    EXECUTE FUNCTION registry.refuse_reopening();
+CREATE TRIGGER refuse_renumbering BEFORE UPDATE ON registry.contract
+    FOR EACH ROW WHEN (OLD.msisdn <> NEW.msisdn OR OLD.generation <> NEW.generation)
+    EXECUTE FUNCTION registry.refuse_renumbering();
+CREATE TRIGGER complete_end BEFORE UPDATE ON registry.contract
+    FOR EACH ROW WHEN (OLD.ended_at IS NULL AND (NEW.ended_at IS NOT NULL OR NEW.status = 'ended'))
+    EXECUTE FUNCTION registry.complete_end();
+CREATE TRIGGER notify_messengers_of_ends AFTER UPDATE ON registry.contract
+    REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION registry.notify_messengers_of_ends();
+CREATE TRIGGER count_new_contracts AFTER INSERT ON registry.contract
+    REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION registry.count_new_contracts();
+CREATE TRIGGER refuse_deleting_bound_contract BEFORE DELETE ON registry.contract
+    FOR EACH ROW EXECUTE FUNCTION registry.refuse_deleting_bound_contract();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.contract FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+CREATE TRIGGER stamp_recorded BEFORE UPDATE ON registry.contract FOR EACH ROW EXECUTE FUNCTION registry.stamp_recorded();
+CREATE TRIGGER refuse_buried_contract BEFORE INSERT ON registry.contract
+    FOR EACH ROW WHEN (current_setting('registry.bulk_load', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION registry.refuse_buried_contract();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.binding FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+CREATE TRIGGER guard_new_bindings AFTER INSERT ON registry.binding
+    REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION registry.guard_new_bindings();
+CREATE TRIGGER refuse_binding_change BEFORE UPDATE ON registry.binding
+    FOR EACH ROW WHEN (OLD.ended_at IS NOT NULL OR OLD.msisdn <> NEW.msisdn OR OLD.generation <> NEW.generation
+                       OR OLD.messenger_id <> NEW.messenger_id OR OLD.identification_code <> NEW.identification_code
+                       OR OLD.bound_at <> NEW.bound_at)
+    EXECUTE FUNCTION registry.refuse_binding_change();
+-- A live binding that is gone would never be notified. Ended ones leave by retention.
+CREATE TRIGGER refuse_deleting_live_binding BEFORE DELETE ON registry.binding
+    FOR EACH ROW WHEN (OLD.ended_at IS NULL)
+    EXECUTE FUNCTION registry.refuse_binding_change();
+CREATE TRIGGER count_recorded_bindings AFTER INSERT ON registry.binding
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_bindings();
+CREATE TRIGGER count_ended_bindings AFTER UPDATE ON registry.binding
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_bindings();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+CREATE TRIGGER count_owed_notifications AFTER INSERT ON registry.notification
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_notifications();
+CREATE TRIGGER count_settled_notifications AFTER DELETE ON registry.notification
+    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_notifications();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification_delivered FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.journal_page FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+
+CREATE TRIGGER refuse_deleting_bound_messenger BEFORE DELETE ON registry.messenger
+    FOR EACH ROW EXECUTE FUNCTION registry.refuse_deleting_bound_messenger();
+CREATE TRIGGER open_lane AFTER INSERT ON registry.messenger FOR EACH ROW EXECUTE FUNCTION registry.open_lane();
+
+CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE OF messenger_id, expires_at, revoked_at ON registry.messenger_key
+    FOR EACH ROW EXECUTE FUNCTION registry.limit_live_keys();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.seal FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.breakglass_event FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+
+CREATE TRIGGER count_feed_events AFTER INSERT ON registry.feed_event
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION registry.count_feed_events();
+
+CREATE TRIGGER keep_policy_history BEFORE INSERT OR UPDATE OR DELETE ON registry.policy
+    FOR EACH ROW EXECUTE FUNCTION registry.keep_policy_history();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.policy FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+
+SELECT registry.append_seal('begin', '{}', '{}', 'pages from here on are sealed');
+
+-- The first days' partitions; later ones are made by the daemon, a week ahead.
+SELECT registry.make_partitions((now() AT TIME ZONE 'UTC')::date, 8);
