@@ -339,7 +339,7 @@ def test_exit_codes_say_what_was_wrong(site: Site, tmp_path: Path) -> None:
     site.path.write_text(site.path.read_text().replace("host=/", "host=/nowhere/"))
     assert code("serve") == 4
     site.write_config()
-    site.database.psql("-c", "DELETE FROM registry.schema_migration WHERE version = 2")
+    site.database.psql("-c", "UPDATE registry.schema_migration SET version = 0, compatible_from = 0")
     assert code("serve") == 5
 
 
