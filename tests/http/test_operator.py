@@ -214,7 +214,7 @@ def test_readiness_tells_what_is_wrong_with_the_schema(service: Service) -> None
         assert answer.body["checks"]["database"] == "ok"
         assert "migrate" in answer.body["checks"]["schema"]
     finally:
-        service.sql("INSERT INTO registry.schema_migration VALUES ($1, $2, $3)", *last)
+        service.sql("INSERT INTO registry.schema_migration VALUES ($1, $2, $3, $4)", *last)
     assert ask(service.operator, "GET", "/readyz").status == 200
 
 
