@@ -21,8 +21,9 @@ from registryd import config, daemon, observe
 from registryd.domain.identifiers import MessengerId, msisdn_digest, query_id, time_ordered_id
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.http import sockets, transport
-from registryd.http.auth import Directory
+from registryd.http.auth import REFRESH_S, Directory
 from registryd.http.messenger import messenger_app
+from registryd.keep import timer
 from registryd.presence.answerer import BatchAnswer
 from registryd.presence.quota import QuotaGuard
 from registryd.store import presence as store
@@ -62,6 +63,7 @@ async def main(kind: str, path: Path) -> None:
     async with daemon.database(settings, "bench") as db:
         directory = Directory(db)
         await directory.refresh()
+        refreshing = timer.start((timer.Job("directory", REFRESH_S, directory.refresh),))
         answerer = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("journal-key"))
         app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db), None)  # type: ignore[arg-type] # stand-ins
         listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")
@@ -72,6 +74,7 @@ async def main(kind: str, path: Path) -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await stop.wait()
+        refreshing[0].cancel()
         await listener.close(1)
 
 
