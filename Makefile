@@ -26,13 +26,13 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest $(TOGETHER) -m "not alone and not campaign"
-	$(BIN)/python -m pytest -m "alone and not campaign"
+	$(BIN)/python -m pytest -m "alone and not campaign" || test $$? -eq 5 # there may be none
 endif
 
 ## make check-all  make test in its long form, then crash, failover, scans and each bench at a hundredth of its size: an hour
 check-all: lint
 	REGISTRYD_LONG=1 $(BIN)/python -m pytest $(TOGETHER) -m "not alone"
-	REGISTRYD_LONG=1 $(BIN)/python -m pytest -m alone
+	REGISTRYD_LONG=1 $(BIN)/python -m pytest -m alone || test $$? -eq 5
 	$(MAKE) ARGS= crash failover scans
 	$(MAKE) ARGS="--scale 0.01" bench
 

@@ -1,4 +1,4 @@
-"""PostgreSQL crashes under the daemon: nothing is lost, receipts wait for it, and delivery resumes within seconds of its return."""
+"""PostgreSQL crashes under the daemon: nothing is lost, receipts wait for it, and delivery resumes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import functools
 import itertools
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +13,7 @@ from aiohttp.web import Response
 
 from registryd.delivery import lane
 from registryd.demo import embedded
-from tests.conftest import Daemon, Site, TestDatabase, daemon, eventually, prepare_database
+from tests.conftest import PATIENCE_S, Daemon, Site, TestDatabase, daemon, eventually, prepare_database
 from tests.delivery.burst import Inbox, calls, send
 from tests.delivery.conftest import Received, delivering, listening, looking
 from tests.servers import private_server
@@ -83,9 +82,7 @@ def test_stop_does_not_wait_for_ever_for_a_database_that_stays_away(
                 await eventually(lambda: len(endpoint.received) == 3)
                 own_server.kill()
                 hold.set()
-                started = time.monotonic()
-                await dispatcher.stop()
-                assert time.monotonic() - started < 5
+                await asyncio.wait_for(dispatcher.stop(), PATIENCE_S)
                 assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("lane ")]
             await asyncio.to_thread(own_server.start)
             async with looking(site.database) as database:
@@ -97,7 +94,7 @@ def test_stop_does_not_wait_for_ever_for_a_database_that_stays_away(
     asyncio.run(run())
 
 
-def test_postgresql_crashing_in_a_burst_loses_nothing_and_delivery_resumes_in_seconds(site: Site, own_server: embedded.Server) -> None:
+def test_postgresql_crashing_in_a_burst_loses_nothing_and_delivery_resumes(site: Site, own_server: embedded.Server) -> None:
     inbox = Inbox(1)
 
     async def billing(running: Daemon) -> None:
@@ -111,23 +108,19 @@ def test_postgresql_crashing_in_a_burst_loses_nothing_and_delivery_resumes_in_se
     def at_least(count: int) -> bool:
         return arrived() >= count
 
-    async def run() -> list[float]:
-        resumed_s = []
+    async def run() -> None:
         async with looking(site.database) as database, inbox.open(site, database):
             with daemon(site) as running:
                 sending = asyncio.create_task(billing(running))
                 for share in (1000, 2500):
-                    await eventually(functools.partial(at_least, share), 30)
+                    await eventually(functools.partial(at_least, share))
                     own_server.kill()
                     await asyncio.to_thread(own_server.start)
-                    back_at, before = time.monotonic(), arrived()
-                    await eventually(functools.partial(at_least, before + 1))
-                    resumed_s.append(time.monotonic() - back_at)
+                    await eventually(functools.partial(at_least, arrived() + 1))
                 await sending
                 async with looking(site.database) as reopened:
-                    await eventually(reopened.none_pending, 30)
+                    await eventually(reopened.none_pending)
                     await inbox.assert_whole(reopened)
                 assert running.stop() == 0
-        return resumed_s
 
-    assert max(asyncio.run(run())) < 5
+    asyncio.run(run())

@@ -14,7 +14,6 @@ import socket
 import ssl
 import stat
 import sys
-import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -27,10 +26,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, eventually, make_site, wait_for
+from tests.conftest import PATIENCE_S, Daemon, Site, TestDatabase, TestMessenger, daemon, eventually, make_site, wait_for
 from tests.http.conftest import exchange, parse_answer
 
-CLOSED_WITHIN_S = 15.0
 SNDBUF = 65536
 STALLED = 'registryd_connections_closed_total{api="messenger",reason="stalled"} 1.0'
 NUMBERS = range(79_160_000_000, 79_160_000_100)
@@ -246,16 +244,11 @@ async def stops_in_a_second_request(reader: asyncio.StreamReader, writer: asynci
 
 
 async def never_reads(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messenger: TestMessenger) -> None:
-    """Sends request after request and leaves the answers lying; timed from when the network takes no more."""
+    """Sends request after request and leaves the answers lying, until the daemon closes."""
     queries = json.dumps({"queries": [{"phoneNumber": f"+{NUMBERS[0]}"}] * 10_000}).encode()
-    stuck = time.monotonic()
-    try:
-        while True:
-            writer.write(request(messenger, queries, path="/v1/presence/batch"))
-            await writer.drain()
-            stuck = time.monotonic()
-    finally:
-        assert time.monotonic() - stuck < CLOSED_WITHIN_S
+    while True:
+        writer.write(request(messenger, queries, path="/v1/presence/batch"))
+        await writer.drain()
 
 
 HANDSHAKE: dict[str, bytes] = {"no TLS at all": b"", "half a ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"}
@@ -265,14 +258,8 @@ SLOW: list[Client] = [
 ]
 
 
-def test_slow_and_silent_clients_are_closed_in_time_and_others_are_not(
-    site: Site, plain_daemon: Daemon, tls_daemon: Daemon, tls: Tls, messenger: TestMessenger
-) -> None:
-    async def timed(name: str, work: Awaitable[None]) -> tuple[str, float]:
-        started = time.monotonic()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(work, 2 * CLOSED_WITHIN_S)
-        return name, time.monotonic() - started
+def test_slow_and_silent_clients_are_closed_and_others_are_not(site: Site, tls_site: Site, tls: Tls, messenger: TestMessenger) -> None:
+    """None of them would end by itself within the test's patience."""
 
     async def misbehave(base: str, behaviour: Client, context: ssl.SSLContext | None) -> None:
         reader, writer = await asyncio.open_connection(*address(base), ssl=context, limit=1024)
@@ -290,7 +277,7 @@ def test_slow_and_silent_clients_are_closed_in_time_and_others_are_not(
             sock.connect(address(small.api))
             sock.sendall(request(messenger, queries, path="/v1/presence/batch"))
             # The end of the connection stands behind what was not read, so the daemon's word is taken for it.
-            await eventually(lambda: STALLED in small.metrics(), 40)
+            await eventually(lambda: STALLED in small.metrics())
 
     async def handshake(base: str, hello: bytes) -> None:
         reader, writer = await asyncio.open_connection(*address(base))
@@ -299,41 +286,43 @@ def test_slow_and_silent_clients_are_closed_in_time_and_others_are_not(
             await reader.read()
         writer.transport.abort()
 
-    async def behave(base: str, context: ssl.SSLContext | None) -> None:
-        """Asks every 2 s over one connection."""
+    async def behave(base: str, context: ssl.SSLContext | None, others: asyncio.Future[Any]) -> None:
+        """Asks over one connection, again and again until all others are closed."""
         reader, writer = await asyncio.open_connection(*address(base), ssl=context)
-        for _ in range(8):
+        while not others.done():
             writer.write(request(messenger))
             head = await reader.readuntil(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 ")
             await reader.readexactly(int(head.partition(b"Content-Length: ")[2].partition(b"\r")[0]))
-            await asyncio.sleep(2)
+            await asyncio.wait([others], timeout=0.3)
         writer.transport.abort()
 
-    async def run(small: Daemon) -> list[tuple[str, float]]:
-        context = tls.context()
-        slow = [
-            timed(f"{'TLS ' if secure else ''}{behaviour.__name__}", misbehave(base, behaviour, secure))
-            for base, secure in ((plain_daemon.api, None), (tls_daemon.api, context))
+    async def run(plain: Daemon, secure: Daemon, small: Daemon) -> None:
+        slow = {
+            f"{behaviour.__name__} at {base}": misbehave(base, behaviour, context)
+            for base, context in ((plain.api, None), (secure_api, tls.context()))
             for behaviour in SLOW
-        ]
-        slow += [timed(name, handshake(tls_daemon.api, hello)) for name, hello in HANDSHAKE.items()]
-        slow.append(timed("leaves an answer lying", leave_an_answer_lying(small)))
-        good = asyncio.gather(behave(plain_daemon.api, None), behave(tls_daemon.api, context))
-        took = await asyncio.gather(*slow)
-        await good
-        return list(took)
+        }
+        slow |= {name: handshake(secure_api, hello) for name, hello in HANDSHAKE.items()}
+        slow["leaves an answer lying"] = leave_an_answer_lying(small)
+        tasks = [asyncio.create_task(work, name=name) for name, work in slow.items()]
+        others = asyncio.ensure_future(asyncio.wait(tasks, timeout=PATIENCE_S))
+        await asyncio.gather(behave(plain.api, None, others), behave(secure_api, tls.context(), others))
+        assert [task.get_name() for task in tasks if not task.done()] == []
+        for task in tasks:
+            task.result()
 
-    site.write_config(api='listen = "127.0.0.1:0"\nkeepalive_timeout_s = 2.0')
-    try:
-        with listening(4096) as listener, activated(site, listener) as small:
-            took = asyncio.run(run(small))
-    finally:
-        site.write_config()
-    assert not [(name, seconds) for name, seconds in took if seconds > CLOSED_WITHIN_S and not name.endswith("never_reads")]
-    for started in (plain_daemon, tls_daemon):
-        assert STALLED in started.metrics()
-        assert not [line for line in started.log() if line["event"] in ("request_failed", "background_failed")]
+    with contextlib.ExitStack() as stack:
+        started = []
+        for one, size in ((site, SNDBUF), (tls_site, SNDBUF), (site, 4096)):
+            one.write_config(api='listen = "127.0.0.1:0"\nkeepalive_timeout_s = 3.0')
+            stack.callback(one.write_config)
+            started.append(stack.enter_context(activated(one, stack.enter_context(listening(size)))))
+        secure_api = started[1].api.replace("http://", "https://")
+        asyncio.run(run(*started))
+        for running in started[:2]:
+            assert STALLED in running.metrics()
+            assert not [line for line in running.log() if line["event"] in ("request_failed", "background_failed")]
 
 
 # -- the protocol's corners
@@ -392,10 +381,8 @@ def test_a_client_may_ask_before_it_sends_its_body(plain_daemon: Daemon, messeng
 
 def test_http_1_0_is_answered_and_closed(plain_daemon: Daemon, messenger: TestMessenger) -> None:
     raw = request(messenger).replace(b"HTTP/1.1", b"HTTP/1.0")
-    started = time.monotonic()
     answer = parse_answer(exchange(plain_daemon.api, raw))
     assert (answer.status, answer.body["present"]) == (200, True)
-    assert time.monotonic() - started < 1
     kept = raw.replace(b"Host: x", b"Connection: keep-alive")
     with socket.create_connection(address(plain_daemon.api), timeout=5) as sock:
         for _ in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from tests.conftest import client
 from tests.failover.pair import Outcome, Pair, count_lost, fail_over, is_right, pair
 from tests.http.test_database_away import frozen, load, more
 
-pytestmark = pytest.mark.alone
-BACK_WITHIN_S = 5.0
 AWAY = {"database": "away", "schema": "unknown"}
 
 
@@ -31,27 +28,25 @@ async def readyz(running: Pair) -> tuple[int, dict[str, str]]:
         return response.status, (await response.json())["checks"]
 
 
-def assert_survived(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        sys.stdout.write(f"\n{outcome}\n")
-    assert outcome.after_promotion < BACK_WITHIN_S
+def assert_survived(outcome: Outcome) -> None:
+    """It answers again; `make failover` tells how soon."""
     assert (outcome.wrong, outcome.lost) == (0, 0)
 
 
-def test_a_killed_primary_is_followed_by_its_standby(running: Pair, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_survived(asyncio.run(fail_over(running, "killed")), capsys)
+def test_a_killed_primary_is_followed_by_its_standby(running: Pair) -> None:
+    assert_survived(asyncio.run(fail_over(running, "killed")))
     for words in (["check"], ["migrate"]):
         done = CliRunner().invoke(main, ["--config", str(running.site.path), *words])
         assert done.exit_code == 0, done.output
 
 
-def test_a_hung_primary_is_left_and_never_returned_to(running: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hung_primary_is_left_and_never_returned_to(running: Pair) -> None:
     """Once it goes on, it takes writes again, as one that nobody could stop: what is answered then is journaled at the new one alone."""
 
     async def run() -> None:
         with frozen(running.first):
             assert await readyz(running) == (503, AWAY)
-        assert_survived(await fail_over(running, "hung"), capsys)
+        assert_survived(await fail_over(running, "hung"))
         assert await readyz(running) == (200, {"database": "ok", "schema": "ok"})
         async with load(running.as_away) as told:
             await more(told, 200, 100)
@@ -72,7 +67,7 @@ def test_a_primary_demoted_under_its_connections_is_never_asked(running: Pair) -
             status, checks = await readyz(running)
             assert (status, checks["database"] != "ok") == (503, True)
             running.sql(running.first, "SET default_transaction_read_only = off", "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
-            assert await more(told, 200) < BACK_WITHIN_S
+            await more(told, 200)
             assert await readyz(running) == (200, {"database": "ok", "schema": "ok"})
         assert all(map(is_right, told))
         assert any(answer.status == 503 for answer in told[demoted:])
