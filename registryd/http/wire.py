@@ -6,6 +6,7 @@ orjson reads, msgspec checks. Unknown fields are refused, and a message says wha
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -15,13 +16,14 @@ import orjson
 
 from registryd.domain.contract import EventType, Holder, StatedEndUser
 from registryd.domain.errors import InvalidArgument
-from registryd.domain.identifiers import IdentificationCode, parse_code, parse_msisdn, parse_msisdns
+from registryd.domain.identifiers import IdentificationCode, Msisdn, parse_code, parse_msisdn, parse_msisdns
 from registryd.domain.presence import PresenceQuery
 from registryd.http.problems import ERRORS_MAX
 from registryd.http.reply import Reply
 from registryd.presence.answerer import BATCH_MAX_QUERIES
 
 PART_ITEMS = 500
+BOUND_AGAIN_MAX = 100
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 UNSET = msgspec.UNSET
 UnsetType = msgspec.UnsetType
@@ -144,10 +146,20 @@ def read_batch(raw: bytes) -> list[PresenceQuery]:
             codes = [item.identificationCode for item in items]
             if codes.count(UNSET) == len(codes):
                 return list(map(PresenceQuery, msisdns))
-            return list(map(PresenceQuery, msisdns, map(_code, items)))
+            return _bounded(list(map(PresenceQuery, msisdns, map(_code, items))))
     except (msgspec.MsgspecError, ValueError):
         pass
-    return [query for part in read_items(raw, "queries", Query, BATCH_MAX_QUERIES, presence_query) for query in part]
+    return _bounded([query for part in read_items(raw, "queries", Query, BATCH_MAX_QUERIES, presence_query) for query in part])
+
+
+def _bounded(queries: list[PresenceQuery]) -> list[PresenceQuery]:
+    """The same. Raises: InvalidArgument, where one number or code would be bound again and again, each time by a statement of its own."""
+    bound = [query for query in queries if query.code is not None]
+    names: Counter[Msisdn | IdentificationCode | None] = Counter(query.msisdn for query in bound)
+    names.update(query.code for query in bound)
+    if names and max(names.values()) > BOUND_AGAIN_MAX:
+        raise InvalidArgument(("queries", f"one number or code stands in more than {BOUND_AGAIN_MAX} items that bind"))
+    return queries
 
 
 def read_binding(raw: bytes) -> PresenceQuery:

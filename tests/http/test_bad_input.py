@@ -483,6 +483,19 @@ def test_a_batch_holds_1_to_10_000_queries(api: Api, count: int) -> None:
     assert api.recorded() == 0
 
 
+@pytest.mark.parametrize("same", ["phoneNumber", "identificationCode"])
+def test_a_batch_does_not_bind_one_name_without_end(api: Api, same: str) -> None:
+    """Each such item is a statement and a journal page of its own."""
+    numbers, code = api.service.contracts(101), f"c{api.service.contracts()[0]}"
+    items = [{"phoneNumber": f"+{number}", "identificationCode": f"{code}-{number}"} for number in numbers]
+    for item in items:
+        item[same] = f"+{numbers[0]}" if same == "phoneNumber" else code
+    answer = api.refused(json.dumps({"queries": items}).encode(), "/v1/presence/batch")
+    assert [error["path"] for error in answer.body["errors"]] == ["queries"]
+    assert api.recorded() == 0
+    assert api.send(json.dumps({"queries": [*items[:100], {"phoneNumber": f"+{numbers[0]}"}]}).encode(), "/v1/presence/batch").status == 200
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/v1", "/v1/", "/v1/presence/", "//v1/presence", "/V1/presence", "/v1/%70resence", "/v1/zebra", "/v1/../v1/account", "*"]
 )
