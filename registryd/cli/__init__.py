@@ -1,4 +1,5 @@
-"""The commands. No SQL and no rules here: a command reads its words, calls the part that knows, and shows what came of it.
+"""The commands. There is no SQL and no rule here: a command parses its arguments, calls the module that does the work, and shows the
+result.
 
 A command's module is imported when the command is named, so that `--help`, completion and small commands start fast.
 """
@@ -17,23 +18,23 @@ COMMANDS = {
     "serve": ("service", "Serve until SIGTERM, which drains; SIGHUP reloads keys, messengers, the TLS certificate and the log level."),
     "migrate": ("migrate", "Bring the schema to this release: migrations in order, each in a transaction, then the reports."),
     "check": ("check", "Look at everything `serve` needs: configuration, credentials, TLS, database, schema, permissions."),
-    "messenger": ("messenger", "Messengers: their keys, signing secrets and endpoints."),
-    "contracts": ("contracts", "Billing's contracts in bulk."),
-    "ranges": ("ranges", "The operator's numbering capacity."),
-    "notifications": ("notifications", "What is owed, what was delivered, and the second channel."),
-    "secrets": ("secrets", "The key that messengers' signing secrets are sealed under."),
+    "messenger": ("messenger", "Add, change and show messengers, their keys, signing secrets and endpoints."),
+    "contracts": ("contracts", "Import billing's contracts in bulk."),
+    "ranges": ("ranges", "Import the operator's numbering capacity."),
+    "notifications": ("notifications", "Look at notifications, deliver them again, or deliver them by hand."),
+    "secrets": ("secrets", "Change the key under which messengers' signing secrets are sealed."),
     "policy": (
         "policy",
-        "The law as dated data: how soon to answer and to notify, who counts as present.",
+        "Show or change the law as dated data: time limits, who counts as present, what is kept, what looks like a search.",
     ),
     "report": ("report", "Show a view of schema report as a table; without NAME, list them."),
-    "audit": ("audit", "The evidence: sealed as it is written, so that it shows whether it was changed since."),
-    "breakglass": ("breakglass", "An unmasked look at one number: for a reason, approved by a second person, logged before it answers."),
+    "audit": ("audit", "Evidence: the journal and the break-glass log are sealed, so that a later change shows."),
+    "breakglass": ("breakglass", "Look at one number unmasked: for a reason, approved by a second person, and logged."),
     "listen": (
         "listen",
         "Receive notifications, verify their signatures and print them, until Ctrl-C.",
     ),
-    "client": ("client", "A messenger engineer's tools."),
+    "client": ("client", "Tools for a messenger's engineers."),
 }
 """By name: the module in this package, which holds the command under the same name, and the first sentence of its help."""
 

@@ -1,4 +1,4 @@
-"""`audit verify | head`: whether the evidence is what was written."""
+"""`audit verify | head`: is the evidence still as it was written?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 @click.group()
 def audit() -> None:
-    """The evidence: sealed as it is written, so that it shows whether it was changed since."""
+    """Evidence: the journal and the break-glass log are sealed, so that a later change shows."""
 
 
 @audit.command()
@@ -34,9 +34,9 @@ def audit() -> None:
 @pass_context
 @command
 async def verify(context: Context, *, head: Path | None, public_key: str | None, as_json: bool) -> None:
-    """Look for anything that was changed, removed, inserted, moved or cut off; exit 1 if there is. Connects as owner_dsn does.
+    """Look for anything that was changed, removed, inserted, moved or cut off; exit 1 if there is. Connects by owner_dsn.
 
-    After the verdict it names each policy by which evidence went: no seal covers the policy, so know them.
+    After the verdict it names each policy that let evidence go. No seal covers the policy, so check that you know each of them.
     """
     kept = {}
     if (head is None) != (public_key is None):

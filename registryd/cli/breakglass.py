@@ -1,4 +1,6 @@
-"""`breakglass request | list | approve | look`, under each person's own role. A number is never an argument: those are seen by others."""
+"""`breakglass request | list | approve | look`, under each person's own role. A number is never an argument, because other users can see
+arguments.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _dsn = click.option("--dsn", required=True, help="Connect as yourself, such as p
 
 @click.group()
 def breakglass() -> None:
-    """An unmasked look at one number: for a reason, approved by a second person, logged before it answers."""
+    """Look at one number unmasked: for a reason, approved by a second person, and logged."""
 
 
 @breakglass.command()
@@ -26,7 +28,9 @@ def breakglass() -> None:
 @pass_context
 @command
 async def request(context: Context, *, reason: str, dsn: str) -> None:
-    """Ask for a look at a number (read from the terminal or stdin), its queries included. Needs the role registryd_breakglass."""
+    """Ask for a look at a number, which is read from the terminal or stdin, and at the queries about it. Needs the role
+    registryd_breakglass.
+    """
     try:
         msisdn = parse_msisdn(click.prompt("number", err=True))
     except ValueError as error:
@@ -71,7 +75,7 @@ async def approve(*, number: int, dsn: str) -> None:
 @json_option
 @command
 async def look(*, number: int, dsn: str, as_json: bool) -> None:
-    """Look, once: the number's contracts and bindings, and which messengers asked about it. Reads the whole journal."""
+    """Show, once, the number's contracts and bindings and which messengers asked about it. Reads the whole journal."""
     async with store.session(dsn) as connection:
         seen = await store.look(connection, number)
     if as_json:

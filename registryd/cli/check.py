@@ -1,4 +1,4 @@
-"""`check`: everything that serving needs, looked at beforehand."""
+"""`check`: looks at everything that serving needs, before it is needed."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def _database(context: Context) -> list[Finding]:
 
 
 async def _secrets(connection: Connection, settings: Settings) -> Finding:
-    """Whether the keys open what was sealed in the database."""
+    """Checks that the keys open what is sealed in the database."""
     try:
         closed = await messengers.unreadable_secrets(connection, signing_box(settings.credentials))
         months = await digest_keys.unreadable_months(connection, digest_box(settings.credentials))

@@ -1,4 +1,4 @@
-"""`client identify`: a messenger engineer's backfill of the users there are."""
+"""`client identify`: a messenger asks about the users that it has already."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Rate(TextColumn):
 
 @click.group()
 def client() -> None:
-    """A messenger engineer's tools."""
+    """Tools for a messenger's engineers."""
 
 
 @client.command()
@@ -61,10 +61,10 @@ async def identify(
     key: Path | None,
     as_json: bool,
 ) -> None:
-    """Identify the users of FILE: CSV with a number and, if you have one, its code; a header is skipped.
+    """Identify the users in FILE: CSV with a number and, if there is one, its code. A header is skipped.
 
-    Results are CSV too: line (of FILE), present, binding, error. Run it again to go on after an interruption. The API key is read from
-    $REGISTRYD_API_KEY, because a process list would show an option. Exit code 1 where lines remain, or could not be asked.
+    Results are CSV too: line (of FILE), present, binding, error. Run the same command again to go on after an interruption. The API key
+    is read from $REGISTRYD_API_KEY, because a process list would show an option. Exit code 1 where lines remain, or could not be asked.
     """
     api_key = os.environ.get("REGISTRYD_API_KEY", "")
     if not re.fullmatch(r"rk_[a-z2-7]{8,32}_[A-Za-z0-9_-]{20,128}", api_key, re.ASCII):
@@ -97,7 +97,7 @@ async def identify(
 
 @contextmanager
 def _progress(file: Path, kept: Results, as_json: bool) -> Iterator[tuple[Callable[[int], None], Callable[[str, float], None]]]:
-    """A bar on stderr, and what moves it: lines that were answered; why and how long the work waits."""
+    """A progress bar on stderr, and the two functions that move it: for answered lines, and for waits."""
     columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[waiting]}"))
     with Progress(*columns, console=err, transient=True, disable=as_json) as bar:
         task = bar.add_task("numbers", total=count_lines(file), completed=kept.done, waiting="")

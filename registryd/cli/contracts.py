@@ -30,7 +30,7 @@ _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 @click.group()
 def contracts() -> None:
-    """Billing's contracts in bulk."""
+    """Import billing's contracts in bulk."""
 
 
 @contracts.command("import")
@@ -112,7 +112,7 @@ async def import_contracts(
 async def _import_whole(
     context: Context, job: FileImport, as_of: datetime | None, max_terminations: Callable[[int], int] | None
 ) -> tuple[Imported | Reconciled, ImportRefused | None]:
-    """A snapshot, or without `max_terminations` a history; and why it was refused, where the counts are known all the same."""
+    """Imports a snapshot, or a history where `max_terminations` is None. Returns the counts, and the refusal if there was one."""
     dsn = context.settings.file.database.dsn
     if max_terminations is None:
         return await snapshot.import_contracts(dsn, context.password, job), None
@@ -123,10 +123,10 @@ async def _import_whole(
 
 
 async def _apply_events(context: Context, job: FileImport) -> tuple[deltas.AppliedEvents, ImportRefused | Unavailable | None]:
-    """What was applied, and why it stopped or which events were refused."""
+    """Applies events. Returns what was applied, and why it stopped or which events were refused."""
     stopped: ImportRefused | Unavailable | None = None
     async with context.database() as database:
-        # The daemon looks for what is owed by itself; there is nobody here to wake.
+        # Deliver processes look for new notifications by themselves; there is nobody to wake here.
         feed = ContractFeed(database, context.settings.credentials.key("feed-key"), lambda: None)
         try:
             done = await deltas.apply_events(feed, job.path, job.progress)
@@ -142,7 +142,7 @@ async def _apply_events(context: Context, job: FileImport) -> tuple[deltas.Appli
 
 @contextmanager
 def _progress(file: Path, as_json: bool) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
-    """A bar with rate and time left on stderr while the file is read, then the step that runs."""
+    """A progress bar on stderr while the file is read; after that, the name of the step that runs."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     started = time.perf_counter()
     with Progress(*columns, console=err, transient=True, disable=as_json) as bar:

@@ -9,7 +9,7 @@ from registryd.store.migrations import SchemaMismatch
 
 
 def explain(error: Exception) -> tuple[str, Exit]:
-    """Raises `error` again where it is no failure of the database: a bug shows its traceback."""
+    """The message and the exit code. An error that is no failure of the database is raised again, so that a bug shows its traceback."""
     if isinstance(error, Unavailable):
         return failures.explain(error), Exit.DATABASE_AWAY
     if isinstance(error, SchemaMismatch):

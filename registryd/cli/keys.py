@@ -1,4 +1,4 @@
-"""`messenger rotate-key | revoke-key | rotate-secret`, and the secrets that `messenger add` tells once."""
+"""`messenger rotate-key | revoke-key | rotate-secret`, and the secrets that `messenger add` shows once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OVERLAP = click.option(
 @pass_context
 @command
 async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_json: bool) -> None:
-    """Make a new API key; the former ones end when the overlap does. Prints it once."""
+    """Make a new API key and print it once. The former keys end after the overlap."""
     async with context.database() as db, db.transaction() as connection:
         found = await messengers.named(connection, name)
         live = [key for key in await messengers.read_keys(connection, found.messenger_id) if keys.is_live(key.revoked_at, key.expires_at)]
@@ -61,7 +61,7 @@ async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
 @pass_context
 @command
 async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_hours: float, as_json: bool) -> None:
-    """Make a new signing secret; each push is signed with every live one. Prints it once (of a pair, the public key)."""
+    """Make a new signing secret and print it once (of a key pair, the public key). Each push is signed with every live secret."""
     box = signing_box(context.settings.credentials)
     secret = signing.new_secret("ed25519" if ed25519 else "hmac_sha256")
     async with context.database() as db, db.transaction() as connection:
@@ -72,13 +72,13 @@ async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_h
 
 
 async def add_key(connection: Connection, messenger_id: MessengerId) -> str:
-    """Makes a key and returns what the messenger is told."""
+    """Makes a key. Returns the text that the messenger gets."""
     key = keys.new_key()
     await messengers.add_key(connection, messenger_id, key.key_id, key.secret_sha256)
     return key.shown
 
 
 def tell_once(as_json: bool, facts: dict[str, object]) -> None:
-    """Shows keys and secrets, which are not stored in this form."""
+    """Shows keys and secrets. They are not stored in this form, so this is the only time."""
     lines = (f"{name:<24} {value}" for name, value in facts.items())
     present(as_json, facts, *lines, Text("Keys and secrets are shown this once: hand them over now.", "yellow"))

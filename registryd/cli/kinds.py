@@ -12,7 +12,7 @@ import click
 
 
 class ContractsMax(click.ParamType[Callable[[int], int]]):
-    """A number of contracts, or a share of the live ones: 500 or 1%. Of a small registry's share, one at least."""
+    """A number of contracts, or a share of the live ones: 500 or 1%. A share of a small registry is at least one contract."""
 
     name = "number|share%"
 

@@ -45,7 +45,7 @@ def _endpoint_options(run: Any) -> Any:
 
 @click.group()
 def messenger() -> None:
-    """Messengers: their keys, signing secrets and endpoints."""
+    """Add, change and show messengers, their keys, signing secrets and endpoints."""
 
 
 for made in (rotation.rotate_key, rotation.revoke_key, rotation.rotate_secret):
@@ -61,7 +61,7 @@ for made in (rotation.rotate_key, rotation.revoke_key, rotation.rotate_secret):
 @pass_context
 @command
 async def add(context: Context, *, name: str, agreement: str | None, register_no: str | None, as_json: bool, **given: Any) -> None:
-    """Add a messenger. Prints its API key and webhook secret: once, now."""
+    """Add a messenger. Its API key and webhook secret are printed now and never again."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
         fail("a messenger's name is 1 to 63 of a-z, 0-9, dot, underscore and hyphen", Exit.USAGE)
     wanted = _changed(context, Messenger(0, name, "active", None, 1, False, None, []), given)  # type: ignore[arg-type] # not numbered yet
@@ -132,7 +132,7 @@ async def show(context: Context, *, name: str, as_json: bool) -> None:
 @pass_context
 @command
 async def set_messenger(context: Context, *, name: str, **given: Any) -> None:
-    """Change what is named; the rest stays. In force within 5 seconds."""
+    """Change the settings that are named and leave the others. In force within 5 seconds."""
     if all(value is None or value == () for value in given.values()):
         fail("nothing to change: see registryd messenger set --help", Exit.USAGE)
     async with context.database() as db, db.transaction() as connection:
@@ -146,7 +146,7 @@ async def set_messenger(context: Context, *, name: str, **given: Any) -> None:
 @pass_context
 @command
 async def suspend(context: Context, *, name: str) -> None:
-    """Refuse the messenger's queries (403); what it is owed is still delivered."""
+    """Refuse the messenger's queries and bindings (403). What it is owed is still delivered, and it may pull."""
     await _set_state(context, name, "suspended")
 
 
@@ -164,7 +164,7 @@ async def resume(context: Context, *, name: str) -> None:
 @pass_context
 @command
 async def clear_alarm(context: Context, *, name: str) -> None:
-    """End the messenger's enumeration alarms: it is answered at full speed within seconds, and judged anew."""
+    """End the messenger's enumeration alarms. Within seconds it is answered at full speed again, and judged anew."""
     async with context.messenger(name) as (db, found):
         if not await guard.clear_alarms(db, found.messenger_id):
             fail(f"{name} has no alarm in force: registryd report enumeration_alarm")
@@ -203,7 +203,7 @@ async def _set_state(context: Context, name: str, state: str) -> None:
 
 
 def _changed(context: Context, found: Messenger, given: dict[str, Any]) -> Messenger:
-    """`found` with what the options give."""
+    """`found` with the values of the options."""
     changes: dict[str, Any] = {}
     if given["endpoint"] is not None:
         if given["endpoint"]:

@@ -1,4 +1,4 @@
-"""`notifications status | explain | replay | export | acknowledge`: what is owed, what became of it, and the second channel."""
+"""`notifications status | explain | replay | export | acknowledge`: backlogs, one notification's life, replays, and delivery by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _JSON = click.option("--json", "as_json", is_flag=True)
 
 @click.group()
 def notifications() -> None:
-    """What is owed, what was delivered, and the second channel."""
+    """Look at notifications, deliver them again, or deliver them by hand."""
 
 
 @notifications.command()
@@ -41,7 +41,7 @@ def notifications() -> None:
 @pass_context
 @command
 async def status(context: Context, *, as_json: bool) -> None:
-    """Show each messenger's backlog: the slack to its earliest deadline, and when it ends at the pace of the last five minutes."""
+    """Show each messenger's backlog, the slack to its earliest deadline, and how long it takes at the pace of the last five minutes."""
     async with context.database() as db:
         backlogs = await watch.read_backlogs(db)
     now = datetime.now(UTC)
@@ -67,7 +67,7 @@ async def status(context: Context, *, as_json: bool) -> None:
 @pass_context
 @command
 async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> None:
-    """Tell one notification's whole life: the contract's end, its deadline, the attempts on its lane, its delivery. ID: notificationId."""
+    """Show one notification's life: the contract's end, the deadline, the attempts on its lane, the delivery. ID: notificationId."""
     async with context.database() as db:
         pending, delivered = await proof.find(db, notification_id)
         known = delivered or pending
@@ -132,16 +132,16 @@ async def replay(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Deliver again, under the same ids, what was delivered in a time or is named by its id. The proof of the first delivery stays.
+    """Deliver notifications again under the same ids: those delivered in a period, or those named by id. The first proof stays.
 
-    It waits while something that was never delivered is due to that messenger.
+    The replay waits while a notification that was never delivered is due to that messenger.
     """
     if (since is None) == (not ids and ids_file is None):
         fail("say what: --since TIME, or --id ID or --ids-file FILE", Exit.USAGE)
     wanted = [*ids, *(_ids(ids_file) if ids_file else [])]
     async with context.messenger(name) as (_, found):
         choice = Choice(found.messenger_id, since or EVER, until or datetime.now(UTC), wanted if since is None else None)
-        # Not the pool's connection: to choose among millions may take longer than any statement of the daemon's.
+        # A connection of its own: choosing among millions may take longer than the pool allows a statement.
         connection = await connect(context.settings.file.database.dsn, password=context.password)
         try:
             count = await (replays.count(connection, choice) if dry_run else replays.ask(connection, choice, per_second))
@@ -163,7 +163,7 @@ async def replay(
 @pass_context
 @command
 async def export(context: Context, *, name: str, file: Path, as_json: bool) -> None:
-    """Write all that is owed to FILE, signed, for delivery by hand. It stays owed, and pullable, until `acknowledge`."""
+    """Write all that is owed to FILE, signed, for delivery by hand. It stays owed, and can be pulled, until `acknowledge`."""
     box = signing_box(context.settings.credentials)
     async with context.messenger(name) as (db, found):
         live = await signing_secrets(db, box, found.messenger_id)
@@ -194,7 +194,7 @@ async def export(context: Context, *, name: str, file: Path, as_json: bool) -> N
 @pass_context
 @command
 async def acknowledge(context: Context, *, name: str, channel: str, file: Path | None, ids: tuple[UUID, ...], as_json: bool) -> None:
-    """Settle what was delivered by another channel than push and pull, once the messenger has it."""
+    """Settle what was delivered by hand, once the messenger has it."""
     if (file is None) == (not ids):
         fail("say what was delivered: --file FILE, or --id ID", Exit.USAGE)
     if not proof.CHANNEL.fullmatch(channel):

@@ -16,7 +16,7 @@ from registryd.store import policy as store
 
 @click.group()
 def policy() -> None:
-    """The law as dated data: how soon to answer and to notify, who counts as present. Also what is kept, and what looks like a search."""
+    """Show or change the law as dated data: time limits, who counts as present, what is kept, what looks like a search."""
 
 
 @policy.command()
@@ -24,7 +24,7 @@ def policy() -> None:
 @pass_context
 @command
 async def show(context: Context, *, as_json: bool) -> None:
-    """Show the policy in force, and those that are planned. All there ever were: registryd report policy."""
+    """Show the policy in force and those that are planned. `registryd report policy` shows all there ever were."""
     async with context.database() as db, db.connection() as connection:
         await migrations.check(connection)
         rows = await store.read(connection)
@@ -47,10 +47,9 @@ async def show(context: Context, *, as_json: bool) -> None:
 async def set_policy(
     context: Context, *, changes: tuple[str, ...], since: datetime | None, note: str, dry_run: bool, dsn: str | None, as_json: bool
 ) -> None:
-    """Add a policy that changes these columns of registry.policy and repeats the rest; KEY= sets NULL, where that has a meaning.
+    """Add a policy that changes these columns of registry.policy and repeats the rest. KEY= sets NULL where that has a meaning.
 
-    History is kept: no row that has begun changes.
-    Every worker follows it within two seconds of its time, without a restart.
+    A policy that has begun is never changed. Every process follows a new one within two seconds, without a restart.
     """
     wanted = dict(_pair(change) for change in changes)
     async with context.owner(dsn) as connection:

@@ -16,7 +16,7 @@ from registryd.store.ranges import TooManyAbsent
 
 @click.group()
 def ranges() -> None:
-    """The operator's numbering capacity."""
+    """Import the operator's numbering capacity."""
 
 
 @ranges.command("import")

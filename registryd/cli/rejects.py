@@ -1,6 +1,6 @@
-"""The file in which an import tells bad lines by number and reason.
+"""The file that tells the bad lines of an import by line number and reason.
 
-Nothing of a line is in it but its number in the file, so that no list of subscribers' numbers lies about.
+It holds nothing else of a line, so that no list of subscribers' numbers lies about.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from registryd.domain.files import BadLine
 
 
 class RejectFile:
-    """Made before anything is imported, so that it can be written afterwards; removed again where no line is bad."""
+    """The file is made before the import, so that it can be written for certain, and removed where no line was bad."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,7 +46,7 @@ class RejectFile:
 
 
 def beside(file: Path) -> Path:
-    """Beside the file; of a pipe, or where its directory cannot be written to, in the current directory."""
+    """The path beside the imported file; for a pipe, or where that directory cannot be written to, in the current directory."""
     directory = file.parent.resolve()
     is_pipe = not file.is_file() or directory == Path("/dev") or directory.is_relative_to("/proc")
     name = f"{'contracts' if is_pipe else file.name}.rejects.csv"

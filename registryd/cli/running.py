@@ -40,7 +40,7 @@ class Exit(IntEnum):
 
 
 class Context:
-    """What the group's options say; settings are read when a command first needs them."""
+    """The options of the group. Settings are read when a command first needs them."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path or config.DEFAULT_PATH
@@ -56,7 +56,7 @@ class Context:
 
     @property
     def owner_dsn(self) -> str:
-        """Where a role connects that may SET ROLE registryd_owner."""
+        """The DSN of a role that may SET ROLE registryd_owner."""
         return self.settings.file.database.owner_dsn or self.settings.file.database.dsn
 
     def database(self) -> Database:
@@ -75,7 +75,7 @@ class Context:
 
     @asynccontextmanager
     async def owner(self, dsn: str | None) -> AsyncIterator[PlainConnection]:
-        """One connection where a role may SET ROLE registryd_owner; `dsn`: what --dsn named, whose password is the person's own."""
+        """One connection of a role that may SET ROLE registryd_owner. With `dsn`, from --dsn, the password is the person's own."""
         from registryd.store.pool import connect
 
         connection = await connect(dsn) if dsn is not None else await connect(self.owner_dsn, password=self.password)
@@ -100,7 +100,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one li
 
 
 def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..., None]:
-    """Runs a command, on an event loop where it is a coroutine; its errors become one line and an exit code."""
+    """Makes a function a command: a coroutine runs on an event loop, and errors become one line and an exit code."""
 
     @functools.wraps(run)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -113,7 +113,7 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
         except Refusal as error:
             fail(str(error))
         except Exception as error:
-            from registryd.cli import failures  # it knows the database's errors: too much to import before one came
+            from registryd.cli import failures  # imported only now: it brings the database's modules with it
 
             message, code = failures.explain(error)
             fail(message, code)
@@ -122,7 +122,7 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
 
 
 def present(as_json: bool, facts: object, *shown: RenderableType) -> None:
-    """Shows what came of a command: `facts` as one line of JSON, or `shown` to people, as it is."""
+    """Shows a command's result: `facts` as one line of JSON, or `shown` for people."""
     if as_json:
         click.echo(orjson.dumps(facts))
         return

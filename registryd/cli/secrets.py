@@ -11,7 +11,7 @@ from registryd.store.secretbox import signing_box
 
 @click.group()
 def secrets() -> None:
-    """The key that messengers' signing secrets are sealed under."""
+    """Change the key under which messengers' signing secrets are sealed."""
 
 
 @secrets.command()
@@ -19,7 +19,7 @@ def secrets() -> None:
 @pass_context
 @command
 async def rewrap(context: Context, *, dsn: str | None) -> None:
-    """Seal under secrets-key what is still sealed under secrets-key-previous, which can go afterwards."""
+    """Seal anew, under secrets-key, what is still sealed under secrets-key-previous. That one can be deleted afterwards."""
     box = signing_box(context.settings.credentials)
     async with context.owner(dsn) as connection, connection.transaction():
         await migrations.act_as_owner(connection)

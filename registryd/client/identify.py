@@ -1,11 +1,11 @@
-"""A messenger's backfill: a file of numbers and codes is asked in batches, and the answers are appended to a file of results.
+"""Asks about a file of numbers and codes in batches, and appends the answers to a file of results.
 
-The file of results is the only state. A batch's lines are appended as its answer comes, in one write; what is there is never asked again,
-so an interruption at any point costs the batches in flight, which are asked twice (every call is safe to repeat). Every line of the
-source gets exactly one line of results, by its number; results hold no phone number and no code.
+The file of results is the only state. The lines of a batch are appended in one write when its answer comes, and what is there is never
+asked again. So an interruption costs only the batches in flight, which are asked twice; every call is safe to repeat. Every line of the
+source gets exactly one line of results, by its number. Results hold no phone number and no code.
 
-Nothing is given up for want of the registry: 429, 503 and a network that is away pause every connection, for as long as Retry-After
-says, and twice as long each time up to a minute. What cannot become better by waiting ends the work: `ClientRefused`.
+While the registry cannot answer (429, 503, no network), every connection pauses for as long as Retry-After says, and twice as long each
+time, up to a minute. What waiting cannot mend ends the work: `ClientRefused`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _WAIT = {408, 425, 429, 500, 502, 503, 504}
 
 
 class Identification:
-    """Asks what the results lack. `on_progress(lines)` and `on_wait(why, seconds)` tell of it; `stop.set()` ends it between batches."""
+    """Asks for the lines that have no result yet. It calls `on_progress(lines)` and `on_wait(why, seconds)`; `stop.set()` ends it between
+    batches.
+    """
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class Identification:
             raise
 
     def _next_batch(self) -> list[SourceLine]:
-        """The next lines that have no result; what cannot be asked gets its result here."""
+        """The next lines without a result. A line that cannot be asked gets its result here."""
         batch: list[SourceLine] = []
         wrong: list[tuple[int, str, str, str]] = []
         for line in self._lines:
@@ -101,7 +103,7 @@ class Identification:
         return batch
 
     async def _ask(self, session: aiohttp.ClientSession, batch: list[SourceLine]) -> list[tuple[str, str]] | None:
-        """Until it is answered: (present, binding) of each line; None after `stop`. Raises: ClientRefused."""
+        """Asks a batch until it is answered. Returns (present, binding) of each line; None after `stop`. Raises: ClientRefused."""
         body = orjson.dumps({"queries": [line.query for line in batch]})
         while True:
             await self._pause()
@@ -125,7 +127,7 @@ class Identification:
             )
 
     def _fail(self, why: str, retry_after_s: float) -> None:
-        """Pauses every connection: for Retry-After, and longer each time, with some chance so that clients do not come back together."""
+        """Pauses every connection for Retry-After, and longer each time. A random part keeps clients from coming back together."""
         now = asyncio.get_running_loop().time()
         is_new = self._resume_at <= now  # else one that was in flight meets what is known
         self._failures += is_new
@@ -144,7 +146,7 @@ class Identification:
 
 
 def _answers(raw: bytes, wanted: int) -> list[tuple[str, str]]:
-    """Raises: ClientRefused, where it is not the answer to so many queries."""
+    """Parses the answer to `wanted` queries. Raises: ClientRefused, where it is none."""
     try:
         results = orjson.loads(raw)["results"]
         answers = [("true" if {True: True, False: False}[item["present"]] else "false", item["binding"] or "") for item in results]
@@ -156,7 +158,7 @@ def _answers(raw: bytes, wanted: int) -> list[tuple[str, str]]:
 
 
 def _problem(raw: bytes) -> dict[str, object]:
-    """RFC 9457, or nothing where a proxy answered."""
+    """The problem document (RFC 9457); empty where a proxy answered instead."""
     try:
         found = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -176,7 +178,7 @@ def _explain(status: int, raw: bytes, batch: list[SourceLine]) -> str:
 
 
 def _retry_after_s(header: str) -> float:
-    """RFC 9110 10.2.3: seconds, or a date; 0 where it says neither."""
+    """Seconds in Retry-After, which holds seconds or a date (RFC 9110 10.2.3); 0 where it holds neither."""
     if re.fullmatch(r"[0-9]{1,9}", header, re.ASCII):
         return float(header)
     try:

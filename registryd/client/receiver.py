@@ -28,10 +28,10 @@ class Receipt(NamedTuple):
     webhook_id: str
     verified: bool
     problem: str
-    """Why it was not verified; empty otherwise."""
+    """Why it was not verified; empty where it was."""
     event: dict[str, Any]
     status: int = 204
-    """What was answered; 0: nothing, the connection was closed."""
+    """The status that was answered; 0 where the connection was closed without an answer."""
 
     @property
     def kind(self) -> str:
@@ -39,7 +39,7 @@ class Receipt(NamedTuple):
 
     @property
     def notifications(self) -> list[dict[str, Any]]:
-        """Of a message that was verified; another's event may be anything."""
+        """The notifications in a verified message. In any other message they may be anything, so they are left out."""
         return list(self.event.get("data", {}).get("notifications", [])) if self.verified else []
 
 
@@ -109,7 +109,7 @@ class Receiver:
         return Response(status=status or 503)
 
     def _answer(self) -> int:
-        """The status for the next push that was verified; 0: none."""
+        """The status for the next verified push; 0 where it gets no answer."""
         self._verified += 1
         if self._drop_every and self._verified % self._drop_every == 0:
             return 0
@@ -119,7 +119,7 @@ class Receiver:
 
 
 def verify(key: Key, webhook_id: str, timestamp: str, signatures: str, body: bytes) -> str:
-    """Why a message is not authentic; empty where it is (Standard Webhooks 1.0.0)."""
+    """Why a message is not authentic by Standard Webhooks 1.0.0; empty where it is."""
     seconds = signing.seconds_in(timestamp)
     if seconds is None or abs(time.time() - seconds) > TOLERANCE_S:
         return "the timestamp is missing or not of these minutes"
@@ -143,9 +143,9 @@ class Ledger:
         return len(self._days[day])
 
     def agrees(self, digest: dict[str, Any]) -> bool:
-        """Whether a digest's `data` speaks of what came on its day.
+        """Whether a digest's `data` describes what came on its day.
 
-        What came within seconds of midnight may count for the other day, as the operator records a receipt a moment after it was given.
+        The operator records a receipt a moment after it was given, so what came within seconds of midnight may count for the other day.
         """
         came = digest_of(self._days[date.fromisoformat(digest["day"])])
         return (came.notifications, came.sha256.hex()) == (digest["count"], digest["sha256"])

@@ -15,7 +15,7 @@ HEADER = b"line,present,binding,error\n"
 
 
 class Results:
-    """The file of results: `with Results(path, source)`; the same source goes on where it stopped. One process at a time."""
+    """The file of results. Use: `with Results(path, source)`. The same source goes on where it stopped. One process at a time."""
 
     def __init__(self, path: Path, source: Path) -> None:
         self.path = path
@@ -23,7 +23,7 @@ class Results:
         self._done = bytearray()
         self.counts: Counter[str] = Counter()
         self.unasked = 0
-        """How many lines could not be asked, those that were there before too."""
+        """How many lines could not be asked, in this run and earlier ones."""
 
     def __enter__(self) -> Self:
         """Raises: ClientRefused."""
@@ -76,7 +76,7 @@ class Results:
         return line < len(self._done) and self._done[line] == 1
 
     def append(self, rows: list[tuple[int, str, str, str]]) -> None:
-        """(line, present, binding, error), in one write."""
+        """Appends (line, present, binding, error) of each, in one write."""
         os.write(self._fd, "".join([f"{line},{present},{binding},{error}\n" for line, present, binding, error in rows]).encode())
         for line, present, binding, error in rows:
             self._mark(line)

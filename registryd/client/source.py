@@ -30,7 +30,7 @@ def count_lines(source: Path) -> int:
 
 
 def read_lines(source: Path) -> Iterator[SourceLine]:
-    """Every line but a header and empty ones. Raises: ClientRefused."""
+    """Every line except a header and empty lines. Raises: ClientRefused."""
     with source.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file)
         try:
