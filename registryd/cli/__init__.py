@@ -16,7 +16,10 @@ from click.shell_completion import CompletionItem
 COMMANDS = {
     "demo": ("demo", "A private PostgreSQL, a registry of made-up contracts, the daemon, a receiver, and the whole story."),
     "serve": ("service", "Serve until SIGTERM, which drains; SIGHUP reloads keys, messengers, the TLS certificate and the log level."),
-    "migrate": ("migrate", "Bring the schema to this release, in one transaction: migrations in order, functions and views that changed, grants."),
+    "migrate": (
+        "migrate",
+        "Bring the schema to this release, in one transaction: migrations in order, functions and views that changed, grants.",
+    ),
     "check": ("check", "Look at everything `serve` needs: configuration, credentials, TLS, database, schema, permissions."),
     "messenger": ("messenger", "Add, change and show messengers, their keys, signing secrets and endpoints."),
     "contracts": ("contracts", "Import billing's contracts in bulk."),
