@@ -277,7 +277,7 @@ class Daemon:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def metrics(self) -> str:
         with urllib.request.urlopen(f"{self.operator}/metrics") as answer:
@@ -302,7 +302,7 @@ def daemon(site: Site, *arguments: str, environment: dict[str, str] | None = Non
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def _started(process: subprocess.Popen[bytes], log_path: Path) -> dict[str, Any] | None:

@@ -100,7 +100,7 @@ def working(site: Site, owner: str, point: str = "never", passages: int = 1) -> 
         yield process
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 def test_one_of_two_workers_killed_at_each_named_point_loses_nothing(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +181,7 @@ def test_sigterm_settles_what_is_in_flight_and_gives_the_lanes_back(site: Site) 
             with daemon(site) as running:
                 await eventually(lambda: len(endpoint.received) == 16)
                 running.process.send_signal(signal.SIGTERM)
-                assert await asyncio.to_thread(running.process.wait, 20) == 0
+                assert await asyncio.to_thread(running.process.wait, 60) == 0
             assert len(endpoint.received) == 16
             assert await database.delivered() == 16
             assert await database.rows("SELECT owner, lease_until, failures FROM registry.lane") == [(None, None, 0)]

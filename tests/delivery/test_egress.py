@@ -453,7 +453,7 @@ def test_name_that_hangs_in_dns_holds_up_no_other(monkeypatch: pytest.MonkeyPatc
     def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> Any:
         asked.append(host)
         if host.startswith("hangs-"):
-            hold.wait(30)
+            hold.wait(60)
         return real("127.0.0.1" if host.endswith(".example") else host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)

@@ -54,7 +54,7 @@ def test_receipt_waits_for_the_database_also_after_sigterm(site: Site, own_serve
                 hold.set()
                 await answered.wait()
                 await asyncio.to_thread(own_server.start)
-                assert await asyncio.to_thread(running.process.wait, 40) == 0
+                assert await asyncio.to_thread(running.process.wait, 60) == 0
             async with looking(site.database) as database:
                 assert await database.delivered() == 1
                 assert await database.value("SELECT owner IS NULL FROM registry.lane")

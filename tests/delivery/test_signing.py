@@ -78,7 +78,7 @@ def node_verifies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[di
 
     def verified(messages: list[dict[str, Any]]) -> list[bool]:
         done = subprocess.run(
-            [node, "-e", VERIFIER], input=json.dumps(messages), cwd=directory, check=True, capture_output=True, text=True, timeout=30
+            [node, "-e", VERIFIER], input=json.dumps(messages), cwd=directory, check=True, capture_output=True, text=True, timeout=60
         )
         return list(json.loads(done.stdout))
 

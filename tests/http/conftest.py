@@ -121,7 +121,7 @@ def ask(
     data = raw if raw is not None else json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(base + path, data=data, method=method, headers={"Content-Type": "application/json", **(headers or {})})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             status, given, content = response.status, response.headers, response.read()
     except HTTPError as error:
         with error:

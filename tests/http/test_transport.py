@@ -337,7 +337,7 @@ def test_connections_are_capped(site: Site, messenger: TestMessenger) -> None:
         assert len(served) == 20
         refused = [stack.enter_context(socket.create_connection(address(started.api))) for _ in range(5)]
         for sock in refused:
-            sock.settimeout(5)
+            sock.settimeout(60)
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b"", "closed at once, without an answer"
         for sock in served:
@@ -349,7 +349,7 @@ def test_connections_are_capped(site: Site, messenger: TestMessenger) -> None:
 
 def connect(started: Daemon, messenger: TestMessenger) -> socket.socket | None:
     """A connection that is served; None where none is."""
-    sock = socket.create_connection(address(started.api), timeout=5)
+    sock = socket.create_connection(address(started.api), timeout=60)
     with contextlib.suppress(ConnectionError):
         if asked_again(sock, messenger):
             return sock
@@ -364,7 +364,7 @@ def asked_again(sock: socket.socket, messenger: TestMessenger) -> bool:
 
 def test_a_client_may_ask_before_it_sends_its_body(plain_daemon: Daemon, messenger: TestMessenger) -> None:
     """Expect: 100-continue (RFC 9110 10.1.1)."""
-    with socket.create_connection(address(plain_daemon.api), timeout=5) as sock:
+    with socket.create_connection(address(plain_daemon.api), timeout=60) as sock:
         sock.sendall(request(messenger, b"", "Expect: 100-continue", "Connection: close", length=len(FOUND)))
         assert sock.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         sock.sendall(FOUND)
@@ -374,7 +374,7 @@ def test_a_client_may_ask_before_it_sends_its_body(plain_daemon: Daemon, messeng
         (len(FOUND), ("Content-Encoding: gzip",), 415),
         (len(FOUND), ("Authorization: Bearer x",), 401),
     ):
-        with socket.create_connection(address(plain_daemon.api), timeout=5) as sock:
+        with socket.create_connection(address(plain_daemon.api), timeout=60) as sock:
             sock.sendall(request(messenger, b"", "Expect: 100-continue", *headers, length=length))
             assert sock.recv(65536).startswith(b"HTTP/1.1 %d " % status), "refused without asking for the body"
 
@@ -384,7 +384,7 @@ def test_http_1_0_is_answered_and_closed(plain_daemon: Daemon, messenger: TestMe
     answer = parse_answer(exchange(plain_daemon.api, raw))
     assert (answer.status, answer.body["present"]) == (200, True)
     kept = raw.replace(b"Host: x", b"Connection: keep-alive")
-    with socket.create_connection(address(plain_daemon.api), timeout=5) as sock:
+    with socket.create_connection(address(plain_daemon.api), timeout=60) as sock:
         for _ in range(2):
             sock.sendall(kept)
             told = sock.recv(65536)
@@ -480,7 +480,7 @@ def test_tls_1_1_is_refused(tls_daemon: Daemon, tls: Tls) -> None:
 
 
 def test_plain_http_to_a_tls_listener_is_cut_off(tls_daemon: Daemon, messenger: TestMessenger) -> None:
-    with socket.create_connection(address(tls_daemon.api), timeout=5) as sock:
+    with socket.create_connection(address(tls_daemon.api), timeout=60) as sock:
         sock.sendall(request(messenger))
         with contextlib.suppress(ConnectionResetError):
             assert b"HTTP" not in sock.recv(65536)
@@ -602,7 +602,7 @@ def test_a_restart_under_load_loses_no_request(site: Site, messenger: TestMessen
 
 def test_a_stop_waits_for_the_running_request(site: Site, messenger: TestMessenger) -> None:
     """One that has begun is answered; the connection then ends, and no new one is taken."""
-    with daemon(site) as started, socket.create_connection(address(started.api), timeout=10) as sock:
+    with daemon(site) as started, socket.create_connection(address(started.api), timeout=60) as sock:
         sock.sendall(request(messenger, b"", length=len(FOUND)))
         wait_for(lambda: 'registryd_connections{api="messenger"} 1.0' in started.metrics())
         started.process.send_signal(signal.SIGTERM)
@@ -612,6 +612,6 @@ def test_a_stop_waits_for_the_running_request(site: Site, messenger: TestMesseng
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in answer.lower()
         assert sock.recv(65536) == b""
-        assert started.process.wait(20) == 0
+        assert started.process.wait(60) == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address(started.api))

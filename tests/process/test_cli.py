@@ -495,7 +495,7 @@ def test_listen_verifies_what_the_daemon_pushes(site: Site) -> None:
                 urllib.request.urlopen(urllib.request.Request(url, b"{}", {"webhook-id": "x"}))
         finally:
             listener.send_signal(signal.SIGINT)
-            listener.communicate(timeout=20)
+            listener.communicate(timeout=60)
 
     asyncio.run(story())
 
@@ -599,5 +599,5 @@ def test_a_daemon_with_another_journal_key_does_not_start(site: Site) -> None:
     asyncio.run(site.digest_key())
     (site.directory / "credentials" / "journal-key").write_text("ab" * 32)
     command = [sys.executable, "-m", "registryd", "--config", str(site.path), "serve"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "journal-key" in done.stderr) == (3, True)

@@ -64,7 +64,7 @@ def binaries_of(source: str, monkeypatch: pytest.MonkeyPatch) -> Binaries:
 
 def ask(server: Server, sql: str, dsn: str | None = None) -> str:
     command = [str(server.psql), "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", sql, dsn or server.dsn()]
-    done = subprocess.run(command, env=server.binaries.environment(), capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run(command, env=server.binaries.environment(), capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.strip()
 
 
@@ -227,7 +227,7 @@ def test_a_postmaster_pid_of_the_dead_is_no_hindrance(open_directory: Path) -> N
 
 def test_the_daemons_driver_takes_the_dsn() -> None:
     async def fetch(dsn: str) -> object:
-        connection = await asyncpg.connect(dsn, timeout=10)
+        connection = await asyncpg.connect(dsn, timeout=60)
         try:
             return await connection.fetchval("SELECT current_database()")
         finally:

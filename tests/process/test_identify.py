@@ -160,16 +160,16 @@ def test_killed_at_any_point_it_goes_on_and_asks_only_what_was_in_flight_again(t
         if 10 <= number < 14 and not killed.is_set():
             if number == 13:
                 held.set()
-            killed.wait(20)
+            killed.wait(60)
         return None
 
     with registry(script) as there:
         words = ["client", "identify", str(file), "--url", there.url, "--results", str(results), "--batch", "50"]
         process = subprocess.Popen([sys.executable, "-m", "registryd", *words], env={**os.environ, "REGISTRYD_API_KEY": KEY})
-        assert held.wait(20)
+        assert held.wait(60)
         wait_for(lambda: results.read_bytes().count(b"\n") == 501)
         process.kill()
-        process.wait(10)
+        process.wait(60)
         killed.set()
         with results.open("ab") as torn:
             torn.write(b"1999,tru")
@@ -190,7 +190,7 @@ def test_an_interrupt_keeps_what_is_being_answered(tmp_path: Path) -> None:
     def script(number: int, _: list[dict[str, str]]) -> None:
         if number == 3:
             held.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     with registry(script) as there:
         words = ["client", "identify", str(file), "--url", there.url, "--results", str(results), "--batch", "10"]
@@ -200,12 +200,12 @@ def test_an_interrupt_keeps_what_is_being_answered(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
-        assert held.wait(20)
+        assert held.wait(60)
         process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.2)  # it waits for its answers
         go_on.set()
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 1
         assert b"run it again" in said
         assert len(rows(results)) == 40 == 10 * len(there.asked)

@@ -75,7 +75,7 @@ def listener(messenger: TestMessenger, *options: str) -> Iterator[tuple[subproce
         yield process, process.stderr.readline().split()[2].rstrip(";")
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 async def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def manager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
     name = f"registryd-{uuid.uuid4().hex}" if request.param == "abstract" else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("\0" + name if request.param == "abstract" else name)
-        sock.settimeout(10)
+        sock.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + name if request.param == "abstract" else name)
         yield sock
 
@@ -146,13 +146,13 @@ def test_inherited_listeners_accept_and_go_no_further(tmp_path: Path) -> None:
         unix.bind(str(tmp_path / "api"))
         unix.listen()
         with start([tcp, unix], "own", DAEMON) as daemon:
-            with socket.create_connection(tcp.getsockname(), timeout=10) as client:
+            with socket.create_connection(tcp.getsockname(), timeout=60) as client:
                 assert client.recv(5) == b"hello"
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(10)
+                client.settimeout(60)
                 client.connect(str(tmp_path / "api"))
                 assert client.recv(5) == b"hello"
-            output, _ = daemon.communicate(timeout=30)
+            output, _ = daemon.communicate(timeout=60)
     assert json.loads(output) == {
         "fds": [3, 4],
         "families": ["AF_INET", "AF_UNIX"],
@@ -168,7 +168,7 @@ def test_inherited_listeners_accept_and_go_no_further(tmp_path: Path) -> None:
 def test_descriptors_meant_for_another_process_are_left_alone() -> None:
     code = "import os; from registryd import sdnotify; print(sdnotify.listen_sockets(), [k for k in os.environ if k.startswith('LISTEN_')])"
     with socket.create_server(("127.0.0.1", 0)) as tcp, start([tcp], "parent", code) as process:
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
     assert output.strip() == "[] []"
 
 

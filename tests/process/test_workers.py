@@ -73,7 +73,7 @@ class Workers:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(40)
+        return self.process.wait(60)
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def workers(site: Site, environment: dict[str, str] | None = None) -> Iterator[W
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +301,7 @@ def test_workers_restarted_in_turn_lose_no_request(site: Site, running: Workers)
 def test_ready_is_told_once_all_workers_are(site: Site) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(site.directory / "notify"))
-        manager.settimeout(30)
+        manager.settimeout(60)
         with workers(site, {"NOTIFY_SOCKET": str(site.directory / "notify")}) as started:
             assert manager.recv(4096) == b"READY=1\nSTATUS=serving with 2 workers"
             assert len(started.log("started")) == 2
@@ -326,7 +326,7 @@ def test_a_worker_that_cannot_start_ends_all_with_its_exit_code(site: Site) -> N
     site.path.write_text(site.path.read_text().replace("host=/", "host=/nowhere/"))
     try:
         with workers(site) as failed:
-            assert failed.process.wait(30) == 4
+            assert failed.process.wait(60) == 4
             assert not failed.log("workers_ready")
     finally:
         site.write_config()

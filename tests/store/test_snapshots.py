@@ -478,7 +478,7 @@ def test_a_command_that_is_killed_has_changed_nothing(database: TestDatabase, sl
     before = everything(database)
     asyncio.run(eventually(lambda: copying(database)))
     slow_pipe.kill()
-    slow_pipe.wait(10)
+    slow_pipe.wait(60)
     asyncio.run(eventually(lambda: gone(database)))
     assert everything(database) == before
 
