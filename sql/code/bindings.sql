@@ -25,7 +25,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION registry.guard_new_bindings IS 'Holds the contracts of new bindings against ending until commit, so that no end can miss a binding.';
+COMMENT ON FUNCTION registry.guard_new_bindings IS 'Locks the contracts of new bindings against ending until commit, so that no end can miss a binding.';
 
 CREATE OR REPLACE FUNCTION registry.refuse_binding_change() RETURNS trigger
 LANGUAGE plpgsql
@@ -35,4 +35,4 @@ BEGIN
         USING ERRCODE = 'restrict_violation', HINT = 'Set ended_at and end_reason together, once, and insert a new binding.';
 END
 $$;
-COMMENT ON FUNCTION registry.refuse_binding_change IS 'active -> ended is the only move of a binding; a live one is not deleted either.';
+COMMENT ON FUNCTION registry.refuse_binding_change IS 'Refuses every change of a binding except its end, and the deletion of a live one.';

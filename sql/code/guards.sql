@@ -6,7 +6,7 @@ BEGIN
         USING ERRCODE = 'restrict_violation', HINT = 'Retention is by policy: rows and partitions leave when their period is over.';
 END
 $$;
-COMMENT ON FUNCTION registry.refuse_truncate IS 'TRUNCATE would slip past the row triggers.';
+COMMENT ON FUNCTION registry.refuse_truncate IS 'Refuses TRUNCATE, which fires no row triggers.';
 
 CREATE OR REPLACE FUNCTION registry.refuse_deleting_bound_messenger() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -21,7 +21,7 @@ BEGIN
     RETURN OLD;
 END
 $$;
-COMMENT ON FUNCTION registry.refuse_deleting_bound_messenger IS 'Deleting a messenger would lose what it is owed.';
+COMMENT ON FUNCTION registry.refuse_deleting_bound_messenger IS 'Refuses to delete a messenger that is owed something or has bindings: the duty, or its proof, would be lost.';
 
 CREATE OR REPLACE FUNCTION registry.open_lane() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -31,7 +31,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION registry.open_lane IS 'Every messenger has its lane, by whatever path it was added.';
+COMMENT ON FUNCTION registry.open_lane IS 'Gives every messenger a lane, by whatever path it was added.';
 
 CREATE OR REPLACE FUNCTION registry.limit_live_keys() RETURNS trigger
 LANGUAGE plpgsql
@@ -46,7 +46,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION registry.limit_live_keys IS 'Two live keys are what a rotation needs; a third would be one that nobody tracks.';
+COMMENT ON FUNCTION registry.limit_live_keys IS 'Refuses a third live key. Two are what a rotation needs; a third would be one that nobody tracks.';
 
 CREATE OR REPLACE FUNCTION registry.end_long_reports(longest interval) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
@@ -54,10 +54,10 @@ AS $$
     SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))
       FROM pg_catalog.pg_stat_activity AS a
      WHERE (a.usename = 'registryd_report'
-            -- A superuser counts as a member of every role, and so of the owner. A person's sessions elsewhere are no reports.
+            -- A superuser counts as a member of every role, so also of the owner, and is spared. Sessions in other databases are no reports.
             OR (a.datname = current_database() AND pg_has_role(a.usesysid, 'registryd_report', 'MEMBER')
                 AND NOT pg_has_role(a.usesysid, 'registryd_owner', 'MEMBER') AND NOT pg_has_role(a.usesysid, 'registryd_app', 'MEMBER')))
        AND (a.xact_start < clock_timestamp() - longest
             OR EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory'))
 $$;
-COMMENT ON FUNCTION registry.end_long_reports IS 'Ends the sessions of registryd_report, and in this database of those who are granted it, whose transaction goes on for longer, or that hold an advisory lock, which the daemon''s housekeeping might wait for: a role may set its own statement_timeout off. Spares the owner''s and the daemon''s. Returns how many.';
+COMMENT ON FUNCTION registry.end_long_reports IS 'Ends sessions of registryd_report, and sessions in this database of persons who are granted it, whose transaction takes longer than this or that hold an advisory lock, for which a job might wait. A role can switch off its own statement_timeout. Sessions of the owner''s and the daemon''s roles are spared. Returns how many were ended.';

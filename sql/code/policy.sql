@@ -1,10 +1,10 @@
--- The law in force. A policy row that has begun is history: it is not changed, not deleted and not preceded by another, whoever asks, because
--- deadlines that were told, and lateness that was judged, go back to it.
+-- The law in force, and its history. A policy that has begun cannot be changed, deleted or preceded by another: deadlines were told and lateness
+-- was judged by it.
 
 CREATE OR REPLACE FUNCTION registry.policy_in_force(at timestamptz) RETURNS SETOF registry.policy
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 AS 'SELECT p.* FROM registry.policy AS p WHERE p.effective_from <= at ORDER BY p.effective_from DESC LIMIT 1';
-COMMENT ON FUNCTION registry.policy_in_force IS 'The policy row in force at a time; no row where none was yet, so that nothing is answered by a rule that is not there.';
+COMMENT ON FUNCTION registry.policy_in_force IS 'The policy in force at a time. There is no row where none was in force yet, so that nothing is answered without a rule.';
 
 CREATE OR REPLACE FUNCTION registry.is_present(
     status registry.contract_status, end_user registry.end_user, organisation_rule registry.organisation_rule, suspended_is_present boolean
@@ -14,7 +14,7 @@ AS $$
     SELECT (status = 'active' OR (status = 'suspended' AND suspended_is_present))
        AND (organisation_rule = 'subscriber' OR end_user <> 'unregistered')
 $$;
-COMMENT ON FUNCTION registry.is_present IS 'Who counts as present: the rule that answers every query. The same rule in words: registryd/domain/presence.py; a test holds the two together.';
+COMMENT ON FUNCTION registry.is_present IS 'The rule that answers every query: who counts as present. registryd/domain/presence.py states the same rule; a test compares the two.';
 
 CREATE OR REPLACE FUNCTION registry.holder_word(holder registry.holder) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -48,7 +48,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION registry.keep_policy_history IS 'Deadlines were told and lateness was judged by the policies of the time: a row that has begun is not changed, deleted or preceded by another. One that is planned may be.';
+COMMENT ON FUNCTION registry.keep_policy_history IS 'Refuses to change, delete or precede a policy that has begun: deadlines were told and lateness was judged by it. A planned one may be changed.';
 
 CREATE OR REPLACE FUNCTION registry.change_policy(changes jsonb, effective_from timestamptz, note text) RETURNS SETOF registry.policy
 LANGUAGE plpgsql SET search_path = registry, pg_temp
@@ -73,4 +73,4 @@ BEGIN
     RETURNING *;
 END
 $$;
-COMMENT ON FUNCTION registry.change_policy IS 'Adds the policy in force from a time on: what `changes` names (column: value), and the rest of the policy that would be in force then. Returns the new row.';
+COMMENT ON FUNCTION registry.change_policy IS 'Adds a policy in force from a time on: `changes` (column: value), and for the rest what would be in force then. Returns the new row.';

@@ -108,23 +108,23 @@ CREATE TABLE registry.policy (
     CONSTRAINT alarms_end CHECK (alarm_lasts > '0' AND alarm_lasts <= '30 days'),
     CONSTRAINT alarms_slow_and_do_not_stop CHECK (alarm_queries_per_minute >= 1)
 );
-COMMENT ON TABLE registry.policy IS 'The rules in force from a date on: the row with the latest effective_from not after now. A change is a new row; history is kept.';
+COMMENT ON TABLE registry.policy IS 'The rules in force from a date on. The row in force is the one with the latest effective_from not after now. A change is a new row, so the table is its own history.';
 COMMENT ON COLUMN registry.policy.effective_from IS 'From when the row is in force, until the next row''s date.';
 COMMENT ON COLUMN registry.policy.answer_within IS 'The time to answer a presence query, from its receipt (Decree 1801 of 2021: 20 minutes).';
 COMMENT ON COLUMN registry.policy.notice_within IS 'The time to notify the messengers of a contract''s end, from the end (Decree 1801 of 2021: 24 hours).';
-COMMENT ON COLUMN registry.policy.organisation_rule IS 'A number held by an organisation or sole trader is present: subscriber, whenever the contract is live; verified_end_user, only when its end user is registered.';
-COMMENT ON COLUMN registry.policy.suspended_is_present IS 'Whether a suspended contract counts as present: the subscriber still holds the number.';
+COMMENT ON COLUMN registry.policy.organisation_rule IS 'When a number held by an organisation or sole trader is present. subscriber: whenever its contract is live. verified_end_user: only when its end user is registered.';
+COMMENT ON COLUMN registry.policy.suspended_is_present IS 'Whether a suspended contract counts as present. Its subscriber still holds the number.';
 COMMENT ON COLUMN registry.policy.journal_kept IS 'How long the journal of presence queries is kept.';
 COMMENT ON COLUMN registry.policy.notification_kept IS 'How long delivered notifications and delivery attempts are kept as proof.';
 COMMENT ON COLUMN registry.policy.note IS 'Where the rule comes from.';
-COMMENT ON COLUMN registry.policy.honest_absent_ratio IS 'Which share of absent answers an honest messenger has: its users have just typed a code from an SMS. Raise it before a first wave of an old user base.';
-COMMENT ON COLUMN registry.policy.scan_absent_ratio IS 'Which share of absent answers a scan has at least. The nearer to the honest one, the longer a scan goes on unseen.';
-COMMENT ON COLUMN registry.policy.honest_density IS 'How likely it is at most, in the densest part of the numbering, that the number after a user''s is one of the same messenger''s users. Decides how many consecutive numbers are an alarm: 82 at 0.7.';
-COMMENT ON COLUMN registry.policy.honest_queries_per_alarm IS 'How many queries of honest messengers there are at least, on average, for each false alarm.';
+COMMENT ON COLUMN registry.policy.honest_absent_ratio IS 'The share of absent answers of an honest messenger, whose users have just typed a code from an SMS. Raise it before the first wave of an old user base.';
+COMMENT ON COLUMN registry.policy.scan_absent_ratio IS 'The share of absent answers that a scan has at least. The nearer it is to the honest share, the longer a scan goes unseen.';
+COMMENT ON COLUMN registry.policy.honest_density IS 'The probability, at most, that the number after a user''s belongs to another user of the same messenger, in the densest part of the numbering. It decides how many consecutive numbers raise an alarm: 82 at 0.7.';
+COMMENT ON COLUMN registry.policy.honest_queries_per_alarm IS 'How many queries of honest messengers there are, on average and at least, between two false alarms.';
 COMMENT ON COLUMN registry.policy.alarm_lasts IS 'How long a messenger is slowed down after the last sign.';
-COMMENT ON COLUMN registry.policy.alarm_queries_per_minute IS 'How many numbers each worker still answers it in a minute meanwhile, so that single users are identified in time. 2147483647: alarms are told and slow nobody.';
-COMMENT ON COLUMN registry.policy.echo_per_s IS 'How many notifications a second the workers push together to messengers with a backlog, until half of the notice period is gone: each makes its messenger ask again within answer_within (Decree 1801 of 2021). NULL: no bound.';
-COMMENT ON COLUMN registry.policy.alarm_slack IS 'An alarm is raised when a notification that is still owed has less than this left to its deadline; once for each of them.';
+COMMENT ON COLUMN registry.policy.alarm_queries_per_minute IS 'How many numbers a minute each process still answers a messenger that is slowed down, so that single users are identified in time. 2147483647: alarms are raised, but slow nobody.';
+COMMENT ON COLUMN registry.policy.echo_per_s IS 'How many notifications a second all processes together push to messengers with a backlog, until half of the notice period is gone. Each makes its messenger ask again, and those queries must be answered in time too. NULL: no bound.';
+COMMENT ON COLUMN registry.policy.alarm_slack IS 'An alarm is raised when an owed notification has less time than this left to its deadline, once for each of these values.';
 COMMENT ON COLUMN registry.policy.ended_kept IS 'How long ended contracts and ended bindings are kept, from their end.';
 COMMENT ON COLUMN registry.policy.recorded_at IS 'When the row was written; set by the database.';
 COMMENT ON COLUMN registry.policy.recorded_by IS 'Which database user wrote it; set by the database.';
@@ -152,7 +152,7 @@ CREATE TABLE registry.canary_number (
     msisdn   bigint PRIMARY KEY CHECK (msisdn BETWEEN 10000 AND 999999999999999),
     added_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE registry.canary_number IS 'Numbers that were never issued to anyone: no user can have one, so whoever asks for one is searching. They answer absent like any other. One that has a contract, or ever had, counts no more. Hundreds, some thousands at most: each worker reads them every second.';
+COMMENT ON TABLE registry.canary_number IS 'Numbers that were never issued to anyone. No user can have one, so whoever asks for one is searching. They answer absent like any other number. One that has or had a contract does not count. Keep to some thousands: each process reads all of them every second.';
 COMMENT ON COLUMN registry.canary_number.msisdn IS 'The number. Keep it to yourselves.';
 COMMENT ON COLUMN registry.canary_number.added_at IS 'When it was added.';
 
@@ -186,11 +186,11 @@ CREATE INDEX contract_ended ON registry.contract (ended_at) WHERE ended_at IS NO
 COMMENT ON TABLE registry.contract IS 'One MSISDN held by one subscriber over one period. Set ended_at to end it: bindings end and notifications are written in the same transaction. Ended is final.';
 COMMENT ON COLUMN registry.contract.msisdn IS 'The number: E.164 digits without the plus.';
 COMMENT ON COLUMN registry.contract.started_at IS 'When the holder got the number.';
-COMMENT ON COLUMN registry.contract.recorded_at IS 'When the registry last learned something of the contract: from an event or a DBA now, from a snapshot when that was taken. A snapshot from before then changes nothing of it.';
+COMMENT ON COLUMN registry.contract.recorded_at IS 'When the registry last learned something of the contract. An event or a DBA''s change is learned now, a snapshot''s when it was taken. An older snapshot changes nothing of the contract.';
 COMMENT ON COLUMN registry.contract.status IS 'active, suspended or ended. Ended is final: a restored subscriber gets the next generation.';
 COMMENT ON COLUMN registry.contract.holder IS 'Who holds the contract, as a first letter (write the word): decides, with policy.organisation_rule, whether an end user must be registered.';
 COMMENT ON COLUMN registry.contract.end_user IS 'Whether the person who uses an organisation''s number is registered, as a first letter (write the word); not_required for individuals.';
-COMMENT ON COLUMN registry.contract.generation IS 'Counts the holders of the number, from 1, so that a late notice cannot hit the next holder.';
+COMMENT ON COLUMN registry.contract.generation IS 'Counts the holders of the number, from 1. It keeps a late notice from hitting the next holder.';
 COMMENT ON COLUMN registry.contract.ended_at IS 'When the contract ended; the notice period runs from here (Decree 1801 of 2021).';
 COMMENT ON COLUMN registry.contract.end_reason IS 'terminated, ported_out or holder_changed; never told to a messenger.';
 
@@ -205,12 +205,12 @@ CREATE TABLE registry.feed_event (
     CHECK ((outcome = 'refused') = (reason IS NOT NULL))
 );
 CREATE INDEX feed_event_recorded ON registry.feed_event (recorded_at);
-COMMENT ON TABLE registry.feed_event IS 'Billing''s events, so that a replay changes nothing.';
+COMMENT ON TABLE registry.feed_event IS 'Billing''s events. They are kept so that a repeated event changes nothing.';
 COMMENT ON COLUMN registry.feed_event.event_id IS 'Billing''s own id of the event.';
 COMMENT ON COLUMN registry.feed_event.type IS 'activated, terminated, ported_out, …';
-COMMENT ON COLUMN registry.feed_event.content IS 'Keyed digest of the event: the same id with another content is refused, not ignored. Holds no number.';
+COMMENT ON COLUMN registry.feed_event.content IS 'Keyed digest of the event. The same id with another content is refused, not ignored. It holds no number.';
 COMMENT ON COLUMN registry.feed_event.outcome IS 'What became of it. A refused event stays refused: its correction comes under a new id.';
-COMMENT ON COLUMN registry.feed_event.reason IS 'Why it was refused, in words an engineer can act on.';
+COMMENT ON COLUMN registry.feed_event.reason IS 'Why it was refused, and what to send instead.';
 COMMENT ON COLUMN registry.feed_event.occurred_at IS 'When it happened at the operator.';
 COMMENT ON COLUMN registry.feed_event.recorded_at IS 'When the registry recorded it; the difference is report.feed_lag.';
 
@@ -257,7 +257,7 @@ CREATE TABLE registry.messenger_key (
 );
 CREATE INDEX messenger_key_messenger ON registry.messenger_key (messenger_id);
 COMMENT ON TABLE registry.messenger_key IS 'API keys, two live ones at most for a messenger, so that rotation overlaps.';
-COMMENT ON COLUMN registry.messenger_key.key_id IS 'The public part of rk_<keyId>_<secret>.';
+COMMENT ON COLUMN registry.messenger_key.key_id IS 'The public part of the key: rk_<keyId>_<secret>.';
 COMMENT ON COLUMN registry.messenger_key.messenger_id IS 'Whose key it is.';
 COMMENT ON COLUMN registry.messenger_key.secret_sha256 IS 'SHA-256 of the secret part, which is 32 random bytes and stored nowhere.';
 COMMENT ON COLUMN registry.messenger_key.created_at IS 'When it was made.';
@@ -274,7 +274,7 @@ CREATE TABLE registry.messenger_secret (
     expires_at   timestamptz
 );
 CREATE INDEX messenger_secret_messenger ON registry.messenger_secret (messenger_id);
-COMMENT ON TABLE registry.messenger_secret IS 'Signing secrets for notifications; every live one signs, so that rotation overlaps.';
+COMMENT ON TABLE registry.messenger_secret IS 'Signing secrets for notifications. Each push is signed with every live one, so that rotation overlaps.';
 COMMENT ON COLUMN registry.messenger_secret.secret_id IS 'The secret''s number.';
 COMMENT ON COLUMN registry.messenger_secret.messenger_id IS 'Whose notifications it signs; bound into the ciphertext as associated data.';
 COMMENT ON COLUMN registry.messenger_secret.kind IS 'hmac_sha256 (Standard Webhooks v1) or ed25519 (v1a).';
@@ -300,7 +300,7 @@ CREATE UNIQUE INDEX binding_live_code ON registry.binding (messenger_id, identif
 CREATE INDEX binding_ended_code ON registry.binding (messenger_id, identification_code, ended_at) WHERE ended_at IS NOT NULL;
 -- Erasure walks ended bindings by time, as it does contracts.
 CREATE INDEX binding_ended ON registry.binding (ended_at) WHERE ended_at IS NOT NULL;
-COMMENT ON TABLE registry.binding IS 'Messenger and identification code on a contract (Decree 1801 of 2021: the operator records them). At most one live for a messenger and number, and for a messenger and code.';
+COMMENT ON TABLE registry.binding IS 'A messenger''s identification code on a contract (Decree 1801 of 2021: the operator records them). Live at once: at most one for a messenger and number, and at most one for a messenger and code.';
 COMMENT ON COLUMN registry.binding.msisdn IS 'The contract''s number.';
 COMMENT ON COLUMN registry.binding.bound_at IS 'When the binding was recorded.';
 COMMENT ON COLUMN registry.binding.messenger_id IS 'The messenger.';
@@ -359,12 +359,12 @@ CREATE TABLE registry.enumeration_alarm (
     CONSTRAINT alarms_end_after_they_began CHECK (ends_at > raised_at),
     CONSTRAINT alarms_are_cleared_after_they_began CHECK (cleared_at >= raised_at)
 );
-COMMENT ON TABLE registry.enumeration_alarm IS 'Messengers whose queries looked like a search for subscribers. In force, that is slowed down to the policy''s alarm_queries_per_minute: until ends_at, or until cleared_at is set.';
+COMMENT ON TABLE registry.enumeration_alarm IS 'Messengers whose queries looked like a search for subscribers. An alarm is in force until ends_at, or until cleared_at is set; meanwhile its messenger is slowed down to the policy''s alarm_queries_per_minute.';
 COMMENT ON COLUMN registry.enumeration_alarm.messenger_id IS 'Who asked.';
 COMMENT ON COLUMN registry.enumeration_alarm.raised_at IS 'When the first sign reached the database.';
 COMMENT ON COLUMN registry.enumeration_alarm.kind IS 'absent (too many absent answers), consecutive (numbers in a row) or canary (a number never issued to anyone).';
-COMMENT ON COLUMN registry.enumeration_alarm.ends_at IS 'When it ends; each further sign moves it.';
-COMMENT ON COLUMN registry.enumeration_alarm.signs IS 'How often the sign was seen: more than once means that the search went on while it was slowed down.';
+COMMENT ON COLUMN registry.enumeration_alarm.ends_at IS 'When the alarm ends. Each further sign moves it.';
+COMMENT ON COLUMN registry.enumeration_alarm.signs IS 'How often the sign was seen. More than once means that the search went on while it was slowed down.';
 COMMENT ON COLUMN registry.enumeration_alarm.cleared_at IS 'When the operator ended it (registryd messenger clear-alarm, or a DBA by setting this).';
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
@@ -528,7 +528,7 @@ CREATE TABLE registry.handover (
     file_sha256   bytea CHECK (octet_length(file_sha256) = 32),
     PRIMARY KEY (messenger_id, handed_at)
 );
-COMMENT ON TABLE registry.handover IS 'The second channel: notifications handed over otherwise than over HTTP. Append-only; its deliveries have via = hand and the same time.';
+COMMENT ON TABLE registry.handover IS 'Deliveries by hand: notifications that were handed over otherwise than over HTTP. Append-only. The notifications have via = hand and delivered_at = handed_at.';
 COMMENT ON COLUMN registry.handover.messenger_id IS 'To whom.';
 COMMENT ON COLUMN registry.handover.handed_at IS 'When the receipt was recorded: delivered_at of each of them.';
 COMMENT ON COLUMN registry.handover.channel IS 'The channel''s name, as the operator gave it.';
@@ -575,7 +575,7 @@ CREATE TABLE registry.contract_movement (
     holder_changed bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX contract_movement_day ON registry.contract_movement (day);
-COMMENT ON TABLE registry.contract_movement IS 'How many contracts each statement started and ended, by day (UTC): what report.contract_daily sums, so that it need not scan contracts. Appended by triggers, without contention.';
+COMMENT ON TABLE registry.contract_movement IS 'How many contracts each statement started and ended, by day (UTC). report.contract_daily sums these rows instead of scanning contracts. Triggers append them, so that no writer waits for another.';
 COMMENT ON COLUMN registry.contract_movement.day IS 'The day of started_at or ended_at.';
 COMMENT ON COLUMN registry.contract_movement.activated IS 'Contracts that started.';
 COMMENT ON COLUMN registry.contract_movement.terminated IS 'Contracts that were terminated.';
@@ -589,11 +589,11 @@ CREATE TABLE registry.binding_movement (
     replaced     bigint NOT NULL,
     removed      bigint NOT NULL
 );
-COMMENT ON TABLE registry.binding_movement IS 'How many bindings each statement recorded and ended: what report.binding_by_messenger sums. Appended by triggers, folded by the daemon.';
+COMMENT ON TABLE registry.binding_movement IS 'How many bindings each statement recorded and ended; report.binding_by_messenger sums these rows. Triggers append them, a job folds them.';
 COMMENT ON COLUMN registry.binding_movement.messenger_id IS 'Whose bindings.';
 COMMENT ON COLUMN registry.binding_movement.recorded IS 'Bindings recorded.';
 COMMENT ON COLUMN registry.binding_movement.terminated IS 'Bindings that ended with their contract.';
-COMMENT ON COLUMN registry.binding_movement.replaced IS 'Bindings that another code took the place of.';
+COMMENT ON COLUMN registry.binding_movement.replaced IS 'Bindings that were replaced by another code.';
 COMMENT ON COLUMN registry.binding_movement.removed IS 'Bindings that their messenger removed.';
 
 CREATE TABLE registry.notification_movement (
@@ -602,10 +602,10 @@ CREATE TABLE registry.notification_movement (
     due          timestamptz NOT NULL,
     pending      bigint NOT NULL
 );
-COMMENT ON TABLE registry.notification_movement IS 'How many notifications each statement wrote (+) and settled (-), replayed ones aside: the sum is what is owed, as report.notification_backlog and notification_deadline tell it. Appended by triggers, folded by the daemon.';
+COMMENT ON TABLE registry.notification_movement IS 'How many notifications each statement wrote (+) and settled (-), without replayed ones. Their sum is what is owed: report.notification_backlog and notification_deadline. Triggers append the rows, a job folds them.';
 COMMENT ON COLUMN registry.notification_movement.messenger_id IS 'Who is owed them.';
 COMMENT ON COLUMN registry.notification_movement.day IS 'The day of the contract''s end (UTC).';
-COMMENT ON COLUMN registry.notification_movement.due IS 'The end of the minute that their deadline lies in: reports call them overdue from then on.';
+COMMENT ON COLUMN registry.notification_movement.due IS 'The end of the minute of their deadline. From then on reports call them overdue.';
 COMMENT ON COLUMN registry.notification_movement.pending IS 'Written less settled.';
 
 CREATE TABLE registry.feed_movement (
@@ -616,12 +616,12 @@ CREATE TABLE registry.feed_movement (
     lag_sum_s numeric NOT NULL,
     worst_lag interval NOT NULL
 );
-COMMENT ON TABLE registry.feed_movement IS 'How many of billing''s events each statement recorded, and how late: what report.feed_lag sums. Appended by triggers, folded by the daemon.';
+COMMENT ON TABLE registry.feed_movement IS 'How many of billing''s events each statement recorded, and how late; report.feed_lag sums these rows. Triggers append them, a job folds them.';
 COMMENT ON COLUMN registry.feed_movement.day IS 'The day they were recorded (UTC).';
 COMMENT ON COLUMN registry.feed_movement.type IS 'activated, terminated, ported_out, …';
 COMMENT ON COLUMN registry.feed_movement.outcome IS 'What became of them.';
 COMMENT ON COLUMN registry.feed_movement.events IS 'How many there were.';
-COMMENT ON COLUMN registry.feed_movement.lag_sum_s IS 'The sum of their times from occurring to being recorded, in seconds: an interval would overflow over events with a date that is wrong.';
+COMMENT ON COLUMN registry.feed_movement.lag_sum_s IS 'The sum of the times from occurring to being recorded, in seconds. An interval would overflow over events with wrong dates.';
 COMMENT ON COLUMN registry.feed_movement.worst_lag IS 'The longest of them.';
 
 CREATE TABLE registry.retention (
