@@ -134,7 +134,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             _every("key use", KEY_USE_S, directory.record_use),
             _every("watch", WATCH_S, watch.tick),
             _every("digests", DIGESTS_S, digests.send),
-            *timer.start(jobs.jobs(db)),
+            *timer.start(jobs.jobs(db, journal_box)),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:

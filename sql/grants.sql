@@ -50,7 +50,7 @@ GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON
 GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registry.holder_word, registry.end_user_word, registry.time_of,
     registry.make_import_staging, registry.load_first, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
     registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.close_day, registry.drop_day,
-    registry.retention_state, registry.seal_pages, registry.destroy_digest_keys, registry.purge_ended, registry.forget_seals,
+    registry.retention_state, registry.seal_pages, registry.destroy_digest_keys, registry.requests_to_prepare, registry.prepare_request, registry.purge_ended, registry.forget_seals,
     registry.forget_replays, registry.forget_events, registry.fold_movements, registry.end_long_reports TO registryd_app;
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
@@ -65,6 +65,6 @@ GRANT EXECUTE ON FUNCTION registry.open_presence, registry.open_delivered, regis
 -- Break-glass
 
 GRANT USAGE ON SCHEMA breakglass TO registryd_breakglass, registryd_approver;
-GRANT EXECUTE ON FUNCTION breakglass.request, breakglass.look, breakglass.digest_keys TO registryd_breakglass;
+GRANT EXECUTE ON FUNCTION breakglass.request, breakglass.look TO registryd_breakglass;
 GRANT EXECUTE ON FUNCTION breakglass.approve TO registryd_approver;
 GRANT EXECUTE ON FUNCTION breakglass.open_requests TO registryd_breakglass, registryd_approver;

@@ -5,12 +5,10 @@ arguments.
 from __future__ import annotations
 
 import click
-import orjson
 
-from registryd.cli.running import Context, Exit, command, err, fail, json_option, out, pass_context
+from registryd.cli.running import Exit, command, err, fail, json_option, out, present
 from registryd.domain.identifiers import parse_msisdn
 from registryd.store import breakglass as store
-from registryd.store.secretbox import digest_box
 
 TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -25,9 +23,8 @@ def breakglass() -> None:
 @breakglass.command()
 @click.option("--reason", required=True, help="Why, for whoever approves and audits it.")
 @_dsn
-@pass_context
 @command
-async def request(context: Context, *, reason: str, dsn: str) -> None:
+async def request(*, reason: str, dsn: str) -> None:
     """Ask for a look at a number, which is read from the terminal or stdin, and at the queries about it. Needs the role
     registryd_breakglass.
     """
@@ -36,9 +33,9 @@ async def request(context: Context, *, reason: str, dsn: str) -> None:
     except ValueError as error:
         fail(f"the number {error}", Exit.USAGE)
     async with store.session(dsn) as connection:
-        keys = await store.read_keys(connection, digest_box(context.settings.credentials))
-        number = await store.request(connection, msisdn, reason, keys)
-    out.print(f"request {number}: somebody else approves it within a day (registryd breakglass approve {number})", soft_wrap=True)
+        number = await store.request(connection, msisdn, reason)
+    out.print(f"request {number}: the service prepares it within seconds; then somebody else approves it, within a day:", soft_wrap=True)
+    out.print(f"registryd breakglass approve {number}")
 
 
 @breakglass.command("list")
@@ -49,13 +46,7 @@ async def list_requests(*, dsn: str, as_json: bool) -> None:
     """Show the requests that wait for an approval or a look, their numbers masked."""
     async with store.session(dsn) as connection:
         requests = await store.open_requests(connection)
-    if as_json:
-        click.echo(orjson.dumps([asked._asdict() for asked in requests]))
-        return
-    for asked in requests:
-        state = f"approved by {asked.approved_by}" if asked.approved_by else "not approved"
-        line = f"{asked.request}  {asked.number}  {asked.requested_by}: {asked.reason}; {state}, until {asked.ends_at:{TIME}} UTC"
-        out.print(line, markup=False, soft_wrap=True)
+    present(as_json, [asked._asdict() for asked in requests], *map(_request, requests))
 
 
 @breakglass.command()
@@ -78,19 +69,18 @@ async def look(*, number: int, dsn: str, as_json: bool) -> None:
     """Show, once, the number's contracts and bindings and which messengers asked about it. Reads the whole journal."""
     async with store.session(dsn) as connection:
         seen = await store.look(connection, number)
-    if as_json:
-        click.echo(orjson.dumps([row._asdict() for row in seen]))
-        return
-    for row in seen:
-        period = f"{row.began_at:{TIME}}" + (f" to {row.ended_at:{TIME}}" if row.ended_at else "")
-        facts = (
-            f"{row.kind:<8}",
-            period,
-            f"generation {row.generation}" if row.generation else None,
-            row.messenger,
-            row.detail,
-            row.outcome,
-        )
-        out.print("  ".join(fact for fact in facts if fact), markup=False, soft_wrap=True)
+    present(as_json, [row._asdict() for row in seen], *map(_seen, seen))
     if not seen:
         err.print("nothing is known of this number")
+
+
+def _request(asked: store.OpenRequest) -> str:
+    state = f"approved by {asked.approved_by}" if asked.approved_by else "not approved" if asked.is_prepared else "not prepared yet"
+    return f"{asked.request}  {asked.number}  {asked.requested_by}: {asked.reason}; {state}, until {asked.ends_at:{TIME}} UTC"
+
+
+def _seen(row: store.Seen) -> str:
+    period = f"{row.began_at:{TIME}}" + (f" to {row.ended_at:{TIME}}" if row.ended_at else "")
+    generation = f"generation {row.generation}" if row.generation else None
+    facts = (f"{row.kind:<8}", period, generation, row.messenger, row.detail, row.outcome)
+    return "  ".join(fact for fact in facts if fact)

@@ -5,7 +5,7 @@ The database keeps the rules: sql/code/breakglass.sql. Each call here is its own
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
@@ -13,12 +13,9 @@ from typing import NamedTuple
 import asyncpg
 
 from registryd.domain.errors import Refusal
-from registryd.domain.identifiers import Msisdn, msisdn_digest
-from registryd.store import digest_keys
-from registryd.store.digest_keys import DigestKey, SealedKey
+from registryd.domain.identifiers import Msisdn
 from registryd.store.pool import Connection, connect, fetch
 from registryd.store.queries import Query
-from registryd.store.secretbox import SecretBox
 
 NO_ROLE = "Connect as yourself; a DBA grants you registryd_breakglass, to ask and to look, or registryd_approver, to approve"
 """What a person lacks whom no function of the schema refused."""
@@ -43,6 +40,7 @@ class OpenRequest(NamedTuple):
     number: str
     """Masked."""
     reason: str
+    is_prepared: bool
     approved_by: str | None
     ends_at: datetime
 
@@ -59,8 +57,7 @@ class Seen(NamedTuple):
     outcome: str
 
 
-REQUEST_LOOK = Query("breakglass", "request_look", RequestId, int, str, list[int], bytes)
-READ_SEALED_KEYS = Query("breakglass", "read_sealed_keys", SealedKey)
+REQUEST_LOOK = Query("breakglass", "request_look", RequestId, int, str)
 APPROVE_REQUEST = Query("breakglass", "approve_request", EndsAt, int)
 LIST_REQUESTS = Query("breakglass", "list_requests", OpenRequest)
 USE_APPROVAL = Query("breakglass", "use_approval", Seen, int)
@@ -80,15 +77,9 @@ async def session(dsn: str) -> AsyncIterator[Connection]:
         raise BreakglassRefused(f"{error.args[0]}. {NO_ROLE if is_grant_wanted else error.hint or ''}".strip()) from None
 
 
-async def read_keys(connection: Connection, box: SecretBox) -> list[DigestKey]:
-    """The digest keys that are not destroyed. Raises: WrongSecretsKey."""
-    return digest_keys.opened(box, await fetch(connection, READ_SEALED_KEYS))
-
-
-async def request(connection: Connection, msisdn: Msisdn, reason: str, keys: Sequence[DigestKey]) -> int:
-    """Asks for a look at a number, and at the queries about it that were journaled under `keys`."""
-    digests = b"".join(msisdn_digest(key.key, msisdn) for key in keys)
-    return (await fetch(connection, REQUEST_LOOK, msisdn, reason, [key.key_id for key in keys], digests))[0].request
+async def request(connection: Connection, msisdn: Msisdn, reason: str) -> int:
+    """Asks for a look at a number and at the queries about it."""
+    return (await fetch(connection, REQUEST_LOOK, msisdn, reason))[0].request
 
 
 async def approve(connection: Connection, request: int) -> datetime:

@@ -56,6 +56,11 @@ def opened(box: SecretBox, sealed: Iterable[SealedKey]) -> list[DigestKey]:
     return [DigestKey(row.key_id, box.open(_owner(row.month), row.ciphertext)) for row in sealed]
 
 
+async def read_all(connection: Connection, box: SecretBox) -> list[DigestKey]:
+    """Every key that is not destroyed. Raises: WrongSecretsKey."""
+    return opened(box, await fetch(connection, READ_KEYS))
+
+
 async def unreadable_months(connection: Connection, box: SecretBox) -> list[date]:
     """The months whose key `box` does not open."""
     closed = []

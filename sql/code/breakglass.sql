@@ -1,6 +1,7 @@
 -- Break-glass: one number's contracts and bindings unmasked, and who asked about it
 --
 --   requested   by a person with registryd_breakglass, for one number and a reason          breakglass.request
+--   prepared    by the daemon within seconds: it adds the number's digests                   registry.prepare_request
 --   approved    by another person, with registryd_approver, within a day                    breakglass.approve
 --   looked      by the first, within an hour, once                                           breakglass.look
 --
@@ -8,8 +9,8 @@
 -- returned; the request and its approval cannot: they are two persons' transactions, each of which the next step sees only once it
 -- is committed. So every look leaves a committed trace, and an approval without a look must be read as one.
 --
--- The journal holds keyed digests and the database has no key. Whoever has the service's credentials (`registryd breakglass request`) gives the
--- digests of the number with the request, so that they stand in the log before anything is looked for.
+-- The journal holds keyed digests and the database has no key to make them with. The daemon has (role operate, credential journal-key), so it
+-- prepares each request. The persons need no secret of the service, and the digests stand in the log before anybody approves or looks.
 --
 -- Nobody is granted registry.breakglass_event; schema breakglass has nothing but these functions.
 
@@ -56,7 +57,7 @@ $$;
 COMMENT ON FUNCTION registry.breakglass_request IS 'A request by its number, or a refusal.';
 
 -- What a CHECK or NOT NULL of the table refuses, PostgreSQL logs with the whole row: so it is refused before it is one.
-CREATE OR REPLACE FUNCTION breakglass.request(number bigint, reason text, digest_keys smallint[] DEFAULT '{}', digests bytea DEFAULT '') RETURNS bigint
+CREATE OR REPLACE FUNCTION breakglass.request(number bigint, reason text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 BEGIN
@@ -65,14 +66,36 @@ BEGIN
     ELSIF reason IS NULL OR length(btrim(reason)) < 10 THEN
         RAISE EXCEPTION 'a reason has ten characters at least' USING ERRCODE = 'check_violation',
             HINT = 'Say why: who approves the request and who audits it reads that.';
-    ELSIF digest_keys IS NULL OR digests IS NULL OR octet_length(digests) <> 16 * cardinality(digest_keys) THEN
-        RAISE EXCEPTION 'each digest key has one digest of 16 bytes' USING ERRCODE = 'check_violation',
-            HINT = '`registryd breakglass request` makes them.';
     END IF;
-    RETURN registry.append_breakglass(NULL, 'requested', number, reason, digest_keys, digests);
+    RETURN registry.append_breakglass(NULL, 'requested', number, reason);
 END
 $$;
-COMMENT ON FUNCTION breakglass.request IS 'Asks for a look at one number, for a reason; with its digests, at who asked about it too (`registryd breakglass request` makes them). Returns the request''s number, for somebody else to approve within a day.';
+COMMENT ON FUNCTION breakglass.request IS 'Asks for a look at one number, for a reason. Returns the request''s number, for somebody else to approve within a day.';
+
+CREATE OR REPLACE FUNCTION registry.requests_to_prepare() RETURNS TABLE (request bigint, msisdn bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    SELECT r.request, r.msisdn
+      FROM registry.breakglass_event AS r
+     WHERE r.step = 'requested' AND r.at > now() - interval '1 day'
+       AND NOT EXISTS (SELECT FROM registry.breakglass_event AS p WHERE p.request = r.request AND p.step = 'prepared')
+     ORDER BY r.request
+$$;
+COMMENT ON FUNCTION registry.requests_to_prepare IS 'The requests that still lack their number''s digests, for the daemon to make them.';
+
+CREATE OR REPLACE FUNCTION registry.prepare_request(request bigint, digest_keys smallint[], digests bytea) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    IF digest_keys IS NULL OR digests IS NULL OR octet_length(digests) <> 16 * cardinality(digest_keys) THEN
+        RAISE EXCEPTION 'each digest key has one digest of 16 bytes' USING ERRCODE = 'check_violation';
+    ELSIF NOT EXISTS (SELECT FROM registry.breakglass_event AS e WHERE e.request = prepare_request.request AND e.step = 'requested') THEN
+        RAISE EXCEPTION 'there is no request %', request USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN registry.append_breakglass(request, 'prepared', NULL, '', digest_keys, digests);
+END
+$$;
+COMMENT ON FUNCTION registry.prepare_request IS 'Adds to a request its number''s digests, one under each digest key. Once: they are logged.';
 
 CREATE OR REPLACE FUNCTION breakglass.approve(request bigint) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -87,6 +110,9 @@ BEGIN
         RAISE EXCEPTION 'the request is older than a day' USING ERRCODE = 'insufficient_privilege', HINT = 'Let it be asked anew.';
     ELSIF EXISTS (SELECT FROM registry.breakglass_event AS e WHERE e.request = approve.request AND e.step = 'approved') THEN
         RAISE EXCEPTION 'the request is approved already' USING ERRCODE = 'insufficient_privilege';
+    ELSIF NOT EXISTS (SELECT FROM registry.breakglass_event AS e WHERE e.request = approve.request AND e.step = 'prepared') THEN
+        RAISE EXCEPTION 'the request is not prepared yet' USING ERRCODE = 'insufficient_privilege',
+            HINT = 'A process of the role operate adds its digests within seconds. If none does: is one running, with the right journal-key?';
     END IF;
     PERFORM registry.append_breakglass(request, 'approved');
     RETURN now() + interval '1 hour';
@@ -95,10 +121,13 @@ $$;
 COMMENT ON FUNCTION breakglass.approve IS 'Approves another person''s request; returns until when he may look.';
 
 CREATE OR REPLACE FUNCTION breakglass.open_requests()
-RETURNS TABLE (request bigint, requested_at timestamptz, requested_by text, number text, reason text, approved_by text, ends_at timestamptz)
+RETURNS TABLE (
+    request bigint, requested_at timestamptz, requested_by text, number text, reason text, is_prepared boolean, approved_by text, ends_at timestamptz
+)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
-    SELECT r.request, r.at, r.person, left(r.msisdn::text, -6) || '****' || right(r.msisdn::text, 2), r.reason, a.person,
+    SELECT r.request, r.at, r.person, left(r.msisdn::text, -6) || '****' || right(r.msisdn::text, 2), r.reason,
+           EXISTS (SELECT FROM registry.breakglass_event AS p WHERE p.request = r.request AND p.step = 'prepared'), a.person,
            coalesce(a.at + interval '1 hour', r.at + interval '1 day')
       FROM registry.breakglass_event AS r
       LEFT JOIN registry.breakglass_event AS a ON a.request = r.request AND a.step = 'approved'
@@ -114,9 +143,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET jit = 
 AS $$
 DECLARE
     asked    registry.breakglass_event := registry.breakglass_request(request);
+    prepared registry.breakglass_event;
     approved registry.breakglass_event;
     searched record;
 BEGIN
+    SELECT e.* INTO prepared FROM registry.breakglass_event AS e WHERE e.request = look.request AND e.step = 'prepared';
     SELECT e.* INTO approved FROM registry.breakglass_event AS e WHERE e.request = look.request AND e.step = 'approved';
     IF asked.person <> session_user THEN
         RAISE EXCEPTION 'the request is somebody else''s' USING ERRCODE = 'insufficient_privilege', HINT = 'Who asked looks.';
@@ -139,10 +170,10 @@ BEGIN
          WHERE b.msisdn = asked.msisdn ORDER BY b.bound_at, m.name;
     -- Every page that a key made is searched: the journal has no index by number, on purpose. Planned for the key's own days (EXECUTE).
     FOR searched IN
-        SELECT k.key_id, substring(asked.digests FROM 16 * k.place::integer - 15 FOR 16) AS digest,
+        SELECT k.key_id, substring(prepared.digests FROM 16 * k.place::integer - 15 FOR 16) AS digest,
                coalesce(registry.first_id_of(d.month)::text, '00000000-0000-0000-0000-000000000000') AS first_page,
                coalesce(registry.first_id_of((d.month + interval '1 month 1 day')::date)::text, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS end_page
-          FROM unnest(asked.digest_keys) WITH ORDINALITY AS k(key_id, place)
+          FROM unnest(prepared.digest_keys) WITH ORDINALITY AS k(key_id, place)
           LEFT JOIN registry.digest_key AS d ON d.key_id = k.key_id
          ORDER BY k.key_id
     LOOP
@@ -159,9 +190,4 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION breakglass.look IS 'An approved request''s number unmasked: its contracts and bindings (detail: the code), and with digests the queries about it (detail: the query''s id). Once, within an hour of the approval.';
-
-CREATE OR REPLACE FUNCTION breakglass.digest_keys() RETURNS TABLE (key_id smallint, month date, ciphertext bytea)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
-AS $$ SELECT k.key_id, k.month, k.ciphertext FROM registry.digest_key AS k WHERE k.destroyed_at IS NULL ORDER BY k.month $$;
-COMMENT ON FUNCTION breakglass.digest_keys IS 'The digest keys that are not destroyed, sealed: who has the service''s credentials makes a number''s digests with them.';
+COMMENT ON FUNCTION breakglass.look IS 'An approved request''s number unmasked: its contracts and bindings (detail: the code), and the queries about it (detail: the query''s id). Once, within an hour of the approval.';

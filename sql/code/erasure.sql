@@ -52,4 +52,4 @@ AS $$
        AND NOT EXISTS (SELECT FROM registry.day_partition AS p WHERE p.family = 'journal_page' AND p.day < k.month + interval '1 month 1 day')
     RETURNING k.month
 $$;
-COMMENT ON FUNCTION registry.destroy_digest_keys IS 'Destroys the digest keys whose journal the policy in force no longer keeps and that is dropped; returns their months. What remains in backups opens only under secrets-key, and goes with them.';
+COMMENT ON FUNCTION registry.destroy_digest_keys IS 'Destroys the digest keys whose journal the policy in force no longer keeps and that is dropped; returns their months. What remains in backups opens only under journal-key, and goes with them.';

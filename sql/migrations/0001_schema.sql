@@ -71,7 +71,7 @@ CREATE TYPE registry.delivery_outcome AS ENUM ('acknowledged', 'rejected', 'fail
 CREATE TYPE registry.feed_outcome AS ENUM ('applied', 'refused');
 CREATE TYPE registry.alarm_kind AS ENUM ('absent', 'consecutive', 'canary');
 CREATE TYPE registry.seal_kind AS ENUM ('begin', 'pages', 'adopted', 'retention', 'forgotten');
-CREATE TYPE registry.breakglass_step AS ENUM ('requested', 'approved', 'looked');
+CREATE TYPE registry.breakglass_step AS ENUM ('requested', 'prepared', 'approved', 'looked');
 CREATE TYPE registry.range_source AS ENUM ('register', 'hand');
 CREATE DOMAIN registry.holder AS "char" CHECK (VALUE IN ('individual', 'sole_trader', 'organisation'));
 COMMENT ON DOMAIN registry.holder IS 'individual, sole_trader or organisation, kept as its first letter.';
@@ -278,7 +278,7 @@ COMMENT ON TABLE registry.messenger_secret IS 'Signing secrets for notifications
 COMMENT ON COLUMN registry.messenger_secret.secret_id IS 'The secret''s number.';
 COMMENT ON COLUMN registry.messenger_secret.messenger_id IS 'Whose notifications it signs; bound into the ciphertext as associated data.';
 COMMENT ON COLUMN registry.messenger_secret.kind IS 'hmac_sha256 (Standard Webhooks v1) or ed25519 (v1a).';
-COMMENT ON COLUMN registry.messenger_secret.ciphertext IS 'AES-256-GCM under the service''s secrets-key: nonce, then ciphertext with tag.';
+COMMENT ON COLUMN registry.messenger_secret.ciphertext IS 'AES-256-GCM under secrets-key: one byte that names the key, the nonce, the ciphertext with tag.';
 COMMENT ON COLUMN registry.messenger_secret.created_at IS 'When it was made.';
 COMMENT ON COLUMN registry.messenger_secret.expires_at IS 'Until when it signs; NULL: until rotated.';
 
@@ -732,9 +732,9 @@ CREATE TABLE registry.digest_key (
     CONSTRAINT destroyed_keys_have_no_ciphertext CHECK ((ciphertext IS NULL) = (destroyed_at IS NOT NULL))
 );
 COMMENT ON TABLE registry.digest_key IS 'The keys of the journal''s digests: random, one a month, made ahead by the daemon. Destroyed, a month''s digests say nothing about any number any more; that the key was there stays.';
-COMMENT ON COLUMN registry.digest_key.key_id IS 'What journal_page.digest_key names: months since January 2000. Key 1 is not here: it is the credential digest-key, of before there were monthly ones.';
+COMMENT ON COLUMN registry.digest_key.key_id IS 'What journal_page.digest_key names: months since January 2000.';
 COMMENT ON COLUMN registry.digest_key.month IS 'The month (UTC) whose pages it is for; some minutes of the next month may still be under it.';
-COMMENT ON COLUMN registry.digest_key.ciphertext IS 'AES-256-GCM under the service''s secrets-key, bound to the month: nonce, then ciphertext with tag.';
+COMMENT ON COLUMN registry.digest_key.ciphertext IS 'AES-256-GCM under journal-key, bound to the month: one byte that names the key, the nonce, the ciphertext with tag.';
 COMMENT ON COLUMN registry.digest_key.created_at IS 'When it was made.';
 COMMENT ON COLUMN registry.digest_key.destroyed_at IS 'When it was destroyed, because the policy no longer kept its month''s journal.';
 
@@ -759,12 +759,12 @@ CREATE TABLE registry.breakglass_event (
 COMMENT ON TABLE registry.breakglass_event IS 'The break-glass log, append-only: who asked to see which number and why, who approved it, and that it was looked at. Each row holds the hash of the one before it.';
 COMMENT ON COLUMN registry.breakglass_event.sequence IS 'Counts the rows from 1, without a gap.';
 COMMENT ON COLUMN registry.breakglass_event.request IS 'The sequence of the request that the step belongs to; its own for the request itself.';
-COMMENT ON COLUMN registry.breakglass_event.step IS 'requested, approved or looked.';
+COMMENT ON COLUMN registry.breakglass_event.step IS 'requested, prepared, approved or looked.';
 COMMENT ON COLUMN registry.breakglass_event.at IS 'When.';
-COMMENT ON COLUMN registry.breakglass_event.person IS 'Who: the role that logged in (session_user). Give each person one of his own.';
+COMMENT ON COLUMN registry.breakglass_event.person IS 'Who: the role that logged in (session_user), which for prepared is the daemon''s. Give each person one of his own.';
 COMMENT ON COLUMN registry.breakglass_event.msisdn IS 'The number, of a request.';
 COMMENT ON COLUMN registry.breakglass_event.reason IS 'Why, of a request: ten characters at least.';
-COMMENT ON COLUMN registry.breakglass_event.digest_keys IS 'Under which digest keys the journal is searched.';
+COMMENT ON COLUMN registry.breakglass_event.digest_keys IS 'Of the step prepared: under which digest keys the journal is searched.';
 COMMENT ON COLUMN registry.breakglass_event.digests IS 'The number''s digests under them, 16 bytes each: who holds the keys can tell that they are this number''s.';
 COMMENT ON COLUMN registry.breakglass_event.previous IS 'sha256 of the row before; zeros in the first.';
 COMMENT ON COLUMN registry.breakglass_event.sha256 IS 'SHA-256 of previous, sequence, request, at, msisdn (0 for none), digests, digest_keys, the length of person, and step, person and reason in UTF-8.';

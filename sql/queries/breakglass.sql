@@ -1,16 +1,13 @@
 -- Break-glass, run by persons under their own roles: what each step means stands in sql/code/breakglass.sql.
 
 -- name: request_look
-SELECT breakglass.request($1, $2, $3, $4) AS request;
-
--- name: read_sealed_keys
-SELECT k.key_id, k.month, k.ciphertext FROM breakglass.digest_keys() AS k;
+SELECT breakglass.request($1, $2) AS request;
 
 -- name: approve_request
 SELECT breakglass.approve($1) AS ends_at;
 
 -- name: list_requests
-SELECT r.request, r.requested_at, r.requested_by, r.number, r.reason, r.approved_by, r.ends_at FROM breakglass.open_requests() AS r;
+SELECT r.request, r.requested_at, r.requested_by, r.number, r.reason, r.is_prepared, r.approved_by, r.ends_at FROM breakglass.open_requests() AS r;
 
 -- name: use_approval
 -- Why: the one way to an unmasked number; it is logged before it answers.

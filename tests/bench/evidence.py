@@ -16,7 +16,7 @@ import asyncpg
 
 from registryd.demo import embedded
 from registryd.domain.identifiers import Msisdn
-from registryd.store import audit, breakglass
+from registryd.store import audit, breakglass, breakglass_requests
 from registryd.store.digest_keys import DigestKey
 from tests.bench.measure import cpu_seconds
 from tests.conftest import prepare_database
@@ -65,7 +65,9 @@ async def measure(server: embedded.Server, name: str) -> None:
             verdict = await audit.verify(reader, {})
     assert (verdict.pages, verdict.findings) == (PAGES, [])
     async with breakglass.session(server.dsn(name, "anna")) as anna, breakglass.session(server.dsn(name, "boris")) as boris:
-        request = await breakglass.request(anna, Msisdn(79_010_800_002), "what a look costs", [DigestKey(1, bytes(32))])
+        number = Msisdn(79_010_800_002)
+        request = await breakglass.request(anna, number, "what a look costs")
+        await breakglass_requests.prepare(connection, breakglass_requests.Asked(request, number), [DigestKey(1, bytes(32))])
         await breakglass.approve(boris, request)
         with told(server, "searched for one number", PAGES):
             await breakglass.look(anna, request)

@@ -562,7 +562,7 @@ def test_two_persons_look_at_one_number(site: Site) -> None:
     try:
 
         def as_person(person: str, *words: str, number: str = "") -> Result:
-            arguments = ["--config", str(site.path), "breakglass", *words, "--dsn", site.database.dsn(person)]
+            arguments = ["breakglass", *words, "--dsn", site.database.dsn(person)]  # no configuration and no secret
             return CliRunner().invoke(main, arguments, input=number, catch_exceptions=False)
 
         messenger = asyncio.run(site.add_messenger())
@@ -572,11 +572,13 @@ def test_two_persons_look_at_one_number(site: Site) -> None:
                 answer = await session.post("/v1/presence", json={"phoneNumber": "+79010800002", "identificationCode": "u-1"})
                 assert answer.status == 200
 
-        with daemon(site) as running:
-            asyncio.run(query(running.api))
         assert as_person(anna, "request", "--reason", "complaint 17", number="8 901").exit_code == 2
         asked = as_person(anna, "request", "--reason", "complaint 17", number="+79010800002\n")
         assert (asked.exit_code, "approve 1" in asked.stdout) == (0, True)
+        assert "not prepared yet" in as_person(boris, "list").stdout
+        with daemon(site) as running:
+            asyncio.run(query(running.api))
+            wait_for(lambda: json.loads(as_person(boris, "list", "--json").stdout)[0]["is_prepared"])
         refused = as_person(anna, "look", "1")
         assert (refused.exit_code, "nobody has approved" in refused.stderr) == (1, True)
         assert as_person(anna, "approve", "1").exit_code == 1

@@ -17,10 +17,12 @@ from registryd import resources
 from registryd.demo import embedded
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
+from registryd.keep.breakglass import prepare_requests
 from registryd.presence.answerer import Answerer
-from registryd.store import audit, breakglass, pool
+from registryd.store import audit, breakglass, breakglass_requests, pool
 from registryd.store.breakglass import BreakglassRefused
 from registryd.store.digest_keys import DigestKey
+from registryd.store.secretbox import SecretBox
 from tests.conftest import TestDatabase, prepare_database, psql
 from tests.servers import private_server
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind
@@ -65,7 +67,16 @@ def persons(database: TestDatabase) -> Iterator[Persons]:
 
 async def ask_as(persons: Persons, person: str, number: int = FIRST) -> int:
     async with persons.session(person) as connection:
-        return await breakglass.request(connection, Msisdn(number), REASON, [KEY])
+        request = await breakglass.request(connection, Msisdn(number), REASON)
+    await prepare(persons.database)
+    return request
+
+
+async def prepare(database: TestDatabase) -> None:
+    """What the daemon does, under its own role."""
+    async with database.connect("registryd_app") as connection:
+        for asked in await breakglass_requests.find(connection):
+            await breakglass_requests.prepare(connection, asked, [KEY])
 
 
 async def approve_as(persons: Persons, person: str, request: int) -> None:
@@ -145,7 +156,7 @@ def test_nobody_looks_without_another_persons_approval(persons: Persons) -> None
             await look_as(persons, persons.vera, 99)
         with pytest.raises(BreakglassRefused, match="ten characters"):
             async with persons.session(persons.anna) as connection:
-                await breakglass.request(connection, Msisdn(FIRST), "because", [])
+                await breakglass.request(connection, Msisdn(FIRST), "because")
 
     asyncio.run(run())
 
@@ -160,9 +171,6 @@ def test_a_number_reaches_no_server_log_whatever_is_refused() -> None:
         f"({number}, NULL)": "ten characters",
         f"({digits}, '{REASON}')": "5 to 15 digits",
         f"(NULL, '{REASON} {number}')": "5 to 15 digits",
-        f"({number}, '{REASON}', '{{1}}', '')": "one digest",
-        f"({number}, '{REASON}', NULL, '')": "one digest",
-        f"({number}, '{REASON}', '{{}}', NULL)": "one digest",
     }
     recipe = "".join(re.findall(r"^(?:CREATE ROLE|GRANT|ALTER ROLE) .*;\n", resources.path("sql/README.md").read_text(), re.MULTILINE))
     assert "ALTER ROLE anna" in recipe
@@ -182,7 +190,7 @@ def test_a_number_reaches_no_server_log_whatever_is_refused() -> None:
         # Without the settings: a parameter is no part of the statement, and a refusal has no DETAIL.
         with pytest.raises(BreakglassRefused):
             async with breakglass.session(server.dsn("registry", "zoe")) as connection:
-                await breakglass.request(connection, Msisdn(int(number)), "because", [KEY])
+                await breakglass.request(connection, Msisdn(int(number)), "because")
 
     with private_server(options=defaults) as server:
         asyncio.run(run(server))
@@ -191,6 +199,27 @@ def test_a_number_reaches_no_server_log_whatever_is_refused() -> None:
     assert "canceling statement due to statement timeout" in log
     assert "SELECT breakglass.request($1" in log, "the statement of who has no such settings"
     assert number not in log
+
+
+def test_a_request_waits_for_its_digests_and_gets_them_once(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.session(persons.anna) as session:
+            request = await breakglass.request(session, Msisdn(FIRST), REASON)
+        async with persons.session(persons.boris) as session:
+            assert [asked.is_prepared for asked in await breakglass.open_requests(session)] == [False]
+        with pytest.raises(BreakglassRefused, match="not prepared yet"):
+            await approve_as(persons, persons.boris, request)
+        async with persons.database.pool() as db:
+            await prepare_requests(db, SecretBox(bytes(32)))
+            await prepare_requests(db, SecretBox(bytes(32)))
+        async with persons.database.connect("registryd_app") as connection:
+            with pytest.raises(asyncpg.UniqueViolationError):
+                await breakglass_requests.prepare(connection, breakglass_requests.Asked(request, Msisdn(FIRST)), [KEY])
+            with pytest.raises(asyncpg.CheckViolationError, match="one digest"):
+                await connection.execute("SELECT registry.prepare_request(1, '{1}', '')")
+        await approve_as(persons, persons.boris, request)
+
+    asyncio.run(run())
 
 
 def test_requests_and_approvals_lapse(persons: Persons) -> None:
@@ -229,12 +258,12 @@ def test_a_look_that_is_undone_leaves_its_request_and_approval(persons: Persons)
                 await transaction.start()
                 assert len(await breakglass.look(session, request)) == 1
                 await transaction.rollback()
-            assert await log(connection) == [("requested", persons.anna), ("approved", persons.boris)]
+            assert await log(connection) == [("requested", persons.anna), ("prepared", "registryd_app"), ("approved", persons.boris)]
             # A request and its approval cannot be made and undone in the look's own transaction: they are another person's.
             async with persons.session(persons.vera) as session:
                 transaction = session.transaction()
                 await transaction.start()
-                own = await breakglass.request(session, Msisdn(FIRST), REASON, [])
+                own = await breakglass.request(session, Msisdn(FIRST), REASON)
                 with pytest.raises(asyncpg.InsufficientPrivilegeError, match="by somebody else"):
                     await breakglass.approve(session, own)
 
@@ -244,20 +273,24 @@ def test_a_look_that_is_undone_leaves_its_request_and_approval(persons: Persons)
 TAMPERINGS = {
     "a reason is edited": ("UPDATE registry.breakglass_event SET reason = 'another reason' WHERE sequence = 1", [("entry_changed", 1)]),
     "a person is edited": ("UPDATE registry.breakglass_event SET person = 'somebody' WHERE sequence = 2", [("entry_changed", 2)]),
-    "a number is edited": ("UPDATE registry.breakglass_event SET msisdn = msisdn + 1 WHERE sequence = 4", [("entry_changed", 4)]),
+    "a number is edited": ("UPDATE registry.breakglass_event SET msisdn = msisdn + 1 WHERE sequence = 5", [("entry_changed", 5)]),
     "a time is edited": ("UPDATE registry.breakglass_event SET at = at - interval '1 day' WHERE sequence = 3", [("entry_changed", 3)]),
-    "a look is deleted": ("DELETE FROM registry.breakglass_event WHERE sequence = 3", [("entry_missing", 3)]),
+    "a digest is edited": (
+        "UPDATE registry.breakglass_event SET digests = substring(sha256('') FOR 16) WHERE sequence = 2",
+        [("entry_changed", 2)],
+    ),
+    "a look is deleted": ("DELETE FROM registry.breakglass_event WHERE sequence = 4", [("entry_missing", 4)]),
     "steps change places": (
         "UPDATE registry.breakglass_event SET sequence = 100 WHERE sequence = 2; UPDATE registry.breakglass_event SET sequence = 2 "
         "WHERE sequence = 3; UPDATE registry.breakglass_event SET sequence = 3 WHERE sequence = 100",
         [("entry_changed", 2), ("entry_changed", 2), ("entry_changed", 3), ("entry_changed", 3), ("entry_changed", 4)],
     ),
     "a look is invented": (
-        "INSERT INTO registry.breakglass_event SELECT 7, request, 'looked', at, person, NULL, '', '{}', '', sha256, sha256 "
-        "FROM registry.breakglass_event WHERE sequence = 5",
-        [("entry_missing", 6), ("entry_changed", 7)],
+        "INSERT INTO registry.breakglass_event SELECT 9, request, 'looked', at, person, NULL, '', '{}', '', sha256, sha256 "
+        "FROM registry.breakglass_event WHERE sequence = 7",
+        [("entry_missing", 8), ("entry_changed", 9)],
     ),
-    "the end is cut off": ("DELETE FROM registry.breakglass_event WHERE sequence > 3", [("head_missing", 5)]),
+    "the end is cut off": ("DELETE FROM registry.breakglass_event WHERE sequence > 3", [("head_missing", 7)]),
 }
 
 
@@ -272,7 +305,7 @@ def test_a_log_that_was_tampered_with_shows_it(persons: Persons, tampering: str)
         async with audit.reading(persons.database.dsn(), None) as connection:
             heads = await audit.read_heads(connection)
             verdict = await audit.verify(connection, heads)
-            assert (verdict.log_entries, verdict.findings) == (5, [])
+            assert (verdict.log_entries, verdict.findings) == (7, [])
         sql, expected = TAMPERINGS[tampering]
         async with persons.database.connect() as connection:
             await connection.execute(sql)
