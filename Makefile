@@ -51,7 +51,7 @@ serve: $(STAMP)
 ## make crash   kill -9 of one of two workers, 50 times at each named point of a delivery (CRASHES=n)
 CRASHES ?= 50
 crash: $(STAMP)
-	REGISTRYD_CRASHES=$(CRASHES) $(BIN)/python -m pytest tests/delivery/test_crash.py -k named_point
+	REGISTRYD_CRASHES=$(CRASHES) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/delivery/test_crash.py -k named_point
 
 ## make bench   what it does in a second here, beside baselines of the same run (ARGS='queries --scale 10 --json FILE')
 bench: $(STAMP)
