@@ -1,0 +1,153 @@
+"""`contracts import` and `ranges import`: whole or not at all, counted before, and bad lines told by number."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registryd import resources
+from registryd.demo import population
+from tests.conftest import Site
+from tests.process.commands import CONTRACTS, SNAPSHOT, run, told
+from tests.store.conftest import bind
+
+
+def test_contracts_and_ranges_are_imported_whole_or_not_at_all(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "contracts.csv"
+    file.write_text(CONTRACTS)
+    assert told(site, "contracts", "import", str(file), "--dry-run")["inserted"] == 3
+    assert told(site, "contracts", "import", str(file))["inserted"] == 3
+    assert told(site, "contracts", "import", str(file))["inserted"] == 0
+    assert "3 there already" in run(site, "contracts", "import", str(file)).output
+    file.write_text(
+        CONTRACTS + "12,1,active,individual,not_required,2020-01-01T00:00:00Z,,\n79010800009,1,gone,individual,not_required,x,,\n"
+    )
+    refused = run(site, "contracts", "import", str(file))
+    assert refused.exit_code == 1
+    assert "line 5: msisdn" in refused.stderr
+    assert "line 6: status" in refused.stderr
+    assert "79010800009" not in refused.output
+    ranges = tmp_path / "ranges.csv"
+    ranges.write_text("first_msisdn,last_msisdn,region,note\n79010800000,79010899999,RU,test\n")
+    assert run(site, "ranges", "import", str(ranges)).exit_code == 0
+    ranges.write_text("first_msisdn,last_msisdn,region,note\n79010800000,79010899999,RU,\n79010850000,79010899999,RU,\n")
+    assert "overlap" in run(site, "ranges", "import", str(ranges)).stderr
+    ranges.write_text("first,last\n1,2\n")
+    assert "line 1" in run(site, "ranges", "import", str(ranges)).stderr
+
+
+def test_ranges_that_are_somebody_elses_are_counted_and_refused_by_command(site: Site, tmp_path: Path) -> None:
+    asyncio.run(site.add_contracts(*range(79010800002, 79010800102)))
+    ranges = tmp_path / "ranges.csv"
+    ranges.write_text("first_msisdn,last_msisdn,region,note\n79010800000,79010800099,RU,\n")
+    refused = run(site, "ranges", "import", str(ranges))
+    assert refused.exit_code == 1
+    assert "2 of 100 live contracts would turn absent" in refused.stdout
+    assert "import again with --max-absent 2" in refused.stderr
+    refused = run(site, "ranges", "import", str(ranges), "--dry-run", "--json")
+    told_so = {"ranges": 1, "numbers": 100, "kept": 0, "live": 100, "turnedAbsent": 2, "dryRun": True}
+    assert (refused.exit_code, json.loads(refused.stdout)) == (1, told_so)
+    assert told(site, "ranges", "import", str(ranges), "--max-absent", "2%") == told_so | {"dryRun": False}
+    assert "0 of 100 live contracts turned absent" in run(site, "ranges", "import", str(ranges)).stdout
+
+
+def test_a_snapshot_is_counted_refused_and_applied_by_command(site: Site, tmp_path: Path) -> None:
+    async def bound() -> None:
+        await site.add_contracts(*range(79010800002, 79010800102))
+        messenger = await site.add_messenger("alpha")
+        async with site.database.connect() as connection:
+            await bind(connection, messenger.messenger_id, 100, 79010800002)
+
+    asyncio.run(bound())
+    file, rejects = tmp_path / "billing.csv", tmp_path / "billing.csv.rejects.csv"
+    rejects.touch(mode=0o644)
+    file.write_text(SNAPSHOT + "79010800003,individual,not_required,gone,2020-01-01T00:00:00Z\n")
+    words = ("contracts", "import", str(file), "--snapshot")
+    bad = run(site, *words)
+    assert (bad.exit_code, "line 3: status: active or suspended" in bad.stderr) == (1, True)
+    assert rejects.read_text() == "line,reason\n3,status: active or suspended\n"
+    assert rejects.stat().st_mode & 0o777 == 0o600
+    many = run(site, *words, "--max-rejects", "1", "--dry-run")
+    assert many.exit_code == 1
+    assert "would end 98 of 100 live contracts (98.00%)" in many.stderr
+    assert "98 notifications to alpha" in many.stdout
+    wanted = (*words, "--max-rejects", "1", "--max-terminations")
+    would = told(site, *wanted, "98", "--dry-run")
+    done = told(site, *wanted, "98%")
+    assert {**done, "seconds": 0} == {**would, "dryRun": False, "seconds": 0}
+    assert {key: done[key] for key in ("live", "terminated", "unread", "notifications", "deliveryHours")} == {
+        "live": 100,
+        "terminated": 98,
+        "unread": 1,
+        "notifications": {"alpha": 98},
+        "deliveryHours": None,
+    }
+    for wrong in (("--max-terminations", "half"), ("--as-of", "yesterday"), ("--rejects", str(tmp_path / "nowhere" / "x"))):
+        assert run(site, *words, *wrong).exit_code == 2
+
+
+def test_events_come_from_a_file_and_refused_ones_are_an_error(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text(
+        "event_id,type,msisdn,occurred_at,holder,end_user\n"
+        "e1,activated,79010800002,2024-01-01T00:00:00Z,,\n"
+        "e2,terminated,79010800003,2024-01-01T00:00:00Z,,\n"
+    )
+    words = ("contracts", "import", str(file), "--delta")
+    refused = run(site, *words)
+    assert (refused.exit_code, "1 events applied, 0 were applied before, 1 refused" in refused.stdout) == (1, True)
+    assert Path(f"{file}.rejects.csv").read_text() == "line,reason\n3,the number has no live contract: send activated first\n"
+    done = told(site, *words, "--max-rejects", "1")
+    assert (done["applied"], done["duplicates"], done["refused"]) == (0, 1, 1)
+    for wrong in (("--dry-run",), ("--as-of", "2026-01-02T00:00:00Z")):
+        assert run(site, *words, *wrong).exit_code == 2
+
+
+def test_a_delta_that_stops_tells_what_was_done_before(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text(
+        "event_id,type,msisdn,occurred_at,holder,end_user\n"
+        "e1,activated,79010800002,2024-01-01T00:00:00Z,,\n"
+        "e2,terminated,79010800003,2024-01-01T00:00:00Z,,\n"
+        "e3,terminated,79010800002,yesterday,,\n"
+    )
+    stopped = run(site, "contracts", "import", str(file), "--delta")
+    assert (stopped.exit_code, "1 events applied, 0 were applied before, 1 refused" in stopped.stdout) == (1, True)
+    assert "line 4: occurred_at: " in stopped.stderr
+    assert [row.split(",")[0] for row in Path(f"{file}.rejects.csv").read_text().splitlines()] == ["line", "3", "4"]
+    again = run(site, "contracts", "import", str(file), "--delta", "--json")
+    facts = json.loads(again.stdout)
+    assert (again.exit_code, facts["applied"], facts["duplicates"], facts["refused"]) == (1, 0, 1, 1)
+    assert facts["stopped"].startswith("line 4: occurred_at: ")
+
+
+def test_a_pipes_bad_lines_are_kept_in_the_current_directory(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = CONTRACTS + "12,1,active,individual,not_required,2020-01-01T00:00:00Z,,\n"
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "contracts.rejects.csv"
+
+    def imported(*words: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "registryd", "--config", str(site.path), "contracts", "import", *words, "--json"]
+        return subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+
+    nowhere = imported("/dev/stdin", "--max-rejects", "1", "--rejects", str(tmp_path / "nowhere" / "x"))
+    assert (nowhere.returncode, b"--rejects" in nowhere.stderr) == (2, True)
+    for pipe, inserted in (("/dev/stdin", 3), ("-", 0)):
+        done = imported(pipe, "--max-rejects", "1")
+        assert (done.returncode, json.loads(done.stdout)["inserted"]) == (0, inserted), done.stderr
+        assert kept.read_text().startswith('line,reason\n5,"msisdn: ')
+        kept.unlink()
+    text = CONTRACTS
+    assert (imported("-").returncode, kept.exists()) == (0, False)
+
+
+def test_population_file_is_one_the_import_takes(site: Site, tmp_path: Path) -> None:
+    ranges = population.read_ranges(resources.path("tests/data/numbering_ranges.csv"))
+    file = tmp_path / "contracts.csv"
+    population.write_csv(file, population.generate(ranges, 5_000))
+    assert told(site, "contracts", "import", str(file)) | {"seconds": 0} == {"lines": 5000, "inserted": 5000, "dryRun": False, "seconds": 0}
