@@ -48,9 +48,10 @@ $roles$;
 -- What everybody may do in a database unless it is said otherwise: fill the disk with large objects.
 REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
 
--- Numbers must not reach the server's log: neither the DETAIL of an error (it quotes key values) nor the statement that failed.
-ALTER ROLE registryd_app SET log_error_verbosity = 'terse';
-ALTER ROLE registryd_app SET log_min_error_statement = 'panic';
+-- Numbers must not reach the server's log. The DETAIL of an error quotes key values, and csvlog and jsonlog write it whatever
+-- log_error_verbosity says; slow statements, failed ones and auto_explain quote parameters. So nothing of the daemon's sessions is logged:
+-- the daemon logs its failures itself, without numbers.
+ALTER ROLE registryd_app SET log_min_messages = 'panic';
 ALTER ROLE registryd_app SET timezone = 'UTC';
 
 ALTER ROLE registryd_report SET default_transaction_read_only = on;

@@ -48,9 +48,9 @@ def test_check_names_each_function_table_and_setting_that_the_role_lacks(site: S
     site.database.psql(
         *("-c", "GRANT EXECUTE ON FUNCTION registry.seal_pages TO registryd_app"),
         *("-c", "GRANT UPDATE (gate_until) ON registry.lane TO registryd_app"),
-        *("-c", f"ALTER ROLE registryd_app IN DATABASE \"{site.database.name}\" SET log_min_error_statement = 'error'"),
+        *("-c", f"ALTER ROLE registryd_app IN DATABASE \"{site.database.name}\" SET log_min_messages = 'error'"),
     )
-    assert failed(site) == {"settings": "log_min_error_statement is error, not panic: connect as registryd_app, or run sql/roles.sql again"}
+    assert failed(site) == {"settings": "log_min_messages is error, not panic: connect as registryd_app, or run sql/roles.sql again"}
 
 
 def test_check_names_whose_secrets_a_key_does_not_open(site: Site) -> None:
