@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit
 
 import click
 import orjson
 from cryptography import x509
 
 from registryd.cli.running import Context, Exit, command, json_option, out, pass_context
-from registryd.config import ConfigError, Settings
+from registryd.config import ConfigError, Settings, split_hosts
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
@@ -38,7 +40,7 @@ async def check(context: Context, *, as_json: bool) -> None:
     """Look at everything `serve` needs: configuration, credentials, TLS, database, schema, permissions. Changes nothing."""
     settings = context.settings
     found = [Finding("configuration", str(settings.path))]
-    for name, look in (("credentials", _credentials), ("TLS", _tls), ("networks", _networks)):
+    for name, look in (("credentials", _credentials), ("TLS", _tls), ("networks", _networks), ("database link", _link)):
         found.append(_looked_at(name, look, settings))
     found += await _database(context)
     if as_json:
@@ -80,6 +82,28 @@ def _networks(settings: Settings) -> str:
     Egress.of(settings.file.delivery)
     transport.assert_c_parser()
     return "pushes go to public networks" + (", and to allow_networks" if settings.file.delivery.allow_networks else "")
+
+
+def _link(settings: Settings) -> str:
+    """Numbers cross the link to the database: on a network it must be encrypted, to a server that proves who it is."""
+    for key in ("dsn", "owner_dsn"):
+        for single in split_hosts(getattr(settings.file.database, key)):
+            url = urlsplit(single)
+            options = dict(parse_qsl(url.query))
+            host = options.get("host") or url.hostname or ""
+            if host and not host.startswith("/") and not _is_loopback(host) and options.get("sslmode") != "verify-full":
+                raise ConfigError(
+                    f"{settings.path}: database.{key}: {host} is another machine: add sslmode=verify-full and sslrootcert=FILE"
+                )
+    return "local, or encrypted to a server that proves who it is"
+
+
+def _is_loopback(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""  # without a port
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 async def _database(context: Context) -> list[Finding]:

@@ -32,6 +32,23 @@ def test_check_tells_what_serve_would_meet(site: Site) -> None:
     assert run(site, "check").exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("dsn", "is_refused"),
+    [
+        ("postgresql://registryd_app@db.example/registryd", True),
+        ("postgresql://registryd_app@db.example/registryd?sslmode=require", True),
+        ("postgresql://registryd_app@/registryd?host=/run/postgresql,192.0.2.1", True),
+        ("postgresql://registryd_app@db.example/registryd?sslmode=verify-full", False),
+        ("postgresql://registryd_app@127.0.0.1:5432,localhost:5433,[::1]:5434/registryd", False),
+        ("postgresql://registryd_app@/registryd?host=/run/postgresql", False),
+    ],
+)
+def test_check_refuses_a_link_to_the_database_that_others_may_read(site: Site, dsn: str, is_refused: bool) -> None:
+    lines = [f'owner_dsn = "{dsn}"' if line.startswith("owner_dsn") else line for line in site.path.read_text().splitlines()]
+    site.path.write_text("\n".join(lines))
+    assert ("database link" in failed(site)) is is_refused
+
+
 def failed(site: Site) -> dict[str, str]:
     findings = json.loads(run(site, "check", "--json").stdout)
     return {finding["check"]: finding["detail"] for finding in findings if finding["state"] == "failed"}
