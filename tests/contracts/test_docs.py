@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import itertools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +127,25 @@ def test_every_recipe_for_the_dba_runs(database: TestDatabase) -> None:
                 await connection.execute(recipe)
 
     asyncio.run(run())
+
+
+def test_a_recipe_for_the_law_changes_what_it_names_and_nothing_else(database: TestDatabase) -> None:
+    found = re.findall(r"```sql\nBEGIN;\n(.*?)ROLLBACK;\n```", resources.path(DBA).read_text(), re.DOTALL)
+    recipes = [text for text in found if "change_policy" in text]
+    assert len(recipes) >= 2
+
+    async def run(recipe: str) -> None:
+        async with database.connect() as connection:
+            await connection.execute(f"BEGIN; {recipe}")
+            rows = await connection.fetch("SELECT to_jsonb(p) AS policy FROM registry.policy AS p ORDER BY effective_from")
+            policies = [json.loads(row["policy"]) for row in rows]
+            assert len(policies) > 1
+            changed = {key for before, after in itertools.pairwise(policies) for key in before if before[key] != after[key]}
+            named = {key for changes in re.findall(r"'(\{.*?\})'", recipe) for key in json.loads(changes)}
+            assert changed - {"effective_from", "note", "recorded_at", "recorded_by"} == named
+
+    for recipe in recipes:
+        asyncio.run(run(recipe))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
