@@ -250,7 +250,8 @@ def test_a_report_session_cannot_keep_the_daemon_from_starting(site: Site) -> No
     async def story() -> None:
         async with hostile(site.database) as connection, site.database.connect("registryd_app") as app, site.database.connect() as dba:
             await connection.execute("SELECT pg_advisory_lock(hashtextextended('registry.make_partitions', 0))")
-            waiting = asyncio.create_task(app.execute("SELECT registry.make_partitions(current_date, 1)"))
+            # As make_partitions does, but for as long as it takes.
+            waiting = asyncio.create_task(app.execute("SELECT pg_advisory_xact_lock(hashtextextended('registry.make_partitions', 0))"))
             await waits(dba, app.get_server_pid())
             with daemon(site) as running:
                 assert any(line["event"] == "reports_ended" for line in running.log())
