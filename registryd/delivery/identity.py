@@ -1,7 +1,7 @@
-"""Who this registry is to one messenger's endpoint, and whom it takes for it: a client certificate and a private CA of that messenger's.
+"""TLS for pushes to one messenger: the client certificate that we present, and the CA that we trust.
 
-Two optional credentials for each messenger: `endpoint-certificate-NAME`, the certificate that is presented (PEM: certificate, chain and
-key), and `endpoint-ca-NAME`, the CA that alone is trusted there, in place of the public ones.
+Each messenger may have two credentials: `endpoint-certificate-NAME`, the certificate (PEM: certificate, chain and key), and
+`endpoint-ca-NAME`, the one CA that is trusted for its endpoint, in place of the public ones.
 """
 
 from __future__ import annotations

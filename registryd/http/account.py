@@ -1,4 +1,4 @@
-"""`GET /v1/account`: what a messenger may know of itself."""
+"""`GET /v1/account`: what a messenger may know about itself."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 In this order: the key and the client certificate (auth.py, whose copy is at most 5 s old), what the caller may do (suspension, scope),
 the route's budget, the daily quota and an alarm's trickle, the caller's share of the small pool. Each refusal is counted once, in
-`registryd_requests_refused`; what is not a refusal but an answer (404, 409, 422) is not.
+`registryd_requests_refused`; 404, 409 and 422 are answers, not refusals, and are not counted.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from registryd.presence.bucket import TokenBucket
 from registryd.presence.quota import Reservation
 
 POOL_SHARE = 2
-"""Statements of one caller in the small pool at once: with a pool of four or more, no caller keeps all of it."""
+"""How many statements one caller may run in the small pool at once. The pool has four connections or more, so no caller can take all."""
 POOL_WAIT_S = 1.0
 REFUSALS_PER_MINUTE = 1_200
-"""Refusals of one caller that are answered at once."""
+"""How many refusals of one caller a minute are answered at once."""
 HELD_S = 1.0
 HELD_SPREAD_S = 2.0
 """Further ones are answered so much later, and not all at one moment: a client that asks again at once then costs the process little."""
 NOBODY = "-"
-"""Who has shown no valid key. No messenger can have this name."""
+"""The name of all who have shown no valid key. No messenger can have it."""
 
 
 class Standing:
@@ -50,7 +50,7 @@ class Standing:
 
 
 class Admission(Generic[Caller]):
-    """One API's. `may(caller, route)` raises where the caller must not; `reserve` holds numbers of its quota."""
+    """The admission of one API. `may(caller, route)` raises where the caller must not; `reserve` holds numbers of its quota."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Admission(Generic[Caller]):
         self._standings: defaultdict[str, Standing] = defaultdict(Standing)
 
     def identify(self, request: BaseRequest, route: Route[Caller]) -> Caller | None:
-        """Who calls; None where the route is open. Raises: Unauthenticated, Unavailable."""
+        """The caller; None where the route needs no key. Raises: Unauthenticated, Unavailable."""
         if route.is_open:
             return None
         if self._keys is None:
@@ -77,7 +77,7 @@ class Admission(Generic[Caller]):
         return self._keys.authenticate(request)
 
     def enter(self, caller: Caller | None, route: Route[Caller]) -> Standing:
-        """Takes a place in the route's budget, until `leave`. Raises: PermissionDenied, OutOfScope, TooManyCalls."""
+        """Takes a place in the route's budget until `leave` gives it back. Raises: PermissionDenied, OutOfScope, TooManyCalls."""
         if caller is not None:
             self._may(caller, route)
         standing = self._standings[NOBODY if caller is None else caller.name]

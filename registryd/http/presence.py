@@ -19,13 +19,13 @@ from registryd.presence.answerer import Answerer
 from registryd.store.messengers import Messenger
 
 RECORDED_AT_ONCE = 1_000
-"""Between parts of a batch others have their turn."""
+"""How many numbers of a batch are counted at once. Between two parts the event loop serves others."""
 
 _VERDICTS: Mapping[tuple[bool, Outcome | None], str] = {
     (present, outcome): f'"present":{"true" if present else "false"},"binding":' + (f'"{outcome}"' if outcome else "null")
     for present, outcome in product((True, False), (None, *Outcome))
 }
-"""Every answer that a query can have, as JSON ready for its place: the rest of a reply is ids and times, which need no escaping."""
+"""Every answer that a query can have, as ready JSON. The rest of a reply is ids and times, which need no escaping."""
 
 
 async def answer_one(answerer: Answerer, call: Call[Messenger]) -> Answer:
@@ -34,7 +34,7 @@ async def answer_one(answerer: Answerer, call: Call[Messenger]) -> Answer:
     try:
         answer = await answerer.answer(call.caller.messenger_id, query, call.received)
     except CodeInUse:
-        # Only a present number is told so: the messenger has its answer, and it counts.
+        # CODE_IN_USE is told of present numbers only, so the messenger has learned the answer, and it counts.
         call.reserved.record((query.msisdn,), (True,))
         raise
     call.reserved.record((query.msisdn,), (answer.present,))
@@ -53,7 +53,7 @@ class PresenceHandlers:
 
     async def answer_batch(self, call: Call[Messenger]) -> Reply:
         queries: list[PresenceQuery] = call.content
-        await asyncio.sleep(0)  # reading ten thousand takes milliseconds: others have their turn
+        await asyncio.sleep(0)  # reading ten thousand takes milliseconds: let others run
         batch = await self.answerer.answer_batch(call.caller.messenger_id, queries, call.received)
         for start in range(0, len(queries), RECORDED_AT_ONCE):
             part = slice(start, start + RECORDED_AT_ONCE)

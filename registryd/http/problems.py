@@ -1,4 +1,4 @@
-"""Errors on the wire: RFC 9457 problem documents with CAMARA's codes. Nothing of what a client sent is ever in one."""
+"""Errors on the wire: RFC 9457 problem documents with CAMARA's codes. They never contain anything that the client sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ERRORS_MAX = 20
 
 
 class HttpError(Exception):
-    """A refusal that HTTP alone knows of."""
+    """A refusal that only HTTP knows, such as 404 and 415."""
 
     reason = "invalid"
 
@@ -47,7 +47,7 @@ def too_slow(seconds: float) -> HttpError:
 
 
 def respond(error: Exception) -> Reply:
-    """The problem document of an error; anything unknown is a 500 that tells nothing."""
+    """The problem document of an error. An error that is not ours to tell is a 500 without details."""
     detail = str(error)
     match error:
         case HttpError():

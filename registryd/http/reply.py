@@ -1,6 +1,6 @@
-"""An answer as it leaves: built whole, encoded once, written in one call.
+"""An answer: built whole, encoded once and written in one call.
 
-Ours are short and known before the first byte goes out, so nothing of aiohttp's streaming response is of use to them.
+Our answers are short and complete before the first byte goes out, so aiohttp's streaming response is of no use here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Reply:
-    """`close`: the connection ends after it. `headers` are ours: ASCII, and free of line breaks."""
+    """`close`: the connection ends after this answer. `headers` are ours: ASCII, without line breaks."""
 
     __slots__ = ("body", "close", "content_type", "correlator", "headers", "status")
 
@@ -37,7 +37,7 @@ class Reply:
         self.correlator = ""
 
     def encode(self, *, with_body: bool = True) -> bytes:
-        """The answer in HTTP/1.1 (RFC 9112). To HEAD, `with_body` is False: the same header without what it speaks of."""
+        """The answer in HTTP/1.1 (RFC 9112). For HEAD, `with_body` is False: headers only, with Content-Length as if the body were sent."""
         further = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
         if self.close:
             further += "Connection: close\r\n"

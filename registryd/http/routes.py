@@ -1,4 +1,4 @@
-"""What a route is: its handler, and everything that admission (admission.py) needs to know before the handler runs."""
+"""A route: its handler, and what admission (admission.py) must know before the handler runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from registryd.presence.quota import Reservation
 
 
 class Named(Protocol):
-    """Who calls: a messenger, or a key of the operator API."""
+    """A caller: a messenger, or a key of the operator API."""
 
     @property
     def name(self) -> str: ...
@@ -22,7 +22,7 @@ Caller = TypeVar("Caller", bound=Named)
 
 
 class Budget(NamedTuple):
-    """What one caller may do on one route of one process. None: as often as it likes."""
+    """What one caller may do on one route of one process. `per_minute` None: as often as it likes."""
 
     at_once: int
     per_minute: int | None = None
@@ -34,15 +34,15 @@ class Call(Generic[Caller]):
     __slots__ = ("caller", "content", "received", "request", "reserved")
 
     reserved: Reservation
-    """Set on routes that ask for numbers."""
+    """The numbers held of the quota. Set on routes that ask for numbers."""
 
     def __init__(self, request: BaseRequest, caller: Caller, received: float) -> None:
         self.request = request
         self.caller = caller
         self.received = received
-        """time.monotonic() when its headers were read."""
+        """time.monotonic() when the headers were read."""
         self.content: Any = None
-        """What the route's `takes` made of the body."""
+        """The parsed body: the result of the route's `takes`."""
 
 
 class Route(NamedTuple, Generic[Caller]):
@@ -57,13 +57,13 @@ class Route(NamedTuple, Generic[Caller]):
     parameters: frozenset[str] | None = frozenset()
     """The query parameters it knows; None: any."""
     shares_pool: bool = False
-    """It uses the small pool, of which a caller has a share; others use the lines' own, or no database."""
+    """The handler uses the small pool, of which each caller has a share. Other handlers use the answers' pool, or no database."""
     while_suspended: bool = False
     """A suspended messenger may call it."""
     scope: str = ""
-    """What a key of the operator API must allow."""
+    """The scope that a key of the operator API needs."""
     is_open: bool = False
-    """Nobody is asked for a key."""
+    """The route needs no key."""
 
 
 Routes = Mapping[str, Mapping[str, Route[Caller]]]

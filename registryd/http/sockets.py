@@ -19,7 +19,7 @@ class Tls:
     credentials: Credentials
 
     def context(self) -> ssl.SSLContext | None:
-        """None where there is no certificate. Raises: ConfigError."""
+        """The TLS context; None where there is no certificate. Raises: ConfigError."""
         certificate = self.credentials.path("tls-certificate")
         if certificate is None:
             return None
@@ -36,13 +36,13 @@ class Tls:
         return context
 
     def load(self, context: ssl.SSLContext) -> None:
-        """Puts the certificate on disk into service; connections from now on get it. Raises: ConfigError, and leaves the former one."""
+        """Loads the certificate on disk; new connections get it. Raises: ConfigError, and the former certificate stays."""
         key = self.credentials.path("tls-key")
         certificate = self.credentials.path("tls-certificate")
         if key is None or certificate is None:
             raise ConfigError(f"{self.credentials.directory}: tls-certificate and tls-key come together; one is missing")
         try:
-            # First into a context that nobody uses: one that meets a certificate without its key is left with half of each.
+            # First load it into a context that nobody uses: a certificate without its key would leave the real one half changed.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
             context.load_cert_chain(certificate, key)
         except (ssl.SSLError, OSError):
@@ -50,7 +50,7 @@ class Tls:
 
 
 def bind(listen: str) -> socket.socket:
-    """A listening address of the configuration as a socket. Raises: ConfigError."""
+    """A listening socket for an address of the configuration. Raises: ConfigError."""
     try:
         if listen.startswith("unix:"):
             path = Path(listen.removeprefix("unix:"))
@@ -87,7 +87,7 @@ def _claim(path: Path) -> None:
 
 
 def address(sock: socket.socket) -> str:
-    """A socket's address as the configuration writes it."""
+    """The address of a socket, in the configuration's form."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name}"
@@ -95,7 +95,7 @@ def address(sock: socket.socket) -> str:
 
 
 def refuse_plain(sock: socket.socket) -> None:
-    """Raises: ConfigError, where numbers would cross a network in the clear."""
+    """Raises: ConfigError, where a listener without TLS can be reached from other machines: numbers would travel in the clear."""
     if not is_local(address(sock)):
         raise ConfigError(
             f"{address(sock)} is reachable from other machines, so it needs TLS: give the credentials tls-certificate and tls-key"

@@ -1,6 +1,6 @@
-"""Bodies: JSON in, checked field by field; JSON out.
+"""JSON bodies, in and out. msgspec checks them field by field.
 
-orjson reads, msgspec checks. Unknown fields are refused, and a message says what is wanted where, never what was found.
+Unknown fields are refused. A message says what is wanted where, never what was found.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def read_code(raw: bytes) -> IdentificationCode:
 
 
 def read_notification_ids(raw: bytes) -> list[UUID]:
-    """Each id once, in order. Raises: InvalidArgument."""
+    """The ids in order, without repeated ones. Raises: InvalidArgument."""
     texts = read(raw, Acknowledgement).notificationIds
     bad = [place for place, text in enumerate(texts) if _UUID.fullmatch(text) is None]
     if bad:
@@ -219,7 +219,7 @@ _AT = re.compile(r" - at `\$\.?(.*)`\Z")
 
 
 def _where(error: msgspec.ValidationError) -> tuple[str, str]:
-    """(path, what is wanted): msgspec's message without a name that the client chose."""
+    """The path and what is wanted there: msgspec's message without any name that the client chose."""
     text = str(error)
     at = _AT.search(text)
     path = at.group(1) if at else ""
