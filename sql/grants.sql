@@ -29,7 +29,7 @@ $revoke$;
 -- The daemon
 
 GRANT USAGE ON SCHEMA registry, report TO registryd_app;
-GRANT SELECT ON registry.schema_migration, registry.schema_code, registry.policy, registry.canary_number, registry.handover, registry.notification_delivered TO registryd_app;
+GRANT SELECT ON registry.schema_migration, registry.schema_code, registry.policy, registry.last_snapshot, registry.canary_number, registry.handover, registry.notification_delivered TO registryd_app;
 GRANT SELECT, INSERT, DELETE ON registry.numbering_range TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (status, holder, end_user, ended_at, end_reason) ON registry.contract TO registryd_app;
 GRANT SELECT, INSERT ON registry.feed_event, registry.delivery_attempt, registry.replay TO registryd_app;
@@ -47,8 +47,8 @@ GRANT SELECT, UPDATE (owner, token, lease_until, gate_until, failures, last_erro
 GRANT SELECT, UPDATE (holder, lease_until) ON registry.watch TO registryd_app;
 GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.replayed_notification TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON registry.digest TO registryd_app;
-GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registry.holder_word, registry.end_user_word, registry.time_of,
-    registry.make_import_staging, registry.load_first, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
+GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registry.time_of,
+    registry.make_import_staging, registry.load_first, registry.analyze_changes, registry.apply_snapshot, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
     registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.close_day, registry.drop_day,
     registry.retention_state, registry.seal_pages, registry.destroy_digest_keys, registry.requests_to_prepare, registry.prepare_request, registry.purge_ended, registry.forget_seals,
     registry.forget_replays, registry.forget_events, registry.fold_movements, registry.end_long_reports TO registryd_app;

@@ -17,10 +17,6 @@ class IsEmpty(NamedTuple):
     empty: bool
 
 
-class Buried(NamedTuple):
-    buried: bool
-
-
 class Inserted(NamedTuple):
     inserted: int
 
@@ -32,7 +28,6 @@ class Imported(NamedTuple):
 
 IS_EMPTY = Query("imports", "is_empty", IsEmpty)
 LOAD_FIRST = Query("imports", "load_first", Inserted, datetime)
-IS_ANY_BURIED = Query("imports", "is_any_buried", Buried)
 FIND_BURIED = Query("imports", "find_buried", BadLine, int)
 INSERT_STAGED = Query("imports", "insert_staged", Nothing)
 FIND_REPEATED_LINES = Query("imports", "find_repeated_lines", BadLine, int)
@@ -47,8 +42,6 @@ async def import_contracts(connection: asyncpg.Connection[asyncpg.Record], file:
             inserted = await load_first(connection, file)
         else:
             inserted = await _insert_staged(connection, file, lines)
-        if (await fetch(connection, IS_ANY_BURIED))[0].buried:
-            await refuse_lines(connection, FIND_BURIED, file)
         return Imported(lines, inserted)
 
 
@@ -60,17 +53,23 @@ async def _insert_staged(connection: asyncpg.Connection[asyncpg.Record], file: S
     except asyncpg.UniqueViolationError:
         await refuse_lines(connection, FIND_SECOND_LIVE, file)
         raise
+    except asyncpg.RestrictViolationError:
+        await refuse_lines(connection, FIND_BURIED, file)
+        raise
     if inserted < lines:
         await refuse_lines(connection, FIND_REPEATED_LINES, file)
     return inserted
 
 
-async def load_first(connection: asyncpg.Connection[asyncpg.Record], file: Staged, learned_at: datetime | None = None) -> int:
-    """Moves the staged lines into the empty registry. `learned_at`: when a snapshot was taken."""
+async def load_first(connection: asyncpg.Connection[asyncpg.Record], file: Staged, as_of: datetime | None = None) -> int:
+    """Moves the staged lines into the empty registry. `as_of`: when a snapshot was taken; None: the file is a history."""
     try:
         async with connection.transaction():
-            return (await fetch(connection, LOAD_FIRST, learned_at))[0].inserted
+            return (await fetch(connection, LOAD_FIRST, as_of))[0].inserted
     except asyncpg.UniqueViolationError:
         await refuse_lines(connection, FIND_REPEATED_LINES, file)
         await refuse_lines(connection, FIND_SECOND_LIVE, file)
+        raise
+    except asyncpg.RestrictViolationError:
+        await refuse_lines(connection, FIND_BURIED, file)
         raise

@@ -15,7 +15,7 @@ from registryd.domain.files import ImportRefused
 from registryd.store import contracts, imports
 from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
-from registryd.store.staging import Staged, count_of, importing, refuse_lines, stage
+from registryd.store.staging import Staged, StagingMade, importing, refuse_lines, stage
 
 
 class Compared(NamedTuple):
@@ -40,8 +40,10 @@ class Fed(NamedTuple):
     fed: bool
 
 
-class LearnedAt(NamedTuple):
-    learned_at: str
+class AppliedChanges(NamedTuple):
+    ended: int
+    updated: int
+    started: int
 
 
 class Owed(NamedTuple):
@@ -57,18 +59,14 @@ class Owed(NamedTuple):
 
 
 IS_FED = Query("snapshots", "is_fed", Fed, datetime)
-LEARN_AT = Query("snapshots", "learn_at", LearnedAt, datetime)
-CREATE_CHANGES = Query("snapshots", "create_changes", Nothing)
 COMPARE_SNAPSHOT = Query("snapshots", "compare_snapshot", Compared, datetime, list[int])
-ANALYZE_CHANGES = Query("snapshots", "analyze_changes", Nothing)
+ANALYZE_CHANGES = Query("snapshots", "analyze_changes", StagingMade)
 LOCK_CHANGING = Query("snapshots", "lock_changing", LockedContracts)
 YIELD_CHANGED = Query("snapshots", "yield_changed", Nothing, datetime)
 FOLLOW_EARLIER = Query("snapshots", "follow_earlier", Nothing, datetime)
 COUNT_CHANGES = Query("snapshots", "count_changes", Kind)
 COUNT_OWED = Query("snapshots", "count_owed", Owed, bool)
-END_CONTRACTS = Query("snapshots", "end_contracts", Nothing)
-UPDATE_CONTRACTS = Query("snapshots", "update_contracts", Nothing)
-START_CONTRACTS = Query("snapshots", "start_contracts", Nothing, datetime)
+APPLY_CHANGES = Query("snapshots", "apply_changes", AppliedChanges, datetime)
 
 
 KINDS = ("activated", "terminated", "holder_changed", "updated", "newer", "unread")
@@ -157,7 +155,6 @@ async def reconcile(
             progress("loading")
             return Reconciled(lines, 0, await imports.load_first(connection, snapshot.file, snapshot.as_of), 0, 0, 0, 0, 0, [])
         progress("comparing")
-        await fetch(connection, CREATE_CHANGES)
         found = (await fetch(connection, COMPARE_SNAPSHOT, snapshot.as_of, snapshot.unread()))[0]
         if lines - found.unknown != found.live - found.missing or found.unknown != found.unknown_numbers:
             await refuse_lines(connection, imports.FIND_REPEATED_LINES, snapshot.file)
@@ -185,13 +182,6 @@ async def _count(connection: asyncpg.Connection[asyncpg.Record], lines: int, liv
 
 
 async def _apply(connection: asyncpg.Connection[asyncpg.Record], found: Reconciled, as_of: datetime) -> None:
-    """Ends come first: a number's live contract must have ended before its next generation starts."""
-    await fetch(connection, LEARN_AT, as_of)
-    steps = (
-        (END_CONTRACTS, (), found.ends),
-        (UPDATE_CONTRACTS, (), found.updated),
-        (START_CONTRACTS, (as_of,), found.activated + found.holder_changed),
-    )
-    for query, arguments, expected in steps:
-        if count_of(await connection.execute(query.sql, *arguments)) != expected:
-            raise AssertionError(f"{query.name} did not change the contracts that were locked for it")
+    done = (await fetch(connection, APPLY_CHANGES, as_of))[0]
+    if done != (found.ends, found.updated, found.activated + found.holder_changed):
+        raise AssertionError(f"a snapshot changed {done}, where {found} was locked for it")

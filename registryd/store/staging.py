@@ -19,7 +19,6 @@ class Prepared(NamedTuple):
     work_mem: str
     temp_buffers: str
     jit: str
-    bulk_load: str
 
 
 class StagingMade(NamedTuple):

@@ -161,7 +161,7 @@ BEGIN
     END IF;
     PERFORM registry.append_breakglass(request, 'looked');
     RETURN QUERY
-        SELECT 'contract', c.started_at, c.ended_at, c.generation, NULL, registry.holder_word(c.holder) || ', ' || registry.end_user_word(c.end_user),
+        SELECT 'contract', c.started_at, c.ended_at, c.generation, NULL, c.holder || ', ' || c.end_user,
                coalesce(c.end_reason::text, c.status::text)
           FROM registry.contract AS c WHERE c.msisdn = asked.msisdn ORDER BY c.generation;
     RETURN QUERY

@@ -1,27 +1,96 @@
--- Billing's whole table as a snapshot: how one is staged, how the first one gets in at speed, and what an older one may not undo.
+-- Files of billing's: how one is staged, how the first one gets in at speed, and how a snapshot's differences are applied.
 --
--- A snapshot is true as of a time. A contract that the registry learned something of after that time is left as it is, so
--- contract.recorded_at now moves with every change: event, snapshot and a DBA's UPDATE alike.
+-- A snapshot is true as of a time. What the registry learned after that time it leaves as it is: contract.recorded_at says when an event, an
+-- import or a person changed a contract, and NULL says that the last snapshot that was applied knows it so.
 --
--- The staging table is made by a function of the owner's, so that load_first, which runs with the owner's rights, may trust that nobody
--- hung a rule or a trigger on what it reads. Its columns follow registry.contract's types.
+-- The staging tables are made by a function of the owner's. The functions that read them run with the owner's rights and trust them for that:
+-- nobody else could hang a rule or a trigger on them.
 
 CREATE OR REPLACE FUNCTION registry.make_import_staging() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 BEGIN
-    -- EXECUTE, so that a second import of the same session does not meet the first one's plan.
+    -- EXECUTE, here and below, so that a second import of the same session does not meet the first one's plan.
     EXECUTE $make$
         CREATE TEMPORARY TABLE import_contract ON COMMIT DROP AS
             SELECT c.msisdn, c.started_at, c.ended_at, c.status, c.holder, c.end_user, c.end_reason, c.generation
               FROM registry.contract AS c WITH NO DATA;
-        GRANT SELECT, INSERT ON pg_temp.import_contract TO registryd_app
+        CREATE TEMPORARY TABLE import_change ON COMMIT DROP AS
+            SELECT ''::text AS kind, c.msisdn, c.generation, c.ended_at, c.started_at, c.status, c.holder, c.end_user
+              FROM registry.contract AS c WITH NO DATA;
+        GRANT SELECT, INSERT ON pg_temp.import_contract TO registryd_app;
+        GRANT SELECT, INSERT, UPDATE ON pg_temp.import_change TO registryd_app
     $make$;
 END
 $$;
-COMMENT ON FUNCTION registry.make_import_staging IS 'Makes the temporary table import_contract, which takes the lines of one import and is gone with its transaction.';
+COMMENT ON FUNCTION registry.make_import_staging IS 'Makes the temporary tables import_contract, which takes the lines of one import, and import_change, which takes what a snapshot changes. They are gone with the transaction.';
 
-CREATE OR REPLACE FUNCTION registry.load_first(learned_at timestamptz) RETURNS bigint
+CREATE OR REPLACE FUNCTION registry.refuse_foreign_staging(name text) RETURNS void
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF (SELECT t.relowner FROM pg_class AS t WHERE t.oid = format('pg_temp.%I', name)::regclass) <> current_user::regrole THEN
+        RAISE EXCEPTION '% was not made by registry.make_import_staging', name
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Call registry.make_import_staging() in the same transaction first.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION registry.refuse_foreign_staging IS 'A staging table that somebody else made could run his code with the owner''s rights.';
+
+CREATE OR REPLACE FUNCTION registry.analyze_changes() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    PERFORM registry.refuse_foreign_staging('import_change');
+    ANALYZE pg_temp.import_change;
+END
+$$;
+COMMENT ON FUNCTION registry.analyze_changes IS 'What joins import_change is not planned for a row where there are a million.';
+
+CREATE OR REPLACE FUNCTION registry.apply_snapshot(as_of timestamptz) RETURNS TABLE (ended bigint, updated bigint, started bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    PERFORM registry.refuse_foreign_staging('import_change');
+    -- One statement for all ends, so that the fan-out runs once. They come first: a number's next generation starts after the last one's end.
+    EXECUTE $ends$
+        UPDATE registry.contract AS c
+           SET ended_at = n.ended_at, recorded_at = '-infinity',
+               end_reason = CASE n.kind WHEN 'terminated' THEN 'terminated'::registry.end_reason ELSE 'holder_changed' END
+          FROM pg_temp.import_change AS n
+         WHERE n.kind IN ('terminated', 'holder_changed') AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL
+    $ends$;
+    GET DIAGNOSTICS ended = ROW_COUNT;
+    EXECUTE $updates$
+        UPDATE registry.contract AS c
+           SET status = n.status, end_user = n.end_user, recorded_at = '-infinity'
+          FROM pg_temp.import_change AS n
+         WHERE n.kind = 'updated' AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL
+    $updates$;
+    GET DIAGNOSTICS updated = ROW_COUNT;
+    EXECUTE $starts$
+        INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, recorded_at)
+        SELECT n.msisdn, coalesce(n.generation, 0) + 1, n.status, n.holder, n.end_user, n.started_at, NULL
+          FROM pg_temp.import_change AS n
+         WHERE n.kind IN ('activated', 'holder_changed')
+         ORDER BY n.msisdn
+    $starts$;
+    GET DIAGNOSTICS started = ROW_COUNT;
+    PERFORM registry.record_snapshot(as_of);
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION registry.apply_snapshot IS 'Applies import_change, which a snapshot taken at a time differs in; returns how many contracts ended, were updated and started.';
+
+CREATE OR REPLACE FUNCTION registry.record_snapshot(as_of timestamptz) RETURNS void
+LANGUAGE sql
+AS $$
+    INSERT INTO registry.last_snapshot AS l (as_of) VALUES (record_snapshot.as_of)
+        ON CONFLICT (one) DO UPDATE SET as_of = greatest(l.as_of, excluded.as_of)
+$$;
+COMMENT ON FUNCTION registry.record_snapshot IS 'Remembers when the newest snapshot was taken.';
+
+CREATE OR REPLACE FUNCTION registry.load_first(as_of timestamptz) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET maintenance_work_mem = '256MB' SET work_mem = '256MB'
 AS $$
 DECLARE
@@ -35,10 +104,7 @@ BEGIN
         RAISE EXCEPTION 'registry.contract holds contracts already'
             USING ERRCODE = 'restrict_violation', HINT = 'Import the file again: it is then compared with what is there.';
     END IF;
-    IF (SELECT t.relowner FROM pg_class AS t WHERE t.oid = 'pg_temp.import_contract'::regclass) <> current_user::regrole THEN
-        RAISE EXCEPTION 'import_contract was not made by registry.make_import_staging'
-            USING ERRCODE = 'insufficient_privilege', HINT = 'Call registry.make_import_staging() in the same transaction first.';
-    END IF;
+    PERFORM registry.refuse_foreign_staging('import_contract');
     -- An index built over all rows at once costs a quarter of one that each row is put into. They are made again as they were, in this
     -- very transaction: a number with two live contracts fails there, and nothing was loaded.
     FOR index IN
@@ -55,18 +121,21 @@ BEGIN
         EXECUTE CASE WHEN index.rule IS NULL THEN format('DROP INDEX %s', index.name)
                      ELSE format('ALTER TABLE registry.contract DROP CONSTRAINT %I', index.rule) END;
     END LOOP;
-    PERFORM set_config('registry.bulk_load', 'on', true);
     EXECUTE $load$
         INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason, recorded_at)
-        SELECT s.msisdn, coalesce(s.generation, 1), s.status, s.holder, s.end_user, s.started_at, s.ended_at, s.end_reason, $1
+        SELECT s.msisdn, coalesce(s.generation, 1), s.status, s.holder, s.end_user, s.started_at, s.ended_at, s.end_reason,
+               CASE WHEN $1 IS NULL THEN now() END
           FROM pg_temp.import_contract AS s
          ORDER BY s.msisdn, s.generation
-    $load$ USING learned_at;
+    $load$ USING as_of;
     GET DIAGNOSTICS loaded = ROW_COUNT;
     FOR position IN 1 .. cardinality(remake) LOOP
         EXECUTE remake[position];
     END LOOP;
+    IF as_of IS NOT NULL THEN
+        PERFORM registry.record_snapshot(as_of);
+    END IF;
     RETURN loaded;
 END
 $$;
-COMMENT ON FUNCTION registry.load_first IS 'Moves import_contract into an empty registry.contract, as learned at a time: every check and trigger holds, only the indexes are built at the end. Returns how many rows.';
+COMMENT ON FUNCTION registry.load_first IS 'Moves import_contract, a snapshot taken at a time or else a history, into an empty registry.contract. Every check and trigger holds; the indexes are built at the end. Returns how many rows.';

@@ -7,24 +7,13 @@ AS 'SELECT p.* FROM registry.policy AS p WHERE p.effective_from <= at ORDER BY p
 COMMENT ON FUNCTION registry.policy_in_force IS 'The policy in force at a time. There is no row where none was in force yet, so that nothing is answered without a rule.';
 
 CREATE OR REPLACE FUNCTION registry.is_present(
-    status registry.contract_status, end_user registry.end_user, organisation_rule registry.organisation_rule, suspended_is_present boolean
+    status registry.contract_status, unverified boolean, organisation_rule registry.organisation_rule, suspended_is_present boolean
 ) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT (status = 'active' OR (status = 'suspended' AND suspended_is_present))
-       AND (organisation_rule = 'subscriber' OR end_user <> 'unregistered')
+    SELECT (status = 'active' OR (status = 'suspended' AND suspended_is_present)) AND (organisation_rule = 'subscriber' OR NOT unverified)
 $$;
-COMMENT ON FUNCTION registry.is_present IS 'The rule that answers every query: who counts as present. registryd/domain/presence.py states the same rule; a test compares the two.';
-
-CREATE OR REPLACE FUNCTION registry.holder_word(holder registry.holder) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-AS $$ SELECT CASE holder WHEN 'i' THEN 'individual' WHEN 's' THEN 'sole_trader' ELSE 'organisation' END $$;
-COMMENT ON FUNCTION registry.holder_word IS 'The word that a contract''s holder is the first letter of.';
-
-CREATE OR REPLACE FUNCTION registry.end_user_word(end_user registry.end_user) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-AS $$ SELECT CASE end_user WHEN 'n' THEN 'not_required' WHEN 'r' THEN 'registered' ELSE 'unregistered' END $$;
-COMMENT ON FUNCTION registry.end_user_word IS 'The word that a contract''s end_user is the first letter of.';
+COMMENT ON FUNCTION registry.is_present IS 'Who counts as present: the rule that answers every query. The same rule in words: registryd/domain/presence.py; a test holds the two together.';
 
 CREATE OR REPLACE FUNCTION registry.keep_policy_history() RETURNS trigger
 LANGUAGE plpgsql

@@ -61,6 +61,8 @@ COMMENT ON COLUMN registry.schema_code.checksum IS 'SHA-256 of the file as appli
 COMMENT ON COLUMN registry.schema_code.applied_at IS 'When it was applied.';
 
 CREATE TYPE registry.contract_status AS ENUM ('active', 'suspended', 'ended');
+CREATE TYPE registry.holder AS ENUM ('individual', 'sole_trader', 'organisation');
+CREATE TYPE registry.end_user AS ENUM ('not_required', 'registered', 'unregistered');
 CREATE TYPE registry.end_reason AS ENUM ('terminated', 'ported_out', 'holder_changed');
 CREATE TYPE registry.binding_end_reason AS ENUM ('terminated', 'replaced', 'removed');
 CREATE TYPE registry.organisation_rule AS ENUM ('subscriber', 'verified_end_user');
@@ -73,10 +75,6 @@ CREATE TYPE registry.alarm_kind AS ENUM ('absent', 'consecutive', 'canary');
 CREATE TYPE registry.seal_kind AS ENUM ('begin', 'pages', 'adopted', 'retention', 'forgotten');
 CREATE TYPE registry.breakglass_step AS ENUM ('requested', 'prepared', 'approved', 'looked');
 CREATE TYPE registry.range_source AS ENUM ('register', 'hand');
-CREATE DOMAIN registry.holder AS "char" CHECK (VALUE IN ('individual', 'sole_trader', 'organisation'));
-COMMENT ON DOMAIN registry.holder IS 'individual, sole_trader or organisation, kept as its first letter.';
-CREATE DOMAIN registry.end_user AS "char" CHECK (VALUE IN ('not_required', 'registered', 'unregistered'));
-COMMENT ON DOMAIN registry.end_user IS 'not_required, registered or unregistered, kept as its first letter.';
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- The law as dated data, and the operator's capacity
@@ -159,40 +157,49 @@ COMMENT ON COLUMN registry.canary_number.added_at IS 'When it was added.';
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- What billing tells us
 
--- Columns stand widest first, so that alignment wastes nothing. A row of nine columns, two of them NULL, needs a two-byte map of its
--- NULLs, which alignment makes eight; holder and end_user, which are only ever read beside status, are therefore one byte each. With its
--- share of the indexes a live contract takes 117 bytes. PostgreSQL takes the first letter of a literal for a "char": words stay words where
--- they are written and compared. Read, they are letters; registry.holder_word and registry.end_user_word spell them out.
+-- Columns stand widest first, so that alignment wastes nothing. What sql/README.md measures: with its indexes a contract takes 117 bytes as a
+-- snapshot brings it, and 125 once an event or a person has changed it (recorded_at).
 CREATE TABLE registry.contract (
     msisdn      bigint NOT NULL CHECK (msisdn BETWEEN 10000 AND 999999999999999),
     started_at  timestamptz NOT NULL,
-    recorded_at timestamptz NOT NULL DEFAULT now(),
+    recorded_at timestamptz DEFAULT now(),
     status      registry.contract_status NOT NULL,
     holder      registry.holder NOT NULL,
     end_user    registry.end_user NOT NULL,
     generation  smallint NOT NULL CHECK (generation >= 1),
     ended_at    timestamptz,
     end_reason  registry.end_reason,
-    PRIMARY KEY (msisdn, generation) WITH (fillfactor = 100),
+    unverified  boolean NOT NULL GENERATED ALWAYS AS (end_user = 'unregistered') STORED,
+    -- The index that answers queries, without a look at the table: a number's live contract is its highest generation. The two further columns
+    -- fill bytes that alignment would waste; end_user itself, of four bytes, would cost eight more.
+    PRIMARY KEY (msisdn, generation) INCLUDE (unverified, status) WITH (fillfactor = 100),
     CONSTRAINT ended_contracts_say_when_and_why
         CHECK ((status = 'ended') = (ended_at IS NOT NULL) AND (ended_at IS NULL) = (end_reason IS NULL)),
     CONSTRAINT contracts_end_after_they_start CHECK (ended_at >= started_at),
     CONSTRAINT individuals_are_their_own_end_user CHECK ((holder = 'individual') = (end_user = 'not_required'))
 );
--- The index that answers queries.
 CREATE UNIQUE INDEX contract_live ON registry.contract (msisdn) WITH (fillfactor = 100) WHERE ended_at IS NULL;
 -- Retention and reports walk ended contracts by time.
 CREATE INDEX contract_ended ON registry.contract (ended_at) WHERE ended_at IS NOT NULL;
-COMMENT ON TABLE registry.contract IS 'One MSISDN held by one subscriber over one period. Set ended_at to end it: bindings end and notifications are written in the same transaction. Ended is final.';
+COMMENT ON TABLE registry.contract IS 'One MSISDN held by one subscriber over one period. Set ended_at to end it: bindings end and notifications are written in the same transaction. Ended is final. A number has one live contract at most: end that one before you insert the next generation.';
 COMMENT ON COLUMN registry.contract.msisdn IS 'The number: E.164 digits without the plus.';
 COMMENT ON COLUMN registry.contract.started_at IS 'When the holder got the number.';
-COMMENT ON COLUMN registry.contract.recorded_at IS 'When the registry last learned something of the contract. An event or a DBA''s change is learned now, a snapshot''s when it was taken. An older snapshot changes nothing of the contract.';
+COMMENT ON COLUMN registry.contract.recorded_at IS 'When an event, an import or a person last told something of the contract; NULL: all of it is from a snapshot (registry.last_snapshot).';
 COMMENT ON COLUMN registry.contract.status IS 'active, suspended or ended. Ended is final: a restored subscriber gets the next generation.';
-COMMENT ON COLUMN registry.contract.holder IS 'Who holds the contract, as a first letter (write the word): decides, with policy.organisation_rule, whether an end user must be registered.';
-COMMENT ON COLUMN registry.contract.end_user IS 'Whether the person who uses an organisation''s number is registered, as a first letter (write the word); not_required for individuals.';
+COMMENT ON COLUMN registry.contract.holder IS 'Who holds the contract: decides, with policy.organisation_rule, whether an end user must be registered.';
+COMMENT ON COLUMN registry.contract.end_user IS 'Whether the person who uses an organisation''s number is registered; not_required for individuals.';
 COMMENT ON COLUMN registry.contract.generation IS 'Counts the holders of the number, from 1. It keeps a late notice from hitting the next holder.';
 COMMENT ON COLUMN registry.contract.ended_at IS 'When the contract ended; the notice period runs from here (Decree 1801 of 2021).';
 COMMENT ON COLUMN registry.contract.end_reason IS 'terminated, ported_out or holder_changed; never told to a messenger.';
+COMMENT ON COLUMN registry.contract.unverified IS 'Whether the end user should be registered and is not: all of end_user that an answer needs, small enough for the primary key.';
+
+CREATE TABLE registry.last_snapshot (
+    one   boolean PRIMARY KEY DEFAULT true CHECK (one),
+    as_of timestamptz NOT NULL
+);
+COMMENT ON TABLE registry.last_snapshot IS 'The newest snapshot of billing''s that was applied: one row, none before the first. An older one changes nothing.';
+COMMENT ON COLUMN registry.last_snapshot.one IS 'There is one row.';
+COMMENT ON COLUMN registry.last_snapshot.as_of IS 'When it was taken.';
 
 CREATE TABLE registry.feed_event (
     event_id    text COLLATE "C" PRIMARY KEY CHECK (event_id ~ '^[!-~]{1,128}$'),
@@ -773,10 +780,6 @@ COMMENT ON COLUMN registry.breakglass_event.sha256 IS 'SHA-256 of previous, sequ
 -- Triggers, and the first seal: what follows needs the functions.
 -- code
 
--- The index alone holds the rule. A bulk load sets registry.bulk_load = 'on' for its transaction to be spared the friendlier words.
-CREATE TRIGGER explain_second_live_contract BEFORE INSERT ON registry.contract
-    FOR EACH ROW WHEN (NEW.ended_at IS NULL AND current_setting('registry.bulk_load', true) IS DISTINCT FROM 'on')
-    EXECUTE FUNCTION registry.explain_second_live_contract();
 CREATE TRIGGER refuse_reopening BEFORE UPDATE ON registry.contract
     FOR EACH ROW WHEN (OLD.ended_at IS NOT NULL)
     EXECUTE FUNCTION registry.refuse_reopening();
@@ -796,9 +799,9 @@ CREATE TRIGGER refuse_deleting_bound_contract BEFORE DELETE ON registry.contract
     FOR EACH ROW EXECUTE FUNCTION registry.refuse_deleting_bound_contract();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.contract FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 CREATE TRIGGER stamp_recorded BEFORE UPDATE ON registry.contract FOR EACH ROW EXECUTE FUNCTION registry.stamp_recorded();
-CREATE TRIGGER refuse_buried_contract BEFORE INSERT ON registry.contract
-    FOR EACH ROW WHEN (current_setting('registry.bulk_load', true) IS DISTINCT FROM 'on')
-    EXECUTE FUNCTION registry.refuse_buried_contract();
+CREATE TRIGGER refuse_buried_contracts AFTER INSERT ON registry.contract
+    REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_buried_contracts();
 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.binding FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 CREATE TRIGGER guard_new_bindings AFTER INSERT ON registry.binding

@@ -19,7 +19,7 @@ SELECT true AS locked FROM (SELECT pg_advisory_xact_lock(hashtextextended('regis
 
 -- name: find_latest_contracts
 -- Why: an event is judged by its number's contract of the highest generation, live or ended. It is locked, so that a DBA's update waits.
-SELECT c.msisdn, c.generation, c.status, registry.holder_word(c.holder) AS holder, registry.end_user_word(c.end_user) AS end_user, c.started_at, c.ended_at, c.end_reason
+SELECT c.msisdn, c.generation, c.status, c.holder, c.end_user, c.started_at, c.ended_at, c.end_reason
   FROM (SELECT DISTINCT m AS msisdn FROM unnest($1::bigint[]) AS m) AS n
  CROSS JOIN LATERAL (SELECT max(g.generation) AS generation FROM registry.contract AS g WHERE g.msisdn = n.msisdn) AS latest
   JOIN registry.contract AS c ON c.msisdn = n.msisdn AND c.generation = latest.generation

@@ -1,10 +1,9 @@
 -- Files of contracts: checked line by line on their way, staged by COPY, then inserted as one statement.
 
 -- name: prepare_import
--- Why: whole tables are sorted and joined once, within bounded memory. registry.bulk_load spares each row the look-up that words a refusal:
--- the index refuses a second live contract all the same.
+-- Why: whole tables are sorted and joined once, within bounded memory.
 SELECT set_config('work_mem', '256MB', true) AS work_mem, set_config('temp_buffers', '64MB', true) AS temp_buffers,
-       set_config('jit', 'off', true) AS jit, set_config('registry.bulk_load', 'on', true) AS bulk_load;
+       set_config('jit', 'off', true) AS jit;
 
 -- name: create_staging
 SELECT true AS made FROM (SELECT registry.make_import_staging()) AS staging;
@@ -13,8 +12,8 @@ SELECT true AS made FROM (SELECT registry.make_import_staging()) AS staging;
 SELECT NOT EXISTS (SELECT FROM registry.contract) AS empty;
 
 -- name: load_first
--- Why: into an empty registry, with indexes built at the end; of a snapshot, as learned when it was taken.
-SELECT registry.load_first(coalesce($1, now())) AS inserted;
+-- Why: into an empty registry, with indexes built at the end. $1: when a snapshot was taken; NULL: it is a history.
+SELECT registry.load_first($1) AS inserted;
 
 -- name: insert_staged
 -- Why: sorted, so that the indexes grow at their end. A contract that is there already is left as it is.
@@ -47,24 +46,14 @@ SELECT l.line,
  ORDER BY l.line
  LIMIT $1;
 
--- name: is_any_buried
--- Why: a live contract must be its number's last: whether one of the staged ones stands below another, or an ended one above a live one.
-SELECT EXISTS (SELECT FROM import_contract AS s
-                 JOIN registry.contract AS c ON c.msisdn = s.msisdn AND c.ended_at IS NULL AND c.generation < s.generation
-                WHERE s.ended_at IS NOT NULL)
-    OR EXISTS (SELECT FROM import_contract AS s
-                 JOIN registry.contract AS c ON c.msisdn = s.msisdn AND c.ended_at IS NOT NULL AND c.generation > s.generation
-                WHERE s.ended_at IS NULL) AS buried;
-
 -- name: find_buried
--- Why: on which lines; looked for only then.
-SELECT l.line,
-       CASE WHEN l.ended_at IS NULL THEN 'the number has an ended contract of a higher generation: a live contract is the last'
+-- Why: the trigger says that a number's live contract would not be its last; this says on which lines. Looked for only then.
+SELECT DISTINCT l.line,
+       CASE WHEN l.ended_at IS NULL THEN 'the number has a contract of a higher generation: a live contract is the last'
             ELSE 'the number has a live contract of a lower generation: what ended before it began has a lower one than that' END AS reason
   FROM (SELECT row_number() OVER () AS line, s.msisdn, s.generation, s.ended_at FROM import_contract AS s) AS l
- WHERE EXISTS (SELECT FROM registry.contract AS c
-                WHERE c.msisdn = l.msisdn
-                  AND CASE WHEN l.ended_at IS NULL THEN c.ended_at IS NOT NULL AND c.generation > l.generation
-                           ELSE c.ended_at IS NULL AND c.generation < l.generation END)
+  JOIN (SELECT c.msisdn, c.generation, c.ended_at FROM registry.contract AS c
+        UNION ALL SELECT s.msisdn, s.generation, s.ended_at FROM import_contract AS s) AS c ON c.msisdn = l.msisdn
+ WHERE CASE WHEN l.ended_at IS NULL THEN c.generation > l.generation ELSE c.ended_at IS NULL AND c.generation < l.generation END
  ORDER BY l.line
  LIMIT $1;

@@ -12,12 +12,13 @@ WITH rule AS MATERIALIZED (
       FROM registry.policy_in_force(now()) AS p
 ), answered AS (
     SELECT q.place >> 16 AS page, q.place & 65535 AS position,
-           coalesce(registry.is_present(c.status, c.end_user, rule.organisation_rule, rule.suspended_is_present)
+           coalesce(registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present)
                     AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
                                                          WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1)), false) AS present
       FROM unnest($1::bigint[], $2::integer[]) AS q(msisdn, place)
      CROSS JOIN rule
-      LEFT JOIN registry.contract AS c ON c.msisdn = q.msisdn AND c.ended_at IS NULL
+      LEFT JOIN LATERAL (SELECT l.generation, l.status, l.unverified FROM registry.contract AS l
+                          WHERE l.msisdn = q.msisdn ORDER BY l.generation DESC LIMIT 1) AS c ON true
 ), paged AS MATERIALIZED (
     SELECT a.page, count(*)::integer AS queries, (count(*) FILTER (WHERE a.present))::integer AS present_count,
            string_agg(CASE WHEN a.present THEN '1' ELSE '0' END, '' ORDER BY a.position) AS bits
@@ -45,13 +46,14 @@ WITH rule AS MATERIALIZED (
       FROM unnest($3::uuid[], $4::timestamptz[], $5::integer[], $6::bytea[]) WITH ORDINALITY AS p(page_id, received_at, messenger_id, digests, number)
 ), answered AS MATERIALIZED (
     SELECT page.page, q.place & 65535 AS position, q.msisdn, q.code, page.messenger_id, c.generation,
-           coalesce(registry.is_present(c.status, c.end_user, rule.organisation_rule, rule.suspended_is_present)
+           coalesce(registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present)
                     AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
                                                          WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1)), false) AS present
       FROM unnest($1::bigint[], $2::integer[], $8::text[]) AS q(msisdn, place, code)
      CROSS JOIN rule
       JOIN page ON page.page = q.place >> 16
-      LEFT JOIN registry.contract AS c ON c.msisdn = q.msisdn AND c.ended_at IS NULL
+      LEFT JOIN LATERAL (SELECT l.generation, l.status, l.unverified FROM registry.contract AS l
+                          WHERE l.msisdn = q.msisdn ORDER BY l.generation DESC LIMIT 1) AS c ON true
 ), judged AS MATERIALIZED (
     -- Each probe is a LATERAL of its own: locked in the order of the numbers, and never more than one descent of an index a query.
     SELECT a.page, a.position, a.msisdn, a.generation, a.messenger_id, a.code, a.present,

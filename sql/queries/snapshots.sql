@@ -10,14 +10,6 @@
 -- Why: where events are applied too, the very time at which a snapshot was true matters: $1 is about that time.
 SELECT EXISTS (SELECT FROM registry.feed_event AS e WHERE e.recorded_at > $1::timestamptz - interval '1 day') AS fed;
 
--- name: learn_at
--- Why: what a snapshot changes was learned when it was taken, so that the next one may change it again.
-SELECT set_config('registry.learned_at', $1::timestamptz::text, true) AS learned_at;
-
--- name: create_changes
-CREATE TEMPORARY TABLE import_change ON COMMIT DROP AS
-SELECT ''::text AS kind, c.msisdn, c.generation, c.ended_at, c.started_at, c.status, c.holder, c.end_user FROM registry.contract AS c WITH NO DATA;
-
 -- name: compare_snapshot
 -- Why: one pass over both tables. Another holder is known by a later started_at, or by another kind of holder; of the latter the snapshot's own
 -- time is all that is known. An earlier started_at is no change: billing may know the day where an event told the second.
@@ -25,7 +17,7 @@ SELECT ''::text AS kind, c.msisdn, c.generation, c.ended_at, c.started_at, c.sta
 -- lines that met a contract and the contracts that met a line are then not as many.
 WITH changes AS (
     INSERT INTO import_change (kind, msisdn, generation, ended_at, started_at, status, holder, end_user)
-    SELECT CASE WHEN greatest(c.recorded_at, c.started_at) > $1 THEN 'newer'
+    SELECT CASE WHEN greatest(c.recorded_at, c.started_at, (SELECT l.as_of FROM registry.last_snapshot AS l)) > $1 THEN 'newer'
                 WHEN c.msisdn IS NULL THEN 'activated'
                 WHEN c.msisdn = ANY ($2::bigint[]) THEN 'unread'
                 WHEN s.msisdn IS NULL THEN 'terminated'
@@ -49,8 +41,7 @@ SELECT (SELECT count(*) FROM registry.contract AS l WHERE l.ended_at IS NULL) AS
   FROM changes AS n;
 
 -- name: analyze_changes
--- Why: every statement below joins this table, and none may be planned for a row where there are a million.
-ANALYZE import_change;
+SELECT true AS made FROM (SELECT registry.analyze_changes()) AS analyzed;
 
 -- name: lock_changing
 -- Why: in the order of the numbers, as bindings take their locks, so that the two wait for each other and never in a circle.
@@ -64,7 +55,8 @@ UPDATE import_change AS n
    SET kind = 'newer'
  WHERE n.kind IN ('terminated', 'holder_changed', 'updated')
    AND NOT EXISTS (SELECT FROM registry.contract AS c
-                    WHERE c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL AND c.recorded_at <= $1);
+                    WHERE c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL
+                      AND (c.recorded_at IS NULL OR c.recorded_at <= $1));
 
 -- name: follow_earlier
 -- Why: a number that had holders gets its next generation, which cannot begin before the last one ended. One that was started or ended
@@ -94,23 +86,5 @@ SELECT m.name AS messenger, o.notifications, m.batch_max, push.latency_ms, p.ech
                       WHERE a.messenger_id = o.messenger_id AND a.attempted_at > now() - interval '1 day' AND a.outcome = 'acknowledged') AS push
  ORDER BY m.name;
 
--- name: end_contracts
--- Why: one statement for all ends, so that the fan-out runs once.
-UPDATE registry.contract AS c
-   SET ended_at = n.ended_at, end_reason = CASE n.kind WHEN 'terminated' THEN 'terminated'::registry.end_reason ELSE 'holder_changed' END
-  FROM import_change AS n
- WHERE n.kind IN ('terminated', 'holder_changed') AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL;
-
--- name: update_contracts
-UPDATE registry.contract AS c
-   SET status = n.status, end_user = n.end_user
-  FROM import_change AS n
- WHERE n.kind = 'updated' AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL;
-
--- name: start_contracts
--- Why: new generations, after the update that ended the ones before them.
-INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, recorded_at)
-SELECT n.msisdn, coalesce(n.generation, 0) + 1, n.status, n.holder, n.end_user, n.started_at, $1
-  FROM import_change AS n
- WHERE n.kind IN ('activated', 'holder_changed')
- ORDER BY n.msisdn;
+-- name: apply_changes
+SELECT a.ended, a.updated, a.started FROM registry.apply_snapshot($1) AS a;

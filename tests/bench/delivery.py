@@ -250,7 +250,6 @@ def bench_worst_day(site: Site, contracts: int) -> Iterator[Figure]:
 
     async def end() -> tuple[float, int, float, list[float]]:
         async with site.database.connect() as connection, site.database.connect() as other:
-            await connection.execute("SET registry.bulk_load = 'on'")
             await connection.execute(
                 "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
                 " SELECT $1::bigint + n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series(0, $2::int - 1) AS n",

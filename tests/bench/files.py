@@ -30,7 +30,6 @@ def bench_terminations(site: Site, contracts: int) -> Iterator[Figure]:
     async def run() -> Figure:
         async with site.database.connect() as connection:
             await connection.execute("INSERT INTO registry.messenger (name) SELECT 'm' || n FROM generate_series(1, 3) AS n")
-            await connection.execute("SET registry.bulk_load = 'on'")
             await connection.execute(
                 "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
                 "SELECT 79000000000 + n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series(1, $1::int) AS n",

@@ -32,7 +32,6 @@ def load_contracts(site: Site, contracts: int) -> float:
 
     async def insert(first: int, count: int) -> None:
         async with site.database.connect() as connection:
-            await connection.execute("SET registry.bulk_load = 'on'")
             await connection.execute(
                 "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
                 "SELECT $1::bigint + n * $2::int, 1, 'active', 'individual', 'not_required', '2020-01-01' "

@@ -32,7 +32,6 @@ from registryd.store import (
     queries,
     ranges,
     replays,
-    snapshots,
     staging,
     watch,
 )
@@ -88,7 +87,6 @@ def test_parameters_and_columns_are_of_the_declared_types(database: TestDatabase
         async with database.connect() as connection, connection.transaction():
             # What an import's statements speak of is there once its first ones have run.
             await connection.execute(staging.CREATE_STAGING.sql)
-            await connection.execute(snapshots.CREATE_CHANGES.sql)
             kinds = await types_by_oid(connection)
             wrong = {}
             for query in DECLARED:
@@ -414,7 +412,6 @@ def test_the_daemons_role_may_run_every_statement(populated: TestDatabase) -> No
     async def run() -> None:
         async with populated.connect("registryd_app") as connection, connection.transaction():
             await connection.execute(staging.CREATE_STAGING.sql)
-            await connection.execute(snapshots.CREATE_CHANGES.sql)
             for query in DECLARED:
                 if query.name.startswith(BY_OTHER_ROLES):
                     continue

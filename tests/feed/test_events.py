@@ -53,7 +53,7 @@ def outcomes(service: Service, *events: dict[str, str]) -> list[str]:
 def contracts(service: Service, number: int) -> list[tuple[Any, ...]]:
     """(generation, status, holder, end_user, end_reason) of a number."""
     rows = service.sql(
-        "SELECT generation, status::text, registry.holder_word(holder), registry.end_user_word(end_user), end_reason::text "
+        "SELECT generation, status::text, holder::text, end_user::text, end_reason::text "
         "FROM registry.contract WHERE msisdn = $1 ORDER BY generation",
         number,
     )
@@ -439,7 +439,7 @@ def test_database_holds_what_the_rule_says_however_events_fall_into_calls(databa
             for events in sent:
                 told += [result.outcome for result in await feed.apply(events)]
             stored = await dba.fetch(
-                "SELECT msisdn, generation, status::text, registry.holder_word(holder), registry.end_user_word(end_user), started_at, "
+                "SELECT msisdn, generation, status::text, holder::text, end_user::text, started_at, "
                 "ended_at, end_reason::text"
                 " FROM registry.contract ORDER BY 1, 2"
             )

@@ -47,7 +47,6 @@ async def add_messengers(connection: Connection, count: int, endpoint: str | Non
 async def add_contracts(connection: Connection, count: int, first: int = FIRST) -> None:
     """Live contracts of individuals on `count` numbers from `first` on."""
     async with connection.transaction():
-        await connection.execute("SET LOCAL registry.bulk_load = 'on'")
         await connection.execute(
             "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
             "SELECT $1::bigint + i, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series(0, $2::integer - 1) AS i",

@@ -68,7 +68,7 @@ def refusal(database: TestDatabase, tmp_path: Path, *lines: str, header: str = H
 def stored(database: TestDatabase) -> list[tuple[object, ...]]:
     async def run() -> list[tuple[object, ...]]:
         async with database.connect() as connection:
-            columns = HEADER.replace("holder", "registry.holder_word(holder)").replace("end_user", "registry.end_user_word(end_user)")
+            columns = HEADER.replace("holder", "holder::text").replace("end_user", "end_user::text")
             rows = await connection.fetch(f"SELECT {columns} FROM registry.contract ORDER BY msisdn, generation")
             assert await connection.fetchval("SELECT coalesce(sum(activated), 0) FROM registry.contract_movement") == len(rows)
             return [tuple(row) for row in rows]

@@ -78,7 +78,7 @@ WAYS_TO_END = {
 def test_whatever_ends_a_contract_ends_its_bindings_and_owes_one_notification_each(shared: TestDatabase, way: str) -> None:
     number = bound(shared)
     if way == "an upsert":  # an upsert's first half is refused as a second live contract; the index alone lets it come to the second
-        dba(shared, "SET registry.bulk_load = 'on'; " + WAYS_TO_END[way].format(n=number))
+        dba(shared, WAYS_TO_END[way].format(n=number))
     else:
         dba(shared, WAYS_TO_END[way].format(n=number))
     contract = dba(shared, f"SELECT status, ended_at IS NOT NULL, end_reason FROM registry.contract WHERE msisdn = {number}")
@@ -284,7 +284,7 @@ def test_what_would_break_the_registry_is_refused_with_what_to_do_and_without_a_
 def test_the_index_alone_refuses_a_second_live_contract(shared: TestDatabase, pair: tuple[int, int]) -> None:
     said = refused(
         shared,
-        f"SET registry.bulk_load = 'on'; INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+        f"INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
         f"VALUES ({pair[0]}, 2, 'active', 'individual', 'not_required', now())",
     )
     assert 'violates unique constraint "contract_live"' in said

@@ -426,7 +426,7 @@ def test_a_live_contract_takes_about_120_bytes_with_its_indexes(database: TestDa
     async def run() -> None:
         async with database.connect() as connection:
             await connection.execute(
-                "SET registry.bulk_load = 'on'; INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+                "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
                 "SELECT 79160000000 + i, 1, 'active', 'individual', 'not_required', now() FROM generate_series(1, 50000) AS i"
             )
             size = await connection.fetchval("SELECT pg_total_relation_size('registry.contract')")

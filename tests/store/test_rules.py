@@ -34,7 +34,7 @@ def test_who_is_present_is_the_same_in_sql_and_python_for_every_combination(shar
     async def run() -> None:
         async with shared.connect() as connection:
             call = await connection.prepare(
-                "SELECT registry.is_present($1::registry.contract_status, $2::text::registry.end_user, $3::registry.organisation_rule, $4)"
+                "SELECT registry.is_present($1::registry.contract_status, $2::text = 'unregistered', $3::registry.organisation_rule, $4)"
             )
             said = {case: await call.fetchval(*case) for case in cases}
         assert said == {
