@@ -66,10 +66,7 @@ async def load_first(connection: asyncpg.Connection[asyncpg.Record], file: Stage
     try:
         async with connection.transaction():
             return (await fetch(connection, LOAD_FIRST, as_of))[0].inserted
-    except asyncpg.UniqueViolationError:
-        await refuse_lines(connection, FIND_REPEATED_LINES, file)
-        await refuse_lines(connection, FIND_SECOND_LIVE, file)
-        raise
-    except asyncpg.RestrictViolationError:
-        await refuse_lines(connection, FIND_BURIED, file)
+    except (asyncpg.UniqueViolationError, asyncpg.RestrictViolationError):
+        for query in (FIND_REPEATED_LINES, FIND_SECOND_LIVE, FIND_BURIED):
+            await refuse_lines(connection, query, file)
         raise

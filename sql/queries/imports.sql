@@ -49,11 +49,11 @@ SELECT l.line,
 -- name: find_buried
 -- Why: the trigger says that a number's live contract would not be its last; this says on which lines. Looked for only then.
 SELECT DISTINCT l.line,
-       CASE WHEN l.ended_at IS NULL THEN 'the number has a contract of a higher generation: a live contract is the last'
+       CASE WHEN l.ended_at IS NULL THEN 'the number has an ended contract of a higher generation: a live contract is the last'
             ELSE 'the number has a live contract of a lower generation: what ended before it began has a lower one than that' END AS reason
   FROM (SELECT row_number() OVER () AS line, s.msisdn, s.generation, s.ended_at FROM import_contract AS s) AS l
   JOIN (SELECT c.msisdn, c.generation, c.ended_at FROM registry.contract AS c
         UNION ALL SELECT s.msisdn, s.generation, s.ended_at FROM import_contract AS s) AS c ON c.msisdn = l.msisdn
- WHERE CASE WHEN l.ended_at IS NULL THEN c.generation > l.generation ELSE c.ended_at IS NULL AND c.generation < l.generation END
+ WHERE CASE WHEN l.ended_at IS NULL THEN c.ended_at IS NOT NULL AND c.generation > l.generation ELSE c.ended_at IS NULL AND c.generation < l.generation END
  ORDER BY l.line
  LIMIT $1;

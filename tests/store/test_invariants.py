@@ -186,12 +186,6 @@ REFUSALS = {
     "another generation": ("UPDATE registry.contract SET generation = 2 WHERE msisdn = {live}", "keeps its number", "End this contract"),
     "deleting a bound contract": ("DELETE FROM registry.contract WHERE msisdn = {live}", "has bindings", "End it instead: UPDATE"),
     "deleting what was bound": ("DELETE FROM registry.contract WHERE msisdn = {ended}", "has bindings", "End it instead: UPDATE"),
-    "a second live contract": (
-        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
-        "VALUES ({live}, 2, 'active', 'individual', 'not_required', now())",
-        "this number has a live contract already (generation 1)",
-        "End it first (UPDATE registry.contract SET ended_at",
-    ),
     "an end to come": (
         "UPDATE registry.contract SET ended_at = now() + interval '1 hour' WHERE msisdn = {live}",
         "in the future",
@@ -279,6 +273,20 @@ def test_what_would_break_the_registry_is_refused_with_what_to_do_and_without_a_
     assert re.search(rf"^ERROR: .*{re.escape(message)}", said, re.MULTILINE), said
     assert re.search(rf"^HINT: .*{re.escape(hint)}", said, re.MULTILINE), said
     assert not re.search(r"\d{5}", said), "it quotes a number"
+
+
+@pytest.mark.parametrize(
+    "change", ["end_user = 'revoked'", "end_user = 'r'", "end_user = 'Registered'", "holder = 'operator'", "status = 'archived'"]
+)
+def test_a_word_that_only_begins_like_a_state_is_refused_by_name(shared: TestDatabase, pair: tuple[int, int], change: str) -> None:
+    said = refused(shared, f"UPDATE registry.contract SET {change} WHERE msisdn = {pair[0]}")
+    assert "invalid input value for enum registry." in said
+
+
+def test_an_update_may_not_choose_when_the_registry_learned_of_a_contract(shared: TestDatabase, pair: tuple[int, int]) -> None:
+    for told in ("'-infinity'", "NULL", "'2020-01-01'"):
+        dba(shared, f"UPDATE registry.contract SET status = 'suspended', recorded_at = {told} WHERE msisdn = {pair[0]}")
+        assert dba(shared, f"SELECT recorded_at > now() - interval '1 minute' FROM registry.contract WHERE msisdn = {pair[0]}") == [["t"]]
 
 
 def test_the_index_alone_refuses_a_second_live_contract(shared: TestDatabase, pair: tuple[int, int]) -> None:
@@ -377,7 +385,6 @@ def test_a_live_contract_is_its_numbers_last(database: TestDatabase) -> None:
     for row in (
         f"({live}, 2, 'ended', 'individual', 'not_required', '2020-01-01', '2020-01-02', 'terminated')",
         f"({over}, 4, 'ended', 'individual', 'not_required', '2020-01-01', '2020-01-02', 'terminated')",
-        f"({over}, 2, 'active', 'individual', 'not_required', '2020-01-01', NULL, NULL)",
     ):
         assert "live contract" in refused(database, insert + row)
     dba(database, f"{insert} ({over}, 2, 'ended', 'individual', 'not_required', '2020-01-01', '2020-01-02', 'terminated')")

@@ -49,6 +49,8 @@ def test_who_is_present_is_the_same_in_sql_and_python_for_every_combination(shar
 def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -> None:
     enums = {
         "contract_status": contract.STATUSES,
+        "holder": get_args(Holder),
+        "end_user": get_args(EndUser),
         "end_reason": get_args(EndReason),
         "organisation_rule": ORGANISATION_RULES,
         "binding_end_reason": binding.END_REASONS,
@@ -59,7 +61,7 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "feed_outcome": ("applied", "refused"),
         "alarm_kind": get_args(Sign),
         "seal_kind": ("begin", "pages", "adopted", "retention", "forgotten"),
-        "breakglass_step": ("requested", "approved", "looked"),
+        "breakglass_step": ("requested", "prepared", "approved", "looked"),
         "range_source": get_args(ranges.Origin),
     }
 
@@ -70,12 +72,6 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
                 "JOIN pg_enum AS e ON e.enumtypid = t.oid WHERE t.typnamespace = 'registry'::regnamespace GROUP BY t.typname"
             )
             assert {row["typname"]: tuple(row["words"]) for row in rows} == enums
-            for domain, words in (("holder", get_args(Holder)), ("end_user", get_args(EndUser))):
-                for word in words:
-                    assert await connection.fetchval(f"SELECT registry.{domain}_word($1::text::registry.{domain})", word) == word
-                assert len({word[0] for word in words}) == len(words), "a word is kept as its first letter"
-                with pytest.raises(asyncpg.CheckViolationError):
-                    await connection.fetchval(f"SELECT 'x'::registry.{domain}")
 
     asyncio.run(run())
 
