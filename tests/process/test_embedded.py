@@ -10,8 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 
 from registryd.demo import embedded
 from registryd.demo.embedded import Binaries, EmbeddedError, Server, find_binaries
+from tests.conftest import wait_for
 from tests.servers import workplace
 
 CHECKOUT = Path(embedded.__file__).resolve().parents[3]
@@ -73,13 +73,6 @@ def runs(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what}"
-        time.sleep(0.02)
 
 
 def children_of(pid: int) -> list[int]:
@@ -141,11 +134,10 @@ def test_every_source_answers_and_leaves_nothing_behind(source: str, told: set[s
 
 
 @AS_ROOT
-def test_the_server_under_root_has_no_group_of_root() -> None:
-    with Server(find_binaries(), durable=False) as server:
-        status = Path(f"/proc/{server.pid}/status").read_text()
-        assert re.search(r"^Groups:\s*$", status, re.MULTILINE)
-        assert not re.search(r"^Gid:.*\b0\b", status, re.MULTILINE)
+def test_the_server_under_root_has_no_group_of_root(server: Server) -> None:
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    assert re.search(r"^Groups:\s*$", status, re.MULTILINE)
+    assert not re.search(r"^Gid:.*\b0\b", status, re.MULTILINE)
 
 
 @AS_ROOT
@@ -171,18 +163,17 @@ def test_the_server_dies_with_the_process_that_started_it() -> None:
     with start_program(sys.executable) as (program, pid, scratch, _):
         program.send_signal(signal.SIGKILL)
         program.wait()
-        wait_until(lambda: not runs(pid), "the orphaned server is still running", 5.0)
+        wait_for(lambda: not runs(pid))
     shutil.rmtree(scratch)  # all that a killed process leaves
 
 
-def test_the_terminals_interrupt_reaches_only_us() -> None:
-    with Server(find_binaries(), durable=False) as server:
-        assert server.pid is not None
-        assert os.getpgid(server.pid) != os.getpgid(0)
+def test_the_terminals_interrupt_reaches_only_us(server: Server) -> None:
+    assert server.pid is not None
+    assert os.getpgid(server.pid) != os.getpgid(0)
 
 
-def test_committed_data_outlives_a_crash_and_a_restart() -> None:
-    with Server(find_binaries()) as server:
+def test_committed_data_outlives_a_crash_and_a_restart(open_directory: Path) -> None:
+    with Server(find_binaries(), open_directory) as server:
         way_in = server.dsn()
         ask(server, "CREATE TABLE kept (id int); INSERT INTO kept SELECT generate_series(1, 1000)")
         pid = server.pid
@@ -225,7 +216,7 @@ def test_a_postmaster_pid_of_the_dead_is_no_hindrance(open_directory: Path) -> N
         assert ask(server, "SELECT 1") == "1"
 
 
-def test_the_daemons_driver_takes_the_dsn() -> None:
+def test_the_daemons_driver_takes_the_dsn(server: Server) -> None:
     async def fetch(dsn: str) -> object:
         connection = await asyncpg.connect(dsn, timeout=60)
         try:
@@ -233,9 +224,9 @@ def test_the_daemons_driver_takes_the_dsn() -> None:
         finally:
             await connection.close()
 
-    with Server(find_binaries(), durable=False) as server:
-        ask(server, 'CREATE DATABASE "it/self"')
-        assert asyncio.run(fetch(server.dsn("it/self"))) == "it/self"
+    ask(server, 'CREATE DATABASE "it/self"')
+    assert asyncio.run(fetch(server.dsn("it/self"))) == "it/self"
+    ask(server, 'DROP DATABASE "it/self"')
 
 
 def test_a_port_opens_tcp_as_well() -> None:
@@ -244,16 +235,15 @@ def test_a_port_opens_tcp_as_well() -> None:
         assert ask(server, "SELECT 1") == "1"
 
 
-def test_no_number_of_a_failed_statement_reaches_the_log() -> None:
-    with Server(find_binaries(), durable=False) as server:
-        for sql in (
-            "SELECT '79990001122x'::bigint",
-            "CREATE TABLE n (id bigint PRIMARY KEY); INSERT INTO n VALUES (79990001122), (79990001122)",
-        ):
-            with pytest.raises(subprocess.CalledProcessError) as failure:
-                ask(server, sql)
-            assert "79990001122" in failure.value.stderr  # the client is told
-        assert "79990001122" not in server.log.read_text()
+def test_no_number_of_a_failed_statement_reaches_the_log(server: Server) -> None:
+    for sql in (
+        "SELECT '79990001122x'::bigint",
+        "CREATE TEMPORARY TABLE n (id bigint PRIMARY KEY); INSERT INTO n VALUES (79990001122), (79990001122)",
+    ):
+        with pytest.raises(subprocess.CalledProcessError) as failure:
+            ask(server, sql)
+        assert "79990001122" in failure.value.stderr  # the client is told
+    assert "79990001122" not in server.log.read_text()
 
 
 def test_a_refused_setting_is_told_from_the_log() -> None:
