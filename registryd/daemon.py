@@ -18,12 +18,12 @@ from pathlib import Path
 
 from registryd import config, observe, sdnotify
 from registryd.config import Settings
-from registryd.delivery.digest import Digests
+from registryd.delivery import wakeup
+from registryd.delivery.announcer import Announcer
 from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
 from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
-from registryd.delivery.watch import Watch
 from registryd.domain.errors import Unavailable
 from registryd.feed.events import ContractFeed
 from registryd.http import sockets, transport
@@ -44,8 +44,6 @@ QUOTA_EXCHANGE_S = 1.0
 SEAL_S = 1.0
 KEY_USE_S = 30.0
 DIGEST_KEY_S = 60.0
-WATCH_S = 1.0
-DIGESTS_S = 5.0
 CLOSE_TIMEOUT_S = 15.0
 
 
@@ -85,8 +83,6 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         )
         operator_socket = sockets.bind(operator_address(settings, instance))
         worker = worker_name(sockets.address(operator_socket))
-        watch = Watch(db, worker)
-        digests = Digests(db, pusher, lambda: watch.is_held)
         directory, quota, sealer = Directory(answers), QuotaGuard(answers), Sealer(db)
         limits = settings.file.presence
         answerer = Answerer(
@@ -97,9 +93,9 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             queue_max=limits.queue_max,
             note_pages=sealer.note,
         )
-        dispatcher = Dispatcher(deliveries, pusher, worker, delivery.concurrency)
-        feed = ContractFeed(db, credentials.key("feed-key"), dispatcher.wake)
-        messengers = messenger_app(api, db, directory, answerer, quota, pusher.test)
+        dispatcher, announcer = Dispatcher(deliveries, pusher, worker, delivery.concurrency), Announcer(deliveries, pusher)
+        feed = ContractFeed(db, credentials.key("feed-key"))
+        messengers = messenger_app(api, db, directory, answerer, quota)
         operators = operator_app(
             api,
             OperatorToken(db, credentials.required("operator-token")),
@@ -127,13 +123,13 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
 
         background = [
             asyncio.create_task(dispatcher.run(), name="dispatcher"),
+            asyncio.create_task(announcer.run(), name="announcer"),
+            asyncio.create_task(wakeup.listen(deliveries, dispatcher, announcer), name="wakeup"),
             _every("directory", REFRESH_S, directory.refresh),
             _every("quota", QUOTA_EXCHANGE_S, quota.exchange),
             _every("seals", SEAL_S, sealer.seal),
             _every("digest key", DIGEST_KEY_S, rotate_digest_key),
             _every("key use", KEY_USE_S, directory.record_use),
-            _every("watch", WATCH_S, watch.tick),
-            _every("digests", DIGESTS_S, digests.send),
             *timer.start(jobs.jobs(db, journal_box)),
         ]
         watchdog_s = sdnotify.watchdog_interval_s()
@@ -161,7 +157,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        for last in (sealer.seal, quota.exchange, directory.record_use, watch.leave):
+        for last in (sealer.seal, quota.exchange, directory.record_use):
             try:
                 await last()
             except Unavailable:

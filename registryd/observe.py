@@ -61,7 +61,6 @@ push_seconds = Histogram("registryd_push_seconds", "One push, from start to answ
 notifications_delivered = Counter("registryd_notifications_delivered", "Notifications settled.", ["messenger", "via"], registry=METRICS)
 notifications_late = Counter("registryd_notifications_late", "Notifications pushed after their deadline.", ["messenger"], registry=METRICS)
 lane_gates = Counter("registryd_lane_gates", "Times a failing endpoint gated its lane.", ["messenger"], registry=METRICS)
-on_watch = Gauge("registryd_on_watch", "1 on the worker that watches what is owed, and alone shows it.", registry=METRICS)
 pending = Gauge("registryd_notifications_pending", "Notifications owed; estimated beyond 20,000.", ["messenger"], registry=METRICS)
 overdue = Gauge("registryd_notifications_overdue", "Of these past their deadline; counted to 20,000.", ["messenger"], registry=METRICS)
 slack_seconds = Gauge("registryd_notifications_slack_seconds", "Left to the earliest deadline.", ["messenger"], registry=METRICS)
@@ -71,7 +70,7 @@ oldest_age_seconds = Gauge(
 )
 lane_gated = Gauge("registryd_lane_gated", "1 while a failing endpoint gates its lane.", ["messenger"], registry=METRICS)
 BACKLOG = (pending, overdue, slack_seconds, eta_seconds, oldest_age_seconds, lane_gated)
-"""What the worker on watch shows."""
+"""What each operate process shows."""
 directory_age = Gauge("registryd_directory_age_seconds", "Since messengers and keys were last read.", registry=METRICS)
 days_dropped = Counter("registryd_days_dropped", "Days whose rows the policy no longer keeps, dropped.", ["family"], registry=METRICS)
 days_over = Gauge("registryd_days_over", "Days that the policy no longer keeps and that are still there.", ["family"], registry=METRICS)

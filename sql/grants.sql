@@ -43,8 +43,10 @@ GRANT SELECT, INSERT (key_id, month, ciphertext) ON registry.digest_key TO regis
 GRANT SELECT, INSERT, UPDATE (used, absent) ON registry.quota_usage TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (ends_at, signs, cleared_at) ON registry.enumeration_alarm TO registryd_app;
 GRANT SELECT, UPDATE (attempts, not_before, last_error) ON registry.notification TO registryd_app;
-GRANT SELECT, UPDATE (owner, token, lease_until, gate_until, failures, last_error, last_success_at) ON registry.lane TO registryd_app;
-GRANT SELECT, UPDATE (holder, lease_until) ON registry.watch TO registryd_app;
+GRANT SELECT, UPDATE (owner, token, lease_until, gate_until, failures, last_error, last_success_at, low_water, look_back_at, alarms_below,
+    second_channel_due) ON registry.lane TO registryd_app;
+GRANT SELECT, INSERT (messenger_id), UPDATE (claimed_at, ended_at, delivered, http_status, latency_ms, error), DELETE
+    ON registry.test_push TO registryd_app;
 GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.replayed_notification TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON registry.digest TO registryd_app;
 GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registry.time_of,

@@ -126,8 +126,7 @@ async def _apply_events(context: Context, job: FileImport) -> tuple[deltas.Appli
     """Applies events. Returns what was applied, and why it stopped or which events were refused."""
     stopped: ImportRefused | Unavailable | None = None
     async with context.database() as database:
-        # Deliver processes look for new notifications by themselves; there is nobody to wake here.
-        feed = ContractFeed(database, context.settings.credentials.key("feed-key"), lambda: None)
+        feed = ContractFeed(database, context.settings.credentials.key("feed-key"))
         try:
             done = await deltas.apply_events(feed, job.path, job.progress)
         except deltas.Stopped as error:

@@ -14,9 +14,8 @@ from registryd.cli import keys as rotation
 from registryd.cli.running import Context, Exit, command, fail, json_option, out, pass_context, present
 from registryd.delivery import signing
 from registryd.delivery.egress import Egress
-from registryd.delivery.identity import endpoint_tls
-from registryd.delivery.push import Pusher
-from registryd.store import guard, lanes, messengers, notifications
+from registryd.domain.errors import NotPushed, TooManyTests
+from registryd.store import guard, lanes, messengers, notifications, test_pushes
 from registryd.store.messengers import Messenger
 from registryd.store.secretbox import signing_box
 
@@ -177,14 +176,16 @@ async def clear_alarm(context: Context, *, name: str) -> None:
 @pass_context
 @command
 async def test(context: Context, *, name: str, as_json: bool) -> None:
-    """Push one signed endpoint.test now."""
-    credentials = context.settings.credentials
-    egress, box = Egress.of(context.settings.file.delivery), signing_box(credentials)
+    """Have a deliver process push one signed endpoint.test now; waits for it, 15 s at most."""
     async with context.messenger(name) as (db, found):
         if found.endpoint_url is None:
             fail(f"{name} has no endpoint: registryd messenger set {name} --endpoint URL")
-        async with Pusher(db, box, egress, lambda messenger: endpoint_tls(credentials, messenger)) as pusher:
-            result = await pusher.test(found)
+        try:
+            result = await test_pushes.run(db, found.messenger_id)
+        except TooManyTests as error:
+            fail(str(error))
+        except NotPushed as error:
+            fail(f"{error} Is registryd-deliver running?")
     if as_json:
         click.echo(orjson.dumps(result._asdict()))
     else:

@@ -18,7 +18,7 @@ from registryd.delivery import exported
 from registryd.domain.backlog import Backlog
 from registryd.domain.identifiers import masked_code, masked_number
 from registryd.domain.times import rfc3339
-from registryd.store import proof, replays, watch
+from registryd.store import backlogs, proof, replays
 from registryd.store.messengers import signing_secrets
 from registryd.store.pool import connect
 from registryd.store.proof import Delivered, Pending
@@ -43,20 +43,19 @@ def notifications() -> None:
 async def status(context: Context, *, as_json: bool) -> None:
     """Show each messenger's backlog, the slack to its earliest deadline, and how long it takes at the pace of the last five minutes."""
     async with context.database() as db:
-        backlogs = await watch.read_backlogs(db)
-    now = datetime.now(UTC)
+        found = await backlogs.read(db)
     if as_json:
-        click.echo(orjson.dumps([_backlog(b, now) for b in backlogs]))
+        click.echo(orjson.dumps([_backlog(b) for b in found]))
         return
     table = Table("messenger", "pending", "overdue", "earliest deadline", "slack", "per second", "ETA", "endpoint")
-    for b in backlogs:
+    for b in found:
         eta = _span(b.eta) if b.eta is not None else "never" if b.has_endpoint else "unknown"
         deadline = f"{b.deadline_at:%F %T}Z" if b.deadline_at else ""
         replayed = f" ({b.replayed:,} replayed)" if b.replayed else ""
         table.add_row(
-            *(b.name, f"{b.pending:,}{replayed}", f"{b.overdue:,}", deadline, _span(b.slack(now)), f"{b.per_second:,.1f}"),
-            *(eta if b.pending else "", _endpoint(b, now)),
-            style="red" if b.is_too_slow(now) or b.needs_second_channel(now) else "",
+            *(b.name, f"{b.pending:,}{replayed}", f"{b.overdue:,}", deadline, _span(b.slack), f"{b.per_second:,.1f}"),
+            *(eta if b.pending else "", _endpoint(b)),
+            style="red" if b.is_too_slow or b.needs_second_channel else "",
         )
     out.print(table)
 
@@ -220,8 +219,8 @@ def _sha256(file: Path) -> bytes:
         return hashlib.file_digest(content, "sha256").digest()
 
 
-def _backlog(b: Backlog, now: datetime) -> dict[str, object]:
-    slack, eta, age = b.slack(now), b.eta, b.age(now)
+def _backlog(b: Backlog) -> dict[str, object]:
+    slack, eta, age = b.slack, b.eta, b.age
     return {
         "messenger": b.name,
         "pending": b.pending,
@@ -232,17 +231,17 @@ def _backlog(b: Backlog, now: datetime) -> dict[str, object]:
         "ageSeconds": round(age.total_seconds()) if age is not None else None,
         "perSecond": round(b.per_second, 3),
         "etaSeconds": round(eta.total_seconds()) if eta is not None else None,
-        "tooSlow": b.is_too_slow(now),
+        "tooSlow": b.is_too_slow,
         "endpoint": "none" if not b.has_endpoint else "gated" if b.is_gated else "healthy",
         "lastError": b.last_error,
-        "secondChannel": b.needs_second_channel(now),
+        "secondChannel": b.needs_second_channel,
     }
 
 
-def _endpoint(b: Backlog, now: datetime) -> str:
+def _endpoint(b: Backlog) -> str:
     if not b.has_endpoint:
         return "pulls"
-    if b.needs_second_channel(now):
+    if b.needs_second_channel:
         return f"fails for hours: {b.last_error}; hand over: registryd notifications export {b.name} FILE"
     return f"gated: {b.last_error}" if b.is_gated else "healthy"
 

@@ -11,28 +11,29 @@ from collections.abc import Callable
 from registryd import observe
 from registryd.delivery.lane import Lane
 from registryd.delivery.push import Pusher
+from registryd.delivery.timing import TIMING, Timing
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
+from registryd.domain.lane import Lease
 from registryd.domain.pace import Pace, Throughput
 from registryd.store import lanes
-from registryd.store.lanes import Lease
 from registryd.store.pool import Database
 
-POLL_S = 0.5
-SLOW_LOOK_S = 0.05
+REST = 10
 REST_MAX_S = 5.0
-"""A look for what is due may take seconds beside one statement that owes millions, and has not committed. After a slow one comes a rest of
-ten times as long, up to this."""
+"""A look for what is due is followed by a rest of ten times its own time, up to this, so that looking never takes more than a tenth."""
 ECHO_S = 5.0
 """How often the policy's bound and the number of workers are read."""
 LANES_MAX = 256
-REST_S = 30.0
-"""How long a lane whose work failed unexpectedly is left alone."""
-STOP_TIMEOUT_S = 25.0
+
+
+def rest_s(look_took_s: float) -> float:
+    """How long no further look follows one that took so long."""
+    return min(REST * look_took_s, REST_MAX_S)
 
 
 class Dispatcher:
-    """`owner` names this process in the lanes it leases."""
+    """`owner` names this process in the lanes it leases; `concurrency`: pushes at once to one messenger."""
 
     def __init__(
         self,
@@ -40,31 +41,48 @@ class Dispatcher:
         pusher: Pusher,
         owner: str,
         concurrency: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        timing: Timing = TIMING,
     ) -> None:
         self._db = db
         self._pusher = pusher
         self._owner = owner
         self._concurrency = concurrency
+        self._clock = clock
         self._jitter = jitter
+        self._timing = timing
         self._lanes: dict[asyncio.Task[None], Lane] = {}
         self._paces: dict[MessengerId, Pace] = {}
         self._throughput = Throughput()
         self._echo_read = -ECHO_S
         self._resting: set[MessengerId] = set()
+        self._to_look_back: set[MessengerId] = set()
+        self._all_look_back = True
         self._leasing = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._rests_until = 0.0
-        self._stopping = False
+        self._rest_s = 0.0
+        self._stopped = asyncio.Event()
 
     def wake(self) -> None:
-        """Something may be due: look now, not at the next poll, unless looking has just been slow."""
-        if time.monotonic() >= self._rests_until:
-            self._wake.set()
+        """Something may be due: look soon, not at the next poll."""
+        self._wake.set()
+
+    def look_back(self, messenger_id: MessengerId | None = None) -> None:
+        """Something may be due below the mark of this messenger's lane, or of any lane."""
+        if messenger_id is None:
+            self._all_look_back = True
+        else:
+            self._to_look_back.add(messenger_id)
+        for lane in self._lanes.values():
+            if messenger_id in (None, lane.messenger_id):
+                lane.look_back()
+        self._wake.set()
 
     async def run(self) -> None:
         """Until `stop`, through every failure: nobody else would deliver."""
-        while not self._stopping:
+        while not self._stopped.is_set():
             self._wake.clear()
             try:
                 await self._lease()
@@ -73,19 +91,24 @@ class Dispatcher:
                 pass
             except Exception as error:
                 observe.event("background_failed", "error", where="dispatcher", kind=type(error).__name__)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until it is time to look again; a wake does not cut the rest short."""
+        for event, seconds in ((self._stopped, self._rest_s), (self._wake, self._timing.poll_s)):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(POLL_S, self._rests_until - time.monotonic()))
+                await asyncio.wait_for(event.wait(), seconds)
 
     async def stop(self) -> None:
         """Takes no more lanes; finishes what is in flight, settles it and gives the lanes back."""
-        self._stopping = True
+        self._stopped.set()
         self._wake.set()
         for lane in self._lanes.values():
             lane.stop()
         async with self._leasing:  # what a statement under way has leased is given back too
             left = set(self._lanes)
         if left:
-            _, left = await asyncio.wait(left, timeout=STOP_TIMEOUT_S)
+            _, left = await asyncio.wait(left, timeout=self._timing.stop_timeout_s)
         for task in left:
             task.cancel()
         if left:
@@ -93,32 +116,34 @@ class Dispatcher:
 
     async def _lease(self) -> None:
         async with self._leasing:
-            if self._stopping:
+            if self._stopped.is_set():
                 return
             busy = [*(lane.messenger_id for lane in self._lanes.values()), *self._resting]
-            async with self._db.connection() as connection:
-                began = time.monotonic()
-                try:
-                    leases = await lanes.lease(connection, self._owner, LANES_MAX - len(self._lanes), busy)
-                finally:
-                    self._rest(time.monotonic() - began)
+            every_lane, these = self._all_look_back, self._to_look_back
+            self._all_look_back, self._to_look_back = False, set()
+            began = self._clock()
+            try:
+                room = LANES_MAX - len(self._lanes)
+                leases = await lanes.lease(self._db, self._owner, room, busy, None if every_lane else [*these])
+            except BaseException:
+                self._all_look_back |= every_lane
+                self._to_look_back |= these
+                raise
+            finally:
+                self._rest_s = rest_s(self._clock() - began)
             for lease in leases:
                 self._start(lease)
 
-    def _rest(self, took_s: float) -> None:
-        if took_s > SLOW_LOOK_S:
-            self._rests_until = time.monotonic() + min(10 * took_s, REST_MAX_S)
-
     async def _share(self) -> None:
         """What bounds the lanes of all workers together."""
-        if time.monotonic() - self._echo_read >= ECHO_S:
+        if self._clock() - self._echo_read >= ECHO_S:
             self._throughput.echo_per_s = await lanes.echo_per_s(self._db)
-            self._echo_read = time.monotonic()
+            self._echo_read = self._clock()
 
     def _start(self, lease: Lease) -> None:
         pace = self._paces.setdefault(lease.messenger_id, Pace(self._concurrency))
-        lane = Lane(self._db, self._pusher, lease, pace, self._throughput, self._jitter)
-        if self._stopping:
+        lane = Lane(self._db, self._pusher, lease, pace, self._throughput, self._clock, self._jitter, self._timing)
+        if self._stopped.is_set():
             lane.stop()
         task = asyncio.create_task(lane.run(), name=f"lane {lease.name}")
         self._lanes[task] = lane
@@ -137,4 +162,4 @@ class Dispatcher:
         if error is not None and not isinstance(error, Unavailable):
             observe.event("background_failed", "error", where="lane", kind=type(error).__name__)
             self._resting.add(lane.messenger_id)
-            asyncio.get_running_loop().call_later(REST_S, self._resting.discard, lane.messenger_id)
+            asyncio.get_running_loop().call_later(self._timing.rest_s, self._resting.discard, lane.messenger_id)

@@ -36,7 +36,7 @@ async def write(db: Database, messenger: Messenger, live: Sequence[SigningSecret
                 body = orjson.dumps(event(owed, with_phone_number=messenger.includes_phone_number))
                 file.write(_line(signer, webhook_id(owed), body))
                 digester.add(n.notification_id for n in owed)
-                after = (owed[-1].deadline_at, owed[-1].notification_id)
+                after = owed[-1].notification_id
             body = orjson.dumps(export_event(digester.digest, made_at))
             file.write(_line(signer, f"msg_export_{messenger.messenger_id}_{time.time_ns():x}", body))
             file.flush()

@@ -4,55 +4,66 @@ Reads what is due by key, earliest deadline first; pushes by runners that each t
 batches while pushes run. No row is locked and no transaction is open across HTTP.
 
 Invariants: a receipt is recorded even when the lane was lost meanwhile, and kept while the database is away; a failure only under the
-lane's token. No push is begun that could outlive the lease.
+lane's token. No push is begun that could outlive the lease. Times are the steady clock's seconds; what is written are waits and the
+database's own times.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import timedelta
 
 from registryd import observe
 from registryd.delivery.push import TOTAL_TIMEOUT_S, Pusher
 from registryd.delivery.signing import Signer
+from registryd.delivery.timing import LEASE_MARGIN_S, Timing
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.lane import LOOK_S, Batch, LaneState, Settlement
+from registryd.domain.lane import LaneState, Lease, Settlement
 from registryd.domain.notification import Acknowledged, Failed, Outcome
 from registryd.domain.pace import Pace, Throughput
+from registryd.domain.push_queue import Batch
+from registryd.domain.reading import LOOK_S
 from registryd.domain.schedule import next_probe
 from registryd.store import lanes, notifications
-from registryd.store.lanes import Lease
+from registryd.store.lanes import LEASE, Progress
 from registryd.store.pool import Database
 from registryd.store.secretbox import WrongSecretsKey
 
-RENEW_S = 15.0
-LEASE_MARGIN_S = 5.0
 SECRETS_KEPT_S = 5.0
 SETTLE_RETRY_S = 0.5
 LINGER_S = 0.01
 """While pushes run, receipts gather this long for each lane at work, so that commits are few however many lanes share the database."""
 LINGER_MAX_S = 0.5
-TURN_S = 60.0
-"""A busy lane is given back after about this, so that a new endpoint or agreement takes effect and other lanes get their turn."""
-STOP_PATIENCE_S = 18.0
-"""How long a stopped lane waits for its last push and for the database."""
 
 
 class Lane:
-    """Works one lease. `jitter()` gives 0 to 1; `stop()` ends it after what is in flight."""
+    """Works one lease. `clock()` gives a steady clock's seconds, `jitter()` 0 to 1; `stop()` ends it after what is in flight."""
 
-    def __init__(self, db: Database, pusher: Pusher, lease: Lease, pace: Pace, throughput: Throughput, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        pusher: Pusher,
+        lease: Lease,
+        pace: Pace,
+        throughput: Throughput,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        timing: Timing,
+    ) -> None:
         self._db = db
         self._pusher = pusher
         self._channel = pusher.channel(lease.name, lease.endpoint_url)
         self._lease = lease
         self._throughput = throughput
+        self._clock = clock
         self._jitter = jitter
-        self._state = LaneState(lease.batch_max, lease.failures, pace, throughput, jitter)
+        self._timing = timing
+        self._signer = Signer([])
+        self._signer_read = self._renewed = clock()
+        self._state = LaneState(lease, pace, throughput, jitter, self._renewed)
         self._metrics = observe.PushMetrics(lease.name)
         self._stop_by: float | None = None
         self._held = True
@@ -61,17 +72,20 @@ class Lane:
         self._fault: BaseException | None = None
         self._runners: set[asyncio.Task[None]] = set()
         self._stir = asyncio.Event()
-        """A push has ended, or the lane is to stop."""
-        self._signer = Signer([])
-        self._signer_read = self._renewed = time.monotonic()
-        self._turn_ends = self._renewed + TURN_S * (0.5 + jitter())
+        """A push has ended, there is something to look back for, or the lane is to stop."""
+        self._turn_ends = self._renewed + timing.turn_s * (0.5 + jitter())
 
     @property
     def messenger_id(self) -> MessengerId:
         return self._lease.messenger_id
 
     def stop(self) -> None:
-        self._stop_by = self._stop_by or time.monotonic() + STOP_PATIENCE_S
+        self._stop_by = self._stop_by or self._clock() + self._timing.stop_patience_s
+        self._stir.set()
+
+    def look_back(self) -> None:
+        """Something became due below the lane's mark."""
+        self._state.reading.look_back_by(self._clock())
         self._stir.set()
 
     async def run(self) -> None:
@@ -85,7 +99,11 @@ class Lane:
             for runner in self._runners:
                 runner.cancel()
         if self._held:
-            await lanes.release(self._db, self._lease, succeeded=self._succeeded)
+            await lanes.release(self._db, self._lease, self._progress(), succeeded=self._succeeded)
+
+    def _progress(self) -> Progress:
+        reading = self._state.reading
+        return Progress(reading.low_water, timedelta(seconds=reading.look_back_in_s(self._clock())))
 
     async def _work(self) -> None:
         await self._read_signer()
@@ -110,7 +128,7 @@ class Lane:
             with suppress(Unavailable):
                 await self._keep_lease()
         while not await self._settle():
-            if self._stop_by is not None and time.monotonic() > self._stop_by:
+            if self._stop_by is not None and self._clock() > self._stop_by:
                 raise Unavailable
             await asyncio.sleep(SETTLE_RETRY_S)
 
@@ -124,18 +142,26 @@ class Lane:
         self._stir.clear()
 
     def _may_push(self) -> bool:
-        now = time.monotonic()
-        lease_safe_until = self._renewed + lanes.LEASE.total_seconds() - TOTAL_TIMEOUT_S - LEASE_MARGIN_S
+        now = self._clock()
+        lease_safe_until = self._renewed + LEASE.total_seconds() - TOTAL_TIMEOUT_S - LEASE_MARGIN_S
         is_open = self._state.gate is None and not self._state.closed and not self._ending
         return self._held and is_open and self._stop_by is None and now < min(self._turn_ends, lease_safe_until)
 
     async def _read(self) -> bool:
         """Reads on where the state wants more; whether something came. Raises: Unavailable."""
-        read = self._state.reads(time.monotonic())
-        if read is None:
+        began_s = self._clock()
+        if self._state.wants_canary:
+            rows = await notifications.find_canary(self._db, self._lease.messenger_id)
+            self._state.offer_canary(rows)
+        elif (read := self._state.reads(began_s)) is not None:
+            try:
+                rows = await notifications.read_due(self._db, self._lease.messenger_id, *read)
+            except Unavailable:
+                self._state.reading.give_up(self._clock(), self._clock() - began_s)
+                raise
+            self._state.offer(rows, self._clock(), self._clock() - began_s)
+        else:
             return False
-        rows = await notifications.read_due(self._db, self._lease.messenger_id, *read)
-        self._state.offer(rows)
         self._pump()
         return bool(rows)
 
@@ -153,28 +179,30 @@ class Lane:
         self._stir.set()
 
     def _begin(self) -> Batch | None:
-        return self._state.begin(datetime.now(UTC), time.monotonic()) if self._state.ready and self._may_push() else None
+        return self._state.begin(self._clock()) if self._state.ready and self._may_push() else None
 
     async def _run(self, batch: Batch | None) -> None:
         """Pushes a batch, and then whatever is next."""
         while batch is not None:
-            attempted_at, began_s = datetime.now(UTC), time.monotonic()
+            began_s = self._clock()
             try:
                 outcome: Outcome = await self._channel.push(self._signer, batch, with_phone_number=self._lease.includes_phone_number)
             except Exception as error:
                 # A fault of ours, with this content: it must not take the lane's other receipts with it.
                 observe.event("background_failed", "error", where="push", kind=type(error).__name__)
                 outcome = Failed("the registry failed to push")
-            self._note(batch, outcome, attempted_at, began_s)
+            self._note(batch, outcome, began_s)
             batch = self._begin()
             if self._state.ready:  # the width has grown
                 self._pump()
 
-    def _note(self, batch: Batch, outcome: Outcome, attempted_at: datetime, began_s: float) -> None:
-        now = datetime.now(UTC)
-        attempt = self._state.note(batch, outcome, attempted_at, began_s, now, time.monotonic())
+    def _note(self, batch: Batch, outcome: Outcome, began_s: float) -> None:
+        now_s = self._clock()
+        attempt = self._state.note(batch, outcome, began_s, now_s)
         self._metrics.count(attempt.outcome, attempt.latency_ms / 1000)
-        late = sum(n.deadline_at < now and not n.replayed for n in batch) if isinstance(outcome, Acknowledged) else 0
+        late = 0
+        if isinstance(outcome, Acknowledged):
+            late = sum(self._state.slack(n, now_s) < timedelta(0) and not n.replayed for n in batch)
         if late:
             observe.notifications_late.labels(self._lease.name).inc(late)
             observe.event("notification_overdue", "error", messenger=self._lease.name, notifications=late)
@@ -195,12 +223,12 @@ class Lane:
         except BaseException:
             self._state.unsettle(settlement)
             raise
-        self._state.settled(settlement)
+        self._state.settled(settlement, self._clock())
         self._succeeded = self._succeeded or bool(settlement.delivered)
         observe.notifications_delivered.labels(self._lease.name, "push").inc(settled)
         if settlement.deferred:
             # Under a lost token nothing was deferred, and the same rows would be read again at once: look before going on.
-            self._renewed = min(self._renewed, time.monotonic() - RENEW_S)
+            self._renewed = min(self._renewed, self._clock() - self._timing.renew_s)
         if settlement.reopens:
             observe.event("lane_opened", messenger=self._lease.name)
         if settlement.gate is not None:
@@ -215,17 +243,21 @@ class Lane:
         if not (deferred or gate or reopens):
             return await notifications.settle_receipts(self._db, lease.messenger_id, delivered, attempts)
         async with self._db.transaction() as connection:
-            settled = await notifications.settle_push(connection, lease.messenger_id, lease.token, delivered, deferred, attempts)
+            waits = [(d.notification_id, self._wait_until(d.due_s), d.error) for d in deferred]
+            settled = await notifications.settle_push(connection, lease.messenger_id, lease.token, delivered, waits, attempts)
             if reopens:
                 await lanes.reopen(connection, lease)
             if gate is not None:
-                await lanes.gate(connection, lease, gate.until, gate.error)
+                await lanes.gate(connection, lease, self._wait_until(gate.until_s), gate.error)
         return settled
 
+    def _wait_until(self, at_s: float) -> timedelta:
+        return timedelta(seconds=max(0.0, at_s - self._clock()))
+
     async def _keep_lease(self) -> None:
-        now = time.monotonic()
-        if self._held and now - self._renewed >= RENEW_S:
-            self._held = await lanes.renew(self._db, self._lease)
+        now = self._clock()
+        if self._held and now - self._renewed >= self._timing.renew_s:
+            self._held = await lanes.renew(self._db, self._lease, self._progress())
             self._renewed = now
             if not self._held:
                 observe.event("lane_lost", "warning", messenger=self._lease.name)
@@ -238,7 +270,7 @@ class Lane:
             self._signer = await self._pusher.signer(self._lease.messenger_id)
         except (WrongSecretsKey, ValueError) as error:
             observe.event("secrets_unreadable", "error", messenger=self._lease.name)
-            until = next_probe(datetime.now(UTC), self._state.failures + 1, self._jitter())
+            wait = next_probe(self._state.failures + 1, self._jitter())
             cannot = "decrypted" if isinstance(error, WrongSecretsKey) else "used"
-            self._state.close(f"signing secrets cannot be {cannot}", until)
-        self._signer_read = time.monotonic()
+            self._state.close(f"signing secrets cannot be {cannot}", self._clock() + wait.total_seconds())
+        self._signer_read = self._clock()

@@ -18,13 +18,11 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from registryd import observe
 from registryd.delivery.egress import Egress, EgressRefused
 from registryd.delivery.resolver import Resolver
 from registryd.delivery.signing import Signer
-from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome, Rejected, TestPush, event, webhook_id
-from registryd.domain.times import rfc3339
-from registryd.store.messengers import Messenger, signing_secrets
+from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome, Rejected, event, webhook_id
+from registryd.store.messengers import signing_secrets
 from registryd.store.pool import Database
 from registryd.store.secretbox import SecretBox
 
@@ -71,30 +69,6 @@ class Pusher:
             self._retired += [channel] if channel else []
             channel = self._channels[name] = Channel(url, self._egress, self._resolver, lambda: self._identity(name))
         return channel
-
-    async def test(self, messenger: Messenger) -> TestPush:
-        """Pushes one signed `endpoint.test`. Raises: Unavailable, WrongSecretsKey, ValueError."""
-        now = datetime.now(UTC)
-        body = orjson.dumps({"type": "endpoint.test", "timestamp": rfc3339(now), "data": {}})
-        signer = await self.signer(messenger.messenger_id)
-        channel = self.channel(messenger.name, messenger.endpoint_url or "")
-        started = time.perf_counter()
-        outcome = await channel.post(signer, f"msg_test_{time.time_ns():x}", int(now.timestamp()), body)
-        latency_ms = int((time.perf_counter() - started) * 1000)
-        observe.pushes.labels(messenger.name, "test").inc()
-        match outcome:
-            case Acknowledged(status):
-                return TestPush(True, status, latency_ms, None)
-            case Rejected(status):
-                return TestPush(False, status, latency_ms, f"status {status}")
-            case Failed(error, status):
-                return TestPush(False, status, latency_ms, error)
-
-    async def announce(self, messenger_id: int, name: str, url: str, message_id: str, body: bytes) -> Outcome:
-        """Pushes one signed event that is no notification, apart from the lane. Raises: Unavailable, WrongSecretsKey, ValueError."""
-        outcome = await self.channel(name, url).post(await self.signer(messenger_id), message_id, int(time.time()), body)
-        observe.pushes.labels(name, "digest").inc()
-        return outcome
 
 
 class Channel:

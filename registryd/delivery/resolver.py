@@ -40,9 +40,9 @@ class Resolver(AbstractResolver):
         """The threads end with their look-ups, and never keep the process."""
 
     def _begin(self, key: Key) -> asyncio.Future[list[Any]]:
+        """Raises: RuntimeError, where no thread can be started."""
         loop = asyncio.get_running_loop()
         lookup: asyncio.Future[list[Any]] = loop.create_future()
-        self._lookups[key] = lookup
 
         def end(found: list[Any] | Exception) -> None:
             self._lookups.pop(key, None)
@@ -63,4 +63,5 @@ class Resolver(AbstractResolver):
                 loop.call_soon_threadsafe(end, found)
 
         threading.Thread(target=look_up, name="look-up", daemon=True).start()
+        self._lookups[key] = lookup  # only now: one that never began would bar its name for ever
         return lookup

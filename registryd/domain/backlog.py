@@ -12,10 +12,19 @@ from typing import NamedTuple
 
 from registryd.domain.identifiers import MessengerId
 
+GRAVE = timedelta(hours=1)
+"""An alarm from this slack on is an error, above it a warning."""
 FIRST_TRY = timedelta(minutes=5)
 """A lane needs this long before its pace tells anything: a younger backlog is not called slow."""
 SECOND_CHANNEL_AFTER = timedelta(hours=6)
 """After pushes have failed for this long, the operator is asked to deliver by another channel."""
+
+
+class Alarms(NamedTuple):
+    """What is to be told about a backlog: the thresholds that its slack is below, and whether the operator must deliver otherwise."""
+
+    below: tuple[timedelta, ...] = ()
+    second_channel: bool = False
 
 
 class Backlog(NamedTuple):
@@ -36,12 +45,23 @@ class Backlog(NamedTuple):
     is_gated: bool
     last_error: str | None
     last_success_at: datetime | None
+    alarms_below: list[timedelta]
+    """The thresholds that an alarm was raised for, and is not over yet."""
+    second_channel_due: bool
+    seen_at: datetime
+    """By the database's clock, as every time here."""
 
-    def slack(self, now: datetime) -> timedelta | None:
-        return None if self.deadline_at is None else self.deadline_at - now
+    @property
+    def raised(self) -> Alarms:
+        return Alarms(tuple(self.alarms_below), self.second_channel_due)
 
-    def age(self, now: datetime) -> timedelta | None:
-        return None if self.recorded_at is None else now - self.recorded_at
+    @property
+    def slack(self) -> timedelta | None:
+        return None if self.deadline_at is None else self.deadline_at - self.seen_at
+
+    @property
+    def age(self) -> timedelta | None:
+        return None if self.recorded_at is None else self.seen_at - self.recorded_at
 
     @property
     def per_second(self) -> float:
@@ -56,25 +76,28 @@ class Backlog(NamedTuple):
             return timedelta(0)
         return timedelta(seconds=self.pending / self.per_second) if self.per_second else None
 
-    def is_too_slow(self, now: datetime) -> bool:
+    @property
+    def is_too_slow(self) -> bool:
         """Whether the backlog will miss a deadline at this pace: the ETA lies beyond the slack, or nothing is acknowledged at all.
 
         A messenger that pulls has no pace, so only its slack tells.
         """
-        slack, age = self.slack(now), self.age(now)
+        slack, age = self.slack, self.age
         if slack is None or age is None:
             return False
         if self.eta is None:
             return slack < timedelta(0) or (self.has_endpoint and age > FIRST_TRY)
         return self.eta > slack
 
-    def needs_second_channel(self, now: datetime) -> bool:
+    @property
+    def needs_second_channel(self) -> bool:
         """Whether pushes have failed for SECOND_CHANNEL_AFTER while a notification waited that long."""
-        age = self.age(now)
-        fails = self.is_gated and (self.last_success_at is None or now - self.last_success_at > SECOND_CHANNEL_AFTER)
+        age = self.age
+        fails = self.is_gated and (self.last_success_at is None or self.seen_at - self.last_success_at > SECOND_CHANNEL_AFTER)
         return fails and age is not None and age > SECOND_CHANNEL_AFTER
 
-
-def alarms(slack: timedelta | None, thresholds: Sequence[timedelta]) -> list[timedelta]:
-    """The thresholds that the slack is below, the largest first."""
-    return [] if slack is None else sorted((t for t in thresholds if slack < t), reverse=True)
+    def alarms(self, thresholds: Sequence[timedelta]) -> Alarms:
+        """What is to be told now; the largest threshold first."""
+        slack = self.slack
+        below = () if slack is None else tuple(sorted((t for t in thresholds if slack < t), reverse=True))
+        return Alarms(below, self.needs_second_channel)

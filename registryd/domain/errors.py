@@ -78,9 +78,20 @@ class TooManyCalls(QuotaExceeded):
     reason = "budget"
 
 
+class TooManyTests(QuotaExceeded):
+    """A test of your endpoint is under way, or there were too many in the last minute; go on after Retry-After."""
+
+
 class Unavailable(RegistryError):
     """The registry cannot answer now, so it does not guess; ask again after Retry-After."""
 
     def __init__(self, retry_after_s: int = 1, reason: str = "database") -> None:
         self.retry_after_s = retry_after_s
         self.reason = reason
+
+
+class NotPushed(Unavailable):
+    """No process of the registry has pushed it within 15 s."""
+
+    def __init__(self) -> None:
+        super().__init__(reason="delivery")

@@ -9,7 +9,7 @@ state: pending with deadline_at < now.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Literal, NamedTuple
 from uuid import UUID
@@ -18,14 +18,13 @@ from registryd.domain.times import rfc3339
 
 CHANNELS = ("push", "pull", "hand")
 
-Key = tuple[datetime, UUID]
-"""The place of a notification in its messenger's order: earliest deadline first, then by id."""
-BEGINNING: Key = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
+BEGINNING = UUID(int=0)
+"""Before every id. An id begins with the deadline in milliseconds, so that the order of the ids is the order of the deadlines."""
 
 
 class Notification(NamedTuple):
-    deadline_at: datetime
     notification_id: UUID
+    deadline_at: datetime
     msisdn: int
     generation: int
     identification_code: str
@@ -90,15 +89,15 @@ def event(notifications: Sequence[Notification], *, with_phone_number: bool) -> 
 
 
 class Deferral(NamedTuple):
-    """When a refused notification is tried again, and why it was refused."""
+    """When a notification that failed is tried again, by the steady clock of its process."""
 
     notification_id: UUID
-    not_before: datetime
+    due_s: float
     error: str
 
 
 class Attempt(NamedTuple):
-    """One push, as it is recorded."""
+    """One push, as recorded; its time is the database's."""
 
     attempted_at: datetime
     notifications: int

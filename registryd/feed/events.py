@@ -17,14 +17,11 @@ from registryd.store.pool import Database
 
 
 class ContractFeed:
-    """`digest_key` keys the digests by which a repeated event is told from a reused id. `on_ended()` is called after contracts ended."""
+    """`digest_key` keys the digests by which a repeated event is told from a reused id."""
 
-    def __init__(
-        self, db: Database, digest_key: bytes, on_ended: Callable[[], None], clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, db: Database, digest_key: bytes, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._db = db
         self._digest_key = digest_key
-        self._on_ended = on_ended
         self._clock = clock
 
     async def apply(self, events: Sequence[Event]) -> list[Result]:
@@ -36,8 +33,6 @@ class ContractFeed:
             raise Unavailable from None
         for event, result in zip(events, decided.results, strict=True):
             observe.events_applied.labels(event.type, result.outcome).inc()
-        if any(row.ended_at is not None for row in decided.updated):
-            self._on_ended()
         return decided.results
 
     async def _apply(self, events: Sequence[Event]) -> Decided:

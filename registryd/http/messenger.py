@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from registryd.config import Api
 from registryd.domain.errors import PermissionDenied
-from registryd.domain.notification import TestPush
 from registryd.http import wire
 from registryd.http.account import AccountHandlers
 from registryd.http.admission import Admission
@@ -31,11 +28,10 @@ def messenger_app(
     directory: Directory,
     answerer: Answerer,
     quota: QuotaGuard,
-    push_test: Callable[[Messenger], Awaitable[TestPush]],
 ) -> App[Messenger]:
     """`db`: the small pool of the routes that no line answers."""
     presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer)
-    notifications, account = NotificationHandlers(db, push_test), AccountHandlers(db, quota)
+    notifications, account = NotificationHandlers(db), AccountHandlers(db, quota)
     routes: Routes[Messenger] = {
         "/v1/presence": {"POST": Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one)},
         "/v1/presence/batch": {"POST": Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, numbers=len)},

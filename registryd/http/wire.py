@@ -24,7 +24,7 @@ from registryd.presence.answerer import BATCH_MAX_QUERIES
 
 PART_ITEMS = 500
 BOUND_AGAIN_MAX = 100
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 UNSET = msgspec.UNSET
 UnsetType = msgspec.UnsetType
 
@@ -178,7 +178,7 @@ def read_code(raw: bytes) -> IdentificationCode:
 def read_notification_ids(raw: bytes) -> list[UUID]:
     """The ids in order, without repeated ones. Raises: InvalidArgument."""
     texts = read(raw, Acknowledgement).notificationIds
-    bad = [place for place, text in enumerate(texts) if _UUID.fullmatch(text) is None]
+    bad = [place for place, text in enumerate(texts) if UUID_TEXT.fullmatch(text) is None]
     if bad:
         raise InvalidArgument(*((f"notificationIds[{place}]", "must be a UUID, as notifications carry it") for place in bad))
     return sorted({UUID(text) for text in texts})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from registryd.keep import breakglass, days, erasure
+from registryd.keep import breakglass, days, digests, erasure, replays
+from registryd.keep.backlogs import BacklogWatch
 from registryd.keep.timer import Job
 from registryd.store import reports
 from registryd.store.pool import Database
@@ -11,6 +12,9 @@ from registryd.store.secretbox import SecretBox
 RETENTION_S = 600.0
 REPORTS_S = 10.0
 BREAKGLASS_S = 2.0
+BACKLOGS_S = 15.0
+REPLAYS_S = 1.0
+DIGESTS_S = 30.0
 
 
 def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
@@ -19,6 +23,9 @@ def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
         # First, and without a lock: a report session may hold what the next jobs need, the lock of a job among it.
         Job("reports", REPORTS_S, lambda: reports.end_long(db)),
         Job("days", RETENTION_S, lambda: days.keep_days(db)),
+        Job("backlogs", BACKLOGS_S, BacklogWatch(db).look),
+        Job("replays", REPLAYS_S, lambda: replays.let_in(db)),
+        Job("digests", DIGESTS_S, lambda: digests.make(db)),
         Job("erasure", RETENTION_S, lambda: erasure.erase(db)),
         Job("breakglass", BREAKGLASS_S, lambda: breakglass.prepare_requests(db, journal_box)),
     )

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from registryd.domain.digest import Digest
 from registryd.domain.identifiers import MessengerId
-from registryd.store.pool import Database
+from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Nothing, Query
 
 PAGE = 5_000
@@ -54,20 +54,20 @@ async def read_missing(db: Database) -> list[Missing]:
     return await db.fetch(READ_MISSING)
 
 
-async def read_delivered(db: Database, messenger_id: MessengerId, day: date) -> AsyncIterator[list[UUID]]:
+async def read_delivered(connection: Connection, messenger_id: MessengerId, day: date) -> AsyncIterator[list[UUID]]:
     """The ids that were delivered on a day, in ascending order, in pages."""
     after = UUID(int=0)
     while True:
-        page = [row.notification_id for row in await db.fetch(READ_DELIVERED, messenger_id, day, after, PAGE)]
+        page = [row.notification_id for row in await fetch(connection, READ_DELIVERED, messenger_id, day, after, PAGE)]
         yield page
         if len(page) < PAGE:
             return
         after = page[-1]
 
 
-async def add(db: Database, missing: Missing, digest: Digest) -> None:
+async def add(connection: Connection, missing: Missing, digest: Digest) -> None:
     """Unless the day has one already."""
-    await db.fetch(ADD_DIGEST, *missing, *digest)
+    await fetch(connection, ADD_DIGEST, *missing, *digest)
 
 
 async def claim(db: Database) -> list[Claimed]:

@@ -1,6 +1,8 @@
-"""Lanes: leases with fencing tokens, and the gate of a failing endpoint.
+"""Lanes: leases with fencing tokens, the mark from which a lane is read, and the gate of a failing endpoint.
 
 free -> leased -> free ;  open <-> gated
+
+Every time here is the database's: what a worker knows of waits it sends as intervals.
 """
 
 from __future__ import annotations
@@ -9,24 +11,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from math import inf
 from typing import NamedTuple
+from uuid import UUID
 
 from registryd.domain.identifiers import MessengerId
-from registryd.store.pool import Connection, Database, fetch, first
+from registryd.domain.lane import Lease
+from registryd.store.pool import Connection, Database, first
 from registryd.store.queries import Query
 
 LEASE = timedelta(seconds=45)
-
-
-class Lease(NamedTuple):
-    """A lane this worker holds, with what it needs of its messenger."""
-
-    messenger_id: MessengerId
-    token: int
-    failures: int
-    name: str
-    endpoint_url: str
-    batch_max: int
-    includes_phone_number: bool
 
 
 class Token(NamedTuple):
@@ -37,7 +29,9 @@ class Failures(NamedTuple):
     failures: int
 
 
-class Gate(NamedTuple):
+class Health(NamedTuple):
+    """Whether a messenger's endpoint fails: when it is probed next, and what the last failure was."""
+
     gate_until: datetime | None
     last_error: str | None
 
@@ -47,33 +41,44 @@ class EchoBound(NamedTuple):
     workers: int
 
 
-LEASE_LANES = Query("lanes", "lease_lanes", Lease, str, timedelta, int, list[int])
-RENEW_LEASE = Query("lanes", "renew_lease", Token, int, int, timedelta)
-RELEASE_LANE = Query("lanes", "release_lane", Token, int, int, bool)
-GATE_LANE = Query("lanes", "gate_lane", Failures, int, int, datetime, str)
+class Progress(NamedTuple):
+    """What a lease leaves to the next one: up to where all that was due is settled, and when to look from the beginning."""
+
+    low_water: UUID
+    look_back_in: timedelta
+
+
+LEASE_LANES = Query("lanes", "lease_lanes", Lease, str, timedelta, int, list[int], list[int])
+RENEW_LEASE = Query("lanes", "renew_lease", Token, int, int, UUID, timedelta, timedelta)
+RELEASE_LANE = Query("lanes", "release_lane", Token, int, int, UUID, timedelta, bool)
+GATE_LANE = Query("lanes", "gate_lane", Failures, int, int, timedelta, str)
 OPEN_LANE = Query("lanes", "open_lane", Token, int, int)
 READ_ECHO_BOUND = Query("lanes", "read_echo_bound", EchoBound)
-FIND_LANE = Query("lanes", "find_lane", Gate, int)
+FIND_LANE = Query("lanes", "find_lane", Health, int)
 
 
-async def lease(connection: Connection, owner: str, limit: int, working: Sequence[MessengerId]) -> list[Lease]:
-    """Takes up to `limit` free lanes that have something due, but none of those `owner` is working already."""
-    return await fetch(connection, LEASE_LANES, owner, LEASE, limit, working)
+async def lease(
+    db: Database, owner: str, limit: int, working: Sequence[MessengerId], to_look_back: Sequence[MessengerId] | None = ()
+) -> list[Lease]:
+    """Takes up to `limit` free lanes: those with something due above their mark, those whose look back is due, and `to_look_back` (None:
+    all). None of those that `owner` is working already. Raises: Unavailable.
+    """
+    return await db.fetch(LEASE_LANES, owner, LEASE, limit, working, to_look_back)
 
 
-async def renew(db: Database, lease: Lease) -> bool:
+async def renew(db: Database, lease: Lease, progress: Progress) -> bool:
     """Whether the lane is still ours, for another 45 s."""
-    return bool(await db.fetch(RENEW_LEASE, lease.messenger_id, lease.token, LEASE))
+    return bool(await db.fetch(RENEW_LEASE, lease.messenger_id, lease.token, *progress, LEASE))
 
 
-async def release(db: Database, lease: Lease, *, succeeded: bool) -> None:
+async def release(db: Database, lease: Lease, progress: Progress, *, succeeded: bool) -> None:
     """Gives the lane back; `succeeded`: whether its endpoint has just received something."""
-    await db.fetch(RELEASE_LANE, lease.messenger_id, lease.token, succeeded)
+    await db.fetch(RELEASE_LANE, lease.messenger_id, lease.token, *progress, succeeded)
 
 
-async def gate(connection: Connection, lease: Lease, until: datetime, error: str) -> None:
+async def gate(connection: Connection, lease: Lease, wait: timedelta, error: str) -> None:
     """Closes the lane until the next probe: one row, however many notifications wait behind it."""
-    await first(connection, GATE_LANE, lease.messenger_id, lease.token, until, error)
+    await first(connection, GATE_LANE, lease.messenger_id, lease.token, wait, error)
 
 
 async def reopen(connection: Connection, lease: Lease) -> None:
@@ -86,6 +91,6 @@ async def echo_per_s(db: Database) -> float:
     return inf if not found or found[0].echo_per_s is None else found[0].echo_per_s / max(1, found[0].workers)
 
 
-async def find(db: Database, messenger_id: MessengerId) -> Gate:
+async def find(db: Database, messenger_id: MessengerId) -> Health:
     rows = await db.fetch(FIND_LANE, messenger_id)
-    return rows[0] if rows else Gate(None, None)
+    return rows[0] if rows else Health(None, None)

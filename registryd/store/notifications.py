@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.notification import BEGINNING as BEGINNING
-from registryd.domain.notification import Attempt, Deferral, Notification
-from registryd.domain.notification import Key as Key
+from registryd.domain.notification import Attempt, Notification
 from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Nothing, Query
 
@@ -23,15 +22,16 @@ class Deferred(NamedTuple):
     notification_id: UUID
 
 
-class Backlog(NamedTuple):
+class PendingCount(NamedTuple):
     pending: int
     oldest_deadline_at: datetime | None
 
 
-READ_DUE = Query("notifications", "read_due", Notification, int, datetime, UUID, int)
-READ_OWED = Query("notifications", "read_owed", Notification, int, datetime, UUID, int)
+READ_DUE = Query("notifications", "read_due", Notification, int, UUID, int)
+FIND_CANARY = Query("notifications", "find_canary", Notification, int)
+READ_OWED = Query("notifications", "read_owed", Notification, int, UUID, int)
 SETTLE_DELIVERED = Query("notifications", "settle_delivered", Settled, int, list[UUID], str)
-DEFER_REFUSED = Query("notifications", "defer_refused", Deferred, int, int, list[UUID], list[datetime], list[str])
+DEFER_REFUSED = Query("notifications", "defer_refused", Deferred, int, int, list[UUID], list[timedelta], list[str])
 RECORD_ATTEMPTS = Query(
     "notifications", "record_attempts", Nothing, int, list[datetime], list[int], list[str], list[int], list[int], list[str]
 )
@@ -48,17 +48,22 @@ SETTLE_RECEIPTS = Query(
     list[int],
     list[str],
 )
-COUNT_PENDING = Query("notifications", "count_pending", Backlog, int)
+COUNT_PENDING = Query("notifications", "count_pending", PendingCount, int)
 
 
-async def read_due(db: Database, messenger_id: MessengerId, after: Key, limit: int) -> list[Notification]:
-    """Up to `limit` notifications whose next attempt is due, after a key, earliest deadline first."""
-    return await db.fetch(READ_DUE, messenger_id, *after, limit)
+async def read_due(db: Database, messenger_id: MessengerId, after: UUID, limit: int) -> list[Notification]:
+    """Up to `limit` notifications whose next attempt is due, after an id, earliest deadline first."""
+    return await db.fetch(READ_DUE, messenger_id, after, limit)
 
 
-async def read_owed(db: Database, messenger_id: MessengerId, after: Key, limit: int) -> list[Notification]:
+async def find_canary(db: Database, messenger_id: MessengerId) -> list[Notification]:
+    """The notification to probe a failing endpoint with; none where nothing is due."""
+    return await db.fetch(FIND_CANARY, messenger_id)
+
+
+async def read_owed(db: Database, messenger_id: MessengerId, after: UUID, limit: int) -> list[Notification]:
     """The same whether or not an attempt is due: what a messenger may pull."""
-    return await db.fetch(READ_OWED, messenger_id, *after, limit)
+    return await db.fetch(READ_OWED, messenger_id, after, limit)
 
 
 async def acknowledge(db: Database, messenger_id: MessengerId, ids: Sequence[UUID]) -> int:
@@ -66,7 +71,7 @@ async def acknowledge(db: Database, messenger_id: MessengerId, ids: Sequence[UUI
     return (await db.fetch_retrying(SETTLE_DELIVERED, messenger_id, ids, "pull"))[0].settled
 
 
-async def count_pending(db: Database, messenger_id: MessengerId) -> Backlog:
+async def count_pending(db: Database, messenger_id: MessengerId) -> PendingCount:
     """Pending notifications (counted to 1,000) and the earliest deadline among them."""
     return (await db.fetch(COUNT_PENDING, messenger_id))[0]
 
@@ -81,10 +86,11 @@ async def settle_push(
     messenger_id: MessengerId,
     token: int,
     delivered: Sequence[UUID],
-    deferred: Sequence[Deferral],
+    deferred: Sequence[tuple[UUID, timedelta, str]],
     attempts: Sequence[Attempt],
 ) -> int:
-    """Writes what pushes came to, within the caller's transaction: receipts whoever holds the lane, deferrals under `token` only."""
+    """Writes what pushes came to, within the caller's transaction: receipts whoever holds the lane, deferrals (id, wait, error) under
+    `token` only."""
     settled = 0
     if delivered:
         settled = (await fetch(connection, SETTLE_DELIVERED, messenger_id, delivered, "push"))[0].settled

@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -152,6 +152,22 @@ class Database:
             raise Unavailable from error
 
     @asynccontextmanager
+    async def listening(self, channel: str, hear: Callable[[str], None]) -> AsyncIterator[asyncio.Event]:
+        """Calls `hear` with the payload of each NOTIFY on a channel; the event says that the connection was lost. Raises: Unavailable."""
+        lost = asyncio.Event()
+        async with self.connection() as connection:
+            connection.add_termination_listener(lambda _: lost.set())
+
+            def heard(*arguments: Any) -> None:
+                hear(arguments[-1])
+
+            await connection.add_listener(channel, heard)
+            try:
+                yield lost
+            finally:
+                await connection.remove_listener(channel, heard)
+
+    @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection inside a transaction, which commits at the end. Nothing inside may wait for any other network than PostgreSQL's.
 
@@ -207,11 +223,14 @@ def _is_gone(connection: Connection) -> bool:
 
 
 async def _bound_network(connection: Connection) -> None:
-    """Lets the kernel close the connection when the network is dead. asyncpg's own timeouts do not work there."""
+    """Lets the kernel close the connection when the network is dead, even under a listener. asyncpg's own timeouts do not work there."""
     transport = connection._transport  # type: ignore[union-attr] # asyncpg offers no public way to its socket
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
 
 
 async def _keep_session(_: Connection) -> None:

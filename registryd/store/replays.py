@@ -1,4 +1,4 @@
-"""Replays: an operator's choice of delivered notifications, let in again at its pace by the worker on watch."""
+"""Replays: an operator's choice of delivered notifications, which are let in again at the pace that was asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import UUID
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.store.failures import TRANSIENT
-from registryd.store.pool import Connection, Database, fetch
+from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Query
 
 
@@ -57,10 +57,10 @@ async def ask(connection: Connection, choice: Choice, per_second: int) -> int:
         raise Unavailable from error
 
 
-async def let_in(db: Database) -> int:
-    """Owes the next ones again of every replay whose messenger is not behind with the others; returns how many."""
+async def let_in(connection: Connection) -> int:
+    """Owes again what the pace allows since the last time, unless the messenger's other notifications are behind. Returns how many."""
     added = 0
-    for replay in await db.fetch(READ_REPLAYS):
+    for replay in await fetch(connection, READ_REPLAYS):
         if replay.room > 0:
-            added += (await db.fetch(OWE_AGAIN, replay.replay_id, replay.room))[0].notifications
+            added += (await fetch(connection, OWE_AGAIN, replay.replay_id, replay.room))[0].notifications
     return added

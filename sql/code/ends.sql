@@ -64,8 +64,9 @@ BEGIN
                AND b.msisdn = c.msisdn AND b.generation = c.generation AND b.ended_at IS NULL
             RETURNING b.messenger_id, b.generation, b.msisdn, b.identification_code, c.ended_at AS terminated_at
         ), owed AS (
-            SELECT e.*, date_trunc('milliseconds', e.terminated_at + coalesce(
-                       (SELECT p.notice_within FROM registry.policy_in_force(e.terminated_at) AS p), interval '24 hours')) AS deadline_at
+            -- Not before 1970, where ids begin: an end of a sentinel date is overdue, and still has a place in its lane.
+            SELECT e.*, date_trunc('milliseconds', greatest('epoch'::timestamptz, e.terminated_at + coalesce(
+                       (SELECT p.notice_within FROM registry.policy_in_force(e.terminated_at) AS p), interval '24 hours'))) AS deadline_at
               FROM ended AS e
         )
         INSERT INTO registry.notification (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, identification_code)
@@ -82,3 +83,22 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION registry.notify_messengers_of_ends IS 'Decree 1801 of 2021: whatever path ends a contract, its bindings end and a notification is owed for each, in the same transaction.';
+
+CREATE OR REPLACE FUNCTION registry.wake_delivery() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    -- One NOTIFY a transaction, however many statements it has: PostgreSQL drops repeated ones. A row below its lane's mark is told by
+    -- its messenger, whose lane then looks back.
+    EXECUTE $wake$
+        SELECT pg_notify('registry_deliver', '') WHERE EXISTS (SELECT FROM added)
+        UNION ALL
+        SELECT pg_notify('registry_deliver', l.messenger_id::text)
+          FROM (SELECT a.messenger_id, min(a.deadline_at) AS deadline_at FROM added AS a GROUP BY a.messenger_id) AS earliest
+          JOIN registry.lane AS l USING (messenger_id)
+         WHERE earliest.deadline_at <= registry.time_of(l.low_water)
+    $wake$;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.wake_delivery IS 'Tells deliver processes, at commit, that something new is owed. They poll as well, so that a NOTIFY that is missed costs half a second.';

@@ -29,9 +29,8 @@ BEGIN
       FROM registry.find_delivered(asked.messenger_id, chosen) AS d
         ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS owed = ROW_COUNT;
-    IF cardinality(chosen) < at_most THEN
-        UPDATE registry.replay AS r SET finished_at = now() WHERE r.replay_id = replay;
-    END IF;
+    UPDATE registry.replay AS r SET let_in_at = now(), finished_at = CASE WHEN cardinality(chosen) < at_most THEN now() END
+     WHERE r.replay_id = replay;
     RETURN owed;
 END
 $$;

@@ -4,7 +4,7 @@
 --   the law and the operator's numbers   policy, numbering_range, canary_number
 --   what billing tells us                contract, feed_event
 --   what messengers tell and ask us      messenger and its keys and secrets, binding, journal_page, quota_usage, enumeration_alarm
---   what we owe messengers               notification, notification_delivered, delivery_attempt, lane, replay, handover, digest
+--   what we owe messengers               notification, notification_delivered, delivery_attempt, lane, replay, handover, digest, test_push
 --   figures                              *_movement (appended by triggers, folded by the daemon), *_day (of closed days), retention
 --   evidence                             seal, digest_key, breakglass_event
 --
@@ -381,7 +381,7 @@ CREATE TABLE registry.notification (
     messenger_id        integer NOT NULL,
     generation          smallint NOT NULL,
     attempts            smallint NOT NULL DEFAULT 0,
-    deadline_at         timestamptz NOT NULL,
+    deadline_at         timestamptz NOT NULL CHECK (deadline_at >= '1970-01-01 00:00:00+00'),
     notification_id     uuid NOT NULL,
     msisdn              bigint NOT NULL,
     terminated_at       timestamptz NOT NULL,
@@ -398,7 +398,7 @@ COMMENT ON TABLE registry.notification IS 'What is owed: one termination to one 
 COMMENT ON COLUMN registry.notification.messenger_id IS 'Who is owed it.';
 COMMENT ON COLUMN registry.notification.generation IS 'The ended contract''s generation.';
 COMMENT ON COLUMN registry.notification.attempts IS 'Delivery attempts that failed.';
-COMMENT ON COLUMN registry.notification.deadline_at IS 'terminated_at plus the notice period in force then, to the millisecond.';
+COMMENT ON COLUMN registry.notification.deadline_at IS 'terminated_at plus the notice period in force then, to the millisecond; 1970 at least, where ids begin.';
 COMMENT ON COLUMN registry.notification.notification_id IS 'Begins with deadline_at in milliseconds, so that the id alone leads to the row by the primary key.';
 COMMENT ON COLUMN registry.notification.msisdn IS 'The number, told only where the messenger''s agreement says so.';
 COMMENT ON COLUMN registry.notification.terminated_at IS 'When the contract ended.';
@@ -457,14 +457,18 @@ COMMENT ON COLUMN registry.delivery_attempt.error IS 'The kind of failure; never
 CREATE TABLE registry.delivery_attempt_default PARTITION OF registry.delivery_attempt DEFAULT;
 
 CREATE TABLE registry.lane (
-    messenger_id    integer PRIMARY KEY REFERENCES registry.messenger,
-    owner           text,
-    token           bigint NOT NULL DEFAULT 0,
-    lease_until     timestamptz,
-    gate_until      timestamptz,
-    failures        integer NOT NULL DEFAULT 0 CHECK (failures >= 0),
-    last_error      text,
-    last_success_at timestamptz,
+    messenger_id       integer PRIMARY KEY REFERENCES registry.messenger,
+    owner              text,
+    token              bigint NOT NULL DEFAULT 0,
+    lease_until        timestamptz,
+    gate_until         timestamptz,
+    failures           integer NOT NULL DEFAULT 0 CHECK (failures >= 0),
+    last_error         text,
+    last_success_at    timestamptz,
+    low_water          uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    look_back_at       timestamptz NOT NULL DEFAULT now() + interval '30 seconds',
+    alarms_below       interval[] NOT NULL DEFAULT '{}',
+    second_channel_due boolean NOT NULL DEFAULT false,
     CONSTRAINT leased_lanes_have_owner_and_end CHECK ((owner IS NULL) = (lease_until IS NULL)),
     CONSTRAINT gated_lanes_have_failed CHECK (gate_until IS NULL OR failures > 0)
 ) WITH (fillfactor = 50);
@@ -477,24 +481,17 @@ COMMENT ON COLUMN registry.lane.gate_until IS 'When the next probe of a failing 
 COMMENT ON COLUMN registry.lane.failures IS 'Failures of the endpoint in a row.';
 COMMENT ON COLUMN registry.lane.last_error IS 'What the last failure was.';
 COMMENT ON COLUMN registry.lane.last_success_at IS 'The endpoint''s last receipt.';
-
-CREATE TABLE registry.watch (
-    one         boolean PRIMARY KEY DEFAULT true CHECK (one),
-    holder      text,
-    lease_until timestamptz,
-    CHECK ((holder IS NULL) = (lease_until IS NULL))
-) WITH (fillfactor = 50);
-COMMENT ON TABLE registry.watch IS 'Which worker is on watch: what needs doing once, whatever the number of workers. One row.';
-COMMENT ON COLUMN registry.watch.one IS 'There is one row.';
-COMMENT ON COLUMN registry.watch.holder IS 'The worker on watch; NULL: nobody yet.';
-COMMENT ON COLUMN registry.watch.lease_until IS 'When another worker may take the watch unless it is renewed.';
-INSERT INTO registry.watch DEFAULT VALUES;
+COMMENT ON COLUMN registry.lane.low_water IS 'Where a lease begins to read: all that was due up to this id had been taken. It is a matter of speed alone: entries of settled rows below it may be dead and slow to pass.';
+COMMENT ON COLUMN registry.lane.look_back_at IS 'When the lane is to be read from its beginning again: a deferral is over, or something may have come below the mark.';
+COMMENT ON COLUMN registry.lane.alarms_below IS 'The thresholds of policy.alarm_slack that an alarm was raised for and that the slack has not been above since.';
+COMMENT ON COLUMN registry.lane.second_channel_due IS 'Whether the alarm was raised that pushes have failed for hours.';
 
 CREATE TABLE registry.replay (
     replay_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     messenger_id integer NOT NULL REFERENCES registry.messenger,
     per_second   integer NOT NULL CHECK (per_second BETWEEN 1 AND 10000),
     asked_at     timestamptz NOT NULL DEFAULT now(),
+    let_in_at    timestamptz NOT NULL DEFAULT now(),
     finished_at  timestamptz
 );
 CREATE INDEX replay_unfinished ON registry.replay (messenger_id, replay_id) WHERE finished_at IS NULL;
@@ -503,6 +500,7 @@ COMMENT ON COLUMN registry.replay.replay_id IS 'The request''s number.';
 COMMENT ON COLUMN registry.replay.messenger_id IS 'To whom.';
 COMMENT ON COLUMN registry.replay.per_second IS 'How many are let in a second, and how many may wait in registry.notification, so that the endpoint is not swamped.';
 COMMENT ON COLUMN registry.replay.asked_at IS 'When it was asked for.';
+COMMENT ON COLUMN registry.replay.let_in_at IS 'When notifications were last let in: what keeps the pace, whichever process does it.';
 COMMENT ON COLUMN registry.replay.finished_at IS 'When its last notification was let in.';
 
 CREATE TABLE registry.replayed_notification (
@@ -570,6 +568,32 @@ COMMENT ON COLUMN registry.digest.attempts IS 'Pushes begun.';
 COMMENT ON COLUMN registry.digest.not_before IS 'When the next push is due.';
 COMMENT ON COLUMN registry.digest.delivered_at IS 'When the endpoint answered 2xx; NULL: not yet.';
 COMMENT ON COLUMN registry.digest.last_error IS 'What the last push met.';
+
+CREATE TABLE registry.test_push (
+    test_id      bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    messenger_id integer NOT NULL REFERENCES registry.messenger,
+    asked_at     timestamptz NOT NULL DEFAULT now(),
+    claimed_at   timestamptz,
+    ended_at     timestamptz,
+    delivered    boolean,
+    http_status  smallint,
+    latency_ms   integer,
+    error        text,
+    CHECK ((ended_at IS NULL) = (delivered IS NULL))
+);
+-- One at a time for a messenger, and what deliver processes look for.
+CREATE UNIQUE INDEX test_push_open ON registry.test_push (messenger_id) WHERE ended_at IS NULL;
+CREATE INDEX test_push_messenger ON registry.test_push (messenger_id, asked_at);
+COMMENT ON TABLE registry.test_push IS 'Requests to push one endpoint.test to a messenger, and their results. A deliver process claims each; who asked waits for the row.';
+COMMENT ON COLUMN registry.test_push.test_id IS 'The request''s number; the message''s webhook-id has it too.';
+COMMENT ON COLUMN registry.test_push.messenger_id IS 'To whom.';
+COMMENT ON COLUMN registry.test_push.asked_at IS 'When it was asked for, by the messenger or a command.';
+COMMENT ON COLUMN registry.test_push.claimed_at IS 'When a deliver process took it.';
+COMMENT ON COLUMN registry.test_push.ended_at IS 'When its result was written; NULL: not yet.';
+COMMENT ON COLUMN registry.test_push.delivered IS 'Whether the endpoint answered 2xx.';
+COMMENT ON COLUMN registry.test_push.http_status IS 'What it answered; NULL where it did not.';
+COMMENT ON COLUMN registry.test_push.latency_ms IS 'How long that took.';
+COMMENT ON COLUMN registry.test_push.error IS 'What went wrong; NULL where it was delivered.';
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- Figures
@@ -824,6 +848,8 @@ CREATE TRIGGER count_ended_bindings AFTER UPDATE ON registry.binding
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 CREATE TRIGGER count_owed_notifications AFTER INSERT ON registry.notification
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_notifications();
+CREATE TRIGGER wake_delivery AFTER INSERT ON registry.notification
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION registry.wake_delivery();
 CREATE TRIGGER count_settled_notifications AFTER DELETE ON registry.notification
     REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_notifications();
 

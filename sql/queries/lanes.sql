@@ -3,7 +3,10 @@
 
 -- name: lease_lanes
 -- Why: a worker takes free lanes with something due; the token fences out whoever held the lane before. Its own lease it may take anew
--- (a task that died with the database), except for the lanes it is working ($4). Materialized: found once, so that the limit holds.
+-- (a task that died with the database), except for the lanes it is working ($4). What is due is looked for above the lane's mark only,
+-- because settled rows below it may have left dead entries. When it is time to look back, or somebody says so ($5; NULL: of every lane),
+-- the lane is taken without looking, and its own task reads it from the beginning. Drawn by lot, so that no lane starves where there are
+-- more than $3.
 WITH due AS MATERIALIZED (
     SELECT free.messenger_id
       FROM registry.lane AS free JOIN registry.messenger AS m ON m.messenger_id = free.messenger_id
@@ -11,8 +14,12 @@ WITH due AS MATERIALIZED (
        AND free.messenger_id <> ALL ($4::integer[])
        AND (free.gate_until IS NULL OR free.gate_until <= now())
        AND m.endpoint_url IS NOT NULL
-       AND EXISTS (SELECT FROM registry.notification AS n WHERE n.messenger_id = free.messenger_id AND n.not_before <= now())
-     ORDER BY free.messenger_id
+       AND (free.look_back_at <= now() OR $5::integer[] IS NULL OR free.messenger_id = ANY ($5::integer[])
+            OR EXISTS (SELECT FROM registry.notification AS n
+                        WHERE n.messenger_id = free.messenger_id
+                          AND (n.deadline_at, n.notification_id) > (registry.time_of(free.low_water), free.low_water)
+                          AND n.not_before <= now()))
+     ORDER BY random()
      LIMIT $3
        FOR UPDATE OF free SKIP LOCKED
 )
@@ -20,24 +27,27 @@ UPDATE registry.lane AS l
    SET owner = $1, token = l.token + 1, lease_until = now() + $2::interval
   FROM due, registry.messenger AS m
  WHERE l.messenger_id = due.messenger_id AND m.messenger_id = l.messenger_id
-RETURNING l.messenger_id, l.token, l.failures, m.name, m.endpoint_url, m.batch_max, m.includes_phone_number;
+RETURNING l.messenger_id, l.token, l.failures, l.low_water,
+          CASE WHEN l.messenger_id <> ALL ($5::integer[]) THEN greatest(l.look_back_at - now(), interval '0') ELSE interval '0' END AS look_back_in,
+          now() AS leased_at, m.name, m.endpoint_url, m.batch_max, m.includes_phone_number;
 
 -- name: renew_lease
 -- Why: only the holder of the token may go on; no row means that the lane is somebody else's now.
-UPDATE registry.lane AS l SET lease_until = now() + $3::interval
+UPDATE registry.lane AS l SET lease_until = now() + $5::interval, low_water = $3, look_back_at = now() + $4::interval
  WHERE l.messenger_id = $1 AND l.token = $2 AND l.owner IS NOT NULL
 RETURNING l.token;
 
 -- name: release_lane
 -- Why: the next worker need not wait for the lease to lapse.
 UPDATE registry.lane AS l
-   SET owner = NULL, lease_until = NULL, last_success_at = CASE WHEN $3 THEN now() ELSE l.last_success_at END
+   SET owner = NULL, lease_until = NULL, low_water = $3, look_back_at = now() + $4::interval,
+       last_success_at = CASE WHEN $5 THEN now() ELSE l.last_success_at END
  WHERE l.messenger_id = $1 AND l.token = $2 AND l.owner IS NOT NULL
 RETURNING l.token;
 
 -- name: gate_lane
 -- Why: a dead endpoint costs one row, however much it is owed.
-UPDATE registry.lane AS l SET gate_until = $3, failures = l.failures + 1, last_error = $4
+UPDATE registry.lane AS l SET gate_until = now() + $3::interval, failures = l.failures + 1, last_error = $4
  WHERE l.messenger_id = $1 AND l.token = $2
 RETURNING l.failures;
 

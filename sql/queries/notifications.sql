@@ -2,19 +2,33 @@
 
 -- name: read_due
 -- Why: the lane's next rows in the order of the primary key, from a key on, so that no row is locked and none is read twice in a pass.
-SELECT n.deadline_at, n.notification_id, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
+SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
   FROM registry.notification AS n
- WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > ($2, $3) AND n.not_before <= now()
+ WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > (registry.time_of($2), $2) AND n.not_before <= now()
  ORDER BY n.deadline_at, n.notification_id
- LIMIT $4;
+ LIMIT $3;
+
+-- name: find_canary
+-- Why: a failing endpoint is probed with what was never tried, the newest first: what is refused, or breaks the endpoint, mostly has the
+-- earlier deadlines, and may be many. Where all were tried, with the one that was tried least.
+WITH untried AS MATERIALIZED (
+    SELECT d.* FROM registry.notification AS d WHERE d.messenger_id = $1 AND d.not_before <= now() AND d.attempts = 0
+     ORDER BY d.deadline_at DESC, d.notification_id DESC LIMIT 1
+), tried AS (
+    SELECT d.* FROM (SELECT t.* FROM registry.notification AS t WHERE t.messenger_id = $1 AND t.not_before <= now()
+                      ORDER BY t.deadline_at, t.notification_id LIMIT 10000) AS d
+     WHERE NOT EXISTS (SELECT FROM untried) ORDER BY d.attempts, d.deadline_at LIMIT 1
+)
+SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
+  FROM (TABLE untried UNION ALL TABLE tried) AS n;
 
 -- name: read_owed
 -- Why: the pull fallback: the same order, whatever their next attempt.
-SELECT n.deadline_at, n.notification_id, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
+SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
   FROM registry.notification AS n
- WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > ($2, $3)
+ WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > (registry.time_of($2), $2)
  ORDER BY n.deadline_at, n.notification_id
- LIMIT $4;
+ LIMIT $3;
 
 -- name: settle_delivered
 -- Why: a receipt is a fact, so it is recorded even by a worker that has lost the lane.
@@ -23,8 +37,8 @@ SELECT registry.settle_delivered($1, $2::uuid[], $3::registry.delivery_channel) 
 -- name: defer_refused
 -- Why: a failure counts only while the token is the lane's; a former owner's view of it is stale.
 UPDATE registry.notification AS n
-   SET attempts = least(n.attempts + 1, 32767), not_before = f.not_before, last_error = f.error
-  FROM (SELECT u.* FROM unnest($3::uuid[], $4::timestamptz[], $5::text[]) AS u(notification_id, not_before, error)
+   SET attempts = least(n.attempts + 1, 32767), not_before = now() + f.wait, last_error = f.error
+  FROM (SELECT u.* FROM unnest($3::uuid[], $4::interval[], $5::text[]) AS u(notification_id, wait, error)
          ORDER BY u.notification_id) AS f
  WHERE n.messenger_id = $1 AND n.deadline_at = registry.time_of(f.notification_id) AND n.notification_id = f.notification_id
    AND EXISTS (SELECT FROM registry.lane AS l WHERE l.messenger_id = $1 AND l.token = $2)

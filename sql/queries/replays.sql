@@ -22,11 +22,14 @@ WITH asked AS (
 SELECT count(*) AS notifications FROM chosen;
 
 -- name: read_replays
--- Why: the oldest unfinished replay of each messenger, and how many it may let in now: no more wait in its lane than one second's worth, and
+-- Why: the oldest unfinished replay of each messenger, and how many it may let in now: what its pace allows since the last time, a
+-- second's worth at most, so that several processes keep one pace; no more wait in its lane than that; and
 -- none come while one that was never delivered has been due for 5 s, because what is replayed has the earlier deadline and would go before
 -- it. Such a one is looked for among the first and the last 1,000 by the key, so that millions that wait for a retry cost no more: a backlog
 -- begins at the first, and what is new stands behind all retries.
-SELECT DISTINCT ON (r.messenger_id) r.replay_id, r.per_second - waiting.notifications AS room
+SELECT DISTINCT ON (r.messenger_id) r.replay_id,
+       least(r.per_second - waiting.notifications,
+             floor(r.per_second * least(extract(epoch FROM now() - r.let_in_at), 1)))::integer AS room
   FROM registry.replay AS r
  CROSS JOIN LATERAL (SELECT count(*)::integer AS notifications
                        FROM registry.notification AS n WHERE n.messenger_id = r.messenger_id AND n.replayed) AS waiting

@@ -65,7 +65,7 @@ async def main(kind: str, path: Path) -> None:
         await directory.refresh()
         refreshing = timer.start((timer.Job("directory", REFRESH_S, directory.refresh),))
         answerer = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("journal-key"))
-        app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db), None)  # type: ignore[arg-type] # stand-ins
+        app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db))  # type: ignore[arg-type] # stand-ins
         listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")
         await listener.listen([sock], None)
         daemon.spare_the_collector()

@@ -22,6 +22,7 @@ from registryd import resources, store
 from registryd.demo import embedded
 from registryd.domain.identifiers import time_ordered_id
 from registryd.store import (
+    backlogs,
     bindings,
     contracts,
     digests,
@@ -33,7 +34,6 @@ from registryd.store import (
     ranges,
     replays,
     staging,
-    watch,
 )
 from registryd.store.permissions import BY_OTHER_ROLES
 from registryd.store.pool import PROBES
@@ -259,10 +259,10 @@ def test_due_and_owed_notifications_are_read_in_the_order_of_their_key(populated
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:
             for query in (notifications.READ_DUE, notifications.READ_OWED):
-                plan = await planned(explained, query, 1, *notifications.BEGINNING, 100)
+                plan = await planned(explained, query, 1, notifications.BEGINNING, 100)
                 assert plan.indexes("notification") == {"notification_pkey"}
                 assert plan.conditions("notification_pkey") == [
-                    "((messenger_id = $1) AND (ROW(deadline_at, notification_id) > ROW($2, $3)))"
+                    "((messenger_id = $1) AND (ROW(deadline_at, notification_id) > ROW(registry.time_of($2), $2)))"
                 ]
                 assert [node["Node Type"] for node in plan.nodes] == ["Limit", "Index Scan"]
                 assert plan.rows_touched() == 200
@@ -279,7 +279,7 @@ def test_receipts_and_refusals_find_their_notifications_by_the_key(populated: Te
             ]
             await planned(explained, notifications.SETTLE_DELIVERED, 1, ids, "push")
             body = (await explained.plans("WITH gone AS"))[-1]
-            refusal = await planned(explained, notifications.DEFER_REFUSED, 1, 0, ids, [datetime.now(UTC)] * 64, ["status 400"] * 64)
+            refusal = await planned(explained, notifications.DEFER_REFUSED, 1, 0, ids, [timedelta(minutes=1)] * 64, ["status 400"] * 64)
             for plan in (body, refusal):
                 assert_probes_only(plan)
                 assert plan.indexes("notification") == {"notification_pkey"}
@@ -295,7 +295,7 @@ def test_receipts_and_refusals_find_their_notifications_by_the_key(populated: Te
 def test_lanes_are_found_once_and_their_work_by_the_key(populated: TestDatabase) -> None:
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:
-            plan = await planned(explained, lanes.LEASE_LANES, "worker", timedelta(seconds=45), 256, [])
+            plan = await planned(explained, lanes.LEASE_LANES, "worker", timedelta(seconds=45), 256, [], [])
             assert_probes_only(plan)
             assert plan.indexes("notification") == {"notification_pkey"}
             assert plan.indexes("lane") == {"lane_pkey"}
@@ -308,7 +308,7 @@ def test_lanes_are_found_once_and_their_work_by_the_key(populated: TestDatabase)
 def test_the_watch_reads_by_the_keys_and_no_further_than_its_bound(populated: TestDatabase) -> None:
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:
-            plan = await planned(explained, watch.READ_BACKLOGS, 100)
+            plan = await planned(explained, backlogs.READ_BACKLOGS, 100)
             assert_probes_only(plan)
             assert plan.indexes("notification") == {"notification_pkey", "notification_replayed"}
             assert plan.rows_touched() < 3 * 100 * 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,12 +21,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from registryd.delivery import signing
-from registryd.delivery.digest import Digests
+from registryd.delivery import signing, wakeup
+from registryd.delivery.announcer import Announcer
 from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
 from registryd.delivery.push import Pusher
+from registryd.delivery.timing import TIMING, Timing
 from registryd.domain.secret import SigningSecret
+from registryd.keep import digests
 from registryd.store.pool import Database
 from registryd.store.secretbox import SecretBox
 from tests.conftest import Site, TestDatabase, TestMessenger
@@ -200,6 +203,38 @@ class Lookup:
         )
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def codes(count: int, prefix: str = "c") -> list[str]:
+    return [f"{prefix}{n:04}" for n in range(count)]
+
+
+async def is_idle(database: Lookup) -> bool:
+    """No lane is leased: whatever was to be settled, is."""
+    return bool(await database.value("SELECT NOT EXISTS (SELECT FROM registry.lane WHERE owner IS NOT NULL)"))
+
+
+async def is_gated(database: Lookup) -> bool:
+    return bool(await database.value("SELECT EXISTS (SELECT FROM registry.lane WHERE gate_until IS NOT NULL AND owner IS NULL)"))
+
+
+def lanes_at_work() -> list[str]:
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("lane ")]
+
+
+async def steal(database: Lookup, name: str) -> None:
+    """Another worker takes the lane."""
+    await database.run(
+        "UPDATE registry.lane AS l SET owner = 'thief', token = token + 1, lease_until = now() + interval '1 hour'"
+        " FROM registry.messenger AS m WHERE m.messenger_id = l.messenger_id AND m.name = $1",
+        name,
+    )
+
+
 @asynccontextmanager
 async def looking(database: TestDatabase) -> AsyncIterator[Lookup]:
     async with database.connect() as connection:
@@ -208,23 +243,26 @@ async def looking(database: TestDatabase) -> AsyncIterator[Lookup]:
 
 @asynccontextmanager
 async def delivering(
-    site: Site, *, concurrency: int = 4, jitter: Callable[[], float] = lambda: 0.0, owner: str = "this-worker"
+    site: Site, *, concurrency: int = 4, jitter: Callable[[], float] = lambda: 0.0, owner: str = "this-worker", timing: Timing = TIMING
 ) -> AsyncIterator[Dispatcher]:
     """The daemon's delivery, in this process."""
     async with site.database.pool() as db, Pusher(db, SecretBox(site.secrets_key), LOOPBACK) as pusher:
-        dispatcher = Dispatcher(db, pusher, owner, concurrency, jitter)
+        dispatcher = Dispatcher(db, pusher, owner, concurrency, jitter=jitter, timing=timing)
         running = asyncio.create_task(dispatcher.run())
+        hearing = asyncio.create_task(wakeup.listen(db, dispatcher, Announcer(db, pusher)))
         try:
             yield dispatcher
         finally:
+            hearing.cancel()
             await dispatcher.stop()
             await running
 
 
 async def send_digests(site: Site, workers: int = 1) -> None:
-    """What the daemon on watch does every few seconds."""
+    """What operate processes and deliver processes do every few seconds: make the digests, and push them."""
     async with site.database.pool() as db, Pusher(db, SecretBox(site.secrets_key), LOOPBACK) as pusher:
-        await asyncio.gather(*(Digests(db, pusher, lambda: True).send() for _ in range(workers)))
+        await asyncio.gather(*(digests.make(db) for _ in range(workers)))
+        await asyncio.gather(*(Announcer(db, pusher).push_due() for _ in range(workers)))
 
 
 def database_away() -> Database:

@@ -160,7 +160,7 @@ def test_urls_that_can_be_an_endpoint_are_not_refused() -> None:
 
 
 NOW = datetime.now(UTC)
-NOTICE = Notification(NOW + timedelta(hours=24), uuid4(), 79161234567, 1, "u-81f3", NOW, NOW, 0)
+NOTICE = Notification(uuid4(), NOW + timedelta(hours=24), 79161234567, 1, "u-81f3", NOW, NOW, 0)
 
 
 @asynccontextmanager

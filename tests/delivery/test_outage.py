@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from aiohttp.web import Response
 
-from registryd.delivery import lane
+from registryd.delivery.timing import Timing
 from registryd.demo import embedded
 from tests.conftest import PATIENCE_S, Daemon, Site, TestDatabase, daemon, eventually, prepare_database
 from tests.delivery.burst import Inbox, calls, send
@@ -63,10 +63,7 @@ def test_receipt_waits_for_the_database_also_after_sigterm(site: Site, own_serve
     asyncio.run(run())
 
 
-def test_stop_does_not_wait_for_ever_for_a_database_that_stays_away(
-    site: Site, own_server: embedded.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lane, "STOP_PATIENCE_S", 1.0)
+def test_stop_does_not_wait_for_ever_for_a_database_that_stays_away(site: Site, own_server: embedded.Server) -> None:
     hold = asyncio.Event()
 
     async def answer(_: Received) -> Response:
@@ -78,7 +75,7 @@ def test_stop_does_not_wait_for_ever_for_a_database_that_stays_away(
             async with looking(site.database) as database:
                 messenger = await site.add_messenger(endpoint=endpoint.url)
                 await database.owe(messenger, *(f"c{n}" for n in range(3)))
-            async with delivering(site) as dispatcher:
+            async with delivering(site, timing=Timing(stop_patience_s=1.0)) as dispatcher:
                 await eventually(lambda: len(endpoint.received) == 3)
                 own_server.kill()
                 hold.set()

@@ -8,8 +8,9 @@ from typing import Any
 from uuid import UUID
 
 from registryd.keep import erasure
+from registryd.keep import replays as keeping
 from registryd.store import replays
-from registryd.store.pool import Connection
+from registryd.store.pool import Connection, Database
 from registryd.store.replays import EVER, Choice
 from tests.conftest import Site, TestMessenger, eventually
 from tests.delivery.conftest import FIRST_NUMBER, Lookup, delivering, is_verified, listening, looking
@@ -26,6 +27,12 @@ async def ask(database: Lookup, messenger: TestMessenger, per_second: int = 20, 
     counted = await replays.count(connection, wanted)
     assert await replays.ask(connection, wanted, per_second) == counted
     return counted
+
+
+async def let_in(database: Lookup, db: Database) -> int:
+    """What an operate process lets in, a second after the last time."""
+    await database.run("UPDATE registry.replay SET let_in_at = now() - interval '1 second' WHERE finished_at IS NULL")
+    return await keeping.let_in(db)
 
 
 async def deliver(database: Lookup, messenger: TestMessenger) -> None:
@@ -47,7 +54,7 @@ def test_what_was_delivered_is_delivered_again_under_the_same_id_and_the_proof_s
                 report = await database.rows(REPORT)
                 for times in (1, 2):
                     assert await ask(database, messenger) == 2
-                    assert await replays.let_in(db) == 2
+                    assert await let_in(database, db) == 2
                     await eventually(database.none_pending)
                     assert len(endpoint.received) == 2 + 2 * times
             again = endpoint.received[2:4]
@@ -72,7 +79,7 @@ def test_a_replay_after_the_deadline_is_neither_late_nor_overdue(site: Site) -> 
             await database.run("UPDATE registry.notification_delivered SET delivered_at = deadline_at - interval '1 hour'")
             assert await database.rows(REPORT) == [(1, 1, 0, 0, 0)]
             await ask(database, messenger)
-            assert await replays.let_in(db) == 1
+            assert await let_in(database, db) == 1
             for _ in range(2):
                 assert await database.rows(REPORT) == [(1, 1, 0, 0, 0)]
                 assert await database.value("SELECT overdue FROM report.notification_backlog") == 0
@@ -89,15 +96,31 @@ def test_a_replay_lets_in_no_more_than_a_second_s_worth_while_the_endpoint_is_be
             await database.owe(messenger, *(f"c{n}" for n in range(25)))
             await deliver(database, messenger)
             assert await ask(database, messenger, per_second=10) == 25
-            assert [await replays.let_in(db) for _ in range(3)] == [10, 0, 0]
+            assert [await let_in(database, db) for _ in range(3)] == [10, 0, 0]
             counts = []
             while await database.pending():
                 await deliver(database, messenger)
-                counts.append(await replays.let_in(db))
+                counts.append(await let_in(database, db))
             assert counts == [10, 5, 0]
             assert await database.value("SELECT count(*) FROM registry.replay WHERE finished_at IS NULL") == 0
             assert await database.delivered() == 25
             assert await database.value("SELECT count(delivered_at) FROM registry.replayed_notification") == 25
+
+    asyncio.run(run())
+
+
+def test_several_processes_let_a_replay_in_at_one_pace(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            messenger = await site.add_messenger()
+            await database.owe(messenger, *(f"c{n}" for n in range(20)))
+            await deliver(database, messenger)
+            await ask(database, messenger, per_second=8)
+            assert await let_in(database, db) == 8
+            await deliver(database, messenger)
+            assert await keeping.let_in(db) == 0, "another process comes at once"
+            await database.run("UPDATE registry.replay SET let_in_at = now() - interval '0.5 seconds'")
+            assert await keeping.let_in(db) in (4, 5), "half a second's worth"
 
     asyncio.run(run())
 
@@ -112,7 +135,7 @@ def test_replays_of_one_messenger_follow_each_other_and_do_not_wait_for_another_
                 await deliver(database, messenger)
             for messenger in (one, one, other):
                 await ask(database, messenger, per_second=2)
-            assert await replays.let_in(db) == 3
+            assert await let_in(database, db) == 3
             assert await database.value("SELECT count(*) FROM registry.replayed_notification WHERE replayed_at IS NULL") == 2
 
     asyncio.run(run())
@@ -130,16 +153,16 @@ def test_a_replay_waits_while_what_was_never_delivered_is_due(site: Site) -> Non
                 await deliver(database, messenger)
                 await ask(database, messenger, per_second=2)
             await database.owe(one, "refused", "new", first=FIRST_NUMBER + 20)
-            assert await replays.let_in(db) == 4, "its lane may be about to push them"
+            assert await let_in(database, db) == 4, "its lane may be about to push them"
             await database.run(f"SELECT registry.settle_delivered(messenger_id, {again}, 'push') FROM registry.messenger")
             await database.run("UPDATE registry.notification SET not_before = now() - interval '6 seconds'")
-            assert await replays.let_in(db) == 2
+            assert await let_in(database, db) == 2
             assert await database.rows("SELECT messenger_id FROM registry.notification WHERE replayed") == [(other.messenger_id,)] * 2
             refused = "UPDATE registry.notification SET not_before = now() + $1::interval WHERE identification_code = 'refused'"
             await database.run(refused, HOUR)
-            assert await replays.let_in(db) == 0
+            assert await let_in(database, db) == 0
             await database.run("SELECT registry.settle_delivered($1, $2, 'push')", one.messenger_id, [await database.id_of("new")])
-            assert await replays.let_in(db) == 2, "what waits for its retry does not hold it up"
+            assert await let_in(database, db) == 2, "what waits for its retry does not hold it up"
 
     asyncio.run(run())
 
@@ -160,7 +183,7 @@ def test_a_window_is_by_delivery_and_ids_are_a_messenger_s_own(site: Site) -> No
             assert await ask(database, messenger, since=day, until=day + HOUR) == 1
             assert await ask(database, messenger, ids=[ids["b"], ids["b"], UUID(int=7)]) == 1
             for _ in range(4):
-                await replays.let_in(db)
+                await let_in(database, db)
             codes = await database.rows("SELECT identification_code FROM registry.notification ORDER BY 1")
             # That of March was delivered, by its row, before its contract ended: what the look-up leaves out was never so.
             assert codes == [("b",)]
@@ -175,7 +198,7 @@ def test_a_replay_is_forgotten_when_deliveries_of_its_time_are_and_what_it_owes_
             await database.owe(messenger, *(f"c{n}" for n in range(5)))
             await deliver(database, messenger)
             await ask(database, messenger)
-            assert await replays.let_in(db) == 5
+            assert await let_in(database, db) == 5
             some = "(SELECT array_agg(n.notification_id) FROM (SELECT * FROM registry.notification LIMIT $2) AS n)"
             settle = f"SELECT registry.settle_delivered($1, {some}, 'pull')"
             await database.run(settle, messenger.messenger_id, 4)

@@ -19,12 +19,14 @@ from uuid import UUID
 
 import pytest
 
-from registryd.delivery.dispatcher import POLL_S
-from registryd.delivery.lane import TURN_S
 from registryd.delivery.push import TOTAL_TIMEOUT_S
-from registryd.domain.lane import LOOK_S, Batch, LaneState
-from registryd.domain.notification import Acknowledged, Failed, Key, Notification, Outcome, Rejected
+from registryd.delivery.timing import TIMING
+from registryd.domain.identifiers import MessengerId
+from registryd.domain.lane import LaneState, Lease
+from registryd.domain.notification import BEGINNING, Acknowledged, Failed, Notification, Outcome, Rejected
 from registryd.domain.pace import Pace, Throughput
+from registryd.domain.push_queue import Batch
+from registryd.domain.reading import LOOK_S
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR_S = 3600.0
@@ -137,48 +139,62 @@ class Messenger:
     attempts: int = 0
     received_s: dict[UUID, float] = field(default_factory=dict)
 
+    low_water: UUID = BEGINNING
+    look_back_s: float = 0.0
+    gate_s: float = 0.0
+    failures: int = 0
+
     def owe(self) -> None:
         for n in range(NOTICES):
             owed_s = self.chance.uniform(0, 6 * HOUR_S) if n % 3 else self.chance.choice((60.0, 2 * HOUR_S))
-            terminated_at = START + timedelta(seconds=owed_s)
-            deadline_at = terminated_at + timedelta(hours=24)
-            code = "poison" if n == 5 else f"c{n}"
-            notice = Notification(deadline_at, UUID(int=n + 1), 79160000000 + n, 1, code, terminated_at, terminated_at, 0)
-            self.rows.append(Row(notice, owed_s, owed_s, owed_s + 24 * HOUR_S))
-        self.rows.sort(key=lambda row: row.notice[:2])
+            self.add(n, owed_s, "poison" if n == 5 else f"c{n}")
 
-    def read_due(self, after: Key, limit: int, now_s: float) -> list[Notification]:
-        due = (row.notice for row in self.rows if row.due_s <= now_s and row.notice[:2] > after)
+    def add(self, n: int, owed_s: float, code: str) -> None:
+        terminated_at = at(owed_s)
+        deadline_at = terminated_at + timedelta(hours=24)
+        notice = Notification(id_of(deadline_at, n), deadline_at, 79160000000 + n, 1, code, terminated_at, terminated_at, 0)
+        self.rows.append(Row(notice, owed_s, owed_s, owed_s + 24 * HOUR_S))
+        self.rows.sort(key=lambda row: row.notice.notification_id)
+
+    def read_due(self, after: UUID, limit: int, now_s: float) -> list[Notification]:
+        due = (row.notice for row in self.rows if row.due_s <= now_s and row.notice.notification_id > after)
         return list(itertools.islice(due, limit))
 
+    def find_canary(self, now_s: float) -> list[Notification]:
+        due = [row.notice for row in self.rows if row.due_s <= now_s]
+        return [min(due, key=lambda notice: (notice.attempts, -notice.notification_id.int))] if due else []
+
     def run(self) -> None:
-        """What the dispatcher does: a lease whenever the gate is open and something is due."""
+        """What the dispatcher does: a lease whenever the gate is open and something is due above the mark, or it is time to look back."""
         pace, throughput = Pace(16), Throughput()
-        now_s, gate_s, failures = 0.0, 0.0, 0
+        now_s = 0.0
         while self.rows and now_s < STORY_S:
-            now_s = max(now_s, gate_s, min(row.due_s for row in self.rows)) + self.chance.uniform(0, POLL_S)
-            state = LaneState(self.batch_max, failures, pace, throughput, self.chance.random)
-            now_s = self.lease(state, now_s)
+            looked_back_s = max(self.look_back_s, min(row.due_s for row in self.rows))
+            above = (row.due_s for row in self.rows if row.notice.notification_id > self.low_water)
+            now_s = max(now_s, self.gate_s, min([looked_back_s, *above])) + self.chance.uniform(0, TIMING.poll_s)
+            look_back_in = timedelta(seconds=max(0.0, self.look_back_s - now_s))
+            lease = Lease(
+                MessengerId(1), 1, self.failures, self.low_water, look_back_in, at(now_s), "m", "https://m.example/", self.batch_max, False
+            )
+            state = LaneState(lease, pace, throughput, self.chance.random, now_s)
+            now_s = self.work(state, now_s)
             state.end()
-            failures = state.failures
-            if self.gate is not None:
-                gate_s, failures = seconds(self.gate), failures + 1
+            self.low_water, self.look_back_s = state.reading.low_water, now_s + state.reading.look_back_in_s(now_s)
 
-    gate: datetime | None = None
-
-    def lease(self, state: LaneState, now_s: float) -> float:
-        """What the lane does with the state, until it gives the lane back; returns when."""
+    def work(self, state: LaneState, now_s: float) -> float:
+        """What the lane does until it is given back; returns when."""
         ends: list[tuple[float, int, Batch, Outcome, float]] = []
         order = itertools.count()
-        turn_ends_s = now_s + TURN_S
-        self.gate = None
+        turn_ends_s = now_s + TIMING.turn_s
         while True:
+            if now_s < turn_ends_s and state.wants_canary:
+                state.offer_canary(self.find_canary(now_s))
             if now_s < turn_ends_s and (read := state.reads(now_s)) is not None:
-                state.offer(self.read_due(*read, now_s))
-            while now_s < turn_ends_s and (batch := state.begin(at(now_s), now_s)) is not None:
+                state.offer(self.read_due(*read, now_s), now_s, 0.001)
+            while now_s < turn_ends_s and (batch := state.begin(now_s)) is not None:
                 took_s, outcome = self.script.answer(now_s, batch, self.chance)
                 heapq.heappush(ends, (now_s + took_s, next(order), batch, outcome, now_s))
-            self.settle(state)
+            self.settle(state, now_s)
             if not ends and (state.closed or state.idle or now_s >= turn_ends_s):
                 return now_s
             wait_s = min(state.waits_s() or LOOK_S, LOOK_S)
@@ -186,34 +202,37 @@ class Messenger:
             while ends and ends[0][0] <= now_s:
                 _, _, batch, outcome, began_s = heapq.heappop(ends)
                 self.attempts += 1
-                state.note(batch, outcome, at(began_s), began_s, at(now_s), now_s)
+                state.note(batch, outcome, began_s, now_s)
                 if isinstance(outcome, Acknowledged):
                     for notice in batch:
                         assert notice.notification_id not in self.received_s, "nothing is pushed twice"
                         self.received_s[notice.notification_id] = now_s
 
-    def settle(self, state: LaneState) -> None:
+    def settle(self, state: LaneState, now_s: float) -> None:
         settlement = state.settle()
         if settlement is None:
             return
         gone = set(settlement.delivered)
-        deferred = {d.notification_id: seconds(d.not_before) for d in settlement.deferred}
+        deferred = {d.notification_id: d.due_s for d in settlement.deferred}
         self.rows = [row for row in self.rows if row.notice.notification_id not in gone]
         for row in self.rows:
             if row.notice.notification_id in deferred:
                 row.due_s = deferred[row.notice.notification_id]
                 row.notice = row.notice._replace(attempts=min(row.notice.attempts + 1, 32767))
-        state.settled(settlement)
+        state.settled(settlement, now_s)
+        if settlement.reopens:
+            self.failures = 0
         if settlement.gate is not None:
-            self.gate = settlement.gate.until
+            self.gate_s, self.failures = settlement.gate.until_s, self.failures + 1
 
 
 def at(now_s: float) -> datetime:
     return START + timedelta(seconds=now_s)
 
 
-def seconds(moment: datetime) -> float:
-    return (moment - START).total_seconds()
+def id_of(deadline_at: datetime, n: int) -> UUID:
+    """As the fan-out makes them: it begins with the deadline in milliseconds."""
+    return UUID(int=(int(deadline_at.timestamp() * 1000) << 80) + n)
 
 
 def test_thirty_hours_of_fifty_messengers_are_told_in_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,3 +257,23 @@ def test_thirty_hours_of_fifty_messengers_are_told_in_time(capsys: pytest.Captur
     assert broken == []
     assert len(messengers) >= 50
     assert max(messenger.attempts for messenger in messengers) < 30 * 60 * 4, "a gated lane's probes, and no storm"
+
+
+def test_notifications_that_are_refused_for_ever_do_not_keep_the_others_from_their_messenger() -> None:
+    """500 that are refused have the earliest deadlines; one that is not comes every five minutes."""
+    for status, refusal in (("422", (0.02, Rejected(422))), ("500", refused(500))):
+
+        def answer(_: float, batch: Batch, __: random.Random, refusal: Answer = refusal) -> Answer:
+            return refusal if any(n.identification_code == "poison" for n in batch) else receipt()
+
+        messenger = Messenger(Script(f"refuses 500 by {status}", [(0.0, 30.0)], answer, answer), random.Random(1), 1)
+        for n in range(500):
+            messenger.add(n, 1.0, "poison")
+        healthy = {n: 10.0 + 300.0 * (n - 500) for n in range(500, 848)}
+        for n, owed_s in healthy.items():
+            messenger.add(n, owed_s, "healthy")
+        ids = {n: id_of(at(owed_s) + timedelta(hours=24), n) for n, owed_s in healthy.items()}
+        messenger.run()
+        delays = sorted(messenger.received_s.get(ids[n], STORY_S) - owed_s for n, owed_s in healthy.items())
+        assert delays[-1] < 15 * 60, f"{status}: {delays[-5:]}"
+        assert delays[len(delays) // 2] < 60, status

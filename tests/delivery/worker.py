@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -77,7 +76,7 @@ async def main(dsn: str, secrets_key: str, owner: str, point: str, passages: str
     watch(Death(point, int(passages)))
     db = Database(dsn, size=4, connect_timeout_s=3, command_timeout_s=30)
     async with db, Pusher(db, SecretBox(bytes.fromhex(secrets_key)), LOOPBACK) as pusher:
-        dispatcher = Dispatcher(db, pusher, owner, 8, random.random)
+        dispatcher = Dispatcher(db, pusher, owner, 8)
         loop = asyncio.get_running_loop()
         stopping: list[asyncio.Task[None]] = []
         loop.add_signal_handler(signal.SIGTERM, lambda: stopping.append(loop.create_task(dispatcher.stop())))

@@ -1,4 +1,4 @@
-"""A lane's course: what it reads again, what it paces, what it closes for; with the rows and the answers brought by hand."""
+"""What a lane paces, what it closes for, and what it writes; with the rows and the answers brought by hand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from uuid import UUID
 
 import pytest
 
-from registryd.domain.lane import HEAD, PAGE, REFUSED_MAX, REFUSED_WITHIN, REREAD_S, Batch, LaneState, Read
+from registryd.domain.identifiers import MessengerId
+from registryd.domain.lane import REFUSED_MAX, LaneState, Lease
 from registryd.domain.notification import BEGINNING, Acknowledged, Failed, Notification, Outcome, Rejected
 from registryd.domain.pace import Pace, Throughput
-from registryd.domain.schedule import PROBE_MAX
+from registryd.domain.push_queue import RETRY_EVERY, Batch
+from registryd.domain.reading import LOOK_BACK_S, PAGE, Read
+from registryd.domain.schedule import PROBE_MAX, REFUSED_MAX_GAP
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DAY = timedelta(hours=24)
@@ -18,95 +21,77 @@ DAY = timedelta(hours=24)
 
 def owed(number: int, ended_ago: timedelta = timedelta(0), attempts: int = 0) -> Notification:
     terminated_at = NOW - ended_ago + timedelta(milliseconds=number)
-    return Notification(terminated_at + DAY, UUID(int=number), 79160000000, 1, f"c{number}", terminated_at, NOW, attempts)
+    deadline_at = terminated_at + DAY
+    notification_id = UUID(int=(int(deadline_at.timestamp() * 1000) << 80) + number)
+    return Notification(notification_id, deadline_at, 79160000000, 1, f"c{number}", terminated_at, NOW, attempts)
 
 
-def course(batch_max: int = 1, width: int = 4, failures: int = 0, throughput: Throughput | None = None) -> LaneState:
-    return LaneState(batch_max, failures, Pace(width), throughput or Throughput(), lambda: 0.5)
+def state(batch_max: int = 1, width: int = 4, failures: int = 0, throughput: Throughput | None = None, jitter: float = 0.5) -> LaneState:
+    """A lane that was leased at second 0, which is `NOW` by the database's clock, and has never been read."""
+    lease = Lease(MessengerId(1), 1, failures, BEGINNING, timedelta(0), NOW, "m", "https://m.example/", batch_max, False)
+    return LaneState(lease, Pace(width), throughput or Throughput(), lambda: jitter, 0.0)
 
 
-def begun(lane: LaneState, now_s: float, now: datetime = NOW) -> list[Batch]:
+def reads(lane: LaneState, rows: list[Notification], now_s: float = 0.0) -> None:
+    """A read brings these rows."""
+    assert lane.reads(now_s) is not None
+    lane.offer(rows, now_s, 0.001)
+
+
+def begun(lane: LaneState, now_s: float) -> list[Batch]:
     batches = []
-    while (batch := lane.begin(now, now_s)) is not None:
+    while (batch := lane.begin(now_s)) is not None:
         batches.append(batch)
     return batches
 
 
 def answer(lane: LaneState, batch: Batch, outcome: Outcome, now_s: float = 1.0) -> None:
-    lane.note(batch, outcome, NOW, now_s - 0.01, NOW, now_s)
+    lane.note(batch, outcome, now_s - 0.01, now_s)
 
 
-def settle(lane: LaneState) -> None:
+def settle(lane: LaneState, now_s: float = 1.0) -> None:
     settlement = lane.settle()
     assert settlement is not None
-    lane.settled(settlement)
+    lane.settled(settlement, now_s)
 
 
-def test_long_pass_looks_back_so_that_what_was_committed_late_or_backdated_goes_first() -> None:
-    lane = course()
-    assert lane.reads(0.0) == Read(BEGINNING, PAGE)
-    rows = [owed(n) for n in range(1, PAGE + 1)]
-    lane.offer(rows)
-    assert [batch[0].notification_id.int for batch in begun(lane, 0.1)] == [1, 2, 3, 4]
-    end = (rows[-1].deadline_at, rows[-1].notification_id)
-    assert lane.reads(REREAD_S / 2) == Read(end, PAGE)
-    later = [owed(n) for n in range(PAGE + 1, 2 * PAGE + 1)]
-    lane.offer(later)
-    assert lane.reads(REREAD_S) == Read(BEGINNING, 4 + HEAD)
-    backdated = owed(0, timedelta(hours=20))
-    lane.offer([backdated, *rows[: 3 + HEAD]])
-    for n in range(1, 5):
-        answer(lane, (rows[n - 1],), Acknowledged(204))
-    assert [batch[0].notification_id.int for batch in begun(lane, 1.1)] == [0, 5, 6, 7], "and what is under way is not pushed twice"
-    assert lane.reads(REREAD_S) is not None, "as many as it looked for: there may be more"
-    lane.offer(rows[:HEAD])
-    assert lane.reads(REREAD_S) is None, "there is enough, and the pass goes on from where it was"
-
-
-def test_what_is_settled_while_its_row_is_being_read_is_not_pushed_again() -> None:
-    lane = course()
-    lane.reads(0.0)
-    rows = [owed(n) for n in range(1, PAGE + 1)]
-    lane.offer(rows)
-    first, second, *_ = begun(lane, 0.0)
-    answer(lane, first, Acknowledged(204))
-    answer(lane, second, Failed("status 500", 500))
-    assert lane.reads(REREAD_S) == Read(BEGINNING, 4 + HEAD)
-    settle(lane)
-    lane.offer(rows)
-    answer(lane, (rows[2],), Acknowledged(204))
-    answer(lane, (rows[3],), Acknowledged(204))
-    pushed = [batch[0].notification_id.int for batch in begun(lane, 1.1)]
-    assert pushed[0] == 5
+def pushed(batches: list[Batch]) -> list[str]:
+    return [n.identification_code for batch in batches for n in batch]
 
 
 def test_backlog_is_paced_by_what_comes_back_as_queries_until_deadlines_press() -> None:
     throughput = Throughput(echo_per_s=1000.0)
-    rows = [owed(n) for n in range(PAGE)]
-    paced = course(batch_max=100, width=64, throughput=throughput)
-    paced.reads(0.0)
-    paced.offer(rows)
+    paced = state(batch_max=100, width=64, throughput=throughput)
+    reads(paced, [owed(n) for n in range(PAGE)])
     assert paced in throughput.bulky
     assert sum(map(len, begun(paced, 0.0))) <= 200, "a tenth of a second's, and the batch that crosses it"
     assert 0 < paced.waits_s() <= 0.2
     assert sum(map(len, begun(paced, 0.2))) >= 100
+    paced.end()
 
-    pressing = course(batch_max=100, width=64, throughput=throughput)
-    pressing.reads(0.0)
-    pressing.offer([owed(n, timedelta(hours=13)) for n in range(PAGE)])
+    pressing = state(batch_max=100, width=64, throughput=throughput)
+    reads(pressing, [owed(n, timedelta(hours=13)) for n in range(PAGE)])
     assert sum(map(len, begun(pressing, 0.0))) == PAGE
 
-    few = course(batch_max=100, width=64, throughput=Throughput(echo_per_s=1.0))
-    few.reads(0.0)
-    few.offer([owed(n) for n in range(PAGE - 1)])
+    few = state(batch_max=100, width=64, throughput=Throughput(echo_per_s=1.0))
+    reads(few, [owed(n) for n in range(PAGE - 1)])
     assert sum(map(len, begun(few, 0.0))) == PAGE - 1, "what is no backlog is not worth counting"
+
+
+def test_lanes_that_share_a_bound_push_at_uneven_gaps_of_the_right_mean() -> None:
+    gaps = []
+    for jitter in (0.0, 0.5, 1.0):
+        lane = state(batch_max=100, width=64, throughput=Throughput(echo_per_s=100.0), jitter=jitter)
+        reads(lane, [owed(n) for n in range(PAGE)])
+        begun(lane, 0.0)
+        gaps.append(round(lane.waits_s(), 3))
+    assert gaps == [0.4, 0.9, 1.4], "a second each, less what may be pushed ahead"
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_haste_slows_a_lane_whose_endpoint_lives_and_closes_one_whose_endpoint_does_not(status: int) -> None:
-    lane = course(width=8)
-    lane.reads(0.0)
-    lane.offer([owed(n) for n in range(50)])
+    lane = state(width=8)
+    reads(lane, [owed(n) for n in range(50)])
     first = begun(lane, 0.0)
     for batch in first[:4]:
         answer(lane, batch, Acknowledged(204), 0.1)
@@ -115,17 +100,15 @@ def test_haste_slows_a_lane_whose_endpoint_lives_and_closes_one_whose_endpoint_d
     assert lane.gate is None
     assert len(begun(lane, 10.0)) in (1, 4), "half as wide; by rate too, where the answer was 429"
 
-    dead = course(width=8)
-    dead.reads(0.0)
-    dead.offer([owed(n) for n in range(50)])
+    dead = state(width=8)
+    reads(dead, [owed(n) for n in range(50)])
     answer(dead, begun(dead, 0.0)[0], Failed(f"status {status}", status), 0.1)
     assert dead.gate is not None
 
 
 def test_endpoint_that_refuses_everything_is_a_failing_one_and_one_that_refuses_some_is_not() -> None:
-    lane = course(width=1)
-    lane.reads(0.0)
-    lane.offer([owed(n) for n in range(30)])
+    lane = state(width=1)
+    reads(lane, [owed(n) for n in range(30)])
     for n in range(2 * REFUSED_MAX):
         [batch] = begun(lane, 0.0)
         answer(lane, batch, Acknowledged(204) if n % REFUSED_MAX == 5 else Rejected(422))
@@ -138,73 +121,83 @@ def test_endpoint_that_refuses_everything_is_a_failing_one_and_one_that_refuses_
     assert not begun(lane, 0.0)
     settlement = lane.settle()
     assert settlement is not None
-    assert {deferral.not_before for deferral in settlement.deferred if deferral.not_before > NOW + REFUSED_WITHIN} == set()
+    assert all(deferral.due_s <= 1.0 + REFUSED_MAX_GAP.total_seconds() for deferral in settlement.deferred)
 
-    probed = course(failures=1)
-    probed.reads(0.0)
-    probed.offer([owed(1), owed(2)])
-    [canary] = begun(probed, 0.0)
-    answer(probed, canary, Rejected(400))
-    assert probed.gate is not None, "a canary that is refused opens nothing"
-    settlement = probed.settle()
+
+def test_what_was_refused_before_and_is_again_says_nothing_about_the_endpoint() -> None:
+    lane = state(width=1)
+    reads(lane, [owed(n, attempts=1) for n in range(3 * REFUSED_MAX)])
+    for _ in range(3 * REFUSED_MAX):
+        [batch] = begun(lane, 0.0)
+        answer(lane, batch, Rejected(422))
+    assert lane.gate is None
+
+
+def test_content_that_is_refused_though_it_is_overdue_is_tried_again_in_an_hour() -> None:
+    lane = state(width=2)
+    reads(lane, [owed(1, ended_ago=2 * DAY), owed(2)])
+    overdue, in_time = begun(lane, 0.0)
+    answer(lane, overdue, Rejected(422))
+    answer(lane, in_time, Rejected(422))
+    settlement = lane.settle()
     assert settlement is not None
-    assert [deferral.not_before for deferral in settlement.deferred] == [probed.gate.until]
+    later, soon = (deferral.due_s for deferral in settlement.deferred)
+    assert later == pytest.approx(3601)
+    assert soon <= 1 + REFUSED_MAX_GAP.total_seconds()
 
 
-def test_lanes_that_share_a_bound_push_at_uneven_gaps_of_the_right_mean() -> None:
-    gaps = []
-    for jitter in (0.0, 0.5, 1.0):
-        lane = LaneState(100, 0, Pace(64), Throughput(echo_per_s=100.0), lambda jitter=jitter: jitter)  # type: ignore[misc] # a default
-        lane.reads(0.0)
-        lane.offer([owed(n) for n in range(PAGE)])
-        begun(lane, 0.0)
-        gaps.append(round(lane.waits_s(), 3))
-    assert gaps == [0.4, 0.9, 1.4], "a second each, less what may be pushed ahead"
-
-
-def test_looking_back_takes_nothing_from_beyond_what_was_read() -> None:
-    lane = course()
-    lane.reads(0.0)
-    lane.offer([owed(n) for n in range(1, PAGE + 1)])
-    assert lane.reads(REREAD_S) == Read(BEGINNING, HEAD)
-    lane.offer([owed(n) for n in range(PAGE + 1, PAGE + HEAD + 1)])
-    assert lane.reads(REREAD_S + 0.1) is None, "and it need not look again at once"
-    pushed = 0
-    while batches := begun(lane, REREAD_S + 0.1):
-        for batch in batches:
-            pushed += 1
-            answer(lane, batch, Acknowledged(204), REREAD_S + 0.2)
-    assert pushed == PAGE
+def test_refused_canary_opens_nothing() -> None:
+    lane = state(failures=1)
+    lane.offer_canary([owed(1)])
+    [canary] = begun(lane, 0.0)
+    answer(lane, canary, Rejected(400))
+    assert lane.gate is not None
 
 
 def test_endpoint_that_says_it_is_gone_is_probed_on_and_slowly() -> None:
-    lane = course()
-    lane.reads(0.0)
-    lane.offer([owed(1)])
+    lane = state()
+    reads(lane, [owed(1)])
     [batch] = begun(lane, 0.0)
-    answer(lane, batch, Failed("status 410", 410))
+    lane.note(batch, Failed("status 410", 410), 0.0, 0.5)
     assert lane.gate is not None
-    assert lane.gate.until == NOW + PROBE_MAX
+    assert lane.gate.until_s == PROBE_MAX.total_seconds(), "from when the push began"
 
 
-def test_closed_lane_is_probed_by_the_one_that_failed_least_and_opens_by_its_receipt() -> None:
-    lane = course(batch_max=10, failures=3)
-    assert lane.reads(0.0) == Read(BEGINNING, PAGE)
-    lane.offer([owed(1, attempts=5), owed(2, attempts=1), owed(3, attempts=2)])
+def test_closed_lane_is_probed_by_one_and_opens_by_its_receipt() -> None:
+    lane = state(batch_max=10, failures=3)
+    assert lane.reads(0.0) is None
+    assert lane.wants_canary
+    lane.offer_canary([owed(2, attempts=1)])
+    assert not lane.wants_canary
     [batch] = begun(lane, 0.0)
-    assert [n.notification_id.int for n in batch] == [2]
+    assert len(batch) == 1
     answer(lane, batch, Acknowledged(204))
     settlement = lane.settle()
     assert settlement is not None
     assert settlement.reopens
-    lane.settled(settlement)
-    assert (lane.failures, lane.reads(1.0)) == (0, Read(BEGINNING, PAGE))
+    lane.settled(settlement, 1.0)
+    assert (lane.failures, lane.reads(2.0)) == (0, Read(BEGINNING, PAGE)), "what failed meanwhile lies below the mark"
+
+
+def test_closed_lane_with_nothing_to_probe_with_is_idle() -> None:
+    lane = state(failures=1)
+    lane.offer_canary([])
+    assert not lane.wants_canary
+    assert lane.idle
+
+
+def test_one_push_in_eight_is_a_retry_while_there_is_something_new() -> None:
+    lane = state(width=64)
+    reads(lane, [owed(n, attempts=n % 2) for n in range(64)])
+    tried = [batch[0].attempts for batch in begun(lane, 0.0)]
+    assert tried[: 4 * RETRY_EVERY] == ([0] * (RETRY_EVERY - 1) + [1]) * 4
+    assert sum(tried) == 32, "and all of them in the end"
 
 
 def test_what_could_not_be_written_is_kept_for_the_next_time() -> None:
-    lane = course()
-    lane.reads(0.0)
-    lane.offer([owed(n) for n in range(1, 4)])
+    lane = state()
+    rows = [owed(n) for n in range(1, 4)]
+    reads(lane, rows)
     first, second, third = begun(lane, 0.0)
     answer(lane, first, Acknowledged(204))
     settlement = lane.settle()
@@ -214,8 +207,31 @@ def test_what_could_not_be_written_is_kept_for_the_next_time() -> None:
     assert not lane.idle
     again = lane.settle()
     assert again is not None
-    assert [i.int for i in again.delivered] == [1, 2]
-    lane.settled(again)
+    assert again.delivered == [row.notification_id for row in rows[:2]]
+    lane.settled(again, 1.0)
     answer(lane, third, Acknowledged(204))
     settle(lane)
     assert lane.idle
+
+
+def test_attempts_carry_the_database_s_time() -> None:
+    lane = state()
+    reads(lane, [owed(1)])
+    [batch] = begun(lane, 2.0)
+    attempt = lane.note(batch, Acknowledged(204), 2.0, 2.5)
+    assert (attempt.attempted_at, attempt.latency_ms) == (NOW + timedelta(seconds=2), 500)
+
+
+def test_deferral_is_looked_for_when_it_is_over() -> None:
+    lane = state()
+    reads(lane, [owed(1), owed(2)])
+    kept, deferred = begun(lane, 0.0)
+    answer(lane, kept, Acknowledged(204))
+    answer(lane, deferred, Rejected(422))
+    settlement = lane.settle()
+    assert settlement is not None
+    lane.settled(settlement, 1.0)
+    [deferral] = settlement.deferred
+    assert deferral.due_s < LOOK_BACK_S
+    assert lane.reading.low_water == deferred[0].notification_id, "the mark passes what was deferred"
+    assert lane.reading.look_back_in_s(1.0) == pytest.approx(deferral.due_s - 1.0)

@@ -55,7 +55,7 @@ def test_webhook_id_depends_on_which_notifications_and_on_nothing_else(push: lis
 
 
 def test_webhook_id_of_one_notification_is_its_own() -> None:
-    notice = Notification(AT, UUID(int=1), 79161234567, 1, "u", AT, AT, 0)
+    notice = Notification(UUID(int=1), AT, 79161234567, 1, "u", AT, AT, 0)
     assert webhook_id([notice]) == "msg_00000000000000000000000000000001"
 
 

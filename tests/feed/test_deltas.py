@@ -24,7 +24,7 @@ AT = "2024-02-29T12:00:00+03:00"
 def apply(database: TestDatabase, path: Path) -> AppliedEvents:
     async def run() -> AppliedEvents:
         async with database.pool() as pool:
-            return await deltas.apply_events(ContractFeed(pool, bytes(32), lambda: None), path)
+            return await deltas.apply_events(ContractFeed(pool, bytes(32)), path)
 
     return asyncio.run(run())
 
@@ -64,7 +64,7 @@ def test_an_event_of_the_operator_api_and_of_a_file_are_the_same_event(database:
                 holder="organisation",
                 end_user="registered",
             )
-            assert [result.outcome for result in await ContractFeed(pool, bytes(32), lambda: None).apply([event])] == ["applied"]
+            assert [result.outcome for result in await ContractFeed(pool, bytes(32)).apply([event])] == ["applied"]
 
     asyncio.run(call())
     header = "end_user,holder,occurred_at,msisdn,type,event_id"

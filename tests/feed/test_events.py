@@ -435,7 +435,7 @@ def test_database_holds_what_the_rule_says_however_events_fall_into_calls(databa
         told: list[str] = []
         async with database.connect() as dba, database.pool(1) as pool:
             await dba.execute("DELETE FROM registry.contract; DELETE FROM registry.feed_event")
-            feed = ContractFeed(pool, b"k" * 32, lambda: None, lambda: NOW)
+            feed = ContractFeed(pool, b"k" * 32, lambda: NOW)
             for events in sent:
                 told += [result.outcome for result in await feed.apply(events)]
             stored = await dba.fetch(
@@ -456,8 +456,6 @@ def test_database_away_applies_nothing_and_says_so() -> None:
     async def run() -> None:
         async with database_away() as pool:
             with pytest.raises(Unavailable):
-                await ContractFeed(pool, b"k" * 32, lambda: None).apply(
-                    [Event(event_id="e", type="activated", msisdn=SOME_NUMBERS[0], occurred_at=NOW)]
-                )
+                await ContractFeed(pool, b"k" * 32).apply([Event(event_id="e", type="activated", msisdn=SOME_NUMBERS[0], occurred_at=NOW)])
 
     asyncio.run(run())

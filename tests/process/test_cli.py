@@ -68,11 +68,13 @@ def test_messenger_test_pushes_a_signed_event(site: Site) -> None:
         messenger = await site.add_messenger("alpha")
         async with receiving(messenger.secret) as (receiver, inbox):
             await asyncio.to_thread(run, site, "messenger", "set", "alpha", "--endpoint", receiver.url)
-            done = await asyncio.to_thread(told, site, "messenger", "test", "alpha")
-            assert done["delivered"] is True
-            assert [(receipt.kind, receipt.verified) for receipt in inbox.receipts] == [("endpoint.test", True)]
-            receiver.status = 500
-            assert (await asyncio.to_thread(run, site, "messenger", "test", "alpha")).exit_code == 1
+            with daemon(site) as running:
+                done = await asyncio.to_thread(told, site, "messenger", "test", "alpha")
+                assert done["delivered"] is True
+                assert [(receipt.kind, receipt.verified) for receipt in inbox.receipts] == [("endpoint.test", True)]
+                receiver.status = 500
+                assert (await asyncio.to_thread(run, site, "messenger", "test", "alpha")).exit_code == 1
+                assert running.stop() == 0
 
     asyncio.run(story())
 

@@ -227,10 +227,19 @@ def test_hosts_of_one_hostname_have_workers_of_different_names_and_a_host_keeps_
 
 
 def test_leases_are_held_under_the_worker_s_name(site: Site, running: Workers) -> None:
+    released = asyncio.Event()
+
+    async def answer(_: Received) -> Response:
+        await released.wait()
+        return Response(status=204)
+
     async def run() -> None:
-        async with looking(site.database) as database:
-            holder = await eventually(lambda: database.value("SELECT holder FROM registry.watch"))
-            assert holder in {worker_name(line["operator"]) for line in running.log("started")}
+        async with listening(answer) as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.owe(messenger, "a")
+            owner = await eventually(lambda: database.value("SELECT max(owner) FROM registry.lane"))
+            assert owner in {worker_name(line["operator"]) for line in running.log("started")}
+            released.set()
 
     asyncio.run(run())
 

@@ -16,6 +16,7 @@ import pytest
 
 from registryd.demo import embedded
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, time_ordered_id
+from registryd.domain.lane import Lease
 from registryd.domain.presence import PresenceQuery
 from registryd.store import lanes, presence
 from registryd.store.pool import Database
@@ -88,9 +89,8 @@ async def change_policy(connection: Connection, **changes: str) -> None:
         )
 
 
-async def take_lanes(db: Database, owner: str, limit: int, working: Sequence[MessengerId] = ()) -> list[lanes.Lease]:
-    async with db.connection() as connection:
-        return await lanes.lease(connection, owner, limit, working)
+async def take_lanes(db: Database, owner: str, limit: int, working: Sequence[MessengerId] = ()) -> list[Lease]:
+    return await lanes.lease(db, owner, limit, working)
 
 
 async def waits(connection: Connection, pid: int) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.notification import Attempt, Deferral
+from registryd.domain.notification import Attempt
 from registryd.store import contracts, lanes, notifications
 from registryd.store.pool import Database
 from tests.conftest import TestDatabase
@@ -305,15 +305,15 @@ def test_a_former_owners_failures_change_nothing_and_its_receipts_count(database
             (present,) = await take_lanes(db, "present", 10, [])
             assert present.token > former.token
             before = await connection.fetchrow("SELECT * FROM registry.lane")
+            progress = lanes.Progress(ids[0], timedelta(minutes=1))
 
-            assert await lanes.renew(db, former) is False
-            await lanes.release(db, former, succeeded=True)
-            now = datetime.now(UTC)
-            push = Attempt(now, 1, "failed", 500, 12, "status 500")
+            assert await lanes.renew(db, former, progress) is False
+            await lanes.release(db, former, progress, succeeded=True)
+            push = Attempt(datetime.now(UTC), 1, "failed", 500, 12, "status 500")
             async with db.transaction() as own:
-                await lanes.gate(own, former, now + timedelta(minutes=1), "status 500")
+                await lanes.gate(own, former, timedelta(minutes=1), "status 500")
                 await lanes.reopen(own, former)
-                await notifications.settle_push(own, messenger_id, former.token, [], [Deferral(ids[0], now, "status 500")], [push])
+                await notifications.settle_push(own, messenger_id, former.token, [], [(ids[0], timedelta(0), "status 500")], [push])
             assert await connection.fetchrow("SELECT * FROM registry.lane") == before
             assert await connection.fetchval("SELECT count(*) FROM registry.notification WHERE attempts > 0 OR last_error <> ''") == 0
 
@@ -323,14 +323,16 @@ def test_a_former_owners_failures_change_nothing_and_its_receipts_count(database
                     == 2
                 )
 
-            assert await lanes.renew(db, present) is True
+            assert await lanes.renew(db, present, progress) is True
             async with db.transaction() as own:
-                await notifications.settle_push(own, messenger_id, present.token, [], [Deferral(ids[0], now, "status 500")], [push])
-                await lanes.gate(own, present, now + timedelta(minutes=1), "status 500")
+                await notifications.settle_push(own, messenger_id, present.token, [], [(ids[0], timedelta(0), "status 500")], [push])
+                await lanes.gate(own, present, timedelta(minutes=1), "status 500")
             row = await connection.fetchrow("SELECT attempts, last_error FROM registry.notification WHERE notification_id = $1", ids[0])
             assert tuple(row or ()) == (1, "status 500")
-            assert await lanes.find(db, messenger_id) == (now + timedelta(minutes=1), "status 500")
-            await lanes.release(db, present, succeeded=False)
+            gated_for = await connection.fetchval("SELECT gate_until - now() FROM registry.lane")
+            assert timedelta(seconds=50) < gated_for <= timedelta(minutes=1)
+            assert (await lanes.find(db, messenger_id)).last_error == "status 500"
+            await lanes.release(db, present, progress, succeeded=False)
             assert await connection.fetchval("SELECT owner IS NULL AND last_success_at IS NULL FROM registry.lane") is True
 
     asyncio.run(run())

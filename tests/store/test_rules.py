@@ -345,7 +345,7 @@ def test_the_reports_of_a_small_registry_add_up(database: TestDatabase) -> None:
                 failed = Attempt(datetime.now(UTC), 1, "failed", None, 30, "timeout")
                 delivered, attempts = [owed[0].notification_id, owed[3].notification_id], [acknowledged, failed, acknowledged]
                 assert await notifications.settle_push(own, lease.messenger_id, lease.token, delivered, [], attempts) == 2
-                await lanes.gate(own, lease, datetime.now(UTC) + timedelta(minutes=1), "timeout")
+                await lanes.gate(own, lease, timedelta(minutes=1), "timeout")
             await connection.execute(
                 "INSERT INTO registry.feed_event (event_id, type, content, outcome, reason, occurred_at) VALUES "
                 "('e-1', 'terminated', decode(repeat('00', 16), 'hex'), 'applied', NULL, now() - interval '2 minutes'), "

@@ -214,7 +214,7 @@ def test_what_the_registry_learned_after_the_snapshot_is_not_undone(database: Te
 
     async def events() -> None:
         async with database.pool() as pool:
-            feed = ContractFeed(pool, bytes(32), lambda: None)
+            feed = ContractFeed(pool, bytes(32))
             happened = [("terminated", gone), ("suspended", suspended), ("holder_changed", held), ("activated", new)]
             sent = [
                 Event(event_id=str(number), type=kind, msisdn=Msisdn(number), occurred_at=datetime.now(UTC))  # type: ignore[arg-type]

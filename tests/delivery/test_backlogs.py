@@ -1,4 +1,4 @@
-"""The watch: one worker has it, tells each backlog as it is, alarms once a crossing, and costs the same before millions."""
+"""The watch over backlogs: it shows each as it is, alarms once a crossing whichever process looks, and costs the same before millions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from registryd import observe
-from registryd.delivery.watch import Watch
-from registryd.domain.backlog import Backlog
-from registryd.domain.errors import Unavailable
-from registryd.store import watch as store
-from registryd.store.pool import Database
+from registryd.keep.backlogs import BacklogWatch
+from registryd.store import backlogs as store
 from tests.conftest import Site, daemon, eventually
 from tests.delivery.conftest import DAY, delivering, listening, looking
 
@@ -38,54 +35,19 @@ def low(log: list[Any]) -> list[float]:
     return [line["below_h"] for line in log if line["event"] == "slack_low"]
 
 
-def test_one_worker_has_the_watch_until_it_leaves_or_its_lease_lapses(site: Site) -> None:
+def test_a_look_that_took_long_is_not_repeated_at_once(site: Site) -> None:
+    times = iter((0.0, 3.0, 3.0, 10.0, 33.1, 33.2, 33.2))
+
     async def run() -> None:
         async with site.database.pool() as db, looking(site.database) as database:
-            await site.add_messenger()
-            first, second = Watch(db, "first"), Watch(db, "second")
-            for _ in range(2):
-                await first.tick()
-                await second.tick()
-            assert (first.is_held, second.is_held) == (True, False)
-            await first.leave()
-            await second.tick()
-            await first.tick()
-            assert (first.is_held, second.is_held) == (False, True)
-            await database.run("UPDATE registry.watch SET lease_until = now() - interval '1 second'")
-            await first.tick()
-            assert shown("registryd_notifications_pending") == 0
-            await second.tick()
-            assert (first.is_held, second.is_held) == (True, False)
-
-    asyncio.run(run())
-
-
-def test_a_worker_that_lost_the_watch_shows_no_backlog(site: Site) -> None:
-    async def run() -> None:
-        async with site.database.pool() as db, looking(site.database) as database:
-            await site.add_messenger()
-            watch = Watch(db, "this")
-            await watch.tick()
-            assert shown("registryd_notifications_pending") == 0
-            await database.run("UPDATE registry.watch SET holder = 'other', lease_until = now() + interval '1 minute'")
-            await watch.tick()
-            assert shown("registryd_notifications_pending") is None
-            assert observe.METRICS.get_sample_value("registryd_on_watch") == 0
-
-    asyncio.run(run())
-
-
-def test_a_look_that_took_too_long_is_not_repeated_at_once(site: Site) -> None:
-    async def run() -> None:
-        hasty = Database(site.database.dsn("registryd_app"), size=2, connect_timeout_s=3, command_timeout_s=0.3)
-        async with hasty as db, site.database.connect() as other, other.transaction():
-            watch = Watch(db, "this")
-            await other.execute("LOCK TABLE registry.messenger")
-            with pytest.raises(Unavailable):
-                await watch.tick()
-            assert not watch.is_held
-            await watch.tick()
-            assert watch.is_held, "it has the watch again, and rests from looking"
+            messenger = await site.add_messenger()
+            watch = BacklogWatch(db, lambda: next(times))
+            await watch.look()
+            await database.owe(messenger, "a")
+            await watch.look()
+            assert shown("registryd_notifications_pending") == 0, "a look of 3 s is followed by a rest of 30"
+            await watch.look()
+            assert shown("registryd_notifications_pending") == 1
 
     asyncio.run(run())
 
@@ -104,7 +66,7 @@ def test_metrics_tell_each_backlog_as_it_is(site: Site) -> None:
             )
             await database.run("UPDATE registry.lane SET gate_until = now(), failures = 1 WHERE messenger_id = $1", owing.messenger_id)
             with capture_logs():
-                await Watch(db, "this").look()
+                await BacklogWatch(db).look()
             assert (shown("registryd_notifications_pending", "owing"), shown("registryd_notifications_overdue", "owing")) == (3, 1)
             assert shown("registryd_notifications_slack_seconds", "owing") == pytest.approx(-3600, abs=20)
             assert shown("registryd_notifications_oldest_age_seconds", "owing") == pytest.approx(0, abs=20)
@@ -122,14 +84,13 @@ def test_an_alarm_is_raised_once_a_crossing_and_again_only_after_the_slack_was_a
         async with site.database.pool() as db, looking(site.database) as database:
             messenger = await site.add_messenger()
             await database.bind(messenger, "fresh", "hours", "overdue")
-            watch = Watch(db, "this")
 
             async def alarmed(code: str | None = None, slack: timedelta = DAY) -> list[float]:
                 if code is not None:
                     await database.terminate(code, await database.value("SELECT now() - $1::interval", DAY - slack))
                 with capture_logs() as log:
-                    await watch.look()
-                    await watch.look()
+                    await BacklogWatch(db).look()
+                    await BacklogWatch(db).look()
                 return low(log)
 
             assert await alarmed() == []
@@ -151,12 +112,11 @@ def test_the_second_channel_is_called_for_once_when_pushes_have_failed_for_six_h
             messenger = await site.add_messenger(endpoint="http://127.0.0.1:9/")
             await database.owe(messenger, "a")
             await database.run("UPDATE registry.lane SET gate_until = now(), failures = 9, last_error = 'no connection'")
-            watch = Watch(db, "this")
             with capture_logs() as log:
-                await watch.look()
+                await BacklogWatch(db).look()
                 await database.run("UPDATE registry.notification SET recorded_at = now() - interval '7 hours'")
-                await watch.look()
-                await watch.look()
+                await BacklogWatch(db).look()
+                await BacklogWatch(db).look()
             assert [(line["messenger"], line["error"]) for line in log if line["event"] == "second_channel_due"] == [
                 ("messenger", "no connection")
             ]
@@ -180,7 +140,7 @@ def test_a_backlog_is_counted_to_a_bound_and_estimated_beyond_it(site: Site) -> 
                 messenger.messenger_id,
             )
         async with site.database.pool() as db:
-            [backlog] = await store.read_backlogs(db)
+            [backlog] = await store.read(db)
             # The table fits the sample whole, so that the estimate is exact; the overdue ones are told to the bound.
             assert (backlog.pending, backlog.overdue, backlog.replayed) == (30_000, store.COUNTED_MAX, 0)
             assert backlog.received == 2000
@@ -193,29 +153,35 @@ def test_every_field_of_a_backlog_is_read(site: Site) -> None:
     async def run() -> None:
         async with site.database.pool() as db:
             await site.add_messenger()
-            [backlog] = await store.read_backlogs(db)
-            assert backlog == Backlog(
-                backlog.messenger_id, "messenger", False, 0, 0, 0, None, None, 0, timedelta(minutes=5), False, None, None
-            )
+            [backlog] = await store.read(db)
+            nothing: tuple[Any, ...] = (False, 0, 0, 0, None, None, 0, timedelta(minutes=5), False, None, None, [], False)
+            assert tuple(backlog) == (backlog.messenger_id, "messenger", *nothing, backlog.seen_at)
 
     asyncio.run(run())
 
 
-def test_the_daemon_watches_and_leaves_the_watch_when_it_stops(site: Site) -> None:
+def test_an_alarm_is_told_once_whichever_process_sees_it_and_whoever_restarts(site: Site) -> None:
     async def run() -> None:
-        async with listening(lambda _: 503) as endpoint, looking(site.database) as database:
-            messenger = await site.add_messenger(endpoint=endpoint.url)
-            with daemon(site) as one, daemon(site) as other:
-                await eventually(lambda: 'registryd_notifications_pending{messenger="messenger"}' in one.metrics() + other.metrics())
-                assert sum("registryd_on_watch 1.0" in worker.metrics() for worker in (one, other)) == 1
-                on_watch, waiting = (one, other) if "registryd_on_watch 1.0" in one.metrics() else (other, one)
-                await database.owe(messenger, "a", deadline_in=HOUR / 2)
-                on_watch.kill()
-                await database.run("UPDATE registry.watch SET lease_until = now()")
-                await eventually(lambda: "registryd_on_watch 1.0" in waiting.metrics())
-                await eventually(lambda: low(waiting.log()) == [22, 12, 1])
-                assert waiting.stop() == 0
-            assert await database.value("SELECT holder FROM registry.watch") is None
+        async with site.database.pool() as db, looking(site.database) as database:
+            messenger = await site.add_messenger()
+            await database.owe(messenger, "a", deadline_in=HOUR / 2)
+            with capture_logs() as log:
+                await asyncio.gather(*(BacklogWatch(db).look() for _ in range(4)))
+                await BacklogWatch(db).look()
+            assert low(log) == [22, 12, 1]
+
+    asyncio.run(run())
+
+
+def test_the_daemon_watches_backlogs(site: Site) -> None:
+    async def run() -> None:
+        async with looking(site.database) as database:
+            messenger = await site.add_messenger()
+            await database.owe(messenger, "a", deadline_in=HOUR / 2)
+            with daemon(site) as running:
+                await eventually(lambda: 'registryd_notifications_pending{messenger="messenger"} 1.0' in running.metrics())
+                await eventually(lambda: low(running.log()) == [22, 12, 1])
+                assert running.stop() == 0
 
     asyncio.run(run())
 

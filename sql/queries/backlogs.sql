@@ -1,21 +1,11 @@
--- The watch: which worker has it, and what it sees. Everything is read by keys and counted up to a bound, so that a look costs the same
--- in front of a thousand and of millions.
-
--- name: take_watch
--- Why: one worker counts, alarms and replays; another takes over when its lease lapses.
-UPDATE registry.watch AS w SET holder = $1, lease_until = now() + $2::interval
- WHERE w.holder IS NULL OR w.holder = $1 OR w.lease_until < now()
-RETURNING w.holder;
-
--- name: leave_watch
--- Why: the next worker need not wait for the lease to lapse.
-UPDATE registry.watch AS w SET holder = NULL, lease_until = NULL WHERE w.holder = $1;
+-- Backlogs: what is owed, by messenger. Everything is read by keys and counted up to a bound, so that a look costs the same in front of a
+-- thousand and of millions.
 
 -- name: read_backlogs
 -- Why: each messenger's backlog: counts up to $1, the earliest deadline, and the pace of its last 2,000 pushes in five minutes.
 SELECT m.messenger_id, m.name, m.endpoint_url IS NOT NULL AS has_endpoint, owed.pending, late.overdue, again.replayed,
        oldest.deadline_at, oldest.recorded_at, pace.received, pace.received_within, l.gate_until IS NOT NULL AS is_gated, l.last_error,
-       l.last_success_at
+       l.last_success_at, l.alarms_below, l.second_channel_due, now() AS seen_at
   FROM registry.messenger AS m
   JOIN registry.lane AS l ON l.messenger_id = m.messenger_id
  CROSS JOIN LATERAL (SELECT count(*) AS pending
@@ -40,6 +30,12 @@ SELECT n.messenger_id, round(count(*) * scale.factor)::bigint AS pending
   FROM (SELECT greatest(pg_relation_size('registry.notification') / 8192 / 5000.0, 1)::real AS factor) AS scale
  CROSS JOIN registry.notification AS n TABLESAMPLE SYSTEM (100.0 / greatest(pg_relation_size('registry.notification') / 8192 / 5000.0, 1))
  GROUP BY n.messenger_id, scale.factor;
+
+-- name: note_alarms
+-- Why: each alarm is told once, whichever process sees it first: only where what was raised is still what that process read.
+UPDATE registry.lane AS l SET alarms_below = $4, second_channel_due = $5
+ WHERE l.messenger_id = $1 AND l.alarms_below = $2::interval[] AND l.second_channel_due = $3
+RETURNING l.messenger_id;
 
 -- name: read_thresholds
 SELECT p.alarm_slack FROM registry.policy_in_force(now()) AS p;

@@ -1,0 +1,43 @@
+"""Hears on a connection of its own what the database notifies, so that a deliver process looks at once and not at its next poll.
+
+A NOTIFY that is missed costs the rest of a poll, and nothing else: the tables are the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from registryd.delivery.announcer import Announcer
+from registryd.delivery.dispatcher import Dispatcher
+from registryd.domain.errors import Unavailable
+from registryd.domain.identifiers import MessengerId
+from registryd.store.pool import Database
+
+CHANNEL = "registry_deliver"
+RECONNECT_S = 1.0
+RECONNECT_MAX_S = 30.0
+
+
+async def listen(db: Database, dispatcher: Dispatcher, announcer: Announcer) -> None:
+    """Until it is cancelled. While the database is away it tries again, at growing intervals."""
+
+    def hear(payload: str) -> None:
+        """The payload: nothing for what is owed, a messenger's number for what is owed below its mark, "test" for a test push."""
+        if payload == "test":
+            announcer.wake()
+        elif payload:
+            dispatcher.look_back(MessengerId(int(payload)))
+        else:
+            dispatcher.wake()
+
+    pause_s = RECONNECT_S
+    while True:
+        try:
+            async with db.listening(CHANNEL, hear) as lost:
+                dispatcher.look_back()  # what came before could not be heard
+                pause_s = RECONNECT_S
+                await lost.wait()
+        except Unavailable:
+            pass
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, RECONNECT_MAX_S)

@@ -1,0 +1,79 @@
+"""Test pushes: rows that whoever wants to try a messenger's endpoint writes, that a deliver process claims, and that hold the result.
+
+asked -> claimed -> ended
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import NamedTuple
+
+from registryd.domain.errors import NotPushed, TooManyTests
+from registryd.domain.identifiers import MessengerId
+from registryd.domain.notification import TestPush
+from registryd.store.pool import Database, fetch
+from registryd.store.queries import Nothing, Query
+
+WAIT_S = 15.0
+LOOK_S = 0.1
+A_MINUTE_MAX = 10
+"""Of one messenger's. One at a time, besides."""
+
+
+class Asked(NamedTuple):
+    test_id: int
+
+
+class Claimed(NamedTuple):
+    test_id: int
+    messenger_id: MessengerId
+    name: str
+    endpoint_url: str
+
+
+class Ended(NamedTuple):
+    """`delivered` is None until the push has ended."""
+
+    delivered: bool | None
+    http_status: int | None
+    latency_ms: int | None
+    error: str | None
+
+
+GIVE_UP_TESTS = Query("test_pushes", "give_up_tests", Nothing, int)
+ASK_TEST = Query("test_pushes", "ask_test", Asked, int, int)
+FIND_TEST = Query("test_pushes", "find_test", Ended, int)
+CLAIM_TESTS = Query("test_pushes", "claim_tests", Claimed)
+END_TEST = Query("test_pushes", "end_test", Nothing, int, bool, int, int, str)
+FORGET_TESTS = Query("test_pushes", "forget_tests", Nothing)
+
+
+async def run(db: Database, messenger_id: MessengerId) -> TestPush:
+    """Asks for a test push and waits for its result. Raises: TooManyTests, NotPushed, Unavailable."""
+    async with db.transaction() as connection:
+        await fetch(connection, GIVE_UP_TESTS, messenger_id)
+        asked = await fetch(connection, ASK_TEST, messenger_id, A_MINUTE_MAX)
+    if not asked:
+        raise TooManyTests(int(WAIT_S))
+    ends = time.monotonic() + WAIT_S
+    while time.monotonic() < ends:
+        ended = (await db.fetch(FIND_TEST, asked[0].test_id))[0]
+        if ended.delivered is not None:
+            return TestPush(ended.delivered, ended.http_status, ended.latency_ms or 0, ended.error)
+        await asyncio.sleep(LOOK_S)
+    raise NotPushed
+
+
+async def claim(db: Database) -> list[Claimed]:
+    """The tests that nobody has claimed yet; they are this process's now."""
+    return await db.fetch(CLAIM_TESTS)
+
+
+async def end(db: Database, claimed: Claimed, result: TestPush) -> None:
+    await db.fetch(END_TEST, claimed.test_id, result.delivered, result.status, result.latency_ms, result.error)
+
+
+async def forget(db: Database) -> None:
+    """Deletes tests of more than a day ago."""
+    await db.fetch(FORGET_TESTS)
