@@ -1,5 +1,5 @@
--- A contract says when the registry last learned something of it, so that an older snapshot does not undo it; and a number's live contract is its
--- highest generation, which events, snapshots and queries take for the present one.
+-- Rules of contracts. Each contract says when the registry last learned something of it, so that an older snapshot does not undo that. A number's
+-- live contract has its highest generation: events, snapshots and queries take the highest one for the present contract.
 
 CREATE OR REPLACE FUNCTION registry.refuse_buried_contracts() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -7,7 +7,7 @@ AS $$
 DECLARE
     buried record;
 BEGIN
-    -- Planned for this very statement (EXECUTE): a plan that is kept from one row is quadratic for a million.
+    -- EXECUTE plans it for this statement alone: a plan kept from a statement of one row takes quadratic time for a million.
     EXECUTE $look$
         SELECT a.ended_at IS NULL AS is_live, greatest(a.generation, c.generation) AS above
           FROM added AS a
@@ -25,7 +25,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION registry.refuse_buried_contracts IS 'A number''s live contract has its highest generation.';
+COMMENT ON FUNCTION registry.refuse_buried_contracts IS 'Refuses contracts that would put a live contract of a number below another of its generations.';
 
 CREATE OR REPLACE FUNCTION registry.refuse_renumbering() RETURNS trigger
 LANGUAGE plpgsql
@@ -42,12 +42,12 @@ CREATE OR REPLACE FUNCTION registry.stamp_recorded() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    -- registry.apply_snapshot, which runs as the owner, asks for no time by -infinity. Nobody else's UPDATE chooses one.
+    -- registry.apply_snapshot, which runs as the owner, asks for NULL by writing -infinity. Nobody else's UPDATE can choose a time.
     NEW.recorded_at := CASE WHEN NEW.recorded_at = '-infinity' AND current_user = 'registryd_owner' THEN NULL ELSE now() END;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION registry.stamp_recorded IS 'A change is newer than any snapshot that was taken before it, so it says when it was made.';
+COMMENT ON FUNCTION registry.stamp_recorded IS 'Writes down when a contract was changed, so that no snapshot taken before then undoes it.';
 
 CREATE OR REPLACE FUNCTION registry.refuse_deleting_bound_contract() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -61,4 +61,4 @@ BEGIN
     RETURN OLD;
 END
 $$;
-COMMENT ON FUNCTION registry.refuse_deleting_bound_contract IS 'Deleting a bound contract would lose the duty to notify, or its proof.';
+COMMENT ON FUNCTION registry.refuse_deleting_bound_contract IS 'Refuses to delete a contract with bindings: the duty to notify, or its proof, would be lost.';

@@ -1,16 +1,16 @@
--- Files of billing's: how one is staged, how the first one gets in at speed, and how a snapshot's differences are applied.
+-- Imports of billing's files: staging, the fast first load, and applying the differences of a snapshot.
 --
--- A snapshot is true as of a time. What the registry learned after that time it leaves as it is: contract.recorded_at says when an event, an
--- import or a person changed a contract, and NULL says that the last snapshot that was applied knows it so.
+-- A snapshot is true as of a time, and leaves alone what the registry learned after that time. contract.recorded_at says when an event, an
+-- import or a person last changed a contract; NULL says that the contract is as the newest snapshot has it.
 --
--- The staging tables are made by a function of the owner's. The functions that read them run with the owner's rights and trust them for that:
--- nobody else could hang a rule or a trigger on them.
+-- A function of the owner's makes the staging tables. The functions that read them run with the owner's rights, so they must be sure that nobody
+-- else could put a rule or a trigger on these tables.
 
 CREATE OR REPLACE FUNCTION registry.make_import_staging() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 BEGIN
-    -- EXECUTE, here and below, so that a second import of the same session does not meet the first one's plan.
+    -- EXECUTE, here and below: a second import in the same session must not use the plan of the first one's tables.
     EXECUTE $make$
         CREATE TEMPORARY TABLE import_contract ON COMMIT DROP AS
             SELECT c.msisdn, c.started_at, c.ended_at, c.status, c.holder, c.end_user, c.end_reason, c.generation
@@ -23,7 +23,7 @@ BEGIN
     $make$;
 END
 $$;
-COMMENT ON FUNCTION registry.make_import_staging IS 'Makes the temporary tables import_contract, which takes the lines of one import, and import_change, which takes what a snapshot changes. They are gone with the transaction.';
+COMMENT ON FUNCTION registry.make_import_staging IS 'Makes two temporary tables, which are gone with the transaction: import_contract for the lines of a file, import_change for what a snapshot changes.';
 
 CREATE OR REPLACE FUNCTION registry.refuse_foreign_staging(name text) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -35,7 +35,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION registry.refuse_foreign_staging IS 'A staging table that somebody else made could run his code with the owner''s rights.';
+COMMENT ON FUNCTION registry.refuse_foreign_staging IS 'Refuses a staging table that somebody else made: it could run that person''s code with the owner''s rights.';
 
 CREATE OR REPLACE FUNCTION registry.analyze_changes() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -45,14 +45,15 @@ BEGIN
     ANALYZE pg_temp.import_change;
 END
 $$;
-COMMENT ON FUNCTION registry.analyze_changes IS 'What joins import_change is not planned for a row where there are a million.';
+COMMENT ON FUNCTION registry.analyze_changes IS 'Gathers statistics of import_change. Without them, statements that join it would be planned for one row where there are a million.';
 
 CREATE OR REPLACE FUNCTION registry.apply_snapshot(as_of timestamptz) RETURNS TABLE (ended bigint, updated bigint, started bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 BEGIN
     PERFORM registry.refuse_foreign_staging('import_change');
-    -- One statement for all ends, so that the fan-out runs once. They come first: a number's next generation starts after the last one's end.
+    -- One statement for all ends, so that the trigger that writes notifications runs once. Ends come first: a number's next generation starts
+    -- after the last one has ended.
     EXECUTE $ends$
         UPDATE registry.contract AS c
            SET ended_at = n.ended_at, recorded_at = '-infinity',
@@ -80,7 +81,7 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION registry.apply_snapshot IS 'Applies import_change, which a snapshot taken at a time differs in; returns how many contracts ended, were updated and started.';
+COMMENT ON FUNCTION registry.apply_snapshot IS 'Applies import_change, the differences of a snapshot taken at a time. Returns how many contracts ended, were updated and started.';
 
 CREATE OR REPLACE FUNCTION registry.record_snapshot(as_of timestamptz) RETURNS void
 LANGUAGE sql
@@ -98,15 +99,15 @@ DECLARE
     remake text[] := '{}';
     loaded bigint;
 BEGIN
-    -- While the first contracts come in, queries wait and are then refused, where they would be told a wrong "absent".
+    -- While the first contracts come in, queries wait and then get 503. Without the lock they would be answered a wrong "absent".
     LOCK TABLE registry.contract IN ACCESS EXCLUSIVE MODE;
     IF EXISTS (SELECT FROM registry.contract) THEN
         RAISE EXCEPTION 'registry.contract holds contracts already'
             USING ERRCODE = 'restrict_violation', HINT = 'Import the file again: it is then compared with what is there.';
     END IF;
     PERFORM registry.refuse_foreign_staging('import_contract');
-    -- An index built over all rows at once costs a quarter of one that each row is put into. They are made again as they were, in this
-    -- very transaction: a number with two live contracts fails there, and nothing was loaded.
+    -- Building an index over all rows at once costs a quarter of inserting each row into it. So the indexes are dropped and made again as they
+    -- were, in this transaction. A number with two live contracts fails there, and then nothing was loaded.
     FOR index IN
         SELECT i.indexrelid::regclass AS name, c.conname AS rule,
                pg_get_indexdef(i.indexrelid) || CASE WHEN c.contype IN ('p', 'u') THEN
@@ -138,4 +139,4 @@ BEGIN
     RETURN loaded;
 END
 $$;
-COMMENT ON FUNCTION registry.load_first IS 'Moves import_contract, a snapshot taken at a time or else a history, into an empty registry.contract. Every check and trigger holds; the indexes are built at the end. Returns how many rows.';
+COMMENT ON FUNCTION registry.load_first IS 'Moves import_contract into the empty registry.contract. as_of: when the snapshot was taken; NULL: the file is a history. Every check and trigger holds. Returns how many rows.';

@@ -157,8 +157,8 @@ COMMENT ON COLUMN registry.canary_number.added_at IS 'When it was added.';
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- What billing tells us
 
--- Columns stand widest first, so that alignment wastes nothing. What sql/README.md measures: with its indexes a contract takes 117 bytes as a
--- snapshot brings it, and 125 once an event or a person has changed it (recorded_at).
+-- The widest columns come first, so that alignment wastes nothing. Measured with its indexes, a contract takes 117 bytes as a snapshot brings it,
+-- and 125 once an event or a person has changed it (recorded_at).
 CREATE TABLE registry.contract (
     msisdn      bigint NOT NULL CHECK (msisdn BETWEEN 10000 AND 999999999999999),
     started_at  timestamptz NOT NULL,
@@ -184,14 +184,14 @@ CREATE INDEX contract_ended ON registry.contract (ended_at) WHERE ended_at IS NO
 COMMENT ON TABLE registry.contract IS 'One MSISDN held by one subscriber over one period. Set ended_at to end it: bindings end and notifications are written in the same transaction. Ended is final. A number has one live contract at most: end that one before you insert the next generation.';
 COMMENT ON COLUMN registry.contract.msisdn IS 'The number: E.164 digits without the plus.';
 COMMENT ON COLUMN registry.contract.started_at IS 'When the holder got the number.';
-COMMENT ON COLUMN registry.contract.recorded_at IS 'When an event, an import or a person last told something of the contract; NULL: all of it is from a snapshot (registry.last_snapshot).';
+COMMENT ON COLUMN registry.contract.recorded_at IS 'When an event, an import of a history or a person last changed the contract. NULL: it is as the newest snapshot has it (registry.last_snapshot).';
 COMMENT ON COLUMN registry.contract.status IS 'active, suspended or ended. Ended is final: a restored subscriber gets the next generation.';
-COMMENT ON COLUMN registry.contract.holder IS 'Who holds the contract: decides, with policy.organisation_rule, whether an end user must be registered.';
+COMMENT ON COLUMN registry.contract.holder IS 'Who holds the contract. With policy.organisation_rule it decides whether an end user must be registered.';
 COMMENT ON COLUMN registry.contract.end_user IS 'Whether the person who uses an organisation''s number is registered; not_required for individuals.';
 COMMENT ON COLUMN registry.contract.generation IS 'Counts the holders of the number, from 1. It keeps a late notice from hitting the next holder.';
 COMMENT ON COLUMN registry.contract.ended_at IS 'When the contract ended; the notice period runs from here (Decree 1801 of 2021).';
 COMMENT ON COLUMN registry.contract.end_reason IS 'terminated, ported_out or holder_changed; never told to a messenger.';
-COMMENT ON COLUMN registry.contract.unverified IS 'Whether the end user should be registered and is not: all of end_user that an answer needs, small enough for the primary key.';
+COMMENT ON COLUMN registry.contract.unverified IS 'Whether the end user should be registered and is not. An answer needs no more of end_user, and this fits into the primary key''s index.';
 
 CREATE TABLE registry.last_snapshot (
     one   boolean PRIMARY KEY DEFAULT true CHECK (one),

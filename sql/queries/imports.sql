@@ -1,4 +1,4 @@
--- Files of contracts: checked line by line on their way, staged by COPY, then inserted as one statement.
+-- Imports of files of contracts. Lines are checked on their way, staged by COPY, then inserted by one statement.
 
 -- name: prepare_import
 -- Why: whole tables are sorted and joined once, within bounded memory.
@@ -12,11 +12,11 @@ SELECT true AS made FROM (SELECT registry.make_import_staging()) AS staging;
 SELECT NOT EXISTS (SELECT FROM registry.contract) AS empty;
 
 -- name: load_first
--- Why: into an empty registry, with indexes built at the end. $1: when a snapshot was taken; NULL: it is a history.
+-- Why: an empty registry is loaded with its indexes built at the end. $1: when a snapshot was taken; NULL: the file is a history.
 SELECT registry.load_first($1) AS inserted;
 
 -- name: insert_staged
--- Why: sorted, so that the indexes grow at their end. A contract that is there already is left as it is.
+-- Why: rows come sorted, so that the indexes grow at their end. A contract that is there already stays as it is.
 INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason)
 SELECT s.msisdn, s.generation, s.status, s.holder, s.end_user, s.started_at, s.ended_at, s.end_reason
   FROM import_contract AS s
@@ -24,7 +24,7 @@ SELECT s.msisdn, s.generation, s.status, s.holder, s.end_user, s.started_at, s.e
     ON CONFLICT (msisdn, generation) DO NOTHING;
 
 -- name: find_repeated_lines
--- Why: which of two lines on one contract was meant is not ours to guess. A staged row's place is its line's among those let through.
+-- Why: we cannot know which of two lines on one contract is right. The row number is the line's place among the good lines.
 SELECT again.line, CASE WHEN again.generation IS NULL THEN 'the same msisdn stands on an earlier line'
                         ELSE 'the same msisdn and generation stand on an earlier line' END AS reason
   FROM (SELECT l.line, l.generation, row_number() OVER (PARTITION BY l.msisdn, l.generation ORDER BY l.line) AS number
@@ -34,7 +34,7 @@ SELECT again.line, CASE WHEN again.generation IS NULL THEN 'the same msisdn stan
  LIMIT $1;
 
 -- name: find_second_live
--- Why: the unique index says that a number would have two live contracts; this says on which lines. Looked for only then.
+-- Why: the unique index has refused a second live contract of a number; this finds the lines.
 SELECT l.line,
        CASE WHEN c.msisdn IS NULL THEN 'the number has another live contract in this file'
             ELSE 'the number has a live contract of another generation in the registry: end that one first, by a contract event' END AS reason
@@ -47,7 +47,7 @@ SELECT l.line,
  LIMIT $1;
 
 -- name: find_buried
--- Why: the trigger says that a number's live contract would not be its last; this says on which lines. Looked for only then.
+-- Why: the trigger has refused contracts because a live one would not be its number's last; this finds the lines.
 SELECT DISTINCT l.line,
        CASE WHEN l.ended_at IS NULL THEN 'the number has an ended contract of a higher generation: a live contract is the last'
             ELSE 'the number has a live contract of a lower generation: what ended before it began has a lower one than that' END AS reason

@@ -1,20 +1,20 @@
--- Billing's whole table against the registry: the difference first, then only what differs. What the two agree on is read once and not
--- written. import_change holds one row for each number on which they differ; its kind says what is to be done:
+-- Compares billing's whole table with the registry and writes only the differences. import_change holds one row for each number that differs;
+-- its kind says what is to be done:
 --
---   activated, terminated, holder_changed   as billing's events of these names would
---   updated                                 status or end_user
+--   activated, terminated, holder_changed   what billing's events of these names do
+--   updated                                 the status or end user changes
 --   newer                                   nothing: the registry learned of it after the snapshot was taken
 --   unread                                  nothing: the number stands on a line that could not be read
 
 -- name: is_fed
--- Why: where events are applied too, the very time at which a snapshot was true matters: $1 is about that time.
+-- Why: where events are applied too, a snapshot must say when it was true ($1: about that time).
 SELECT EXISTS (SELECT FROM registry.feed_event AS e WHERE e.recorded_at > $1::timestamptz - interval '1 day') AS fed;
 
 -- name: compare_snapshot
--- Why: one pass over both tables. Another holder is known by a later started_at, or by another kind of holder; of the latter the snapshot's own
--- time is all that is known. An earlier started_at is no change: billing may know the day where an event told the second.
--- The counts tell, for the price of one more count and within the same sight of the tables, whether a number stands twice in the file: the
--- lines that met a contract and the contracts that met a line are then not as many.
+-- Why: one pass over both tables. A later started_at, or another kind of holder, means another holder; for the latter the change is dated to the
+-- snapshot's own time, because nothing better is known. An earlier started_at is no change: billing may know the day where an event told the
+-- second. The counts also tell whether a number stands twice in the file: then the lines that met a contract are more than the contracts that
+-- met a line.
 WITH changes AS (
     INSERT INTO import_change (kind, msisdn, generation, ended_at, started_at, status, holder, end_user)
     SELECT CASE WHEN greatest(c.recorded_at, c.started_at, (SELECT l.as_of FROM registry.last_snapshot AS l)) > $1 THEN 'newer'
@@ -44,13 +44,13 @@ SELECT (SELECT count(*) FROM registry.contract AS l WHERE l.ended_at IS NULL) AS
 SELECT true AS made FROM (SELECT registry.analyze_changes()) AS analyzed;
 
 -- name: lock_changing
--- Why: in the order of the numbers, as bindings take their locks, so that the two wait for each other and never in a circle.
+-- Why: locks are taken in the order of the numbers, as bindings take theirs, so that the two cannot deadlock.
 SELECT count(*) AS contracts
   FROM (SELECT FROM registry.contract AS c JOIN import_change AS n ON n.msisdn = c.msisdn AND n.generation = c.generation
          WHERE n.kind IN ('terminated', 'holder_changed', 'updated') ORDER BY c.msisdn FOR NO KEY UPDATE OF c) AS locked;
 
 -- name: yield_changed
--- Why: an event or a DBA may have changed a contract since the comparison looked.
+-- Why: an event or a DBA may have changed a contract after it was compared.
 UPDATE import_change AS n
    SET kind = 'newer'
  WHERE n.kind IN ('terminated', 'holder_changed', 'updated')
@@ -59,8 +59,8 @@ UPDATE import_change AS n
                       AND (c.recorded_at IS NULL OR c.recorded_at <= $1));
 
 -- name: follow_earlier
--- Why: a number that had holders gets its next generation, which cannot begin before the last one ended. One that was started or ended
--- after the snapshot is left as it is.
+-- Why: a number that had holders before gets its next generation, which cannot begin before the last one ended. A contract that was started
+-- or ended after the snapshot is left as it is.
 UPDATE import_change AS n
    SET kind = CASE WHEN e.ended_at IS NULL OR greatest(e.ended_at, e.recorded_at) > $1 THEN 'newer' ELSE n.kind END,
        generation = e.generation, started_at = greatest(n.started_at, e.ended_at)
@@ -72,8 +72,8 @@ UPDATE import_change AS n
 SELECT n.kind, count(*) AS contracts FROM import_change AS n GROUP BY n.kind;
 
 -- name: count_owed
--- Why: the notifications that the ends cause, counted from the bindings: live ones before ($1 false), those that ended with their contract
--- after. Beside them what tells how fast they can go: how long the messenger's pushes took in the last day, and the policy's bound.
+-- Why: the notifications that the ends cause are counted from bindings: before applying ($1 false) from live ones, afterwards from those that
+-- ended with their contract. Beside them stands what bounds their speed: the messenger's latency in the last day, and the policy.
 SELECT m.name AS messenger, o.notifications, m.batch_max, push.latency_ms, p.echo_per_s
   FROM (SELECT b.messenger_id, count(*) AS notifications
           FROM import_change AS n
