@@ -35,13 +35,11 @@ from registryd.keep import jobs, timer
 from registryd.keep.timer import Job
 from registryd.presence.answerer import Answerer, connections_needed
 from registryd.presence.quota import QuotaGuard
-from registryd.presence.sealing import Sealer
-from registryd.store import digest_keys, journal, migrations, reports
+from registryd.store import days, digest_keys, migrations, reports
 from registryd.store.pool import Database
 from registryd.store.secretbox import digest_box, signing_box
 
 QUOTA_EXCHANGE_S = 1.0
-SEAL_S = 1.0
 KEY_USE_S = 30.0
 DIGEST_KEY_S = 60.0
 CLOSE_TIMEOUT_S = 15.0
@@ -83,7 +81,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         )
         operator_socket = sockets.bind(operator_address(settings, instance))
         worker = worker_name(sockets.address(operator_socket))
-        directory, quota, sealer = Directory(answers), QuotaGuard(answers), Sealer(db)
+        directory, quota = Directory(answers), QuotaGuard(answers)
         limits = settings.file.presence
         answerer = Answerer(
             answers,
@@ -91,7 +89,6 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             statements_in_flight=limits.statements_in_flight,
             group_max=limits.group_max,
             queue_max=limits.queue_max,
-            note_pages=sealer.note,
         )
         dispatcher, announcer = Dispatcher(deliveries, pusher, worker, delivery.concurrency), Announcer(deliveries, pusher)
         feed = ContractFeed(db, credentials.key("feed-key"))
@@ -105,7 +102,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         await directory.refresh()
         await quota.exchange()
         await reports.end_long(db)  # one may hold what the next call waits for
-        await journal.make_partitions(db)
+        await days.make_partitions(db)
 
         tls = sockets.Tls(credentials)
         tls_context = tls.context()
@@ -127,7 +124,6 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
             asyncio.create_task(wakeup.listen(deliveries, dispatcher, announcer), name="wakeup"),
             _every("directory", REFRESH_S, directory.refresh),
             _every("quota", QUOTA_EXCHANGE_S, quota.exchange),
-            _every("seals", SEAL_S, sealer.seal),
             _every("digest key", DIGEST_KEY_S, rotate_digest_key),
             _every("key use", KEY_USE_S, directory.record_use),
             *timer.start(jobs.jobs(db, journal_box)),
@@ -157,7 +153,7 @@ async def serve(settings: Settings, instance: int = 1, on_ready: Callable[[], No
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        for last in (sealer.seal, quota.exchange, directory.record_use):
+        for last in (quota.exchange, directory.record_use):
             try:
                 await last()
             except Unavailable:

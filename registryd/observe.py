@@ -72,14 +72,21 @@ lane_gated = Gauge("registryd_lane_gated", "1 while a failing endpoint gates its
 BACKLOG = (pending, overdue, slack_seconds, eta_seconds, oldest_age_seconds, lane_gated)
 """What each operate process shows."""
 directory_age = Gauge("registryd_directory_age_seconds", "Since messengers and keys were last read.", registry=METRICS)
-days_dropped = Counter("registryd_days_dropped", "Days whose rows the policy no longer keeps, dropped.", ["family"], registry=METRICS)
-days_over = Gauge("registryd_days_over", "Days that the policy no longer keeps and that are still there.", ["family"], registry=METRICS)
-unplaced_rows = Gauge("registryd_unplaced_rows", "Rows that no day's partition took.", ["family"], registry=METRICS)
+partitions_dropped = Counter(
+    "registryd_partitions_dropped", "Partitions that the policy no longer keeps, dropped.", ["family"], registry=METRICS
+)
+partitions_over = Gauge(
+    "registryd_partitions_over", "Partitions that the policy no longer keeps and that are still there.", ["family"], registry=METRICS
+)
+unplaced_rows = Gauge("registryd_unplaced_rows", "Rows that no partition took.", ["family"], registry=METRICS)
 digest_keys_destroyed = Counter("registryd_digest_keys_destroyed", "Months whose digest key was destroyed.", registry=METRICS)
 ended_purged = Counter(
     "registryd_ended_purged", "Ended contracts and bindings that the policy no longer keeps.", ["kind"], registry=METRICS
 )
-pages_unsealed = Gauge("registryd_pages_unsealed", "Pages of the journal that this worker wrote and has not sealed yet.", registry=METRICS)
+pages_sealed = Counter("registryd_pages_sealed", "Pages of the journal that this process sealed.", registry=METRICS)
+unsealed_seconds = Gauge(
+    "registryd_unsealed_seconds", "How long ago the oldest page of the journal was written that no seal covers; 0: none.", registry=METRICS
+)
 database_errors = Counter("registryd_database_errors", "Statements that failed, by kind of failure.", ["kind"], registry=METRICS)
 ready = Gauge("registryd_ready", "1 while the daemon serves.", registry=METRICS)
 
@@ -115,8 +122,7 @@ Event = Literal[
     "enumeration_alarm",
     "endpoint_gone",
     "secrets_unreadable",
-    "day_closed",
-    "day_dropped",
+    "partition_dropped",
     "digest_key_destroyed",
     "ended_purged",
     "forgotten",

@@ -14,7 +14,7 @@ BEGIN
                 UNION ALL
                 SELECT 'TABLE ' || c.oid::regclass, c.relnamespace, a.acl
                   FROM pg_class AS c, LATERAL (SELECT c.relacl UNION ALL SELECT a.attacl FROM pg_attribute AS a WHERE a.attrelid = c.oid) AS a(acl)
-                 WHERE c.relkind IN ('r', 'p', 'v')
+                 WHERE c.relkind IN ('r', 'p', 'v', 'S')
                 UNION ALL
                 SELECT 'FUNCTION ' || f.oid::regprocedure, f.pronamespace, coalesce(f.proacl, acldefault('f', f.proowner)) FROM pg_proc AS f) AS o(name, namespace, acl),
                LATERAL aclexplode(o.acl) AS granted
@@ -38,7 +38,9 @@ GRANT SELECT, INSERT, UPDATE (endpoint_url, batch_max, includes_phone_number, da
 GRANT SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at) ON registry.messenger_key TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (expires_at) ON registry.messenger_secret TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (ended_at, end_reason) ON registry.binding TO registryd_app;
-GRANT INSERT ON registry.journal_page TO registryd_app;
+-- A page's id and time are the database's to say.
+GRANT SELECT (page_id, answered_at), INSERT (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, told) ON registry.journal_page TO registryd_app;
+GRANT SELECT ON SEQUENCE registry.sealed_until_ms TO registryd_app;
 GRANT SELECT, INSERT (key_id, month, ciphertext) ON registry.digest_key TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (used, absent) ON registry.quota_usage TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (ends_at, signs, cleared_at) ON registry.enumeration_alarm TO registryd_app;
@@ -51,8 +53,9 @@ GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.repl
 GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON registry.digest TO registryd_app;
 GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registry.time_of,
     registry.make_import_staging, registry.load_first, registry.analyze_changes, registry.apply_snapshot, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
-    registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.close_day, registry.drop_day,
-    registry.retention_state, registry.seal_pages, registry.destroy_digest_keys, registry.requests_to_prepare, registry.prepare_request, registry.purge_ended, registry.forget_seals,
+    registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.drop_part,
+    registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.destroy_digest_keys,
+    registry.requests_to_prepare, registry.prepare_request, registry.purge_ended,
     registry.forget_replays, registry.forget_events, registry.fold_movements, registry.end_long_reports TO registryd_app;
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
@@ -60,8 +63,7 @@ GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registr
 
 GRANT USAGE ON SCHEMA report TO registryd_report;
 GRANT SELECT ON ALL TABLES IN SCHEMA report TO registryd_report, registryd_app;
-GRANT EXECUTE ON FUNCTION registry.open_presence, registry.open_delivered, registry.open_attempts, registry.delivered_last_hour
-    TO registryd_report, registryd_app;
+GRANT EXECUTE ON FUNCTION registry.open_presence, registry.delivered_last_hour TO registryd_report, registryd_app;
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- Break-glass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import date, datetime
 from pathlib import Path
 
 import click
@@ -29,28 +30,59 @@ def audit() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A head that was kept elsewhere: nothing before it may be missing or changed.",
 )
-@click.option("--public-key", help="Whose head it is: the publicKey that `audit head` prints, as you noted it; --head needs it.")
+@click.option(
+    "--since",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The same, and only what was written since that head is looked at.",
+)
+@click.option("--public-key", help="Whose head it is: the publicKey that `audit head` prints, as you noted it; --head and --since need it.")
+@click.option(
+    "--from", "from_day", type=click.DateTime(["%Y-%m-%d"]), help="Compare no pages of earlier days: to go on after an interruption."
+)
 @click.option("--json", "as_json", is_flag=True)
 @pass_context
 @command
-async def verify(context: Context, *, head: Path | None, public_key: str | None, as_json: bool) -> None:
+async def verify(
+    context: Context, *, head: Path | None, since: Path | None, public_key: str | None, from_day: datetime | None, as_json: bool
+) -> None:
     """Look for anything that was changed, removed, inserted, moved or cut off; exit 1 if there is. Connects by owner_dsn.
 
     After the verdict it names each policy that let evidence go. No seal covers the policy, so check that you know each of them.
     """
     kept = {}
-    if (head is None) != (public_key is None):
-        fail("--head and --public-key go together", Exit.USAGE)
-    if head is not None and public_key is not None:
+    if head is not None and since is not None:
+        fail("--head or --since: one of the two", Exit.USAGE)
+    file = head or since
+    if (file is None) != (public_key is None):
+        fail("--head or --since, and --public-key, go together", Exit.USAGE)
+    if file is not None and public_key is not None:
         try:
-            kept = heads.opened(head.read_text("utf-8"), public_key)
+            kept = heads.opened(file.read_text("utf-8"), public_key)
         except (heads.BadHead, UnicodeDecodeError) as error:
-            fail(f"{head}: {error}")
-    async with evidence.reading(context.owner_dsn, context.password) as connection:
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=err, transient=True, disable=as_json) as progress:
-            task = progress.add_task("pages", total=None)
-            verdict = await evidence.verify(connection, kept, lambda pages, of: progress.update(task, completed=pages, total=of))
+            fail(f"{file}: {error}")
+    reached: date | None = None
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=as_json) as progress:
+        task = progress.add_task("pages", total=None)
+
+        def tell(day: date, pages: int, total: int) -> None:
+            nonlocal reached
+            reached = day
+            progress.update(task, completed=pages, total=total)
+
+        try:
+            verdict = await evidence.verify(
+                context.owner_dsn,
+                context.password,
+                kept,
+                since=since is not None,
+                from_day=from_day.date() if from_day else None,
+                progress=tell,
+            )
+        except BaseException:
+            if reached:
+                err.print(f"the pages of every day before {reached} were compared: go on with --from {reached}")
+            raise
     if as_json:
         found = [
             {"fault": f.fault, "chain": f.chain, "entry": f.entry, "pageId": f.page_id, "explanation": f.explanation}
@@ -59,6 +91,7 @@ async def verify(context: Context, *, head: Path | None, public_key: str | None,
         facts = {
             "seals": verdict.seals,
             "pages": verdict.pages,
+            "sealedUntil": verdict.sealed_until,
             "logEntries": verdict.log_entries,
             "pagesDroppedBefore": verdict.dropped_before,
             "letGo": [
@@ -82,14 +115,15 @@ async def verify(context: Context, *, head: Path | None, public_key: str | None,
             out.print(f"{finding.fault}, {finding.chain}{entry}{page}: {finding.explanation}", style="red", markup=False, soft_wrap=True)
         if len(verdict.findings) > SHOWN_MAX:
             out.print(f"and {len(verdict.findings) - SHOWN_MAX:,} more: --json tells all")
-        dropped = f"; of pages before {verdict.dropped_before}, which the policy let go, the seals only" if verdict.dropped_before else ""
+        dropped = f", since {verdict.dropped_before}, before which the policy let them go" if verdict.dropped_before else ""
         state = f"{len(verdict.findings):,} findings" if verdict.findings else "as it was written"
         out.print(f"{verdict.seals:,} seals over {verdict.pages:,} pages{dropped}, {verdict.log_entries:,} break-glass entries: {state}")
+        if verdict.sealed_until:
+            out.print(f"sealed until {verdict.sealed_until:{TIME}}; later pages wait for their seals")
         for gone in verdict.let_go:
-            what = f"pages before {gone.pages_before}" if gone.pages_before else "seals"
             seals = f"seal {gone.first_seal}" if gone.first_seal == gone.last_seal else f"seals {gone.first_seal} to {gone.last_seal}"
             policy = f"from {gone.effective_from:{TIME}}, recorded {gone.recorded_at:{TIME}}, journal_kept {gone.journal_kept}"
-            out.print(f"{what} went ({seals}) by the policy {policy}", soft_wrap=True)
+            out.print(f"pages before {gone.pages_before} went ({seals}) by the policy {policy}", soft_wrap=True)
     sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
 
 
@@ -99,7 +133,8 @@ async def verify(context: Context, *, head: Path | None, public_key: str | None,
 async def print_head(context: Context) -> None:
     """Print the chains' ends, signed with head-key.
 
-    Keep it where the database's owner cannot reach it, and give it to `verify --head`. Note its publicKey once: `verify` asks for it.
+    Keep it where the database's owner cannot reach it, and give it to `verify --head` or `--since`. Note its publicKey once: `verify`
+    asks for it.
     """
     key = context.settings.credentials.key("head-key")
     async with evidence.reading(context.owner_dsn, context.password) as connection:

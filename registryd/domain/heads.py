@@ -24,18 +24,28 @@ class BadHead(Exception):
         return self.__doc__ or ""
 
 
+class Origin(NamedTuple):
+    """Where an entry was written: a database cluster, and its timeline, of which each promotion begins a new one."""
+
+    system_identifier: int
+    timeline: int
+
+
 class Link(NamedTuple):
-    """The last entry of a chain."""
+    """The last entry of a chain, and where the chain was then."""
 
     sequence: int
     at: datetime
     sha256: bytes
+    origin: Origin
 
 
 class _Chain(msgspec.Struct, forbid_unknown_fields=True):
     sequence: int
     at: datetime
     sha256: str
+    system: str
+    timeline: int
 
 
 class _Heads(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,7 +57,16 @@ class _Heads(msgspec.Struct, forbid_unknown_fields=True):
 def signed(chains: dict[str, Link], head_key: bytes) -> str:
     """The chains' ends as one line of JSON with the signature. `head_key`: the private key's seed, 32 bytes."""
     key = Ed25519PrivateKey.from_private_bytes(head_key)
-    told = {name: {"sequence": link.sequence, "at": link.at, "sha256": link.sha256.hex()} for name, link in chains.items()}
+    told = {
+        name: {
+            "sequence": link.sequence,
+            "at": link.at,
+            "sha256": link.sha256.hex(),
+            "system": str(link.origin.system_identifier),
+            "timeline": link.origin.timeline,
+        }
+        for name, link in chains.items()
+    }
     signature = b64encode(key.sign(_canonical(chains))).decode()
     return orjson.dumps({"chains": told, "publicKey": public_key(head_key), "signature": signature}).decode()
 
@@ -62,7 +81,10 @@ def opened(text: str, public: str) -> dict[str, Link]:
     """The chains' ends of a head that the owner of `public` (as `public_key` writes it) signed. Raises: BadHead."""
     try:
         heads = msgspec.json.decode(text, type=_Heads)
-        chains = {name: Link(chain.sequence, chain.at, bytes.fromhex(chain.sha256)) for name, chain in heads.chains.items()}
+        chains = {
+            name: Link(chain.sequence, chain.at, bytes.fromhex(chain.sha256), Origin(int(chain.system), chain.timeline))
+            for name, chain in heads.chains.items()
+        }
         Ed25519PublicKey.from_public_bytes(b64decode(public)).verify(b64decode(heads.signature), _canonical(chains))
     except (InvalidSignature, msgspec.MsgspecError, ValueError):
         raise BadHead from None
@@ -71,5 +93,8 @@ def opened(text: str, public: str) -> dict[str, Link]:
 
 def _canonical(chains: dict[str, Link]) -> bytes:
     """What is signed: a line for each chain, by name."""
-    lines = (f"{name} {link.sequence} {link.at.isoformat()} {link.sha256.hex()}\n" for name, link in sorted(chains.items()))
+    lines = (
+        f"{name} {link.sequence} {link.at.isoformat()} {link.sha256.hex()} {link.origin.system_identifier} {link.origin.timeline}\n"
+        for name, link in sorted(chains.items())
+    )
     return b"registryd audit head\n" + "".join(lines).encode()

@@ -1,4 +1,4 @@
-"""Erasure deletes in small batches what the policy no longer keeps: ended contracts, bindings, seals, replays, billing's events."""
+"""Erasure deletes in small batches what the policy no longer keeps: ended contracts, bindings, replays, billing's events."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ async def purge_ended(db: Database, batch_rows: int = BATCH_ROWS) -> Purged:
 
 
 async def forget(db: Database, batch_rows: int = BATCH_ROWS) -> Forgotten:
-    """Deletes seals whose pages are gone, replayed notifications and billing's events. Returns how many of each. Raises: Unavailable."""
-    queries = (erasure.FORGET_SEALS, erasure.FORGET_REPLAYS, erasure.FORGET_EVENTS)
+    """Deletes replayed notifications and billing's events. Returns how many of each. Raises: Unavailable."""
+    queries = (erasure.FORGET_REPLAYS, erasure.FORGET_EVENTS)
     forgotten = Forgotten(*[await _forget(db, query, batch_rows) for query in queries])
     if any(forgotten):
         observe.event("forgotten", **forgotten._asdict())

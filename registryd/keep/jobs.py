@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registryd.keep import breakglass, days, digests, erasure, replays
+from registryd.keep import breakglass, days, digests, erasure, replays, seals
 from registryd.keep.backlogs import BacklogWatch
 from registryd.keep.timer import Job
 from registryd.store import reports
@@ -15,6 +15,7 @@ BREAKGLASS_S = 2.0
 BACKLOGS_S = 15.0
 REPLAYS_S = 1.0
 DIGESTS_S = 30.0
+SEALS_S = 10.0
 
 
 def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
@@ -22,6 +23,7 @@ def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
     return (
         # First, and without a lock: a report session may hold what the next jobs need, the lock of a job among it.
         Job("reports", REPORTS_S, lambda: reports.end_long(db)),
+        Job("seals", SEALS_S, lambda: seals.seal_windows(db)),
         Job("days", RETENTION_S, lambda: days.keep_days(db)),
         Job("backlogs", BACKLOGS_S, BacklogWatch(db).look),
         Job("replays", REPLAYS_S, lambda: replays.let_in(db)),

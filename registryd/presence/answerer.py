@@ -1,29 +1,29 @@
 """Group commit of presence queries.
 
 A lone query goes to the database at once. Queries that arrive while a statement is running ride together in the next one: one lookup,
-one journal page a messenger, one commit, and each waiter gets its own answer. Batches have a line of their own, so that a large one
-does not hold up single queries; within a line messengers take turns, so that none holds up another.
+one journal page, one commit, and each waiter gets its own answer. Batches have a line of their own, so that a large one does not hold up
+single queries; within a line messengers take turns, so that none holds up another.
 
 Invariants: an answer exists only once its journal page is committed; a database that is away is `Unavailable`, never "absent"; what
-cannot be answered soon is refused at once; of all queries in running statements no two name the same number or code of a messenger, so
-that the outcome of two queries on one is that of some order of them, and a statement never waits for another's locks.
+cannot be answered soon is refused at once. No two queries in this process's running statements name the same number or code of a messenger,
+so the outcome of two queries on one is that of some order of them. Other processes may name the same: then the statement that came
+second is undone, and what binds in it is asked again a messenger at a time, so that no messenger's conflict costs another its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import NamedTuple
-from uuid import UUID
 
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse, RegistryError, Unavailable
-from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id, time_ordered_id
+from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.presence.queue import Ask, Line, Named
 from registryd.store import presence as store
@@ -32,13 +32,15 @@ from registryd.store.pool import Database
 
 BATCH_MAX_QUERIES = 10_000
 BATCH_STATEMENTS_IN_FLIGHT = 3
-"""Some are looked up while another's answers are handed out."""
+"""So that the database looks up the next while this process hands out the answers of the last."""
 SINGLES_ASKED_S = 0.1
-"""So long after a single query, batches leave the processors to such: one statement at a time."""
+"""For how long after a single query batches run one statement at a time, to leave the processors to single queries."""
 BATCH_GROUP_MAX = 1_000
-"""A batch is asked in parts of this size: larger ones save nothing more, and single queries wait a millisecond for one, not ten."""
+"""A batch is asked in parts of this size. Larger parts save nothing more, and a single query would wait longer behind one."""
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-"""Between asking again for a contract that is being ended. Each asking is journaled, so they are few."""
+"""Pauses before asking again for a contract that is being ended. Each asking is a page of the journal, so they are few."""
+APART_S = 10.0
+"""For how long after a conflict what a messenger binds shares no statement with other messengers' queries."""
 
 
 def connections_needed(statements_in_flight: int) -> int:
@@ -55,31 +57,18 @@ class BatchAnswer(NamedTuple):
 
 
 class Answerer:
-    """Answers queries through `db`. `random(n)` gives n random bytes; `clock()` the time, aware; `note_pages` hears of each page
-    before it is written."""
+    """Answers queries through `db`."""
 
-    def __init__(
-        self,
-        db: Database,
-        digest_key: DigestKey,
-        *,
-        statements_in_flight: int,
-        group_max: int,
-        queue_max: int,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        random: Callable[[int], bytes] = os.urandom,
-        note_pages: Callable[[Iterable[UUID]], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, db: Database, digest_key: DigestKey, *, statements_in_flight: int, group_max: int, queue_max: int) -> None:
         self._db = db
         self.digest_key = digest_key
         """The journal's; set anew when a month begins."""
-        self._clock = clock
-        self._random = random
-        self._note_pages = note_pages
         self._single = Line("single", statements_in_flight, group_max, queue_max)
         self._batch = Line("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_GROUP_MAX, max(10 * queue_max, BATCH_MAX_QUERIES))
         self._named: Named = set()
-        """What the running statements name."""
+        """Numbers and codes that the running statements may bind."""
+        self._apart: dict[MessengerId, float] = {}
+        """Messengers with a conflict of late, and until when (time.monotonic()) what they bind is asked apart."""
         self._workers: set[asyncio.Task[None]] = set()
 
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received: float) -> Answer:
@@ -93,7 +82,7 @@ class Answerer:
                 if bound is not None and bound.outcome is Outcome.CODE_IN_USE:
                     raise CodeInUse
                 answered_at = ask.done.result()
-                return Answer(query_id(ask.page_id, ask.first), ask.present == "1", bound, answered_at - ask.waited, answered_at)
+                return Answer(query_id(ask.page_id, ask.first), ask.present == "1", bound, ask.received_at, answered_at)
             await asyncio.sleep(pause_s)
         raise Unavailable
 
@@ -131,8 +120,7 @@ class Answerer:
                 rounds.appendleft(busy)
                 await asyncio.sleep(pause_s)
         assert batch_id is not None, "a batch holds a query at least"
-        answered_at = max(ask.done.result() for ask in asks)
-        return BatchAnswer(batch_id, answers, answered_at - max(ask.waited for ask in asks), answered_at)
+        return BatchAnswer(batch_id, answers, min(ask.received_at for ask in asks), max(ask.done.result() for ask in asks))
 
     async def drain(self) -> None:
         """Waits until every admitted query has its answer."""
@@ -160,13 +148,10 @@ class Answerer:
     async def _work(self, line: Line) -> None:
         """Answers groups until nobody waits, or only for what another statement names, or there are too many at it."""
         try:
-            while line.running <= self._room(line) and (group := line.take_group(self._named)):
+            while line.running <= self._room(line) and (group := line.take_group(self._named, self._crossing())):
                 started = time.perf_counter()
-                size = sum(len(ask.queries) for ask in group)
                 try:
                     await self._answer_group(group)
-                except RegistryError as error:
-                    _fail(group, error)
                 except Exception as error:
                     observe.event("background_failed", "error", where="answerer", kind=type(error).__name__)
                     _fail(group, Unavailable())
@@ -178,33 +163,64 @@ class Answerer:
                 seconds = time.perf_counter() - started
                 line.statement_s += (seconds - line.statement_s) / 8
                 observe.child(observe.query_seconds, line.name).observe(seconds)
-                observe.child(observe.query_groups, line.name).observe(size)
+                observe.child(observe.query_groups, line.name).observe(sum(len(ask.queries) for ask in group))
                 observe.child(observe.queries_waiting, line.name).set(line.length)
         finally:
             line.running -= 1
 
+    def _crossing(self) -> Collection[MessengerId]:
+        """Messengers with a conflict of late."""
+        if self._apart:
+            now = time.monotonic()
+            self._apart = {messenger_id: until for messenger_id, until in self._apart.items() if until > now}
+        return self._apart
+
     async def _answer_group(self, group: list[Ask]) -> None:
-        now, sent = self._clock(), time.monotonic()
-        milliseconds = int(now.timestamp() * 1000)
-        pages: dict[MessengerId, store.Page] = {}
-        key = self.digest_key
+        """Answers or fails every ask of a group."""
+        try:
+            await self._commit(group)
+        except store.Conflict:
+            await self._answer_apart(group)
+        except RegistryError as error:
+            _fail(group, error)
+
+    async def _answer_apart(self, group: list[Ask]) -> None:
+        """After a conflict: first what binds nothing, then what binds, a messenger at a time. One that fails fails alone."""
+        parts: dict[MessengerId | None, list[Ask]] = {None: []}
         for ask in group:
-            ask.waited = timedelta(seconds=sent - ask.received)
-            page = pages.get(ask.messenger_id)
-            if page is None:
-                page_id = time_ordered_id(milliseconds, self._random(10))
-                page = pages[ask.messenger_id] = store.Page(page_id, now - ask.waited, ask.messenger_id)
-            ask.page_id = str(page.page_id)
-            ask.first = page.add(ask.queries, msisdn_digests(key.key, [query.msisdn for query in ask.queries]))
-        self._note_pages(page.page_id for page in pages.values())
-        answered = await store.answer(self._db, list(pages.values()), key.key_id)
-        results: dict[MessengerId, store.AnsweredPage | store.BoundPage] = dict(zip(pages, answered, strict=True))
+            parts.setdefault(ask.messenger_id if ask.names else None, []).append(ask)
+        self._apart.update(dict.fromkeys((owner for owner in parts if owner is not None), time.monotonic() + APART_S))
+        for part in filter(None, parts.values()):
+            try:
+                await self._commit(part, again=True)
+            except RegistryError as error:
+                _fail(part, error)
+
+    async def _commit(self, group: list[Ask], *, again: bool = False) -> None:
+        """Asks for a group by one statement and hands out the answers. Raises: store.Conflict, Unavailable."""
+        key, sent = self.digest_key, time.monotonic()
+        group.sort(key=attrgetter("messenger_id"))
+        runs = store.Runs([], [], [])
+        first = 0
         for ask in group:
-            result = results[ask.messenger_id]
+            if not runs.messenger_ids or runs.messenger_ids[-1] != ask.messenger_id:
+                runs.messenger_ids.append(ask.messenger_id)
+                runs.query_counts.append(0)
+                runs.waited_ms.append(int((sent - ask.received) * 1000))
+            runs.query_counts[-1] += len(ask.queries)
+            ask.first = first
+            first += len(ask.queries)
+        msisdns = [query.msisdn for ask in group for query in ask.queries]
+        codes = [query.code for ask in group for query in ask.queries]
+        result = await store.answer(self._db, runs, msisdns, codes, msisdn_digests(key.key, msisdns), key.key_id, again=again)
+        page_id = str(result.page_id)
+        for ask in group:
             places = slice(ask.first, ask.first + len(ask.queries))
+            ask.page_id = page_id
+            ask.received_at = result.answered_at - timedelta(seconds=sent - ask.received)
             ask.present = result.bits[places]
             ask.bound = None
-            if isinstance(result, store.BoundPage):
+            if isinstance(result, store.AnsweredAndBound):
                 pairs = zip(result.outcomes[places], result.bound_at[places], strict=True)
                 ask.bound = [None if outcome is None else Bound(Outcome(outcome), bound_at) for outcome, bound_at in pairs]
             if not ask.done.done():

@@ -1,7 +1,7 @@
 """Who waits for a statement, and whose turn it is.
 
-Invariants: messengers take turns, so that none holds up another; a messenger's asks are taken in their order, but for those that name
-what a running statement names, which are left, and with them whatever names the same after them; what cannot be answered soon is refused.
+Messengers take turns, so that none holds up another. Per messenger it is first in, first out: an ask that would bind a number or code
+which a running statement may bind is skipped, and so is every later ask for that number or code. What cannot be answered soon is refused.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Generator, Sequence
+from datetime import datetime
 from math import ceil, inf
 
 from registryd.domain.binding import Bound
@@ -19,16 +19,16 @@ from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
 
 WAIT_MAX_S = 10.0
-"""Who would wait longer for a statement is refused: a messenger's own call has given up by then."""
+"""Who would wait longer for a statement is refused: a messenger has given up its call by then."""
 
 Named = set[tuple[MessengerId, Msisdn | IdentificationCode]]
 """Numbers and codes that a messenger binds."""
 
 
 class Ask:
-    """The queries of one caller that are answered together: after `done`, `page_id` to `bound` hold."""
+    """The queries of one caller that are answered together. What is declared here without a value is there once `done` is."""
 
-    __slots__ = ("asked_at", "bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received", "waited")
+    __slots__ = ("asked_at", "bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received", "received_at")
 
     page_id: str
     first: int
@@ -36,6 +36,8 @@ class Ask:
     present: str
     """A `0` or `1` for each query."""
     bound: list[Bound | None] | None
+    received_at: datetime
+    """By the database's clock: when it was answered, less the time it had waited."""
 
     def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received: float) -> None:
         self.messenger_id = messenger_id
@@ -44,8 +46,6 @@ class Ask:
         """What it may bind."""
         self.received = received
         """time.monotonic() at its receipt."""
-        self.waited = timedelta()
-        """From its receipt to the statement that asks the database."""
         self.asked_at = time.monotonic()
         self.done: asyncio.Future[datetime] = asyncio.get_running_loop().create_future()
 
@@ -129,20 +129,28 @@ class Line:
         """How many queries wait."""
         return sum(queue.queries for queue in self.waiting.values())
 
-    def take_group(self, named: Named) -> list[Ask]:
-        """The next statement's asks, one of each messenger in turn up to the group's bound; what they name is added to `named`."""
+    def take_group(self, named: Named, apart: Collection[MessengerId] = ()) -> list[Ask]:
+        """The asks of the next statement, one of each messenger in turn up to the group's bound; what they name is added to `named`.
+
+        What a messenger of `apart` binds shares no statement with others' asks.
+        """
         group: list[Ask] = []
         room = self.group_max
         turns = deque((queue, queue.take(named)) for queue in self.waiting.values())
+        alone: MessengerId | None = None
         while turns:
             queue, asks = turns.popleft()
             ask = next(asks, None)
-            if ask is not None and (not group or len(ask.queries) <= room):
+            if ask is None:
+                continue
+            parts = bool(ask.names) and ask.messenger_id in apart
+            if not group or (len(ask.queries) <= room and (ask.messenger_id == alone if alone is not None else not parts)):
+                alone = ask.messenger_id if parts and not group else alone
                 named |= ask.names
                 group.append(ask)
                 room -= len(ask.queries)
                 turns.append((queue, asks))
-            elif ask is not None:
+            else:
                 queue.put_back(ask)
                 asks.close()
         served = {ask.messenger_id for ask in group}

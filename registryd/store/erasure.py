@@ -14,7 +14,6 @@ class Purged(NamedTuple):
 
 
 class Forgotten(NamedTuple):
-    seals: int
     replayed_notifications: int
     events: int
 
@@ -23,7 +22,6 @@ class Count(NamedTuple):
     forgotten: int
 
 
-FORGET_SEALS = Query("erasure", "forget_seals", Count, int)
 FORGET_REPLAYS = Query("erasure", "forget_replays", Count, int)
 FORGET_EVENTS = Query("erasure", "forget_events", Count, int)
 PURGE_ENDED = Query("erasure", "purge_ended", Purged, int)

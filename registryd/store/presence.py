@@ -7,73 +7,75 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
-from registryd.domain.presence import PresenceQuery
+from registryd.store.failures import CONFLICTS
 from registryd.store.pool import Database
 from registryd.store.queries import Query
 
 
-class Page:
-    """The queries of one messenger in one group: a row of the journal, with their digests in the same order."""
-
-    __slots__ = ("codes", "digests", "messenger_id", "msisdns", "page_id", "received_at")
-
-    def __init__(self, page_id: UUID, received_at: datetime, messenger_id: MessengerId) -> None:
-        self.page_id = page_id
-        self.received_at = received_at
-        self.messenger_id = messenger_id
-        self.msisdns: list[Msisdn] = []
-        self.codes: list[IdentificationCode | None] = []
-        self.digests = b""
-
-    def add(self, queries: Sequence[PresenceQuery], digests: bytes) -> int:
-        """Puts queries on the page; returns the position of the first."""
-        first = len(self.msisdns)
-        self.msisdns += [query.msisdn for query in queries]
-        self.codes += [query.code for query in queries]
-        self.digests += digests
-        return first
+class Conflict(Exception):
+    """Another transaction bound one of the numbers or codes meanwhile. Nothing of the group is recorded; it may be asked again at once."""
 
 
-class AnsweredPage(NamedTuple):
-    page: int
-    bits: str
-    """A `0` or `1` for each query, in the order of their positions."""
+class Runs(NamedTuple):
+    """Whose queries a group holds: each messenger's stand one after another."""
+
+    messenger_ids: list[MessengerId]
+    query_counts: list[int]
+    waited_ms: list[int]
+    """How long the first query of each messenger has waited since its receipt."""
+
+
+class Answered(NamedTuple):
+    page_id: UUID
     answered_at: datetime
+    bits: str
+    """A `0` or `1` for each query, in the order of the group."""
 
 
-class BoundPage(NamedTuple):
-    page: int
+class AnsweredAndBound(NamedTuple):
+    page_id: UUID
+    answered_at: datetime
     bits: str
     outcomes: list[str | None]
     bound_at: list[datetime | None]
-    answered_at: datetime
 
 
-_ARRAYS = (list[int], list[int], list[UUID], list[datetime], list[int], list[bytes], int)
-ANSWER = Query("presence", "answer_presence", AnsweredPage, *_ARRAYS)
-ANSWER_AND_BIND = Query("presence", "answer_and_bind", BoundPage, *_ARRAYS, list[str])
+_GROUP = (list[int], list[int], list[int], list[int], list[int], bytes, int)
+ANSWER = Query("presence", "answer_presence", Answered, *_GROUP)
+ANSWER_AND_BIND = Query("presence", "answer_and_bind", AnsweredAndBound, *_GROUP, list[str], list[int])
 
 
-async def answer(db: Database, pages: Sequence[Page], digest_key_id: int) -> Sequence[AnsweredPage] | Sequence[BoundPage]:
-    """Answers the queries of `pages`: a result for each, in their order.
+async def answer(
+    db: Database,
+    runs: Runs,
+    msisdns: Sequence[Msisdn],
+    codes: Sequence[IdentificationCode | None],
+    digests: bytes,
+    digest_key_id: int,
+    *,
+    again: bool = False,
+) -> Answered | AnsweredAndBound:
+    """Answers the queries of a group and records them; `msisdns`, `codes` and `digests` are in the order of `runs`.
 
-    Raises: Unavailable; nothing is then recorded, or it is not known.
+    `again`: asks again itself after a conflict, for some milliseconds, instead of raising Conflict. Raises: Conflict; Unavailable, when
+    nothing is recorded, or it is not known.
     """
-    msisdns = [msisdn for page in pages for msisdn in page.msisdns]
-    # Sorted by number: neighbours share the index's pages.
+    # Sorted by number, because neighbours share pages of the index.
     order = sorted(range(len(msisdns)), key=msisdns.__getitem__)
-    places = [place for number, page in enumerate(pages) for place in range(number << 16, (number << 16) + len(page.msisdns))]
-    arguments = (
-        [msisdns[i] for i in order],
-        [places[i] for i in order],
-        [page.page_id for page in pages],
-        [page.received_at for page in pages],
-        [page.messenger_id for page in pages],
-        [page.digests for page in pages],
-        digest_key_id,
-    )
-    codes = [code for page in pages for code in page.codes]
-    if any(codes):
-        return await db.fetch_retrying(ANSWER_AND_BIND, *arguments, [codes[i] for i in order])
-    return await db.fetch_retrying(ANSWER, *arguments)
+    numbers = [msisdns[i] for i in order]
+    fetch = db.fetch_retrying if again else db.fetch
+    answered: Sequence[Answered] | Sequence[AnsweredAndBound]
+    try:
+        if any(codes):
+            owners = [owner for owner, count in zip(runs.messenger_ids, runs.query_counts, strict=True) for _ in range(count)]
+            of_queries = ([codes[i] for i in order], [owners[i] for i in order])
+            answered = await fetch(ANSWER_AND_BIND, numbers, order, *runs, digests, digest_key_id, *of_queries)
+        else:
+            answered = await fetch(ANSWER, numbers, order, *runs, digests, digest_key_id)
+    except CONFLICTS as error:
+        raise Conflict from error
+    if not answered:  # no policy is in force: there is no rule to answer by
+        raise Unavailable
+    return answered[0]

@@ -1,24 +1,31 @@
-"""The chain over the journal, as a worker appends to it. Who verifies it: audit.py."""
+"""The chain over the journal, as the operate processes append to it. Who verifies it: audit.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
-from uuid import UUID
 
-from registryd.store.pool import Database
+from registryd.store.pool import Connection, Database, first
 from registryd.store.queries import Query
-
-SEAL_MAX_PAGES = 5_000
 
 
 class Sealed(NamedTuple):
-    page_ids: list[UUID]
+    pages: int
+    queries: int
 
 
-SEAL_PAGES = Query("seals", "seal_pages", Sealed, list[UUID])
+class Unsealed(NamedTuple):
+    unsealed_s: float
 
 
-async def seal_pages(db: Database, page_ids: Sequence[UUID]) -> list[UUID]:
-    """Seals those of the pages that are committed and returns them. At most SEAL_MAX_PAGES. Raises: Unavailable."""
-    return (await db.fetch(SEAL_PAGES, page_ids))[0].page_ids
+SEAL_WINDOW = Query("seals", "seal_window", Sealed)
+READ_UNSEALED = Query("seals", "read_unsealed", Unsealed)
+
+
+async def seal_window(connection: Connection) -> Sealed | None:
+    """Seals the next window of the journal that is over; None where there is none, or where a transaction still holds it open."""
+    return await first(connection, SEAL_WINDOW)
+
+
+async def unsealed_s(db: Database) -> float:
+    """How many seconds ago the oldest page was written that no seal covers. Raises: Unavailable."""
+    return (await db.fetch(READ_UNSEALED))[0].unsealed_s

@@ -171,20 +171,18 @@ BEGIN
     -- Every page that a key made is searched: the journal has no index by number, on purpose. Planned for the key's own days (EXECUTE).
     FOR searched IN
         SELECT k.key_id, substring(prepared.digests FROM 16 * k.place::integer - 15 FOR 16) AS digest,
-               coalesce(registry.first_id_of(d.month)::text, '00000000-0000-0000-0000-000000000000') AS first_page,
-               coalesce(registry.first_id_of((d.month + interval '1 month 1 day')::date)::text, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS end_page
+               coalesce(registry.first_id_at(d.month::timestamp AT TIME ZONE 'UTC')::text, '00000000-0000-0000-0000-000000000000') AS first_page,
+               coalesce(registry.first_id_at((d.month + interval '1 month 1 day') AT TIME ZONE 'UTC')::text, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS end_page
           FROM unnest(prepared.digest_keys) WITH ORDINALITY AS k(key_id, place)
           LEFT JOIN registry.digest_key AS d ON d.key_id = k.key_id
          ORDER BY k.key_id
     LOOP
         RETURN QUERY EXECUTE format($search$
-            SELECT 'query', p.answered_at, NULL::timestamptz, NULL::smallint, m.name, left(p.page_id::text, 32) || lpad(to_hex(q.index), 4, '0'),
-                   CASE get_bit(p.present, q.index) WHEN 1 THEN 'present' ELSE 'absent' END
+            SELECT 'query', q.answered_at, NULL::timestamptz, NULL::smallint, m.name, q.query_id::text, CASE WHEN q.present THEN 'present' ELSE 'absent' END
               FROM registry.journal_page AS p
-             CROSS JOIN LATERAL generate_series(0, p.queries - 1) AS q(index)
-              LEFT JOIN registry.messenger AS m ON m.messenger_id = p.messenger_id
-             WHERE p.page_id >= %L AND p.page_id < %L AND p.digest_key = $1 AND position($2 IN p.digests) > 0
-               AND substring(p.digests FROM 16 * q.index + 1 FOR 16) = $2
+             CROSS JOIN LATERAL registry.queries_of(p) AS q
+              LEFT JOIN registry.messenger AS m ON m.messenger_id = q.messenger_id
+             WHERE p.page_id >= %L AND p.page_id < %L AND p.digest_key = $1 AND position($2 IN p.digests) > 0 AND q.msisdn_digest = $2
              ORDER BY 2
         $search$, searched.first_page, searched.end_page) USING searched.key_id, searched.digest;
     END LOOP;

@@ -12,7 +12,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 AS $$ SELECT 'epoch'::timestamptz + ('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint * interval '1 millisecond' $$;
 COMMENT ON FUNCTION registry.time_of IS 'The time that a UUID of registry.id_at, or a query''s id, begins with.';
 
-CREATE OR REPLACE FUNCTION registry.first_id_of(day date) RETURNS uuid
+CREATE OR REPLACE FUNCTION registry.first_id_at(at timestamptz) RETURNS uuid
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-AS $$ SELECT (lpad(to_hex((extract(epoch FROM day) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
-COMMENT ON FUNCTION registry.first_id_of IS 'The lowest time-ordered id of a day (UTC): where a partition of the journal begins.';
+AS $$ SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid $$;
+COMMENT ON FUNCTION registry.first_id_at IS 'The lowest time-ordered id of a time: where a window or a partition of the journal begins.';

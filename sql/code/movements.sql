@@ -1,4 +1,4 @@
--- Movements: where a report would count a whole table (contracts, bindings, events, what is owed), a trigger appends what each statement
+-- Movements: where a report would count a whole table (contracts, bindings, events, what is owed, deliveries, attempts), a trigger appends what each statement
 -- changed, and the report sums that. Appended rows wait for nobody, where one counter would make every writer wait. The daemon folds
 -- them together every ten minutes (fold_movements), so that there are never more than that time brings. What retention deletes from a
 -- table later stays counted: reports tell what was.
@@ -67,6 +67,32 @@ END
 $$;
 COMMENT ON FUNCTION registry.count_feed_events IS 'Appends to feed_movement what a statement recorded.';
 
+CREATE OR REPLACE FUNCTION registry.count_delivered() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    INSERT INTO registry.delivered_day (day, messenger_id, in_time, late, worst_delay)
+    SELECT (a.terminated_at AT TIME ZONE 'UTC')::date, a.messenger_id, count(*) FILTER (WHERE a.delivered_at <= a.deadline_at),
+           count(*) FILTER (WHERE a.delivered_at > a.deadline_at), max(a.delivered_at - a.terminated_at)
+      FROM added AS a GROUP BY 1, 2;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.count_delivered IS 'Appends to delivered_day what a statement delivered.';
+
+CREATE OR REPLACE FUNCTION registry.count_attempts() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    INSERT INTO registry.attempt_day (day, messenger_id, outcome, http_status, attempts, notifications, latency_sum_ms, latency_max_ms)
+    SELECT (a.attempted_at AT TIME ZONE 'UTC')::date, a.messenger_id, a.outcome, a.http_status, count(*), sum(a.notifications), sum(a.latency_ms),
+           max(a.latency_ms)
+      FROM added AS a GROUP BY 1, 2, 3, 4;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.count_attempts IS 'Appends to attempt_day what a statement attempted.';
+
 CREATE OR REPLACE FUNCTION registry.fold_movements() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
@@ -95,7 +121,31 @@ BEGIN
          WHERE m.day IN (SELECT d.day FROM registry.feed_movement AS d GROUP BY d.day, d.type, d.outcome HAVING count(*) > 1) RETURNING *)
     INSERT INTO registry.feed_movement (day, type, outcome, events, lag_sum_s, worst_lag)
     SELECT f.day, f.type, f.outcome, sum(f.events), sum(f.lag_sum_s), max(f.worst_lag) FROM folded AS f GROUP BY 1, 2, 3;
+
+    WITH folded AS (
+        DELETE FROM registry.delivered_day AS m
+         WHERE m.day IN (SELECT d.day FROM registry.delivered_day AS d GROUP BY d.day, d.messenger_id HAVING count(*) > 1) RETURNING *)
+    INSERT INTO registry.delivered_day (day, messenger_id, in_time, late, worst_delay)
+    SELECT f.day, f.messenger_id, sum(f.in_time), sum(f.late), max(f.worst_delay) FROM folded AS f GROUP BY 1, 2;
+
+    WITH folded AS (
+        DELETE FROM registry.attempt_day AS m
+         WHERE m.day IN (SELECT d.day FROM registry.attempt_day AS d GROUP BY d.day, d.messenger_id, d.outcome, d.http_status HAVING count(*) > 1)
+        RETURNING *)
+    INSERT INTO registry.attempt_day (day, messenger_id, outcome, http_status, attempts, notifications, latency_sum_ms, latency_max_ms)
+    SELECT f.day, f.messenger_id, f.outcome, f.http_status, sum(f.attempts), sum(f.notifications), sum(f.latency_sum_ms), max(f.latency_max_ms)
+      FROM folded AS f GROUP BY 1, 2, 3, 4;
     RETURN true;
 END
 $$;
 COMMENT ON FUNCTION registry.fold_movements IS 'Sums the appended rows of the movement tables into few: no figure changes. False where somebody else is at it.';
+
+CREATE OR REPLACE FUNCTION registry.delivered_last_hour() RETURNS TABLE (messenger_id integer, delivered bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = registry, pg_temp SET jit = off
+AS $$
+BEGIN
+    RETURN QUERY EXECUTE format('SELECT d.messenger_id, count(*) FROM registry.notification_delivered AS d WHERE d.delivered_at > %L GROUP BY 1',
+                                now() - interval '1 hour');
+END
+$$;
+COMMENT ON FUNCTION registry.delivered_last_hour IS 'How many notifications each messenger received in the last hour: the pace of report.notification_backlog.';

@@ -1,34 +1,30 @@
--- Evidence: what the journal says was said then, who looked at a number was allowed to, and what is over is gone.
+-- Seals: what the journal says was said then, and shows if it was changed since.
 --
--- The journal is sealed. A worker writes pages, and about once a second has them sealed (seal_pages): one row of registry.seal for up to 5,000
--- pages of its own, which it names from memory, so that no late commit is missed. All workers' seals are one chain, written one at a time:
--- each holds the hash of the one before it, so that nothing behind a seal that somebody wrote down elsewhere (`registryd audit head`) can
--- be changed, removed, added or put in another order without `registryd audit verify` finding it. Everything is hashed inside the
--- database, over what it holds, by functions PostgreSQL brings along:
+-- A page's id begins with the minute that is its window (new_page_id). Once a minute one of the operate processes seals what is over
+-- (seal_window): it takes the locks of the windows alone, so that whoever writes there has committed and nobody can begin to, reads the
+-- pages, and appends one row to registry.seal for all processes together. Where a transaction holds a window open, its seal waits for it
+-- and pages go on in later windows. Nobody has to remember what he wrote, so a process that is killed leaves nothing unsealed.
 --
---   page     SHA-256 of page_id, received_at, answered_at, messenger_id, queries, present_count, digest_key, digests, present, each as its
---            type's send function has it (PostgreSQL's binary format), one after another
---   content  SHA-256 of the hashes of a seal's pages in the order of page_ids
---   sha256   SHA-256 of previous, sequence (int8send), sealed_at (timestamptz_send), page_ids (array_send), marks, content, kind and note in UTF-8:
---            all of the row
+-- All seals are one chain without a gap: each holds the hash of the one before, and begins where that one's window ends. So nothing below a seal
+-- that somebody wrote down elsewhere (`registryd audit head`) can be changed, removed, added or put in another order without `registryd
+-- audit verify` finding it. Everything is hashed inside the database, over what it holds, by functions PostgreSQL brings along:
 --
--- What it does not show: a page that was changed before its seal, that is within about a second. A worker that is killed leaves the pages of
--- its last second unsealed; they are reported until the owner adopts them (adopt_unsealed_pages), which stands in the chain with a
--- reason. No key is held here: who owns the database can make the whole chain anew, and a head that is kept elsewhere tells that he did.
+--   content  SHA-256 of the window's pages in the order of their ids, each page_id, answered_at, queries, digest_key, messenger_ids,
+--            query_counts, waited_ms, digests, present and told as its type's send function has it (PostgreSQL's binary format; digests
+--            as they are, a told that is NULL as ffffffff), one after another
+--   sha256   SHA-256 of previous, sequence, sealed_at, from_at, until_at, pages, queries, content, system_identifier, timeline, kind and note:
+--            all of the row, in the same way, kind and note in UTF-8
 --
--- A seal names its pages, so the chain would outgrow the journal. Seals go from the chain's beginning, once the days of their pages are
--- dropped, and the chain says so: a seal of kind 'forgotten' names the last one that went and its hash, which is the `previous` of the first that
--- is left. That one is itself old enough to go, so that the chain can be seen to have lost nothing that the policy kept.
+-- What it does not show: a page that was changed before its window was sealed, which is about a minute. No key is held here: who owns the
+-- database can make the whole chain anew, and a head that is kept elsewhere tells that he did. A primary that was lost may take its last
+-- seals with it; each seal names the timeline it was written on, so that a kept head of the lost one is told as what it is.
+--
+-- Seals go with their pages (drop_part), from the chain's beginning, and the chain says so: a seal of kind 'retention' names the day before
+-- which pages went, and the last seal that went with its hash, which is the `previous` of the first that is left. That one's own pages are
+-- among those that went, so that the chain can be seen to have lost nothing that the policy kept.
 
-CREATE OR REPLACE FUNCTION registry.page_sha256(page registry.journal_page) RETURNS bytea
-LANGUAGE sql IMMUTABLE
-AS $$
-    SELECT sha256(uuid_send(page.page_id) || timestamptz_send(page.received_at) || timestamptz_send(page.answered_at) || int4send(page.messenger_id)
-                  || int4send(page.queries) || int4send(page.present_count) || int2send(page.digest_key) || page.digests || varbit_send(page.present))
-$$;
-COMMENT ON FUNCTION registry.page_sha256 IS 'A page''s hash. `registryd audit verify` brings its own text of it (sql/queries/audit.sql), because this one can be replaced.';
-
-CREATE OR REPLACE FUNCTION registry.append_seal(kind registry.seal_kind, page_ids uuid[], hashes bytea[], note text) RETURNS bigint
+CREATE OR REPLACE FUNCTION registry.append_seal(kind registry.seal_kind, until_at timestamptz, pages bigint, queries bigint, content bytea, note text)
+RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 DECLARE
@@ -40,92 +36,125 @@ BEGIN
     SELECT s.* INTO last FROM registry.seal AS s ORDER BY s.sequence DESC LIMIT 1;
     made.sequence := coalesce(last.sequence, 0) + 1;
     made.sealed_at := clock_timestamp();
+    made.from_at := coalesce(last.until_at, append_seal.until_at);
+    made.until_at := coalesce(append_seal.until_at, made.from_at);
     made.previous := coalesce(last.sha256, decode(repeat('00', 32), 'hex'));
-    SELECT coalesce(string_agg(substring(h.hash FROM 1 FOR 4), '' ORDER BY h.place), ''),
-           sha256(coalesce(string_agg(h.hash, '' ORDER BY h.place), ''))
-      INTO made.marks, made.content FROM unnest(hashes) WITH ORDINALITY AS h(hash, place);
-    made.sha256 := sha256(made.previous || int8send(made.sequence) || timestamptz_send(made.sealed_at) || array_send(append_seal.page_ids)
-                          || made.marks || made.content || convert_to(append_seal.kind::text || append_seal.note, 'UTF8'));
-    INSERT INTO registry.seal (sequence, sealed_at, kind, note, page_ids, marks, content, previous, sha256)
-    VALUES (made.sequence, made.sealed_at, append_seal.kind, append_seal.note, append_seal.page_ids, made.marks, made.content, made.previous, made.sha256);
-    RETURN made.sequence;
+    made.system_identifier := (SELECT c.system_identifier FROM pg_control_system() AS c);
+    made.timeline := ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer;
+    made.sha256 := sha256(made.previous || int8send(made.sequence) || timestamptz_send(made.sealed_at) || timestamptz_send(made.from_at)
+                          || timestamptz_send(made.until_at) || int8send(append_seal.pages) || int8send(append_seal.queries) || append_seal.content
+                          || int8send(made.system_identifier) || int4send(made.timeline) || convert_to(append_seal.kind::text || append_seal.note, 'UTF8'));
+    INSERT INTO registry.seal (sequence, sealed_at, kind, note, from_at, until_at, pages, queries, content, system_identifier, timeline, previous, sha256)
+    VALUES (made.sequence, made.sealed_at, append_seal.kind, append_seal.note, made.from_at, made.until_at, append_seal.pages, append_seal.queries,
+            append_seal.content, made.system_identifier, made.timeline, made.previous, made.sha256);
 END
 $$;
-COMMENT ON FUNCTION registry.append_seal IS 'Appends one seal to the chain and returns its sequence; the next one waits for this transaction''s end.';
+COMMENT ON FUNCTION registry.append_seal IS 'Appends one seal to the chain; `until_at` NULL: it covers no window. The next one waits for this transaction''s end.';
 
-CREATE OR REPLACE FUNCTION registry.seal_pages(written uuid[]) RETURNS uuid[]
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET jit = off
+CREATE OR REPLACE FUNCTION registry.presence_between(first_page uuid, end_page uuid) RETURNS SETOF registry.presence_day
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = registry, pg_temp SET enable_sort = off SET jit = off
 AS $$
-DECLARE
-    found  uuid[];
-    hashes bytea[];
 BEGIN
     -- Planned for these very ids (EXECUTE), so that no partition is opened but theirs.
-    EXECUTE format('SELECT array_agg(p.page_id ORDER BY p.page_id), array_agg(registry.page_sha256(p) ORDER BY p.page_id)
-                      FROM (SELECT DISTINCT u.page_id FROM unnest($1) AS u(page_id)) AS w
-                      JOIN registry.journal_page AS p ON p.page_id = w.page_id AND p.page_id BETWEEN %L AND %L',
-                   (SELECT u.id FROM unnest(written) AS u(id) ORDER BY u.id LIMIT 1),
-                   (SELECT u.id FROM unnest(written) AS u(id) ORDER BY u.id DESC LIMIT 1))
-       INTO found, hashes USING written;
-    IF found IS NULL THEN
-        RETURN '{}';
-    END IF;
-    PERFORM registry.append_seal('pages', found, hashes, '');
-    RETURN found;
+    RETURN QUERY EXECUTE format($figures$
+        SELECT (p.answered_at AT TIME ZONE 'UTC')::date, r.messenger_id, sum(t.queries)::bigint, sum(t.present)::bigint,
+               coalesce(sum(t.queries) FILTER (WHERE r.waited <= law.answer_within), 0)::bigint,
+               coalesce(sum(t.queries) FILTER (WHERE r.waited > law.answer_within), 0)::bigint, max(r.waited), max(law.answer_within)
+          FROM registry.journal_page AS p
+         CROSS JOIN LATERAL registry.runs_of(p) AS r
+         CROSS JOIN LATERAL (SELECT CASE WHEN p.told IS NULL THEN r.queries ELSE bit_count(substring(p.told FROM r.first + 1 FOR r.queries)) END,
+                                    bit_count(substring(coalesce(p.present & p.told, p.present) FROM r.first + 1 FOR r.queries))) AS t(queries, present)
+          LEFT JOIN (SELECT l.answer_within, l.effective_from,
+                            coalesce(lead(l.effective_from) OVER (ORDER BY l.effective_from), 'infinity') AS superseded_at
+                       FROM registry.policy AS l) AS law
+            ON p.answered_at - r.waited >= law.effective_from AND p.answered_at - r.waited < law.superseded_at
+         WHERE p.page_id >= %L AND p.page_id < %L AND t.queries > 0
+         GROUP BY 1, 2 ORDER BY 1, 2
+    $figures$, first_page, end_page);
 END
 $$;
-COMMENT ON FUNCTION registry.seal_pages IS 'Seals those of the pages (5,000 at most) that are committed, and returns their ids; the others may be named again. A page that is sealed twice is none the worse.';
+COMMENT ON FUNCTION registry.presence_between IS 'The figures of the pages from one id to below another, as presence_day holds them of pages that are sealed.';
 
-CREATE OR REPLACE FUNCTION registry.adopt_unsealed_pages(reason text) RETURNS bigint
+CREATE OR REPLACE FUNCTION registry.open_presence() RETURNS SETOF registry.presence_day
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 100 SET search_path = registry, pg_temp
+AS $$
+    SELECT f.* FROM registry.presence_between((SELECT registry.first_id_at(s.until_at) FROM registry.seal AS s ORDER BY s.sequence DESC LIMIT 1),
+                                              'ffffffff-ffff-ffff-ffff-ffffffffffff') AS f
+$$;
+COMMENT ON FUNCTION registry.open_presence IS 'The figures of the pages that are not sealed yet, which presence_day does not count.';
+
+CREATE OR REPLACE FUNCTION registry.seal_windows_before(at timestamptz) RETURNS TABLE (pages bigint, queries bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET jit = off
 AS $$
 DECLARE
-    began   timestamptz := (SELECT s.sealed_at FROM registry.seal AS s ORDER BY s.sequence LIMIT 1);
-    found   uuid[];
-    hashes  bytea[];
-    adopted bigint := 0;
+    starts integer;
+    ends   integer := floor(date_part('epoch', at) / 60);
+    opened uuid;
+    hashed bytea;
 BEGIN
-    LOOP
-        SELECT array_agg(u.page_id ORDER BY u.page_id), array_agg(u.hash ORDER BY u.page_id) INTO found, hashes
-          FROM (SELECT p.page_id, registry.page_sha256(p) AS hash
-                  FROM registry.journal_page AS p
-                  LEFT JOIN (SELECT unnest(s.page_ids) AS page_id FROM registry.seal AS s) AS sealed ON sealed.page_id = p.page_id
-                 WHERE sealed.page_id IS NULL AND registry.time_of(p.page_id) >= began
-                   AND registry.time_of(p.page_id) NOT BETWEEN now() - interval '1 minute' AND now() + interval '1 day'
-                 ORDER BY p.page_id LIMIT 5000) AS u;
-        IF found IS NULL THEN
-            RETURN adopted;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'windows are sealed in READ COMMITTED transactions only'
+            USING ERRCODE = 'invalid_transaction_state', HINT = 'A stricter isolation would not see the pages that were committed while it waited.';
+    END IF;
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('registry.seal', 0)) THEN
+        RETURN;
+    END IF;
+    SELECT date_part('epoch', s.until_at) / 60, registry.first_id_at(s.until_at) INTO starts, opened FROM registry.seal AS s ORDER BY s.sequence DESC LIMIT 1;
+    -- A seal ends with the first window that has a page, or after an hour without one, or with the day.
+    EXECUTE format('SELECT p.page_id FROM registry.journal_page AS p WHERE p.page_id >= %L ORDER BY p.page_id LIMIT 1', opened) INTO opened;
+    IF opened IS NULL OR date_part('epoch', registry.time_of(opened)) / 60 >= least(ends, starts + 60) THEN
+        IF ends < starts + 60 THEN
+            RETURN;
         END IF;
-        PERFORM registry.append_seal('adopted', found, hashes, reason);
-        adopted := adopted + cardinality(found);
+        opened := NULL;
+    END IF;
+    ends := least(ends, (starts / 1440 + 1) * 1440, starts + 60, floor(date_part('epoch', registry.time_of(opened)) / 60) + 1);
+    FOR number IN starts .. ends - 1 LOOP
+        IF NOT pg_try_advisory_xact_lock(1801, number) THEN
+            ends := number;
+            EXIT;
+        END IF;
     END LOOP;
+    IF ends <= starts THEN
+        RETURN;
+    END IF;
+    -- From here on no page can come below `ends`: not even if this transaction fails.
+    PERFORM setval('registry.sealed_until_ms', ends * 60000::bigint);
+    EXECUTE format($pages$
+        SELECT count(*), coalesce(sum(p.queries), 0), sha256(coalesce(string_agg(p.bytes, ''), ''))
+          FROM (SELECT p.queries, uuid_send(p.page_id) || timestamptz_send(p.answered_at) || int4send(p.queries) || int2send(p.digest_key)
+                                  || array_send(p.messenger_ids) || array_send(p.query_counts) || array_send(p.waited_ms) || p.digests
+                                  || varbit_send(p.present) || coalesce(varbit_send(p.told), '\xffffffff') AS bytes
+                  FROM registry.journal_page AS p WHERE p.page_id >= %L AND p.page_id < %L ORDER BY p.page_id) AS p
+    $pages$, registry.first_id_at(to_timestamp(starts * 60::bigint)), registry.first_id_at(to_timestamp(ends * 60::bigint)))
+       INTO pages, queries, hashed;
+    INSERT INTO registry.presence_day AS kept (day, messenger_id, queries, present_count, in_time, late, worst_wait, allowed)
+    SELECT f.day, f.messenger_id, f.queries, f.present_count, f.in_time, f.late, f.worst_wait, f.allowed
+      FROM registry.presence_between(registry.first_id_at(to_timestamp(starts * 60::bigint)), registry.first_id_at(to_timestamp(ends * 60::bigint))) AS f
+        ON CONFLICT (day, messenger_id) DO UPDATE
+       SET queries = kept.queries + excluded.queries, present_count = kept.present_count + excluded.present_count,
+           in_time = kept.in_time + excluded.in_time, late = kept.late + excluded.late,
+           worst_wait = greatest(kept.worst_wait, excluded.worst_wait), allowed = greatest(kept.allowed, excluded.allowed);
+    PERFORM registry.append_seal('window', to_timestamp(ends * 60::bigint), pages, queries, hashed, '');
+    RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION registry.adopt_unsealed_pages IS 'For the owner, after a worker was killed: seals the pages that no worker did, with the reason in the chain, and returns how many. Look at them first: an inserted page looks the same.';
+COMMENT ON FUNCTION registry.seal_windows_before IS 'Seals the next window that ended before a time, with the windows before it that no page is in, and adds its figures to presence_day. Returns how much it sealed; no row where there is nothing to seal, or where somebody holds the window open: then ask again later.';
 
-CREATE OR REPLACE FUNCTION registry.forget_seals(batch integer) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET timezone = 'UTC'
+CREATE OR REPLACE FUNCTION registry.seal_window() RETURNS TABLE (pages bigint, queries bigint)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$ SELECT w.pages, w.queries FROM registry.seal_windows_before(clock_timestamp()) AS w $$;
+COMMENT ON FUNCTION registry.seal_window IS 'The same by this clock, which nobody who asks can set.';
+
+CREATE OR REPLACE FUNCTION registry.unsealed_s() RETURNS double precision
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 DECLARE
-    over      date := registry.kept_from('journal_page');
-    old       registry.seal;
-    stays     registry.seal;
-    forgotten bigint;
+    oldest uuid;
 BEGIN
-    IF over IS NULL OR NOT pg_try_advisory_xact_lock(hashtextextended('registry.retention', 0))
-       OR EXISTS (SELECT FROM registry.day_partition AS p WHERE p.family = 'journal_page' AND p.day < over) THEN
-        RETURN 0;
-    END IF;
-    FOR old IN SELECT s.* FROM registry.seal AS s ORDER BY s.sequence LIMIT batch + 1 LOOP
-        EXIT WHEN old.sealed_at >= over - 1 OR old.page_ids[cardinality(old.page_ids)] >= registry.first_id_of(over);
-        stays := old;
-    END LOOP;
-    DELETE FROM registry.seal AS s WHERE s.sequence < stays.sequence;
-    GET DIAGNOSTICS forgotten = ROW_COUNT;
-    IF forgotten > 0 THEN
-        PERFORM registry.append_seal('forgotten', '{}', '{}', format('%s %s', stays.sequence - 1, encode(stays.previous, 'hex')));
-    END IF;
-    RETURN forgotten;
+    EXECUTE format('SELECT p.page_id FROM registry.journal_page AS p WHERE p.page_id >= %L ORDER BY p.page_id LIMIT 1',
+                   (SELECT registry.first_id_at(s.until_at) FROM registry.seal AS s ORDER BY s.sequence DESC LIMIT 1)) INTO oldest;
+    RETURN coalesce(greatest(date_part('epoch', clock_timestamp() - registry.time_of(oldest)), 0), 0);
 END
 $$;
-COMMENT ON FUNCTION registry.forget_seals IS 'Deletes seals, a batch at most, from the chain''s beginning, whose pages the policy has let go for more than a day; a seal says so. Returns how many.';
+COMMENT ON FUNCTION registry.unsealed_s IS 'How many seconds ago the oldest page was written that no seal covers; 0 where there is none.';

@@ -5,7 +5,7 @@
 --   what billing tells us                contract, feed_event
 --   what messengers tell and ask us      messenger and its keys and secrets, binding, journal_page, quota_usage, enumeration_alarm
 --   what we owe messengers               notification, notification_delivered, delivery_attempt, lane, replay, handover, digest, test_push
---   figures                              *_movement (appended by triggers, folded by the daemon), *_day (of closed days), retention
+--   figures                              *_movement, delivered_day, attempt_day (appended by triggers, folded by the daemon), presence_day
 --   evidence                             seal, digest_key, breakglass_event
 --
 -- An MSISDN is a bigint of E.164 digits without the plus. Nothing here holds a name, a document, an IMSI or a place.
@@ -72,7 +72,7 @@ CREATE TYPE registry.delivery_channel AS ENUM ('push', 'pull', 'hand');
 CREATE TYPE registry.delivery_outcome AS ENUM ('acknowledged', 'rejected', 'failed');
 CREATE TYPE registry.feed_outcome AS ENUM ('applied', 'refused');
 CREATE TYPE registry.alarm_kind AS ENUM ('absent', 'consecutive', 'canary');
-CREATE TYPE registry.seal_kind AS ENUM ('begin', 'pages', 'adopted', 'retention', 'forgotten');
+CREATE TYPE registry.seal_kind AS ENUM ('begin', 'window', 'retention');
 CREATE TYPE registry.breakglass_step AS ENUM ('requested', 'prepared', 'approved', 'looked');
 CREATE TYPE registry.range_source AS ENUM ('register', 'hand');
 
@@ -318,28 +318,33 @@ COMMENT ON COLUMN registry.binding.end_reason IS 'terminated (with its contract)
 
 CREATE TABLE registry.journal_page (
     page_id       uuid NOT NULL,
-    received_at   timestamptz NOT NULL,
-    answered_at   timestamptz NOT NULL,
-    messenger_id  integer NOT NULL,
+    answered_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     queries       integer NOT NULL CHECK (queries BETWEEN 1 AND 65535),
-    present_count integer NOT NULL CHECK (present_count BETWEEN 0 AND queries),
     digest_key    smallint NOT NULL,
+    messenger_ids integer[] NOT NULL,
+    query_counts  integer[] NOT NULL CHECK (cardinality(query_counts) = cardinality(messenger_ids)),
+    waited_ms     integer[] NOT NULL CHECK (cardinality(waited_ms) = cardinality(messenger_ids)),
     digests       bytea NOT NULL CHECK (octet_length(digests) = 16 * queries),
     present       varbit NOT NULL CHECK (length(present) = queries),
+    told          varbit CHECK (length(told) = queries),
     PRIMARY KEY (page_id)
 ) PARTITION BY RANGE (page_id);
 -- Digests are random bytes: trying to compress them would only cost time.
 ALTER TABLE registry.journal_page ALTER COLUMN digests SET STORAGE EXTERNAL;
-COMMENT ON TABLE registry.journal_page IS 'The journal of presence queries, append-only: one row for each messenger in each committed group. It holds no number. registry.presence_query expands it.';
-COMMENT ON COLUMN registry.journal_page.page_id IS 'Time of receipt in milliseconds, then random, then four zero hexadecimal digits: a query''s id is its page''s with its index in those four.';
-COMMENT ON COLUMN registry.journal_page.received_at IS 'When the first query of the page was received.';
-COMMENT ON COLUMN registry.journal_page.answered_at IS 'When the answers were decided; they are sent once this row is durable.';
-COMMENT ON COLUMN registry.journal_page.messenger_id IS 'Who asked.';
+COMMENT ON TABLE registry.journal_page IS 'The journal of presence queries, append-only: one row for each committed group of queries, whichever messengers asked. It holds no number. registry.presence_query expands it.';
+COMMENT ON COLUMN registry.journal_page.page_id IS 'The time of the answers in milliseconds, then random, then four zero hexadecimal digits: a query''s id is its page''s with its index in those four. Made by registry.new_page_id, and by nobody else.';
+COMMENT ON COLUMN registry.journal_page.answered_at IS 'When the answers were decided, by the database''s clock; they are sent once this row is durable.';
 COMMENT ON COLUMN registry.journal_page.queries IS 'How many queries the page holds.';
-COMMENT ON COLUMN registry.journal_page.present_count IS 'How many of them were answered present.';
 COMMENT ON COLUMN registry.journal_page.digest_key IS 'Which of the service''s digest keys made the digests.';
+COMMENT ON COLUMN registry.journal_page.messenger_ids IS 'Who asked. The queries of each messenger stand one after another, in this order.';
+COMMENT ON COLUMN registry.journal_page.query_counts IS 'How many queries each of them asked.';
+COMMENT ON COLUMN registry.journal_page.waited_ms IS 'How long the first query of each had waited from its receipt until the database was asked, in milliseconds: a duration, so that no other clock is in it (Decree 1801 of 2021: answer within the policy''s time).';
 COMMENT ON COLUMN registry.journal_page.digests IS 'Keyed BLAKE2b-128 of each number, 16 bytes each, in the order of the bits of present: an unkeyed hash of a phone number is reversed in seconds.';
 COMMENT ON COLUMN registry.journal_page.present IS 'The answers, a bit each.';
+COMMENT ON COLUMN registry.journal_page.told IS 'NULL where every query was answered. Else a 0 for each that was not, because its contract was being changed: it was asked again.';
+-- Where the last sealed window ended. A sequence, because whoever makes a page must see it as it is now, and no transaction takes it back.
+CREATE SEQUENCE registry.sealed_until_ms MINVALUE 0;
+COMMENT ON SEQUENCE registry.sealed_until_ms IS 'The end of the last window of the journal that was or is being sealed, in milliseconds since 1970: no new page is older.';
 CREATE TABLE registry.journal_page_default PARTITION OF registry.journal_page DEFAULT;
 
 CREATE TABLE registry.quota_usage (
@@ -655,19 +660,6 @@ COMMENT ON COLUMN registry.feed_movement.events IS 'How many there were.';
 COMMENT ON COLUMN registry.feed_movement.lag_sum_s IS 'The sum of the times from occurring to being recorded, in seconds. An interval would overflow over events with wrong dates.';
 COMMENT ON COLUMN registry.feed_movement.worst_lag IS 'The longest of them.';
 
-CREATE TABLE registry.retention (
-    family         text COLLATE "C" PRIMARY KEY CHECK (family IN ('journal_page', 'notification_delivered', 'delivery_attempt')),
-    key            text NOT NULL,
-    closed_through date NOT NULL
-);
-COMMENT ON TABLE registry.retention IS 'How far the days of each partitioned table are closed: one row each, moved on by registry.close_day.';
-COMMENT ON COLUMN registry.retention.family IS 'The partitioned table.';
-COMMENT ON COLUMN registry.retention.key IS 'The column it is partitioned by: a time, or page_id, which begins with one.';
-COMMENT ON COLUMN registry.retention.closed_through IS 'The last closed day (UTC): the figures of its rows and of those before it stand in the tables of figures.';
-INSERT INTO registry.retention (family, key, closed_through)
-SELECT f.name, f.key, (now() AT TIME ZONE 'UTC')::date - 1
-  FROM (VALUES ('journal_page', 'page_id'), ('notification_delivered', 'delivered_at'), ('delivery_attempt', 'attempted_at')) AS f(name, key);
-
 CREATE TABLE registry.presence_day (
     day           date NOT NULL,
     messenger_id  integer NOT NULL,
@@ -678,9 +670,9 @@ CREATE TABLE registry.presence_day (
     worst_wait    interval NOT NULL,
     allowed       interval,
     PRIMARY KEY (day, messenger_id)
-);
-COMMENT ON TABLE registry.presence_day IS 'The journal''s figures of closed days: what report.presence_daily and report.answer_deadline keep when the pages are gone.';
-COMMENT ON COLUMN registry.presence_day.day IS 'The day of receipt (UTC).';
+) WITH (fillfactor = 70);
+COMMENT ON TABLE registry.presence_day IS 'The figures of the journal''s sealed pages, added with each seal: what report.presence_daily and report.answer_deadline tell, also when the pages are gone.';
+COMMENT ON COLUMN registry.presence_day.day IS 'The day of the answer (UTC).';
 COMMENT ON COLUMN registry.presence_day.messenger_id IS 'Who asked.';
 COMMENT ON COLUMN registry.presence_day.queries IS 'Presence queries.';
 COMMENT ON COLUMN registry.presence_day.present_count IS 'How many were answered present.';
@@ -694,10 +686,10 @@ CREATE TABLE registry.delivered_day (
     messenger_id integer NOT NULL,
     in_time      bigint NOT NULL,
     late         bigint NOT NULL,
-    worst_delay  interval NOT NULL,
-    PRIMARY KEY (day, messenger_id)
+    worst_delay  interval NOT NULL
 );
-COMMENT ON TABLE registry.delivered_day IS 'Delivered notifications'' figures of closed days: what report.notification_deadline keeps when their rows are gone.';
+CREATE INDEX delivered_day_day ON registry.delivered_day (day);
+COMMENT ON TABLE registry.delivered_day IS 'Delivered notifications'' figures, by statement: what report.notification_deadline sums, also when their rows are gone. Appended by triggers, folded by the daemon.';
 COMMENT ON COLUMN registry.delivered_day.day IS 'The day of the contract''s end (UTC).';
 COMMENT ON COLUMN registry.delivered_day.messenger_id IS 'Who was notified.';
 COMMENT ON COLUMN registry.delivered_day.in_time IS 'Notifications delivered by their deadline (Decree 1801 of 2021).';
@@ -712,10 +704,10 @@ CREATE TABLE registry.attempt_day (
     attempts       bigint NOT NULL,
     notifications  bigint NOT NULL,
     latency_sum_ms bigint NOT NULL,
-    latency_max_ms integer NOT NULL,
-    UNIQUE NULLS NOT DISTINCT (day, messenger_id, outcome, http_status)
+    latency_max_ms integer NOT NULL
 );
-COMMENT ON TABLE registry.attempt_day IS 'Delivery attempts'' figures of closed days: what report.delivery_attempt_daily keeps when their rows are gone.';
+CREATE INDEX attempt_day_day ON registry.attempt_day (day);
+COMMENT ON TABLE registry.attempt_day IS 'Delivery attempts'' figures, by statement: what report.delivery_attempt_daily sums, also when their rows are gone. Appended by triggers, folded by the daemon.';
 COMMENT ON COLUMN registry.attempt_day.day IS 'The day of the attempt (UTC).';
 COMMENT ON COLUMN registry.attempt_day.messenger_id IS 'To whom.';
 COMMENT ON COLUMN registry.attempt_day.outcome IS 'acknowledged, rejected or failed.';
@@ -729,26 +721,33 @@ COMMENT ON COLUMN registry.attempt_day.latency_max_ms IS 'The longest latency, i
 -- Evidence
 
 CREATE TABLE registry.seal (
-    sequence  bigint PRIMARY KEY CHECK (sequence >= 1),
-    sealed_at timestamptz NOT NULL,
-    kind      registry.seal_kind NOT NULL,
-    note      text NOT NULL,
-    page_ids  uuid[] NOT NULL CHECK (cardinality(page_ids) <= 5000),
-    marks     bytea NOT NULL CHECK (octet_length(marks) = 4 * cardinality(page_ids)),
-    content   bytea NOT NULL CHECK (octet_length(content) = 32),
-    previous  bytea NOT NULL CHECK (octet_length(previous) = 32),
-    sha256    bytea NOT NULL CHECK (octet_length(sha256) = 32),
-    CONSTRAINT pages_are_sealed_or_adopted CHECK ((kind IN ('pages', 'adopted')) = (page_ids <> '{}')),
-    CONSTRAINT what_is_not_routine_says_why CHECK ((kind = 'pages') = (note = ''))
+    sequence          bigint PRIMARY KEY CHECK (sequence >= 1),
+    sealed_at         timestamptz NOT NULL,
+    from_at           timestamptz NOT NULL,
+    until_at          timestamptz NOT NULL,
+    pages             bigint NOT NULL,
+    queries           bigint NOT NULL,
+    system_identifier bigint NOT NULL,
+    timeline          integer NOT NULL,
+    kind              registry.seal_kind NOT NULL,
+    note              text NOT NULL,
+    content           bytea NOT NULL CHECK (octet_length(content) = 32),
+    previous          bytea NOT NULL CHECK (octet_length(previous) = 32),
+    sha256            bytea NOT NULL CHECK (octet_length(sha256) = 32),
+    CONSTRAINT windows_are_sealed CHECK (CASE kind WHEN 'window' THEN until_at > from_at AND note = '' ELSE until_at = from_at AND note <> '' END)
 );
-COMMENT ON TABLE registry.seal IS 'The hash chain over the journal, append-only: a seal outlives its pages by a day or more, and goes from the chain''s beginning.';
+COMMENT ON TABLE registry.seal IS 'The hash chain over the journal, append-only: a row for each minute in which there were answers, and for each hour in which there were none. It goes from its beginning as the pages do.';
 COMMENT ON COLUMN registry.seal.sequence IS 'Counts the seals from 1, without a gap.';
 COMMENT ON COLUMN registry.seal.sealed_at IS 'When it was written.';
-COMMENT ON COLUMN registry.seal.kind IS 'begin (the first), pages (what a worker wrote in about a second), adopted (pages that no worker had sealed), retention (pages went by the policy) or forgotten (seals went after them).';
-COMMENT ON COLUMN registry.seal.note IS 'adopted: why. retention: the day (UTC) before which pages may be gone. forgotten: sequence and sha256 of the last seal that went.';
-COMMENT ON COLUMN registry.seal.page_ids IS 'The pages it covers, in the order of their ids.';
-COMMENT ON COLUMN registry.seal.marks IS 'The first four bytes of each page''s hash: they tell which page was changed; content proves it.';
-COMMENT ON COLUMN registry.seal.content IS 'SHA-256 over the pages'' hashes.';
+COMMENT ON COLUMN registry.seal.from_at IS 'Where its window begins: where that of the seal before ends. It covers all pages whose ids lie in the window.';
+COMMENT ON COLUMN registry.seal.until_at IS 'Where its window ends; the same as from_at where it covers none.';
+COMMENT ON COLUMN registry.seal.pages IS 'How many pages it covers.';
+COMMENT ON COLUMN registry.seal.queries IS 'How many queries they hold.';
+COMMENT ON COLUMN registry.seal.system_identifier IS 'The database cluster that it was written in.';
+COMMENT ON COLUMN registry.seal.timeline IS 'The timeline that it was written on: a promotion begins a new one, and may lose the end of the one before.';
+COMMENT ON COLUMN registry.seal.kind IS 'begin (the first), window, or retention (pages and their seals went by the policy).';
+COMMENT ON COLUMN registry.seal.note IS 'retention: the day (UTC) before which pages are gone, the sequence of the last seal that went and its sha256.';
+COMMENT ON COLUMN registry.seal.content IS 'SHA-256 over the pages.';
 COMMENT ON COLUMN registry.seal.previous IS 'sha256 of the seal before; zeros in the first.';
 COMMENT ON COLUMN registry.seal.sha256 IS 'SHA-256 over everything else here.';
 
@@ -854,6 +853,10 @@ CREATE TRIGGER count_settled_notifications AFTER DELETE ON registry.notification
     REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_notifications();
 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification_delivered FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+CREATE TRIGGER count_delivered AFTER INSERT ON registry.notification_delivered
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION registry.count_delivered();
+CREATE TRIGGER count_attempts AFTER INSERT ON registry.delivery_attempt
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION registry.count_attempts();
 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.journal_page FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 
@@ -875,7 +878,10 @@ CREATE TRIGGER keep_policy_history BEFORE INSERT OR UPDATE OR DELETE ON registry
     FOR EACH ROW EXECUTE FUNCTION registry.keep_policy_history();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.policy FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 
-SELECT registry.append_seal('begin', '{}', '{}', 'pages from here on are sealed');
+-- Nobody but the database says what a page's id is: registryd_app may not name the column.
+ALTER TABLE registry.journal_page ALTER COLUMN page_id SET DEFAULT registry.new_page_id();
+SELECT registry.append_seal('begin', date_trunc('minute', now()), 0, 0, sha256(''), 'pages from here on are sealed');
+SELECT setval('registry.sealed_until_ms', (extract(epoch FROM date_trunc('minute', now())) * 1000)::bigint);
 
--- The first days' partitions; later ones are made by the daemon, a week ahead.
+-- The first partitions; later ones are made by the daemon, a week ahead.
 SELECT registry.make_partitions((now() AT TIME ZONE 'UTC')::date, 8);

@@ -1,11 +1,8 @@
--- What the policy no longer keeps, but for whole days.
+-- What the policy no longer keeps, but for whole partitions.
 
 -- name: purge_ended
--- Why: which ones go is the database's to say, as with days; a batch a transaction, so that none holds locks for long.
+-- Why: which ones go is the database's to say, as with partitions; a batch a transaction, so that none holds locks for long.
 SELECT p.bindings, p.contracts FROM registry.purge_ended($1) AS p;
-
--- name: forget_seals
-SELECT registry.forget_seals($1) AS forgotten;
 
 -- name: forget_replays
 SELECT registry.forget_replays($1) AS forgotten;

@@ -1,5 +1,8 @@
 -- The chain over the journal, as the daemon appends to it. Who verifies it reads it by audit.sql.
 
--- name: seal_pages
--- Why: once a second instead of with each page, so that no query pays for it and workers take turns at the chain's end.
-SELECT registry.seal_pages($1) AS page_ids;
+-- name: seal_window
+-- Why: one window a call, so that no transaction is long; no row where nothing is to be sealed now.
+SELECT w.pages, w.queries FROM registry.seal_window() AS w;
+
+-- name: read_unsealed
+SELECT registry.unsealed_s() AS unsealed_s;

@@ -1,6 +1,6 @@
 -- The views of schema report: the DBA's contract. Columns are only ever added, so that grants and views of a DBA's own stay.
--- Days are UTC: closed ones stand in tables of figures, open ones are counted as they are asked for (sql/code/days.sql). Numbers and codes
--- appear masked or not at all.
+-- Days are UTC. Figures stand in tables of their own (sql/code/movements.sql and seals.sql); only pages of the journal that are not sealed yet
+-- are counted when they are asked for. Numbers and codes appear masked or not at all.
 
 CREATE OR REPLACE VIEW report.presence_daily AS
 SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.present_count)::bigint AS present,
@@ -9,7 +9,7 @@ SELECT f.day, m.name AS messenger, sum(f.queries)::bigint AS queries, sum(f.pres
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.presence_daily IS 'Presence queries and answers by day and messenger.';
-COMMENT ON COLUMN report.presence_daily.day IS 'The day of receipt (UTC).';
+COMMENT ON COLUMN report.presence_daily.day IS 'The day of the answer (UTC).';
 COMMENT ON COLUMN report.presence_daily.messenger IS 'Who asked.';
 COMMENT ON COLUMN report.presence_daily.queries IS 'Numbers asked for.';
 COMMENT ON COLUMN report.presence_daily.present IS 'Of them, answered present.';
@@ -24,7 +24,7 @@ SELECT f.day, m.name AS messenger, sum(f.in_time + f.late)::bigint AS queries, s
  WHERE f.allowed IS NOT NULL
  GROUP BY f.day, m.name;
 COMMENT ON VIEW report.answer_deadline IS 'Decree 1801 of 2021: how many queries were answered within the policy''s time, and the worst wait, by day and messenger. Unanswered queries are not journaled: see the metrics of refusals.';
-COMMENT ON COLUMN report.answer_deadline.day IS 'The day of receipt (UTC).';
+COMMENT ON COLUMN report.answer_deadline.day IS 'The day of the answer (UTC).';
 COMMENT ON COLUMN report.answer_deadline.messenger IS 'Who asked.';
 COMMENT ON COLUMN report.answer_deadline.queries IS 'Numbers asked for.';
 COMMENT ON COLUMN report.answer_deadline.in_time IS 'Answered within the time that the policy gave.';
@@ -80,7 +80,7 @@ CREATE OR REPLACE VIEW report.notification_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pending)::bigint AS owed, sum(f.in_time)::bigint AS in_time,
        sum(f.late)::bigint AS late, sum(f.overdue)::bigint AS overdue, sum(f.pending)::bigint AS pending, max(f.worst_delay) AS worst_delay
   FROM (SELECT d.day, d.messenger_id, d.in_time, d.late, 0 AS overdue, 0 AS pending, d.worst_delay
-          FROM (TABLE registry.delivered_day UNION ALL SELECT * FROM registry.open_delivered()) AS d
+          FROM registry.delivered_day AS d
         UNION ALL
         SELECT n.day, n.messenger_id, 0, 0, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0),
                coalesce(sum(n.pending) FILTER (WHERE n.due >= now()), 0), NULL
@@ -101,7 +101,7 @@ CREATE OR REPLACE VIEW report.delivery_attempt_daily AS
 SELECT f.day, m.name AS messenger, f.outcome::text AS outcome, f.http_status,
        sum(f.attempts)::bigint AS attempts, sum(f.notifications)::bigint AS notifications,
        round(sum(f.latency_sum_ms) / sum(f.attempts), 1) AS mean_latency_ms, max(f.latency_max_ms) AS max_latency_ms
-  FROM (TABLE registry.attempt_day UNION ALL SELECT * FROM registry.open_attempts()) AS f
+  FROM registry.attempt_day AS f
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  GROUP BY f.day, m.name, f.outcome, f.http_status;
 COMMENT ON VIEW report.delivery_attempt_daily IS 'Pushes by day, messenger, outcome and HTTP status.';

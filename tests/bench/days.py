@@ -7,20 +7,16 @@ is the first run on a fresh connection, and the median after it.
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from functools import partial
 
 import asyncpg
 
 from registryd.demo import embedded
-from registryd.domain.identifiers import time_ordered_id
 from registryd.store import presence
-from registryd.store.journal import FAMILIES
 from registryd.store.pool import PROBES
 from tests.conftest import prepare_database
 
@@ -39,9 +35,8 @@ async def timed(run: Callable[[], Awaitable[object]], times: int) -> str:
 
 
 async def ask(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    page = time_ordered_id(int(time.time() * 1000), os.urandom(10))
     numbers = [list(range(79_160_000_000, 79_160_000_000 + QUERIES)), list(range(QUERIES))]
-    await connection.fetch(presence.ANSWER.sql, *numbers, [page], [datetime.now(UTC)], [1], [bytes(16 * QUERIES)], 1)
+    await connection.fetch(presence.ANSWER.sql, *numbers, [1], [QUERIES], [3], bytes(16 * QUERIES), 1)
 
 
 async def measure(dsn: str, label: str) -> None:
@@ -70,14 +65,10 @@ async def main() -> None:
         connection = await asyncpg.connect(dsn)
         await connection.execute("INSERT INTO registry.messenger (name) VALUES ('messenger')")
         await measure(dsn, "ten days")
-        await connection.execute("UPDATE registry.retention SET closed_through = current_date - $1::integer - 1", DAYS)
         for first in range(0, DAYS, 50):  # a transaction holds a lock for each
             await connection.execute("SELECT registry.make_partitions(current_date - $1::integer, 50)", DAYS - first)
-        await measure(dsn, f"{DAYS} days, none closed")
-        for family in FAMILIES:
-            while await connection.fetchval("SELECT registry.close_day($1)", family):
-                pass
-        await measure(dsn, f"{DAYS} days, closed")
+        count = await connection.fetchval("SELECT count(*) FROM registry.day_partition")
+        await measure(dsn, f"{DAYS} days in {count} partitions")
         await connection.close()
 
 

@@ -90,7 +90,8 @@ async def _populate_messengers(site: Site) -> None:
     await _execute(
         site,
         "INSERT INTO registry.messenger (name) SELECT 'messenger-' || n FROM generate_series(1, 3) AS n",
-        f"UPDATE registry.retention SET closed_through = current_date - {DAYS + 1}",
+        "DELETE FROM registry.seal",
+        f"SELECT registry.append_seal('begin', current_date - {DAYS}, 0, 0, sha256(''), 'the bench')",
         f"SELECT registry.make_partitions(current_date - {DAYS}, {DAYS + 2})",
     )
 
@@ -126,14 +127,15 @@ async def _populate(site: Site, contracts: int) -> None:
 
 
 async def _keep_evidence(connection: asyncpg.Connection[asyncpg.Record], queries: int, attempts: int) -> None:
-    """Half of the queries today, half on the closed days before; pages of 40. Attempts today."""
+    """Half of the queries today, half on the days before; pages of 40 queries of three messengers, sealed. Attempts today."""
     now: datetime = await connection.fetchval("SELECT now()")
     for days in track(range(DAYS, -1, -1), f"{queries:,} queries", transient=True):
         pages = queries // 80 if days == 0 else queries // 80 // DAYS
         await connection.execute(
             "INSERT INTO registry.journal_page "
-            "SELECT overlay(registry.id_at(p.at)::text PLACING '0000' FROM 33)::uuid, p.at, p.at + interval '5 ms', "
-            "1 + p.n % 3, 40, 39, 1, decode(repeat('5a', 640), 'hex'), repeat('1', 39)::varbit || B'0' "
+            "(page_id, answered_at, queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present) "
+            "SELECT overlay(registry.id_at(p.at)::text PLACING '0000' FROM 33)::uuid, p.at, 40, 1, '{1,2,3}', '{20,10,10}', '{5,4,3}', "
+            "decode(repeat('5a', 640), 'hex'), repeat('1', 39)::varbit || B'0' "
             "FROM (SELECT n, $1::timestamptz - (n % 3600) * interval '1 second' AS at FROM generate_series(1, $2::int) AS n) AS p",
             now - timedelta(days=days),
             pages,
@@ -145,6 +147,5 @@ async def _keep_evidence(connection: asyncpg.Connection[asyncpg.Record], queries
         now,
         attempts,
     )
-    for family in ("journal_page", "notification_delivered", "delivery_attempt"):
-        while await connection.fetchval("SELECT registry.close_day($1)", family):
-            pass
+    while await connection.fetchrow("SELECT * FROM registry.seal_window()"):
+        pass

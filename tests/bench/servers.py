@@ -50,11 +50,10 @@ class OneStatement(Ceiling):
         self._key = key
 
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received: float) -> Answer:
-        now = datetime.now(UTC)
-        page = store.Page(time_ordered_id(int(now.timestamp() * 1000), os.urandom(10)), now, messenger_id)
-        page.add((query,), msisdn_digest(self._key, query.msisdn))
-        (answered,) = await store.answer(self._db, [page], 1)
-        return Answer(query_id(str(page.page_id), 0), answered.bits == "1", None, now, answered.answered_at)
+        runs = store.Runs([messenger_id], [1], [0])
+        answered = await store.answer(self._db, runs, (query.msisdn,), (None,), msisdn_digest(self._key, query.msisdn), 1)
+        answered_at = answered.answered_at
+        return Answer(query_id(str(answered.page_id), 0), answered.bits == "1", None, answered_at, answered_at)
 
 
 async def main(kind: str, path: Path) -> None:

@@ -13,14 +13,13 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Union, get_args, get_origin, get_type_hints
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from registryd import resources, store
 from registryd.demo import embedded
-from registryd.domain.identifiers import time_ordered_id
 from registryd.store import (
     backlogs,
     bindings,
@@ -178,20 +177,10 @@ def populated(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
 def group(size: int, codes: bool = False) -> list[Any]:
     """The arguments of a group of queries of two messengers, half of them on bound numbers."""
     numbers = [FIRST + ENDED + i * (CONTRACTS - ENDED) // size for i in range(size)]
-    pages = [i % 2 for i in range(size)]
-    positions = [i // 2 for i in range(size)]
-    ids = [time_ordered_id(int(datetime.now(UTC).timestamp() * 1000), uuid4().bytes) for _ in range(2)]
-    digests = [bytes(16 * pages.count(page)) for page in range(2)]
-    arguments = [
-        numbers,
-        [(page << 16) + position for page, position in zip(pages, positions, strict=True)],
-        ids,
-        [datetime.now(UTC)] * 2,
-        [1, 2],
-        digests,
-        1,
-    ]
-    return [*arguments, [f"new-{i}" for i in range(size)]] if codes else arguments
+    counts = [size - size // 2, size // 2] if size > 1 else [1]
+    owners = [1, 2][: len(counts)]
+    arguments = [numbers, list(range(size)), owners, counts, [3] * len(counts), bytes(16 * size), 1]
+    return [*arguments, [f"new-{i}" for i in range(size)], [1] * counts[0] + [2] * (size - counts[0])] if codes else arguments
 
 
 async def planned(explained: Explained, query: Query[Any], *arguments: Any) -> Plan:

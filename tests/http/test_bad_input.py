@@ -86,7 +86,7 @@ class Api:
     def recorded(self) -> int:
         """How much more of this messenger the database holds than before."""
         [row] = self.service.sql(
-            "SELECT (SELECT count(*) FROM registry.journal_page WHERE messenger_id = $1)"
+            "SELECT (SELECT count(*) FROM registry.presence_query WHERE messenger_id = $1)"
             " + (SELECT count(*) FROM registry.binding WHERE messenger_id = $1) AS rows",
             self.messenger.messenger_id,
         )

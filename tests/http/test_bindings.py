@@ -66,8 +66,8 @@ def test_an_absent_number_takes_no_binding(service: Service) -> None:
         assert (answer.status, answer.body["code"]) == (422, "NOT_PRESENT")
         assert answer.raw == answers[0].raw
     assert about(service, messenger, "retrieve", "a").status == 404
-    [count] = service.sql("SELECT sum(queries) FROM registry.journal_page WHERE messenger_id = $1", messenger.messenger_id)
-    assert count["sum"] == 3, "whoever may bind may ask, so it is journaled as a query"
+    [count] = service.sql("SELECT count(*) FROM registry.presence_query WHERE messenger_id = $1", messenger.messenger_id)
+    assert count["count"] == 3, "whoever may bind may ask, so it is journaled as a query"
     assert ask(service.api, "GET", "/v1/account", headers=messenger.headers).body["quota"]["absentRatio"] == 1.0
 
 

@@ -152,7 +152,7 @@ def test_queries_that_arrive_together_ride_together(site: Site) -> None:
         async with registry(site, in_flight=1) as of:
             numbers = [number % 40 for number in range(200)]
             answers = await asyncio.gather(*(of.answer(number, messenger=(of.one, of.two)[number % 2]) for number in numbers))
-            assert await of.pages() == [100, 100], "one page for each messenger, in one statement"
+            assert await of.pages() == [200], "one page for all of them, in one statement"
             rows = await of.fetch("SELECT q.* FROM unnest($1::uuid[]) AS id, registry.find_query(id) AS q", [a.query_id for a in answers])
             found = {row["query_id"]: row for row in rows}
             assert len(found) == 200
@@ -161,7 +161,7 @@ def test_queries_that_arrive_together_ride_together(site: Site) -> None:
                 assert answer.present is row["present"] is (number < 20)
                 assert row["messenger_id"] == (of.one, of.two)[number % 2]
                 assert row["msisdn_digest"] == msisdn_digest(KEY, Msisdn(FIRST + number))
-                assert row["received_at"] <= row["answered_at"] <= answer.answered_at
+                assert row["received_at"] <= row["answered_at"] == answer.answered_at
 
     asyncio.run(run())
 
@@ -267,7 +267,7 @@ def test_messengers_do_not_conflict(site: Site) -> None:
         async with registry(site, in_flight=1) as of:
             asked = (of.outcome(0, "a", of.one), of.outcome(0, "a", of.two), of.outcome(1, "b", of.one))
             assert list(await asyncio.gather(*asked)) == [(True, "recorded")] * 3
-            assert await of.pages() == [2, 1], "all in one statement"
+            assert await of.pages() == [3], "all in one statement"
 
     asyncio.run(run())
 

@@ -188,6 +188,7 @@ def test_evidence_is_verified_against_a_head_that_was_kept(site: Site, tmp_path:
     with daemon(site) as running:
         asyncio.run(query(running.api))
         assert running.stop() == 0
+    site.database.psql("-c", "SELECT registry.seal_windows_before(now() + interval '2 minutes')")
     verdict = told(site, "audit", "verify")
     assert (verdict["pages"], verdict["pagesDroppedBefore"], verdict["findings"]) == (1, None, [])
     kept = tmp_path / "head.json"
@@ -197,6 +198,9 @@ def test_evidence_is_verified_against_a_head_that_was_kept(site: Site, tmp_path:
     assert run(site, "audit", "verify", "--head", str(kept)).exit_code == 2
     shown = run(site, "audit", "verify", "--head", str(kept), *public)
     assert (shown.exit_code, "as it was written" in shown.stdout) == (0, True)
+    since = told(site, "audit", "verify", "--since", str(kept), *public)
+    assert (since["seals"], since["pages"], since["findings"]) == (1, 0, [])
+    assert run(site, "audit", "verify", "--head", str(kept), "--since", str(kept), *public).exit_code == 2
     site.database.psql("-c", "DELETE FROM registry.journal_page; DELETE FROM registry.seal WHERE sequence > 1")
     assert run(site, "audit", "verify").exit_code == 0
     cut = run(site, "audit", "verify", "--head", str(kept), *public, "--json")

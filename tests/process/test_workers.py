@@ -164,7 +164,7 @@ def test_the_daily_budget_is_one_for_all_workers(site: Site, running: Workers) -
         messenger = await site.add_messenger("frugal", daily_quota=10_000)
         async with connected(running, messenger) as sessions:
             async with site.database.connect() as connection:
-                journaled = "SELECT sum(queries) FROM registry.journal_page WHERE messenger_id = $1"
+                journaled = "SELECT count(*) FROM registry.presence_query WHERE messenger_id = $1"
                 spent = int(await connection.fetchval(journaled, messenger.messenger_id))
             quota = spent + 2 * len(sessions)
             await asyncio.to_thread(command, site, "messenger", "set", "frugal", "--daily-quota", str(quota))

@@ -8,8 +8,9 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -17,7 +18,6 @@ import pytest
 from registryd.demo import embedded
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, time_ordered_id
 from registryd.domain.lane import Lease
-from registryd.domain.presence import PresenceQuery
 from registryd.store import lanes, presence
 from registryd.store.pool import Database
 from tests.conftest import TestDatabase, cloned, eventually
@@ -68,15 +68,45 @@ async def bind(connection: Connection, messenger_id: int, count: int, first: int
     )
 
 
-async def ask(db: Database, messenger_id: int, *queries: tuple[int, str | None]) -> tuple[list[str | None], str]:
+async def ask(db: Database, messenger_id: int, *queries: tuple[int, str | None], again: bool = True) -> tuple[list[str | None], str]:
     """One group of a messenger's queries, each a number and perhaps a code: what became of the codes, and the answers as bits."""
-    page_id = time_ordered_id(int(datetime.now(UTC).timestamp() * 1000), secrets.token_bytes(10))
-    page = presence.Page(page_id, datetime.now(UTC), MessengerId(messenger_id))
-    page.add(
-        [PresenceQuery(Msisdn(msisdn), IdentificationCode(code) if code else None) for msisdn, code in queries], bytes(16 * len(queries))
+    runs = presence.Runs([MessengerId(messenger_id)], [len(queries)], [3])
+    codes = [IdentificationCode(code) if code else None for _, code in queries]
+    answered = await presence.answer(db, runs, [Msisdn(number) for number, _ in queries], codes, bytes(16 * len(queries)), 1, again=again)
+    return answered.outcomes if isinstance(answered, presence.AnsweredAndBound) else [None] * len(queries), answered.bits
+
+
+async def write_page(connection: Connection, at: datetime, messenger_id: int = 1, waited: timedelta = timedelta(milliseconds=1)) -> UUID:
+    """A page of three queries, two of them present, as only the owner can write one: at a time of his own."""
+    page_id = time_ordered_id(int(at.timestamp() * 1000), secrets.token_bytes(10))
+    await connection.execute(
+        "INSERT INTO registry.journal_page "
+        "(page_id, answered_at, queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present) "
+        "VALUES ($1, $2, 3, 2, ARRAY[$3::integer], '{3}', ARRAY[$4::integer], $5, B'110')",
+        page_id,
+        at,
+        messenger_id,
+        int(waited.total_seconds() * 1000),
+        secrets.token_bytes(48),
     )
-    (answered,) = await presence.answer(db, [page], 1)
-    return answered.outcomes if isinstance(answered, presence.BoundPage) else [None] * len(queries), answered.bits
+    return page_id
+
+
+async def begin_chain(connection: Connection, at: datetime) -> None:
+    """As if the registry had been made at that time: partitions since then, and a chain of seals that begins there."""
+    at = at.replace(second=0, microsecond=0)
+    await connection.execute("DELETE FROM registry.seal")
+    await connection.execute("SELECT registry.append_seal('begin', $1, 0, 0, sha256(''), 'a test')", at)
+    await connection.execute("SELECT setval('registry.sealed_until_ms', $1)", int(at.timestamp()) * 1000)
+    await connection.execute("SELECT registry.make_partitions($1, $2)", at.date(), (datetime.now(UTC).date() - at.date()).days + 1)
+
+
+async def seal_all(connection: Connection, before: datetime | None = None) -> int:
+    """Seals what is over before a time, or by the clock; returns how many seals that made."""
+    made = 0
+    while await connection.fetchrow("SELECT * FROM registry.seal_windows_before($1)", before or datetime.now(UTC)):
+        made += 1
+    return made
 
 
 async def change_policy(connection: Connection, **changes: str) -> None:

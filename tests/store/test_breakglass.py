@@ -304,13 +304,12 @@ def test_a_log_that_was_tampered_with_shows_it(persons: Persons, tampering: str)
                 await look_as(persons, persons.anna, request)
         async with audit.reading(persons.database.dsn(), None) as connection:
             heads = await audit.read_heads(connection)
-            verdict = await audit.verify(connection, heads)
-            assert (verdict.log_entries, verdict.findings) == (7, [])
+        verdict = await audit.verify(persons.database.dsn(), None, heads)
+        assert (verdict.log_entries, verdict.findings) == (7, [])
         sql, expected = TAMPERINGS[tampering]
         async with persons.database.connect() as connection:
             await connection.execute(sql)
-        async with audit.reading(persons.database.dsn(), None) as connection:
-            found = (await audit.verify(connection, heads)).findings
+        found = (await audit.verify(persons.database.dsn(), None, heads)).findings
         assert [(finding.fault, finding.entry) for finding in found] == expected
         assert {finding.chain for finding in found} == {"breakglass"}
 

@@ -16,7 +16,7 @@ from registryd.presence.answerer import Answerer
 from registryd.store import digest_keys
 from registryd.store.secretbox import SecretBox, WrongSecretsKey
 from tests.conftest import TestDatabase
-from tests.store.conftest import FIRST, Connection, add_messengers, change_policy
+from tests.store.conftest import FIRST, Connection, add_messengers, begin_chain, change_policy
 
 BOX = SecretBox(bytes(32))
 
@@ -74,18 +74,19 @@ def test_a_key_is_destroyed_when_nothing_of_its_month_is_left_and_not_before(dat
             for month in (before, last, this):
                 await digest_keys.read_current(db, BOX, month)
             live = [(month, True) for month in (before, last, this)]
-            kept = (datetime.now(UTC).date() - last).days  # the journal of the month before last is over, but for its margin of a day
-            await change_policy(connection, journal_kept=f"{kept} days")
-            await connection.execute("UPDATE registry.retention SET closed_through = $1", last - timedelta(days=2))
-            await connection.execute("SELECT registry.make_partitions($1, 1)", last - timedelta(days=1))
-            await connection.execute("UPDATE registry.retention SET closed_through = $1", last - timedelta(days=1))
+            # The journal of the month before last is over with the first week that begins a day or more after it.
+            over = next(day for n in range(1, 8) if (day := last + timedelta(days=n)).weekday() == 0)
+            kept = (datetime.now(UTC).date() - over).days
+            await begin_chain(connection, datetime.now(UTC))
+            await change_policy(connection, journal_kept=f"{kept + 1} days")
             await keep_days(db)
             assert (await months(connection))[:3] == live
-            await change_policy(connection, journal_kept=f"{kept - 1} days")
-            await connection.execute("SELECT registry.make_partitions(retention.closed_through + 1, 1) FROM registry.retention LIMIT 1")
+            await change_policy(connection, journal_kept=f"{kept} days")
+            await connection.execute("SELECT registry.make_partitions($1, 1)", last)  # its last week is still there
+            await db.fetch(digest_keys.DESTROY_KEYS)
+            assert (await months(connection))[:3] == live
             count = observe.digest_keys_destroyed._value.get()
-            for _ in range(4):  # a day of each family a time
-                await keep_days(db)
+            await keep_days(db)
             assert (await months(connection))[:3] == [(before, False), (last, True), (this, True)]
             assert observe.digest_keys_destroyed._value.get() - count == 1
             assert await connection.fetchval(

@@ -141,7 +141,7 @@ def test_billings_events_are_forgotten_with_the_contracts_of_their_time(database
                 KEPT,
             )
             told = await connection.fetch("SELECT day, type, outcome, events FROM report.feed_lag")
-            assert await erasure.forget(db, 2) == (0, 0, 3)
+            assert await erasure.forget(db, 2) == (0, 3)
             left = await connection.fetch("SELECT event_id FROM registry.feed_event ORDER BY 1")
             assert [row["event_id"] for row in left] == ["e3", "e4", "e5"]
             assert await connection.fetch("SELECT day, type, outcome, events FROM report.feed_lag") == told

@@ -303,7 +303,7 @@ TABLES = {
     "messenger_key": "key_id messenger_id secret_sha256 created_at expires_at revoked_at last_used_at",
     "messenger_secret": "messenger_id",
     "binding": "msisdn generation messenger_id identification_code bound_at ended_at end_reason",
-    "journal_page": "page_id messenger_id received_at answered_at queries present_count digests present",
+    "journal_page": "page_id answered_at messenger_ids query_counts waited_ms queries digest_key digests present told",
     "presence_query": "query_id messenger_id msisdn_digest present received_at answered_at",
     "notification": "messenger_id deadline_at notification_id msisdn generation identification_code terminated_at recorded_at not_before "
     "attempts last_error",
@@ -382,7 +382,7 @@ def test_everything_has_a_comment(shared: TestDatabase) -> None:
 def test_every_state_that_has_a_time_is_tied_to_it(shared: TestDatabase) -> None:
     """States are words, each with its timestamp: a row that has one without the other is refused by the table itself."""
     contract = "INSERT INTO registry.contract VALUES (79160000001, '2020-01-01', now(), "
-    page = "INSERT INTO registry.journal_page VALUES (registry.id_at(now()), now(), now(), 1, "
+    page = "INSERT INTO registry.journal_page VALUES (registry.id_at(now()), now(), "
     wrong = [
         f"{contract} 'ended', 'individual', 'not_required', 1, NULL, NULL)",
         f"{contract} 'active', 'individual', 'not_required', 1, now(), 'terminated')",
@@ -400,8 +400,11 @@ def test_every_state_that_has_a_time_is_tied_to_it(shared: TestDatabase) -> None
         "INSERT INTO registry.numbering_range VALUES (79160000000, 79169999999), (79169999999, 79170000000)",
         "INSERT INTO registry.feed_event VALUES ('e', 'terminated', sha256('x'), 'applied', NULL, now())",
         "INSERT INTO registry.feed_event VALUES ('e', 'terminated', decode(repeat('00', 16), 'hex'), 'refused', NULL, now())",
-        f"{page} 2, 1, 1, decode(repeat('00', 16), 'hex'), B'10')",
-        f"{page} 1, 1, 1, decode(repeat('00', 16), 'hex'), B'10')",
+        f"{page} 2, 1, '{{1}}', '{{2}}', '{{0}}', decode(repeat('00', 16), 'hex'), B'10')",
+        f"{page} 1, 1, '{{1}}', '{{1}}', '{{0}}', decode(repeat('00', 16), 'hex'), B'10')",
+        f"{page} 1, 1, '{{1}}', '{{1}}', '{{0}}', decode(repeat('00', 16), 'hex'), B'1', B'10')",
+        f"{page} 2, 1, '{{1,2}}', '{{2}}', '{{0,0}}', decode(repeat('00', 32), 'hex'), B'10')",
+        f"{page} 2, 1, '{{1,2}}', '{{1,1}}', '{{0}}', decode(repeat('00', 32), 'hex'), B'10')",
         "UPDATE registry.lane SET owner = 'a'",
         "UPDATE registry.lane SET gate_until = now()",
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from registryd.store import journal
+from registryd.store import days
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
 
@@ -99,7 +99,7 @@ def test_reports_tell_what_a_count_would_while_everybody_writes_and_folds(databa
 
             async def folds() -> None:
                 for _ in range(20):
-                    await db.fetch(journal.FOLD_MOVEMENTS)
+                    await db.fetch(days.FOLD_MOVEMENTS)
 
             async def watches() -> None:
                 async with database.connect() as connection:
@@ -113,7 +113,7 @@ def test_reports_tell_what_a_count_would_while_everybody_writes_and_folds(databa
             assert sum(row[2] for row in told["binding_by_messenger"]) > 20
             assert sum(row[3] for row in told["binding_by_messenger"]) > 10
             assert sum(row[2] for row in told["notification_backlog"]) > 0, "some are overdue"
-            await db.fetch(journal.FOLD_MOVEMENTS)
+            await db.fetch(days.FOLD_MOVEMENTS)
             assert await dba.fetchval("SELECT count(*) FROM registry.binding_movement") == 3
             assert await dba.fetchval("SELECT count(*) = count(DISTINCT day) FROM registry.contract_movement")
             assert await dba.fetchval("SELECT count(*) FROM registry.feed_movement") == 4

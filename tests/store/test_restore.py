@@ -18,7 +18,7 @@ from registryd.store import migrations, permissions
 from tests.conftest import TestDatabase, cloned
 from tests.contracts.test_privileges import MATRIX, ROLES
 from tests.servers import private_server
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, begin_chain, bind, seal_all
 
 FROZEN = "SELECT format('%s', array_agg(v::text ORDER BY v::text)) FROM report.{} AS v"
 MOVING = {"notification_backlog": "(messenger, pending, overdue, oldest_deadline_at)"}
@@ -27,8 +27,7 @@ MOVING = {"notification_backlog": "(messenger, pending, overdue, oldest_deadline
 
 async def fill(database: TestDatabase) -> None:
     async with database.connect() as dba, database.pool() as db:
-        await dba.execute("UPDATE registry.retention SET closed_through = closed_through - 2")
-        await dba.execute("SELECT registry.make_partitions(current_date - 2, 3)")
+        await begin_chain(dba, datetime.now(UTC) - timedelta(days=2))
         await add_contracts(dba, 50)
         messengers = await add_messengers(dba, 2)
         for messenger_id in messengers:
@@ -44,7 +43,8 @@ async def fill(database: TestDatabase) -> None:
         )
         await dba.execute("SELECT registry.change_policy('{\"notice_within\": \"1 hour\"}', '2099-01-01', 'planned')")
         with capture_logs():
-            await keep_days(db)  # closes a day, folds
+            await keep_days(db)  # folds
+        await seal_all(dba, datetime.now(UTC) + timedelta(minutes=2))
 
 
 async def facts(connection: Connection) -> dict[str, object]:
@@ -64,7 +64,16 @@ async def facts(connection: Connection) -> dict[str, object]:
             "AND tgrelid::regclass::text LIKE 'registry.%' ORDER BY 1, 2"
         )
     ]
-    for table in ("binding_movement", "contract_movement", "notification_movement", "feed_movement"):
+    told["sealed_until"] = await connection.fetchval("SELECT last_value FROM registry.sealed_until_ms")
+    for table in (
+        "binding_movement",
+        "contract_movement",
+        "notification_movement",
+        "feed_movement",
+        "delivered_day",
+        "attempt_day",
+        "seal",
+    ):
         told[table] = await connection.fetchval(f"SELECT array_agg(t::text ORDER BY t::text) FROM registry.{table} AS t")
     return told
 

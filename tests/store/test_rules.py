@@ -17,10 +17,11 @@ import pytest
 from registryd.domain import binding, contract, identifiers, notification
 from registryd.domain.contract import EndReason, EndUser, Holder, Status
 from registryd.domain.enumeration import Sign
+from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId, Msisdn, query_id, time_ordered_id
 from registryd.domain.notification import Attempt
-from registryd.domain.presence import Policy, PresenceQuery, is_present
-from registryd.store import guard, journal, lanes, notifications, presence, ranges, reports
+from registryd.domain.presence import Policy, is_present
+from registryd.store import days, guard, lanes, notifications, presence, ranges, reports
 from tests.conftest import TestDatabase, rewrite_policy
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, take_lanes
 
@@ -60,7 +61,7 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "secret_kind": ("hmac_sha256", "ed25519"),
         "feed_outcome": ("applied", "refused"),
         "alarm_kind": get_args(Sign),
-        "seal_kind": ("begin", "pages", "adopted", "retention", "forgotten"),
+        "seal_kind": ("begin", "window", "retention"),
         "breakglass_step": ("requested", "prepared", "approved", "looked"),
         "range_source": get_args(ranges.Origin),
     }
@@ -132,7 +133,7 @@ def test_an_ids_time_is_the_same_made_and_read_in_sql_and_python(shared: TestDat
                 assert (ours.version, ours.variant) == (7, "specified in RFC 4122")
                 assert await connection.fetchval("SELECT registry.time_of($1)", ours) == truncated
                 assert await connection.fetchval("SELECT registry.time_of($1)", query_id(str(ours), 65_535)) == truncated
-            first: UUID = await connection.fetchval("SELECT registry.first_id_of('2026-03-01')")
+            first: UUID = await connection.fetchval("SELECT registry.first_id_at('2026-03-01 00:00+00')")
             last = query_id(str(time_ordered_id((first.int >> 80) - 1, b"\xff" * 10)), 65_535)
             assert time_ordered_id(first.int >> 80, bytes(10)) > first > UUID(last)
             made_ids = await connection.fetch("SELECT registry.id_at(now()) AS id FROM generate_series(1, 1000)")
@@ -141,25 +142,23 @@ def test_an_ids_time_is_the_same_made_and_read_in_sql_and_python(shared: TestDat
     asyncio.run(run())
 
 
-async def journaled(database: TestDatabase, messenger_id: int, numbers: Sequence[int], received_at: datetime) -> tuple[UUID, str]:
+async def journaled(database: TestDatabase, messenger_id: int, numbers: Sequence[int], waited_ms: int) -> presence.Answered:
     """A page of real queries under a real key."""
-    page_id = time_ordered_id(int(received_at.timestamp() * 1000), secrets.token_bytes(10))
-    page = presence.Page(page_id, received_at, MessengerId(messenger_id))
-    for number in numbers:
-        page.add([PresenceQuery(Msisdn(number))], identifiers.msisdn_digest(KEY, Msisdn(number)))
+    runs = presence.Runs([MessengerId(messenger_id)], [len(numbers)], [waited_ms])
+    msisdns = [Msisdn(number) for number in numbers]
     async with database.pool() as db:
-        (answered,) = await presence.answer(db, [page], 1)
-    return page_id, answered.bits
+        answered = await presence.answer(db, runs, msisdns, [None] * len(numbers), identifiers.msisdn_digests(KEY, msisdns), 1)
+    assert isinstance(answered, presence.Answered)
+    return answered
 
 
 def test_every_query_is_found_by_its_id_and_says_what_its_page_says(database: TestDatabase) -> None:
     async def run() -> None:
-        received_at = datetime.now(UTC)
         async with database.connect() as connection:
             await add_contracts(connection, 10)
             (messenger_id,) = await add_messengers(connection, 1)
             numbers = [FIRST + i for i in (3, 99, 0, 50, 9)]
-            page_id, bits = await journaled(database, messenger_id, numbers, received_at)
+            page_id, answered_at, bits = await journaled(database, messenger_id, numbers, 1_500)
             assert bits == "10101"
             listed = await connection.fetch("SELECT * FROM registry.presence_query ORDER BY query_id")
             assert [str(row["query_id"]) for row in listed] == [query_id(str(page_id), i) for i in range(5)]
@@ -167,12 +166,12 @@ def test_every_query_is_found_by_its_id_and_says_what_its_page_says(database: Te
                 (found,) = await connection.fetch("SELECT * FROM registry.find_query($1)", query_id(str(page_id), i))
                 assert found == listed[i]
                 assert found["msisdn_digest"] == identifiers.msisdn_digest(KEY, Msisdn(number))
-                assert (found["messenger_id"], found["present"], found["received_at"]) == (messenger_id, bits[i] == "1", received_at)
-                assert found["answered_at"] >= received_at
+                assert (found["messenger_id"], found["present"], found["answered_at"]) == (messenger_id, bits[i] == "1", answered_at)
+                assert found["answered_at"] - found["received_at"] == timedelta(milliseconds=1_500)
             for unknown in (query_id(str(page_id), 5), time_ordered_id(1, bytes(10))):
                 assert await connection.fetch("SELECT * FROM registry.find_query($1)", unknown) == []
-            page = await connection.fetchrow("SELECT queries, present_count, digest_key FROM registry.journal_page")
-            assert tuple(page or ()) == (5, 3, 1)
+            page = await connection.fetchrow("SELECT queries, messenger_ids, query_counts, digest_key, told FROM registry.journal_page")
+            assert tuple(page or ()) == (5, [messenger_id], [5], 1, None)
 
     asyncio.run(run())
 
@@ -201,7 +200,7 @@ def test_without_a_policy_in_force_nothing_is_answered_rather_than_absent(databa
             (messenger_id,) = await add_messengers(connection, 1)
             await rewrite_policy(connection, "effective_from = now() + interval '1 day'")
             for code in (None, "u-1"):
-                with pytest.raises(ValueError, match="not enough values"):  # no page comes back
+                with pytest.raises(Unavailable):
                     await ask(db, messenger_id, (FIRST, code))
             assert await connection.fetchval("SELECT count(*) FROM registry.journal_page") == 0
             assert await connection.fetchval("SELECT count(*) FROM registry.binding") == 0
@@ -238,35 +237,33 @@ FAMILIES = ("journal_page", "notification_delivered", "delivery_attempt")
 def test_a_week_of_partitions_is_made_ahead_once(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.pool() as db, database.pool() as other:
-            rows = await connection.fetch("SELECT inhparent::regclass::text AS parent, count(*) FROM pg_inherits GROUP BY 1")
-            # Indexes have partitions too, of the same names with a suffix.
-            counts = {row["parent"]: row["count"] for row in rows}
-            assert {counts[f"registry.{family}"] for family in FAMILIES} == {journal.DAYS_AHEAD + 2}
-            await journal.make_partitions(db)  # the clone may be of yesterday
-            assert list(await asyncio.gather(journal.make_partitions(db), journal.make_partitions(other))) == [0, 0]
-            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 2)") == 2 * len(FAMILIES)
-            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 3)") == len(FAMILIES)
+            await days.make_partitions(db)  # the clone may be of yesterday
+            assert list(await asyncio.gather(days.make_partitions(db), days.make_partitions(other))) == [0, 0]
+            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 2)") == len(FAMILIES)
+            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 5)") == 1, "a week begins, and no month"
 
     asyncio.run(run())
 
 
 def partition(family: str, day: date) -> str:
-    return f"registry.{family}_{day:%Y%m%d}"
+    """The one that holds a day: of its week for the journal, of its month for the others."""
+    first = day - timedelta(days=day.weekday()) if family == "journal_page" else day.replace(day=1)
+    return f"registry.{family}_{first:%Y%m%d}"
 
 
-def test_rows_go_to_their_days_partition_by_utc(database: TestDatabase) -> None:
+def test_rows_go_to_the_partition_of_their_week_or_month_by_utc(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection:
             await connection.execute("SET timezone = 'Europe/Moscow'")
-            await connection.execute("SELECT registry.make_partitions('2031-05-01', 2)")
+            await connection.execute("SELECT registry.make_partitions('2031-08-31', 2)")  # a Sunday, and the first of a month
             (messenger_id,) = await add_messengers(connection, 1)
             for at, day in (
-                (datetime(2031, 5, 1, tzinfo=UTC), date(2031, 5, 1)),
-                (datetime(2031, 5, 1, 23, 59, 59, 999_000, tzinfo=UTC), date(2031, 5, 1)),
-                (datetime(2031, 5, 2, tzinfo=UTC), date(2031, 5, 2)),
+                (datetime(2031, 8, 25, tzinfo=UTC), date(2031, 8, 25)),
+                (datetime(2031, 8, 31, 23, 59, 59, 999_000, tzinfo=UTC), date(2031, 8, 31)),
+                (datetime(2031, 9, 1, tzinfo=UTC), date(2031, 9, 1)),
             ):
                 assert await insert_rows(connection, messenger_id, at) == [partition(family, day) for family in FAMILIES]
-            assert await insert_rows(connection, messenger_id, datetime(2031, 5, 3, tzinfo=UTC)) == [
+            assert await insert_rows(connection, messenger_id, datetime(2031, 10, 1, tzinfo=UTC)) == [
                 f"registry.{family}_default" for family in FAMILIES
             ]
 
@@ -276,7 +273,7 @@ def test_rows_go_to_their_days_partition_by_utc(database: TestDatabase) -> None:
 async def insert_rows(connection: Connection, messenger_id: int, at: datetime) -> list[str]:
     """A row of each family at a time; where each went."""
     values = {
-        "journal_page": "(registry.id_at($1), $1, $1, $2, 1, 1, 1, decode(repeat('00', 16), 'hex'), B'1')",
+        "journal_page": "(registry.id_at($1), $1, 1, 1, ARRAY[$2::integer], '{1}', '{0}', decode(repeat('00', 16), 'hex'), B'1')",
         "notification_delivered": "($2, 1, 1, $1, registry.id_at($1), 79160000000, $1, $1, $1, 'push', 'u')",
         "delivery_attempt": "($2, $1, 1, 'acknowledged', 204, 5, NULL)",
     }
@@ -288,13 +285,13 @@ async def insert_rows(connection: Connection, messenger_id: int, at: datetime) -
     ]
 
 
-def test_what_the_default_partition_caught_moves_to_its_day_when_that_is_made(database: TestDatabase) -> None:
+def test_what_the_default_partition_caught_moves_to_its_partition_when_that_is_made(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.connect() as writer:
             (messenger_id,) = await add_messengers(connection, 1)
             at = datetime(2031, 5, 1, 12, tzinfo=UTC)
-            for hours in (0, 24):
-                await insert_rows(connection, messenger_id, at + timedelta(hours=hours))
+            for days_later in (0, 31):
+                await insert_rows(connection, messenger_id, at + timedelta(days=days_later))
             # It stops no writer: one of today has its transaction open all the while.
             transaction = writer.transaction()
             await transaction.start()
@@ -327,9 +324,8 @@ def test_the_reports_of_a_small_registry_add_up(database: TestDatabase) -> None:
             await bind(connection, idle, 1)
 
             # Six numbers asked, two of them absent; one page was late.
-            await journaled(database, busy, [FIRST, FIRST + 1, FIRST + 99, FIRST + 98], datetime.now(UTC))
-            late = datetime.now(UTC) - timedelta(minutes=21)
-            await journaled(database, busy, [FIRST, FIRST + 1], late)
+            await journaled(database, busy, [FIRST, FIRST + 1, FIRST + 99, FIRST + 98], 5)
+            await journaled(database, busy, [FIRST, FIRST + 1], 21 * 60 * 1000)
             await guard.exchange(db, today, [(MessengerId(busy), today, 6, 2)], [(MessengerId(busy), "canary")])
 
             # Four of its five bindings end: three a day and an hour ago, so late or overdue; one now.
