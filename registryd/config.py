@@ -36,7 +36,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Database(Section, frozen=True):
     dsn: str = "postgresql://registryd_app@/registryd?host=/run/postgresql"
     owner_dsn: str = ""
-    pool_size: Annotated[int, msgspec.Meta(ge=4, le=64)] = 8
+    pool_size: Annotated[int, msgspec.Meta(ge=4, le=64)] = 4
     connect_timeout_s: Seconds = 3.0
     command_timeout_s: Seconds = 10.0
 
@@ -66,6 +66,10 @@ class Delivery(Section, frozen=True):
     deny_networks: tuple[str, ...] = ()
 
 
+class Observe(Section, frozen=True):
+    listen: str = "127.0.0.1:8090"
+
+
 class Log(Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -82,6 +86,7 @@ class File(Section, frozen=True):
     operator: Operator = Operator()
     presence: Presence = Presence()
     delivery: Delivery = Delivery()
+    observe: Observe = Observe()
     log: Log = Log()
     credentials: CredentialsSection = CredentialsSection()
 
@@ -165,7 +170,7 @@ def load(path: Path) -> Settings:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(path, text, str(error))) from None
-    for section, listen in (("api", file.api.listen), ("operator", file.operator.listen)):
+    for section, listen in (("api", file.api.listen), ("operator", file.operator.listen), ("observe", file.observe.listen)):
         _check_listen(path, text, section, listen)
     for key in ("dsn", "owner_dsn"):
         where = f"{path}:{_line(text, 'database', key)}: database.{key}"
@@ -218,6 +223,18 @@ def split_hosts(dsn: str) -> list[str]:
     return singles
 
 
+HEALTH_PORTS = {"answer": 0, "deliver": 20, "operate": 40}
+"""What a role adds, with the number of the instance, to the port of `[observe] listen`: room for 19 instances of each."""
+INSTANCES_MAX = 19
+HEALTH_PORTS_SPAN = 60
+
+
+def health_address(settings: Settings, role: str, instance: int) -> str:
+    """Where a process answers for its health and metrics. Port 0 stays 0: each process then takes a free one."""
+    host, _, port = settings.file.observe.listen.rpartition(":")
+    return f"{host}:{int(port) and int(port) + HEALTH_PORTS[role] + instance}"
+
+
 def is_local(listen: str) -> bool:
     """True where only this machine can connect: a Unix socket or a loopback address."""
     if listen.startswith("unix:"):
@@ -227,9 +244,10 @@ def is_local(listen: str) -> bool:
 
 
 def _check_listen(path: Path, text: str, section: str, listen: str) -> None:
-    mend = 'write "address:port" such as "127.0.0.1:8080" or "[::1]:8080", or "unix:/absolute/path"'
+    is_base = section == "observe"
+    mend = 'write "address:port" such as "127.0.0.1:8080" or "[::1]:8080"' + ("" if is_base else ', or "unix:/absolute/path"')
     where = f"{path}:{_line(text, section, 'listen')}: {section}.listen"
-    if listen.startswith("unix:"):
+    if listen.startswith("unix:") and not is_base:
         if not listen.startswith("unix:/") or len(listen.encode()) - 5 > 103:
             raise ConfigError(f"{where}: a socket's path is absolute and at most 103 bytes; {mend}")
         return
@@ -238,7 +256,7 @@ def _check_listen(path: Path, text: str, section: str, listen: str) -> None:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         raise ConfigError(f"{where}: {listen!r} names no IP address; {mend}") from None
-    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 - (HEALTH_PORTS_SPAN if is_base else 0):
         raise ConfigError(f"{where}: {listen!r} names no port; {mend}")
 
 

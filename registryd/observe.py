@@ -6,10 +6,16 @@ sent; callers pass facts of ours (a route, a messenger's name, a count), and any
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import json
 import logging
+import os
+import queue
 import sys
+import threading
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -88,7 +94,8 @@ unsealed_seconds = Gauge(
     "registryd_unsealed_seconds", "How long ago the oldest page of the journal was written that no seal covers; 0: none.", registry=METRICS
 )
 database_errors = Counter("registryd_database_errors", "Statements that failed, by kind of failure.", ["kind"], registry=METRICS)
-ready = Gauge("registryd_ready", "1 while the daemon serves.", registry=METRICS)
+ready = Gauge("registryd_ready", "1 while the process can do its work, as /readyz says.", registry=METRICS)
+log_lines_dropped = Counter("registryd_log_lines_dropped", "Lines of the log that stderr did not take.", registry=METRICS)
 
 
 class PushMetrics:
@@ -129,11 +136,15 @@ Event = Literal[
     "rows_unplaced",
     "reports_ended",
     "background_failed",
-    "workers_ready",
-    "worker_ended",
+    "all_started",
+    "process_ended",
 ]
 
+LOG_CLOSE_S = 1.0
+PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
+
 _log = structlog.get_logger()
+_writer: LogWriter | None = None
 
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
@@ -149,22 +160,76 @@ def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "in
     getattr(_log, level)(name, **facts)
 
 
+class LogWriter:
+    """Writes lines to a stream from a thread of its own, so that a stderr that is broken or that nobody reads costs lines, never the loop.
+
+    What the thread cannot keep up with, or cannot write, is dropped and counted.
+    """
+
+    def __init__(self, stream: TextIO, lines_max: int = 10_000) -> None:
+        self.stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(lines_max)
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def write(self, line: str) -> None:
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            log_lines_dropped.inc()
+
+    def flush(self) -> None:
+        """Lines are flushed where they are written."""
+
+    def close(self) -> None:
+        """Waits until what was logged is written, or for a while where nobody reads."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=LOG_CLOSE_S)
+            self._thread.join(LOG_CLOSE_S)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self.stream.write(line)
+                self.stream.flush()
+            except (OSError, ValueError):  # closed
+                log_lines_dropped.inc()
+
+
 def configure(level: str) -> None:
-    """Logs JSON lines to stderr from `level` on; called again by a reload. Libraries' own logs are cut at warnings, without tracebacks."""
+    """Logs JSON lines to stderr from `level` on; called again by a reload."""
+    global _writer
+    if _writer is None or _writer.stream is not sys.stderr:
+        _writer = LogWriter(sys.stderr)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
-    # aiohttp and asyncio quote offending bytes and tracebacks.
+    # aiohttp and asyncio quote offending bytes and tracebacks; roles/life.py tells by kind what asyncio meets.
     for library in ("aiohttp", "asyncio", "asyncpg"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
+            _to_journal if _goes_to_journal() else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_writer),  # type: ignore[arg-type] # it writes and flushes, and is no more a file
         cache_logger_on_first_use=False,
     )
+
+
+def _goes_to_journal() -> bool:
+    """Whether stderr is journald's (systemd.exec(5), $JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _to_journal(logger: Any, method: str, facts: structlog.typing.EventDict) -> str:
+    """A line with syslog's priority before it: journald keeps it, filters by it, and limits floods by it."""
+    return f"<{PRIORITIES.get(method, 6)}>{json.dumps(facts)}"
 
 
 def exposition() -> bytes:

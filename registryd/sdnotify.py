@@ -1,18 +1,19 @@
 """systemd's side of the process: the notify socket, the watchdog and the listeners it hands over (sd_notify(3), sd_listen_fds(3)).
 
-Owns: what $NOTIFY_SOCKET, $WATCHDOG_* and $LISTEN_* mean. Never does: a failure of its own; a manager that is away or absent makes
-`notify` answer False and nothing else, so the daemon runs the same from a shell. Invariant: $LISTEN_* is gone after the first
-`listen_sockets`, because a child would take the descriptors for its own.
+Where no manager listens, `notify` returns False and nothing else happens, so that a process runs the same from a shell. The first
+`listen_sockets` removes $LISTEN_* from the environment, because a child would take the descriptors for its own.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import time
+from collections.abc import Mapping
 
 FIRST_FD = 3
-# The manager reads at once; one that does not must not hold the event loop, nor the watchdog, for longer.
+# A manager that does not read must not hold the event loop, and with it the watchdog, for longer.
 SEND_TIMEOUT_S = 1.0
 
 
@@ -55,28 +56,32 @@ def watchdog_interval_s() -> float | None:
     return allowed_us / 2_000_000 if allowed_us else None
 
 
-def listen_sockets() -> list[socket.socket]:
-    """The listeners systemd handed to this process, non-blocking and close-on-exec; none where it was started otherwise or asked before.
+def listen_sockets() -> dict[str, list[socket.socket]]:
+    """The listeners that were handed to this process, by `FileDescriptorName=`; non-blocking and close-on-exec.
 
-    Raises: OSError where a descriptor handed over is no socket.
+    None where it was started otherwise or has asked before. Raises: OSError where a descriptor is no socket.
     """
     handed_over = _number("LISTEN_FDS") if _number("LISTEN_PID") == os.getpid() else 0
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
-    sockets = []
-    for fd in range(FIRST_FD, FIRST_FD + handed_over):
-        os.set_inheritable(fd, False)
-        sock = socket.socket(fileno=fd)
+    sockets: dict[str, list[socket.socket]] = {}
+    for index in range(handed_over):
+        os.set_inheritable(FIRST_FD + index, False)
+        sock = socket.socket(fileno=FIRST_FD + index)
         sock.setblocking(False)
-        sockets.append(sock)
+        sockets.setdefault(names[index] if index < len(names) else "unknown", []).append(sock)
     return sockets
 
 
-def hand_over(listener: socket.socket) -> None:
-    """Does what systemd does before exec, in the process that is about to: whom it becomes finds `listener` by `listen_sockets`."""
-    os.dup2(listener.fileno(), FIRST_FD)
-    os.set_inheritable(FIRST_FD, True)  # dup2 leaves a descriptor alone that is there already
-    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="api")
+def hand_over(listeners: Mapping[str, socket.socket]) -> None:
+    """Call in the forked child just before exec: passes `listeners` on as systemd does, from descriptor 3 on, with $LISTEN_* set."""
+    # First to high numbers: the ones from 3 on may be those of listeners that are still to be passed on.
+    high = [fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD, 100) for listener in listeners.values()]
+    for index, fd in enumerate(high):
+        os.dup2(fd, FIRST_FD + index, inheritable=True)
+        os.close(fd)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(listeners))
 
 
 def _number(name: str) -> int:

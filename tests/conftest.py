@@ -195,6 +195,7 @@ class Site:
         sections = {
             "api": 'listen = "127.0.0.1:0"',
             "operator": 'listen = "127.0.0.1:0"',
+            "observe": 'listen = "127.0.0.1:0"',
             "delivery": 'allow_http = true\nallow_networks = ["127.0.0.0/8"]',
             "log": 'level = "debug"',
             **sections,
@@ -261,57 +262,86 @@ def site(database: TestDatabase, tmp_path: Path) -> Site:
 
 @dataclass
 class Daemon:
-    """The real daemon as a subprocess. `log()` is what it wrote to stderr, as JSON lines."""
+    """Processes of the registry, one of each role that a test asked for, the first one foremost. `facts`: their `started` events."""
 
-    process: subprocess.Popen[bytes]
-    log_path: Path
-    api: str
-    operator: str
+    processes: dict[str, subprocess.Popen[bytes]]
+    logs: dict[str, Path]
+    facts: dict[str, dict[str, Any]]
+    scheme: str = "http"
+    """The messenger API's."""
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        return next(iter(self.processes.values()))
+
+    @property
+    def api(self) -> str:
+        return self._listener("answer", "messenger").replace("http:", f"{self.scheme}:")
+
+    @property
+    def operator(self) -> str:
+        return self._listener("operate", "operator")
+
+    def health(self, role: str | None = None) -> str:
+        return self._listener(role or next(iter(self.processes)), "health")
 
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.written().splitlines() if line.startswith("{")]
+
+    def written(self) -> str:
+        """What they wrote to stderr."""
+        return "".join(path.read_text() for path in self.logs.values())
 
     def stop(self, timeout: float = 40) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout)
+        """SIGTERM to all; returns the first exit code that is not 0, or 0."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        return next((code for process in self.processes.values() if (code := process.wait(timeout))), 0)
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(60)
+        for process in self.processes.values():
+            process.kill()
+            process.wait(60)
 
-    def metrics(self) -> str:
-        with urllib.request.urlopen(f"{self.operator}/metrics") as answer:
+    def metrics(self, role: str | None = None) -> str:
+        with urllib.request.urlopen(f"{self.health(role)}/metrics") as answer:
             return str(answer.read().decode())
+
+    def _listener(self, role: str, name: str) -> str:
+        address = str(self.facts[role][name][0])
+        return address if address.startswith("unix:") else f"http://{address}"
 
 
 @contextlib.contextmanager
-def daemon(site: Site, *arguments: str, environment: dict[str, str] | None = None, **popen: Any) -> Iterator[Daemon]:
-    """Starts `registryd serve` and waits until it says that it serves."""
-    log_path = site.directory / f"daemon-{secrets.token_hex(3)}.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "registryd", "--config", str(site.path), "serve", *arguments],
-            stderr=log,
-            env={**os.environ, **(environment or {})},
-            **popen,
-        )
+def daemon(
+    site: Site, *roles: str, instance: int = 1, until: str = "started", environment: dict[str, str] | None = None, **popen: Any
+) -> Iterator[Daemon]:
+    """Starts a process of each role, `answer` unless others are named, and waits until each logs the event `until`."""
+    started = Daemon({}, {}, {})
     try:
-        started = wait_for(lambda: _started(process, log_path))
-        api = started["api"][0]
-        yield Daemon(process, log_path, f"http://{api}" if not api.startswith("unix:") else api, f"http://{started['operator']}")
+        for role in roles or ("answer",):
+            log_path = site.directory / f"{role}-{secrets.token_hex(3)}.log"
+            with log_path.open("wb") as log:
+                command = [sys.executable, "-m", "registryd", "--config", str(site.path), role, "--instance", str(instance)]
+                process = subprocess.Popen(command, stderr=log, env={**os.environ, **(environment or {})}, **popen)
+            started.processes[role], started.logs[role] = process, log_path
+        for role, process in started.processes.items():
+            started.facts[role] = wait_for(lambda process=process, role=role: said(process, started.logs[role], until))  # type: ignore[misc] # their types are the dicts'
+        yield started
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(60)
+        for process in started.processes.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait(60)
 
 
-def _started(process: subprocess.Popen[bytes], log_path: Path) -> dict[str, Any] | None:
+def said(process: subprocess.Popen[bytes], log_path: Path, event: str) -> dict[str, Any] | None:
+    """The first event of that name in a process's log, once it is there. Fails where the process has ended."""
     text = log_path.read_text()
-    if process.poll() is not None:
-        raise AssertionError(f"the daemon ended with {process.returncode}: {text}")
     for line in text.splitlines():
-        if line.startswith("{") and '"started"' in line:
+        if line.startswith("{") and json.loads(line)["event"] == event:
             return dict(json.loads(line))
+    assert process.poll() is None, f"the process ended with {process.returncode}: {text}"
     return None
 
 

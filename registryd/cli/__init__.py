@@ -15,7 +15,10 @@ from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "demo": ("demo", "A private PostgreSQL, a registry of made-up contracts, the daemon, a receiver, and the whole story."),
-    "serve": ("service", "Serve until SIGTERM, which drains; SIGHUP reloads keys, messengers, the TLS certificate and the log level."),
+    "serve": ("service", "Start every role, and serve until SIGTERM, which drains; SIGHUP goes on to all."),
+    "answer": ("service", "Answer messengers: the messenger API."),
+    "deliver": ("service", "Deliver notifications: pushes, retries, daily digests."),
+    "operate": ("service", "Take contract events, and do the work that is done once for all processes."),
     "migrate": (
         "migrate",
         "Bring the schema to this release, in one transaction: migrations in order, functions and views that changed, grants.",

@@ -61,17 +61,9 @@ class Context:
 
     def database(self) -> Database:
         """A pool to the daemon's database, not yet entered."""
-        from registryd.store.pool import Database
+        from registryd.store import pool
 
-        section = self.settings.file.database
-        return Database(
-            section.dsn,
-            size=section.pool_size,
-            connect_timeout_s=section.connect_timeout_s,
-            command_timeout_s=section.command_timeout_s,
-            password=self.password,
-            name="registryd command",
-        )
+        return pool.of(self.settings, "registryd command", self.settings.file.database.pool_size)
 
     @asynccontextmanager
     async def owner(self, dsn: str | None) -> AsyncIterator[PlainConnection]:

@@ -1,34 +1,47 @@
-"""`serve`."""
+"""`serve`, and one process of each role: `answer`, `deliver`, `operate`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Coroutine
+from importlib import import_module
+from typing import Any
 
 import click
 import uvloop
 
-from registryd import daemon, workers
 from registryd.cli.running import Context, command, pass_context
+from registryd.config import INSTANCES_MAX, Settings
+
+INSTANCE = click.IntRange(1, INSTANCES_MAX)
 
 
 @click.command()
-@click.option(
-    "--instance",
-    type=click.IntRange(1, 99),
-    default=1,
-    show_default=True,
-    help="The N of registryd@N: adds N - 1 to the operator API's port.",
-)
-@click.option(
-    "--workers",
-    "count",
-    type=click.IntRange(1, 99),
-    help="Serve with N processes, instances 1 to N, on one listener, as registryd.socket does under systemd. For development.",
-)
+@click.option("--answer", "answers", type=INSTANCE, default=1, show_default=True, help="How many processes answer messengers.")
+@click.option("--deliver", "delivers", type=INSTANCE, default=1, show_default=True, help="How many processes deliver notifications.")
 @pass_context
 @command
-def serve(context: Context, *, instance: int, count: int | None) -> None:
-    """Serve until SIGTERM, which drains; SIGHUP reloads keys, messengers, the TLS certificate and the log level."""
-    if count is not None:
-        sys.exit(uvloop.run(workers.supervise(context.settings, count)))
-    uvloop.run(daemon.serve(context.settings, instance))
+def serve(context: Context, *, answers: int, delivers: int) -> None:
+    """Start every role, and serve until SIGTERM, which drains; SIGHUP goes on to all. For containers and development."""
+    from registryd.roles import supervisor
+
+    sys.exit(uvloop.run(supervisor.serve(context.settings, answers, delivers)))
+
+
+def _role(name: str, does: str) -> click.Command:
+    """The command that runs one process of the role."""
+
+    @click.command(name, help=f"{does} One process, until SIGTERM, which drains. SIGHUP reads keys, TLS certificate and log level again.")
+    @click.option("--instance", type=INSTANCE, default=1, show_default=True, help=f"The N of registryd-{name}@N.")
+    @pass_context
+    @command
+    def run(context: Context, *, instance: int) -> None:
+        role: Callable[[Settings, int], Coroutine[Any, Any, None]] = getattr(import_module(f"registryd.roles.{name}"), name)
+        uvloop.run(role(context.settings, instance))
+
+    return run
+
+
+answer = _role("answer", "Answer messengers: the messenger API.")
+deliver = _role("deliver", "Deliver notifications: pushes, retries, daily digests.")
+operate = _role("operate", "Take contract events, and do the work that is done once for all processes.")

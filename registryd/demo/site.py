@@ -1,4 +1,4 @@
-"""The demo's registry: a private PostgreSQL, credentials, a registryd.toml, made-up contracts and the daemon, all in one directory.
+"""The demo's registry: a private PostgreSQL, credentials, a registryd.toml, made-up contracts and `registryd serve`, all in one directory.
 
 Everything is done by the commands an operator would use, as subprocesses, so that the demo shows what they do.
 """
@@ -24,6 +24,8 @@ from registryd import resources
 from registryd.demo import embedded, population
 
 DATABASE = "registryd"
+OBSERVE_PORT = 8090
+"""Health and metrics; free ports where a free one was asked for elsewhere."""
 DAEMON_START_TIMEOUT_S = 30.0
 DAEMON_STOP_TIMEOUT_S = 45.0
 CONFIG = """\
@@ -37,6 +39,9 @@ listen = "127.0.0.1:{api_port}"
 
 [operator]
 listen = "127.0.0.1:{operator_port}"
+
+[observe]
+listen = "127.0.0.1:{observe_port}"
 
 [delivery]
 # So that you can try a receiver of your own on this machine. Never in production.
@@ -98,6 +103,7 @@ def prepare(server: embedded.Server, api_port: int, operator_port: int) -> Site:
             owner_dsn=server.dsn(DATABASE),
             api_port=api_port,
             operator_port=operator_port,
+            observe_port=OBSERVE_PORT if api_port and operator_port else 0,
             credentials=credentials,
         )
     )
@@ -167,8 +173,8 @@ def fill(site: Site, contracts: int) -> tuple[Examples, dict[str, Any]]:
 
 @contextmanager
 def daemon(site: Site) -> Iterator[dict[str, Any]]:
-    """The daemon as a process of its own; gives what it said of its listeners. Stops it by SIGTERM. Raises: DemoError."""
-    log_path = site.directory / "daemon.log"
+    """`registryd serve`; gives what it said of its listeners once all its processes had started. Stops it by SIGTERM. Raises: DemoError."""
+    log_path = site.directory / "serve.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "registryd", "--config", str(site.config), "serve"],
@@ -195,9 +201,9 @@ def _wait_started(process: subprocess.Popen[bytes], log_path: Path) -> dict[str,
     while time.monotonic() < end:
         lines = log_path.read_text().splitlines()
         for line in lines:
-            if line.startswith("{") and json.loads(line)["event"] == "started":
+            if line.startswith("{") and json.loads(line)["event"] == "all_started":
                 return dict(json.loads(line))
         if process.poll() is not None:
-            raise DemoError(lines[-1] if lines else f"the daemon ended with {process.returncode}")
+            raise DemoError(lines[-1] if lines else f"`registryd serve` ended with {process.returncode}")
         time.sleep(0.05)
-    raise DemoError(f"the daemon did not start within {DAEMON_START_TIMEOUT_S:g} s: {log_path}")
+    raise DemoError(f"`registryd serve` did not start within {DAEMON_START_TIMEOUT_S:g} s: {log_path}")

@@ -56,6 +56,8 @@ class Scene:
     site: Site
     api: str
     operator: str
+    health: dict[str, str]
+    """By process."""
     account: dict[str, Any]
     examples: Examples
     receiver: Receiver
@@ -116,7 +118,8 @@ def run(options: Options) -> bool:
             )
             started = time.perf_counter()
             facts = stack.enter_context(daemon(site))
-            _step(say, started, f"registryd serve: messenger API on {facts['api'][0]}, operator API on {facts['operator']}")
+            addresses = facts["addresses"]
+            _step(say, started, f"registryd serve: messenger API on {addresses['messenger']}, operator API on {addresses['operator']}")
             return uvloop.run(_tell(options, say, site, examples, facts))
         except DemoError as error:
             Console(stderr=True).print(f"[red]✗[/] {escape(str(error))}", soft_wrap=True)
@@ -144,8 +147,8 @@ async def _tell(options: Options, say: Console, site: Site, examples: Examples, 
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with Receiver(secret, port=options.receiver_port, on_receipt=receipts.put_nowait) as receiver, aiohttp.ClientSession() as http:
         await asyncio.to_thread(site.run, "messenger", "set", MESSENGER, "--endpoint", receiver.url)
-        api, operator = f"http://{facts['api'][0]}", f"http://{facts['operator']}"
-        scene = Scene(site, api, operator, account, examples, receiver, http, receipts, told)
+        api, operator, health = (f"http://{facts['addresses'][name]}" for name in ("messenger", "operator", "health"))
+        scene = Scene(site, api, operator, {"serve": health, **facts["health"]}, account, examples, receiver, http, receipts, told)
         await _wait_known(scene)
         if options.as_json:
             click.echo(orjson.dumps(_facts(scene)))
@@ -300,6 +303,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "webhookSecret": scene.account["webhookSecret"],
         "dsn": scene.site.dsn,
         "config": str(scene.site.config),
+        "health": scene.health,
     }
 
 
@@ -314,7 +318,7 @@ def _invite(say: Console, scene: Scene) -> None:
         f"curl -s {scene.operator}/operator/v1/contract-events -H 'Authorization: Bearer {scene.site.operator_token}' \\",
         f"     -H 'Content-Type: application/json' -d '{{\"events\": [{event}]}}'",
         "# the operator and the DBA look around",
-        f"curl -s {scene.operator}/readyz; curl -s {scene.operator}/metrics | grep ^registryd_",
+        f"curl -s {scene.health['serve']}/readyz; curl -s {scene.health['serve']}/metrics | grep ^registryd_",
         f"registryd --config {scene.site.config} report answer_deadline",
         f"{scene.site.server.psql} '{scene.site.dsn}'",
     ]

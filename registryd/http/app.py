@@ -22,14 +22,13 @@ _CORRELATOR = re.compile(r"[a-zA-Z0-9\-_:;./<>{}]{1,256}", re.ASCII)
 
 
 class App(Generic[Caller]):
-    """Handles the requests of one listener. While `draining`, each answer ends its connection, so that no request is lost in a restart."""
+    """Handles the requests of one listener."""
 
     def __init__(self, name: str, limits: Api, routes: Routes[Caller], admission: Admission[Caller]) -> None:
         self._name = name
         self._limits = limits
         self.routes = routes
         self._admission = admission
-        self.draining = False
 
     async def __call__(self, request: BaseRequest) -> Reply:
         received = time.monotonic()
@@ -50,7 +49,6 @@ class App(Generic[Caller]):
             reply = problems.respond(error)
         given = request.headers.get("x-correlator", "")
         reply.correlator = given if _CORRELATOR.fullmatch(given) else os.urandom(8).hex()
-        reply.close = reply.close or self.draining
         name, seconds = route.name if route else "unknown", time.monotonic() - received
         observe.child(observe.requests, self._name, name, reply.status).inc()
         observe.child(observe.request_seconds, self._name, name).observe(seconds)

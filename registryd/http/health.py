@@ -1,67 +1,84 @@
-"""Health of one process: `/healthz`, `/readyz` and `/metrics`, on a listener of its own and without a key."""
+"""The health listener of a process: /healthz, /readyz, /metrics and a page, without a key; and the door of an API that is not open yet."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+import os
+import time
 
-from registryd import observe
-from registryd.config import Api
+import orjson
+from aiohttp.web import BaseRequest
+
+from registryd import observe, resources
 from registryd.domain.errors import Unavailable
-from registryd.http import wire
-from registryd.http.admission import Admission
-from registryd.http.app import App
+from registryd.http import problems
 from registryd.http.reply import Reply
-from registryd.http.routes import Budget, Call, Route, Routes
-from registryd.store import migrations
-from registryd.store.pool import Database, fetch
+from registryd.http.transport import Handler
 
-Checks = Callable[[], Awaitable[Mapping[str, str]]]
-"""What a process needs for its work, by name: "ok", or why it is not."""
-
-READY_TIMEOUT_S = 2.0
-AWAY = {"database": "away", "schema": "unknown"}
-BUDGET = Budget(at_once=64)
+STALE_S = 5.0
 
 
-async def database_checks(db: Database) -> Mapping[str, str]:
-    """Whether the database takes writes and has a schema that this release works with."""
-    checks = {"database": "ok", "schema": "ok"}
-    try:
-        async with db.connection() as connection:
-            if not (await fetch(connection, migrations.IS_WRITABLE))[0].writable:
-                checks["database"] = "read-only: a standby, or a primary that was demoted"
-            try:
-                await migrations.check(connection)
-            except migrations.SchemaMismatch as mismatch:
-                checks["schema"] = str(mismatch)
-    except Unavailable:
-        return AWAY
-    return checks
+class Health:
+    """Whether the process can do its work, as it last found out. `reason` says why it cannot; it is empty where it can.
+
+    Call `tell` about once a second: what is older than STALE_S is no longer believed.
+    """
+
+    def __init__(self) -> None:
+        self._reason = "starting"
+        self._told_at = time.monotonic()
+
+    @property
+    def reason(self) -> str:
+        if not self._reason and time.monotonic() - self._told_at > STALE_S:
+            return "the database does not answer"
+        return self._reason
+
+    def tell(self, reason: str) -> None:
+        self._reason = reason
+        self._told_at = time.monotonic()
+        observe.ready.set(not reason)
+
+    async def __call__(self, request: BaseRequest) -> Reply:
+        match request.path:
+            case "/healthz":
+                return plain(b"ok\n")
+            case "/readyz":
+                return readiness(self.reason)
+            case "/metrics":
+                return plain(observe.exposition())
+            case path:
+                return page(path)
 
 
-def health_routes(checks: Checks) -> Routes[Any]:
-    async def healthz(_: Call[Any]) -> Reply:
-        return Reply(b"ok\n", content_type="text/plain; charset=utf-8")
+class Door:
+    """The handler of an API's listener, which is open before its work is there: until `handler` is set, every answer is 503."""
 
-    async def readyz(_: Call[Any]) -> Reply:
-        # A server that hangs must be told from one that answers before whoever asks loses patience.
-        look = asyncio.ensure_future(checks())
-        done, _pending = await asyncio.wait({look}, timeout=READY_TIMEOUT_S)
-        look.cancel()
-        found = look.result() if done else AWAY
-        is_ready = all(state == "ok" for state in found.values())
-        return wire.json_response({"ready": is_ready, "checks": found}, 200 if is_ready else 503)
+    def __init__(self) -> None:
+        self.handler: Handler | None = None
+        self.is_shut = False
 
-    async def metrics(_: Call[Any]) -> Reply:
-        return Reply(observe.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return {
-        f"/{name}": {"GET": Route(name, handle, BUDGET, parameters=None, is_open=True)}
-        for name, handle in (("healthz", healthz), ("readyz", readyz), ("metrics", metrics))
-    }
+    async def __call__(self, request: BaseRequest) -> Reply:
+        if self.handler is None or self.is_shut:
+            reply = problems.respond(Unavailable())
+            reply.correlator = os.urandom(8).hex()
+            return reply
+        return await self.handler(request)
 
 
-def health_app(limits: Api, checks: Checks) -> App[Any]:
-    return App("health", limits, health_routes(checks), Admission())
+def readiness(reason: str, **facts: object) -> Reply:
+    """/readyz: 200, or 503 with the reason."""
+    told = {"ready": not reason, **({"reason": reason} if reason else {}), **facts}
+    return Reply(orjson.dumps(told), 503 if reason else 200)
+
+
+def page(path: str) -> Reply:
+    """`/`: a page that shows the other three."""
+    if path != "/":
+        return plain(b"there are /, /healthz, /readyz and /metrics\n", 404)
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+    headers = {"Content-Security-Policy": policy, "X-Frame-Options": "DENY"}
+    return Reply(resources.path("registryd/console/index.html").read_bytes(), content_type="text/html", headers=headers)
+
+
+def plain(body: bytes, status: int = 200) -> Reply:
+    return Reply(body, status, "text/plain; version=0.0.4; charset=utf-8")

@@ -1,13 +1,11 @@
-"""The operator API: billing's contract events and the console's page. It never shares a port with the messenger API."""
+"""The operator API: billing's contract events. It never shares a port with the messenger API."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from registryd import resources
 from registryd.config import Api
 from registryd.domain.contract import EVENT_ID, EVENT_ID_WANTED, Event, Result
 from registryd.domain.errors import InvalidArgument, OutOfScope
@@ -37,19 +35,12 @@ class OperatorHandlers:
         results = await self.apply_events(events)
         return wire.json_response({"results": [_result(result) for result in results]})
 
-    async def console(self, call: Call[Operator]) -> Reply:
-        page = resources.path("registryd/console/index.html").read_bytes()
-        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-        return Reply(page, content_type="text/html", headers={"Content-Security-Policy": policy, "X-Frame-Options": "DENY"})
 
-
-def operator_app(limits: Api, keys: Keys[Operator], handlers: OperatorHandlers, health: Routes[Any]) -> App[Operator]:
+def operator_app(limits: Api, keys: Keys[Operator], handlers: OperatorHandlers) -> App[Operator]:
     routes: Routes[Operator] = {
         "/operator/v1/contract-events": {
             "POST": Route("contract_events", handlers.contract_events, Budget(16, 6_000), bytes, shares_pool=True, scope="feed")
         },
-        "/": {"GET": Route("console", handlers.console, Budget(16, 600), is_open=True)},
-        **health,
     }
     return App("operator", limits, routes, Admission(keys, _may, label="operator/"))
 

@@ -102,7 +102,7 @@ class Connection(web_protocol.RequestHandler):
                 reply = await self._request_handler(request)  # type: ignore[assignment] # the listener's handlers give Reply
             finally:
                 self._current_request = None
-            reply.close = reply.close or message.should_close or message.upgrade
+            reply.close = reply.close or message.should_close or message.upgrade or self._manager.draining  # type: ignore[union-attr] # a Listener
             if message.version < HttpVersion11 and not reply.close:
                 reply.headers = {**reply.headers, "Connection": "keep-alive"}
             is_head = message.method == "HEAD"
@@ -150,6 +150,8 @@ class Listener(Server):
             "logger": _SILENT,
             "auto_decompress": False,
         }
+        self.draining = False
+        """Then each answer ends its connection, so that no request is lost when the process ends."""
         self._acceptors: list[Acceptor] = []
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -166,6 +168,7 @@ class Listener(Server):
 
         Who connects now is refused, or waits for the next process where the listener is shared with it.
         """
+        self.draining = True
         for acceptor in self._acceptors:
             acceptor.close()
         for _ in range(int(DRAIN_S / DRAIN_LOOK_S)):

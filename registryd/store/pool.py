@@ -19,6 +19,7 @@ from asyncpg.exceptions import TargetServerAttributeNotMatched
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from registryd import observe
+from registryd.config import Settings
 from registryd.domain.errors import Unavailable
 from registryd.store.failures import CLIENT_ERRORS, CONFLICTS, TRANSIENT
 from registryd.store.primary import PrimaryFinder
@@ -202,6 +203,19 @@ class Database:
         except CONFLICTS:
             raise Unavailable from None
         raise AssertionError("unreachable: tenacity returns or raises")
+
+
+def of(settings: Settings, name: str, size: int) -> Database:
+    """A pool as the configuration describes it, not yet entered; `name` is what pg_stat_activity shows."""
+    section = settings.file.database
+    return Database(
+        section.dsn,
+        size=size,
+        connect_timeout_s=section.connect_timeout_s,
+        command_timeout_s=section.command_timeout_s,
+        password=settings.credentials.text("database-password"),
+        name=name,
+    )
 
 
 async def fetch(connection: Connection, query: Query[Row], *args: Any) -> list[Row]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uvloop
 
-from registryd import config, daemon, observe
+from registryd import config, observe
 from registryd.domain.identifiers import MessengerId, msisdn_digest, query_id, time_ordered_id
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.http import sockets, transport
@@ -26,6 +26,8 @@ from registryd.http.messenger import messenger_app
 from registryd.keep import timer
 from registryd.presence.answerer import BatchAnswer
 from registryd.presence.quota import QuotaGuard
+from registryd.roles.life import spare_the_collector
+from registryd.store import pool
 from registryd.store import presence as store
 from registryd.store.pool import Database
 
@@ -59,7 +61,7 @@ class OneStatement(Ceiling):
 async def main(kind: str, path: Path) -> None:
     settings = config.load(path)
     observe.configure("warning")
-    async with daemon.database(settings, "bench") as db:
+    async with pool.of(settings, "bench", 8) as db:
         directory = Directory(db)
         await directory.refresh()
         refreshing = timer.start((timer.Job("directory", REFRESH_S, directory.refresh),))
@@ -67,7 +69,7 @@ async def main(kind: str, path: Path) -> None:
         app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db))  # type: ignore[arg-type] # stand-ins
         listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")
         await listener.listen([sock], None)
-        daemon.spare_the_collector()
+        spare_the_collector()
         sys.stdout.write(f"http://{sockets.address(sock)}\n")
         sys.stdout.flush()
         stop = asyncio.Event()

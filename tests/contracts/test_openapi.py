@@ -31,7 +31,6 @@ from registryd.feed.events import ContractFeed
 from registryd.http import notifications, problems
 from registryd.http.app import App
 from registryd.http.auth import Directory, OperatorToken
-from registryd.http.health import database_checks, health_routes
 from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.routes import Route
@@ -74,8 +73,7 @@ def apps() -> tuple[App[Messenger], App[Operator]]:
 
     messengers = messenger_app(Api(), db, Directory(db), answerer, QuotaGuard(db))
     feed = ContractFeed(db, bytes(32))
-    health = health_routes(lambda: database_checks(db))
-    return messengers, operator_app(Api(), OperatorToken(db, "x"), OperatorHandlers(feed.apply), health)
+    return messengers, operator_app(Api(), OperatorToken(db, "x"), OperatorHandlers(feed.apply))
 
 
 def test_the_document_is_openapi_3_1() -> None:
@@ -289,7 +287,7 @@ def test_schemathesis_finds_nothing(site: Site, tmp_path: Path) -> None:
         await site.add_contracts(79161234567, 79169876543)
         async with receiving(messenger.secret) as (receiver, _):
             await give_endpoint(site, messenger, receiver.url)
-            with daemon(site) as started:
+            with daemon(site, "answer", "operate", "deliver") as started:
                 async with client(started.api, messenger) as session:
                     bound = {"phoneNumber": "+79161234567", "identificationCode": "u-81f3"}  # as in the document
                     async with session.post("/v1/bindings", json=bound) as response:
@@ -299,7 +297,7 @@ def test_schemathesis_finds_nothing(site: Site, tmp_path: Path) -> None:
                     explore("operator", started.operator, site.operator_token, "--exclude-path-regex", "^/v1/"),
                 )
                 assert not [line for line in started.log() if line["event"] in ("request_failed", "background_failed")]
-                assert "Traceback" not in started.log_path.read_text()
+                assert "Traceback" not in started.written()
         return sum(cases)
 
     assert asyncio.run(run()) >= CASES_MIN

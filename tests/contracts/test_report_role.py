@@ -253,8 +253,8 @@ def test_a_report_session_cannot_keep_the_daemon_from_starting(site: Site) -> No
             # As make_partitions does, but for as long as it takes.
             waiting = asyncio.create_task(app.execute("SELECT pg_advisory_xact_lock(hashtextextended('registry.make_partitions', 0))"))
             await waits(dba, app.get_server_pid())
-            with daemon(site) as running:
-                assert any(line["event"] == "reports_ended" for line in running.log())
+            with daemon(site, "operate") as running:
+                await eventually(lambda: any(line["event"] == "reports_ended" for line in running.log()))
             await waiting
             there = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'registryd_report' AND datname = $1"
             assert await dba.fetchval(there, site.database.name) == 0

@@ -9,15 +9,39 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
 from registryd import config, resources
+from registryd.delivery.timing import Timing
+from registryd.http import transport
+from registryd.roles import life
+from registryd.store import pool
 
 SYSTEMD = resources.path("systemd")
-EXPOSURE_MAX = 1.5
+EXPOSURE_MAX = 1.2
+OPTIONAL = {"tls-certificate", "tls-key", "client-ca", "database-password"}
+
+
+class Role(NamedTuple):
+    """A role's row in the table of who listens, dials and holds which secret."""
+
+    socket: str | None
+    secrets: set[str]
+    optional: set[str]
+    may_dial: set[str]
+    """IPAddressAllow=, where all else is denied; empty: anybody but what IPAddressDeny= names."""
+
+
+ROLES = {
+    "answer": Role("registryd-answer.socket", {"journal-key"}, OPTIONAL, {"localhost"}),
+    "deliver": Role(None, {"secrets-key"}, {"secrets-key-previous", "database-password"}, set()),
+    "operate": Role("registryd-operate.socket", {"operator-token", "journal-key", "feed-key", "head-key"}, OPTIONAL, {"localhost"}),
+}
+SOCKETS = {"registryd-answer.socket": "messenger", "registryd-operate.socket": "operator"}
+UNITS = [*(f"registryd-{role}@.service" for role in ROLES), *SOCKETS, "registryd.target"]
 
 
 def tool(name: str) -> str:
@@ -30,7 +54,7 @@ def tool(name: str) -> str:
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
     """The units, with an ExecStart that exists on this machine: `verify` looks for it."""
-    for name in ("registryd.socket", "registryd@.service"):
+    for name in UNITS:
         text = (SYSTEMD / name).read_text()
         (tmp_path / name).write_text(text.replace("ExecStart=/usr/bin/registryd ", f"ExecStart={sys.executable} "))
     return tmp_path
@@ -48,47 +72,81 @@ def settings(name: str) -> list[tuple[str, str]]:
     return [(key, value) for key, found, value in (line.partition("=") for line in lines if not line.startswith("#")) if found]
 
 
+def values(role: str, key: str) -> list[str]:
+    return [value for found, value in settings(f"registryd-{role}@.service") if found == key]
+
+
+def test_there_is_no_other_unit() -> None:
+    assert {path.name for path in SYSTEMD.iterdir() if path.suffix in (".service", ".socket", ".target")} == set(UNITS)
+
+
 def test_systemd_accepts_the_units_without_a_warning(units: Path) -> None:
-    # The dependencies are other packages' units: only what these two files say is judged.
-    code, output = run(
-        tool("systemd-analyze"), "verify", "--recursive-errors=no", units / "registryd.socket", units / "registryd@1.service"
-    )
+    # The dependencies are other packages' units: only what these files say is judged.
+    named = [units / name.replace("@", "@1") for name in UNITS]
+    code, output = run(tool("systemd-analyze"), "verify", "--recursive-errors=no", *named)
     assert (code, output) == (0, "")
 
 
-def test_the_service_is_hardened(units: Path) -> None:
-    code, output = run(tool("systemd-analyze"), "security", "--offline=true", "--no-pager", units / "registryd@1.service")
-    exposure = re.search(r"Overall exposure level for registryd@1\.service: ([0-9.]+)", output)
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_is_hardened(units: Path, role: str) -> None:
+    code, output = run(tool("systemd-analyze"), "security", "--offline=true", "--no-pager", units / f"registryd-{role}@1.service")
+    exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
     assert code == 0, output
     assert exposure, output
     assert float(exposure.group(1)) <= EXPOSURE_MAX, output
 
 
-def test_every_credential_is_loaded_and_only_the_needful_ones_are_mandatory() -> None:
-    loaded = dict(value.split(":") for key, value in settings("registryd@.service") if key == "LoadCredential")
-    assert sorted(loaded) == sorted(config.Credentials.NAMES)
-    mandatory = {name for name, source in loaded.items() if source.startswith("/")}
-    assert mandatory == {"operator-token", "journal-key", "secrets-key", "feed-key", "head-key"}
-    assert all(loaded[name] == f"/etc/registryd/credentials/{name}" for name in mandatory)
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_holds_its_secrets_and_no_other(role: str) -> None:
+    loaded = dict(value.split(":") for value in values(role, "LoadCredential"))
+    assert {name: source for name, source in loaded.items() if source.startswith("/")} == {
+        name: f"/etc/registryd/credentials/{name}" for name in ROLES[role].secrets
+    }
+    assert set(loaded) == ROLES[role].secrets | ROLES[role].optional
+
+
+def test_every_credential_is_some_role_s() -> None:
+    assert set.union(*(role.secrets | role.optional for role in ROLES.values())) == set(config.Credentials.NAMES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_listens_where_it_should_on_a_listener_that_cannot_block(role: str) -> None:
+    socket = ROLES[role].socket
+    assert values(role, "Sockets") == ([socket] if socket else [])
+    assert values(role, "NonBlocking") == (["yes"] if socket else [])
+    if socket:
+        assert ("FileDescriptorName", SOCKETS[socket]) in settings(socket)
+        assert ("Service", f"registryd-{role}@1.service") in settings(socket)
+    assert any(value.endswith(f" {role} --instance %i") for value in values(role, "ExecStart"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_only_deliver_dials_anybody_but_the_database(role: str) -> None:
+    dials = ROLES[role].may_dial
+    assert values(role, "IPAddressAllow") == sorted(dials)
+    assert values(role, "IPAddressDeny") == (["any"] if dials else ["link-local multicast"])
+
+
+def test_a_stop_is_over_before_systemd_kills() -> None:
+    drains = transport.DRAIN_S + life.CLOSE_TIMEOUT_S
+    longest = {
+        "answer": drains + pool.ACQUIRE_TIMEOUT_S + config.Database().command_timeout_s,
+        "deliver": Timing().stop_timeout_s,
+        "operate": drains,
+    }
+    for role, seconds in longest.items():
+        assert seconds + life.LAST_TIMEOUT_S < int(values(role, "TimeoutStopSec")[0])
 
 
 def test_every_optional_credential_is_linked_to_the_one_directory() -> None:
-    loaded = dict(value.split(":") for key, value in settings("registryd@.service") if key == "LoadCredential")
     lines = [line.split() for line in (SYSTEMD / "registryd.tmpfiles.conf").read_text().splitlines()]
     links = {line[1]: line[-1] for line in lines if line and line[0] == "L"}
-    assert links == {
-        f"/etc/credstore/{source}": f"/etc/registryd/credentials/{name}" for name, source in loaded.items() if not source.startswith("/")
-    }
-
-
-def test_a_shared_listener_belongs_to_every_instance() -> None:
-    assert ("Sockets", "registryd.socket") in settings("registryd@.service")
-    assert ("FileDescriptorName", "api") in settings("registryd.socket")
-    assert ("Service", "registryd@1.service") in settings("registryd.socket")
+    optional = set.union(*(role.optional for role in ROLES.values()))
+    assert links == {f"/etc/credstore/registryd.{name}": f"/etc/registryd/credentials/{name}" for name in optional}
 
 
 def test_sysusers_makes_the_user_of_the_unit(tmp_path: Path) -> None:
-    user = dict(settings("registryd@.service"))["User"]
+    [user] = {name for role in ROLES for name in values(role, "User")}
     code, output = run(tool("systemd-sysusers"), "--dry-run", f"--root={tmp_path}", SYSTEMD / "registryd.sysusers.conf")
     if code != 0 and "unrecognized option" in output:
         pytest.skip("this systemd-sysusers has no --dry-run: it would create the user")

@@ -178,7 +178,7 @@ def test_the_daemon_watches_backlogs(site: Site) -> None:
         async with looking(site.database) as database:
             messenger = await site.add_messenger()
             await database.owe(messenger, "a", deadline_in=HOUR / 2)
-            with daemon(site) as running:
+            with daemon(site, "operate") as running:
                 await eventually(lambda: 'registryd_notifications_pending{messenger="messenger"} 1.0' in running.metrics())
                 await eventually(lambda: low(running.log()) == [22, 12, 1])
                 assert running.stop() == 0

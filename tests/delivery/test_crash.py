@@ -51,18 +51,18 @@ def test_daemon_killed_again_and_again_in_a_burst_loses_nothing(site: Site, caps
         async with looking(site.database) as database, inbox.open(site, database):
             coming = iter(calls())
             for kill in range(KILLS):
-                with daemon(site) as running:
+                with daemon(site, "operate", "deliver") as running:
                     unanswered.append(next(coming))
                     billing = asyncio.create_task(burst(running.operator))
                     # Half of the kills hit the calls, half the pushes.
                     await asyncio.sleep(moments.uniform(0, 0.06) if kill % 2 else moments.uniform(0.05, 0.5))
-                    running.process.kill()
+                    running.kill()
                     await billing
                     cut += bool(unanswered)
                 # The 45 s that a dead worker's lease has to run are over.
                 await database.run("UPDATE registry.lane SET lease_until = now() WHERE owner IS NOT NULL")
             unanswered.extend(coming)
-            with daemon(site) as running:
+            with daemon(site, "operate", "deliver") as running:
                 await burst(running.operator)
                 await eventually(database.none_pending, 30)
                 assert running.stop() == 0
@@ -178,14 +178,14 @@ def test_sigterm_settles_what_is_in_flight_and_gives_the_lanes_back(site: Site) 
         async with listening(answer) as endpoint, looking(site.database) as database:
             messenger = await site.add_messenger(endpoint=endpoint.url)
             await database.owe(messenger, *(f"c{n}" for n in range(40)))
-            with daemon(site) as running:
+            with daemon(site, "deliver") as running:
                 await eventually(lambda: len(endpoint.received) == 16)
                 running.process.send_signal(signal.SIGTERM)
                 assert await asyncio.to_thread(running.process.wait, 60) == 0
             assert len(endpoint.received) == 16
             assert await database.delivered() == 16
             assert await database.rows("SELECT owner, lease_until, failures FROM registry.lane") == [(None, None, 0)]
-            with daemon(site) as running:
+            with daemon(site, "deliver") as running:
                 await eventually(database.none_pending)
                 assert running.stop() == 0
             assert len(endpoint.ids) == len(set(endpoint.ids)) == 40

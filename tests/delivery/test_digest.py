@@ -215,7 +215,7 @@ def test_the_daemon_sends_the_digest_soon_after_it_starts(site: Site) -> None:
         async with listening() as endpoint, looking(site.database) as database:
             messenger = await known_for_long(site, endpoint=endpoint.url)
             await deliver_yesterday(database, messenger, "a")
-            with daemon(site) as running:
+            with daemon(site, "operate", "deliver") as running:
                 await eventually(lambda: endpoint.received)
                 assert running.stop() == 0
             [received] = endpoint.received

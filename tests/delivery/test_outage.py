@@ -46,7 +46,7 @@ def test_receipt_waits_for_the_database_also_after_sigterm(site: Site, own_serve
             async with looking(site.database) as database:
                 messenger = await site.add_messenger(endpoint=endpoint.url)
                 await database.owe(messenger, "a")
-            with daemon(site) as running:
+            with daemon(site, "deliver") as running:
                 await eventually(lambda: endpoint.received)
                 own_server.kill()
                 running.process.send_signal(signal.SIGTERM)
@@ -107,7 +107,7 @@ def test_postgresql_crashing_in_a_burst_loses_nothing_and_delivery_resumes(site:
 
     async def run() -> None:
         async with looking(site.database) as database, inbox.open(site, database):
-            with daemon(site) as running:
+            with daemon(site, "operate", "deliver") as running:
                 sending = asyncio.create_task(billing(running))
                 for share in (1000, 2500):
                     await eventually(functools.partial(at_least, share))

@@ -189,7 +189,7 @@ def test_owed_while_suspended_or_without_an_endpoint_pulled_while_it_is_down_and
             await database.owe(later, *codes(3, "later-"))
             await database.owe(down, *codes(10, "down-"), first=FIRST_NUMBER + 10)
             await database.owe(suspended, *codes(3, "suspended-"), first=FIRST_NUMBER + 30)
-            with daemon(site) as running:
+            with daemon(site, "answer", "deliver") as running:
                 gated = "SELECT EXISTS (SELECT FROM registry.lane WHERE messenger_id = $1 AND gate_until IS NOT NULL)"
                 await eventually(lambda: database.value(gated, down.messenger_id))
                 async with client(running.api, down) as http:

@@ -296,7 +296,7 @@ def test_feed_remembers_events_without_their_numbers(service: Service) -> None:
         assert number.to_bytes(8, "big")[3:] not in row["content"]
         assert len(row["content"]) == 16
     assert len({row["content"] for row in rows}) == 3
-    log = service.daemon.log_path.read_text()
+    log = service.operating.written()
     assert str(number) not in log
 
 

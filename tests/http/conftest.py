@@ -11,6 +11,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.error import HTTPError
 
@@ -35,20 +36,25 @@ def new_number() -> int:
 
 @dataclass
 class Service:
-    """A site with its daemon."""
+    """A site with a process that answers, and one that operates for those who ask for it."""
 
     site: Site
     daemon: Daemon
     runner: asyncio.Runner
     dba: asyncpg.Connection[asyncpg.Record]
+    stack: contextlib.ExitStack
 
     @property
     def api(self) -> str:
         return self.daemon.api
 
+    @cached_property
+    def operating(self) -> Daemon:
+        return self.stack.enter_context(daemon(self.site, "operate"))
+
     @property
     def operator(self) -> str:
-        return self.daemon.operator
+        return self.operating.operator
 
     def messenger(self, **facts: Any) -> TestMessenger:
         """A new messenger whose key the daemon knows."""
@@ -98,9 +104,9 @@ def service(module_database: TestDatabase, tmp_path_factory: pytest.TempPathFact
 @contextlib.contextmanager
 def serving(site: Site, started: Daemon) -> Iterator[Service]:
     """The site's capacity is RANGE."""
-    with asyncio.Runner() as runner:
+    with asyncio.Runner() as runner, contextlib.ExitStack() as stack:
         dba = runner.run(asyncpg.connect(site.database.dsn()))
-        service = Service(site, started, runner, dba)
+        service = Service(site, started, runner, dba, stack)
         service.sql("INSERT INTO registry.numbering_range (first_msisdn, last_msisdn) VALUES ($1, $2)", *RANGE)
         yield service
         runner.run(dba.close())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from tests.conftest import daemon, wait_for
 from tests.http.conftest import Service, ask
 
 
@@ -38,9 +40,13 @@ def test_the_account_tells_what_is_owed_and_why_it_waits(service: Service) -> No
     body = {"phoneNumber": f"+{number}", "identificationCode": "a"}
     assert ask(service.api, "POST", "/v1/bindings", body, headers=messenger.headers).status == 201
     service.sql("UPDATE registry.contract SET ended_at = now() - interval '1 hour' WHERE msisdn = $1", number)
-    end = datetime.now(UTC) + timedelta(seconds=20)
-    while (account := ask(service.api, "GET", "/v1/account", headers=messenger.headers).body)["endpoint"]["state"] != "gated":
-        assert datetime.now(UTC) < end, account
+
+    def gated() -> dict[str, Any] | None:
+        account: dict[str, Any] = ask(service.api, "GET", "/v1/account", headers=messenger.headers).body
+        return account if account["endpoint"]["state"] == "gated" else None
+
+    with daemon(service.site, "deliver"):
+        account = wait_for(gated, 20)
     assert account["endpoint"]["lastError"] == "no connection"
     assert datetime.fromisoformat(account["endpoint"]["gatedUntil"]) - datetime.now(UTC) <= timedelta(seconds=60)
     assert account["notifications"]["pending"] == 1

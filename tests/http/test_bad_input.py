@@ -135,7 +135,7 @@ def own_api(service: Service) -> Iterator[Api]:
 
 @contextmanager
 def silent(api: Api) -> Iterator[Api]:
-    path = api.service.daemon.log_path
+    path = api.service.daemon.logs["answer"]
     start = path.stat().st_size
     api.held = api.recorded()
     yield api

@@ -49,7 +49,7 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
         messenger = asyncio.run(site.add_messenger())
         asyncio.run(site.add_contracts(*PRESENT))
         asyncio.run(site.slow_nobody())
-        yield Away(server, site, stack.enter_context(daemon(site)), messenger)
+        yield Away(server, site, stack.enter_context(daemon(site, "answer", "operate")), messenger)
 
 
 class Told(NamedTuple):
@@ -157,16 +157,20 @@ async def every_route_is_unavailable(away: Away) -> None:
                 assert (await response.json(content_type=None))["code"] == "UNAVAILABLE"
         async with session.post("/v1/presence", json=number, headers={"Authorization": "Bearer x"}) as response:
             assert response.status == 401
+    for role in away.daemon.processes:
+        async with client(away.daemon.health(role)) as session:
+            for path, status in (("/healthz", 200), ("/metrics", 200), ("/", 200), ("/readyz", 503)):
+                await eventually(lambda session=session, path=path, status=status: answers(session, path, status))  # type: ignore[misc]
     async with client(away.daemon.operator) as session:
-        for path, status in (("/healthz", 200), ("/metrics", 200), ("/", 200), ("/readyz", 503)):
-            async with session.get(path) as response:
-                assert response.status == status, path
-        async with session.get("/readyz") as response:
-            assert await response.json() == {"ready": False, "checks": {"database": "away", "schema": "unknown"}}
         event = {"eventId": "e1", "type": "terminated", "phoneNumber": f"+{PRESENT[0]}", "occurredAt": "2026-01-01T00:00:00Z"}
         async with session.post("/operator/v1/contract-events", json={"events": [event]}, headers=away.site.operator_headers) as response:
             assert response.status == 503
             assert int(response.headers["Retry-After"]) >= 1
+
+
+async def answers(session: aiohttp.ClientSession, path: str, status: int) -> bool:
+    async with session.get(path) as response:
+        return response.status == status
 
 
 def test_every_answer_outlives_a_crash_of_the_database(away: Away) -> None:
@@ -192,8 +196,8 @@ def test_a_frozen_database_is_given_up(away: Away) -> None:
             await more(told, 200)
             with frozen(away.server):
                 await more(told, 503)
-                async with client(away.daemon.operator) as session, session.get("/healthz") as response:
-                    assert response.status == 200
+                async with client(away.daemon.health()) as session:
+                    assert await answers(session, "/healthz", 200)
             await more(told, 200)
         assert_never_guessed(told)
         await assert_journaled(away, told)

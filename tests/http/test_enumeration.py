@@ -118,4 +118,4 @@ def test_a_canary_answers_absent_like_any_other_and_all_workers_know(service: Se
         assert alarms(service, messenger) == [("canary", True, True)]
     with daemon(service.site) as restarted:
         assert is_slowed_down(restarted.api, messenger), "a restart forgets no alarm"
-    assert str(canary) not in service.daemon.log_path.read_text()
+    assert str(canary) not in service.daemon.written()

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from registryd.client.receiver import Receipt
-from tests.conftest import TestMessenger, client, receiving
+from tests.conftest import TestMessenger, client, daemon, receiving
 from tests.http.conftest import Answer, Service, ask
 
 
@@ -166,7 +166,8 @@ def test_an_endpoint_is_tested_with_a_signed_event(service: Service) -> None:
         outcomes.append(await asyncio.to_thread(lambda: test_endpoint(service, messenger).body))
         return outcomes, inbox.receipts
 
-    outcomes, receipts = asyncio.run(run())
+    with daemon(service.site, "deliver"):
+        outcomes, receipts = asyncio.run(run())
     for outcome in outcomes:
         assert list(outcome) == ["delivered", "status", "latencyMs", "error"]
         assert outcome["latencyMs"] >= 0
@@ -201,9 +202,10 @@ def test_there_is_no_endpoint_to_test(service: Service) -> None:
 
 def test_a_test_never_reaches_a_forbidden_address(service: Service) -> None:
     messenger = service.messenger()
-    for url in ("http://169.254.169.254/latest", "http://10.0.0.1/", "http://[::1]:1/"):
-        set_endpoint(service, messenger, url)
-        answer = test_endpoint(service, messenger)
-        assert answer.status == 200
-        assert (answer.body["delivered"], answer.body["status"]) == (False, None)
-        assert "address" in answer.body["error"]
+    with daemon(service.site, "deliver"):
+        for url in ("http://169.254.169.254/latest", "http://10.0.0.1/", "http://[::1]:1/"):
+            set_endpoint(service, messenger, url)
+            answer = test_endpoint(service, messenger)
+            assert answer.status == 200
+            assert (answer.body["delivered"], answer.body["status"]) == (False, None)
+            assert "address" in answer.body["error"]

@@ -145,7 +145,7 @@ def plain_daemon(site: Site, messenger: TestMessenger) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def tls_daemon(tls_site: Site) -> Iterator[Daemon]:
     with listening(SNDBUF) as listener, activated(tls_site, listener) as started:
-        started.api = started.api.replace("http://", "https://")
+        started.scheme = "https"
         yield started
 
 
@@ -156,7 +156,7 @@ def activated(site: Site, listener: socket.socket) -> Iterator[Daemon]:
     script.write_text(
         f"#!{sys.executable}\nimport os, sys\n"
         "os.dup2(int(os.environ['LISTENER']), 3)\n"
-        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')\n"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='messenger')\n"
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
     )
     script.chmod(0o700)

@@ -68,7 +68,7 @@ def test_messenger_test_pushes_a_signed_event(site: Site) -> None:
         messenger = await site.add_messenger("alpha")
         async with receiving(messenger.secret) as (receiver, inbox):
             await asyncio.to_thread(run, site, "messenger", "set", "alpha", "--endpoint", receiver.url)
-            with daemon(site) as running:
+            with daemon(site, "deliver") as running:
                 done = await asyncio.to_thread(told, site, "messenger", "test", "alpha")
                 assert done["delivered"] is True
                 assert [(receipt.kind, receipt.verified) for receipt in inbox.receipts] == [("endpoint.test", True)]
@@ -136,7 +136,7 @@ def test_listen_verifies_what_the_daemon_pushes(site: Site) -> None:
             url = listener.stderr.readline().split()[2].rstrip(";")
             changed = await asyncio.to_thread(run, site, "messenger", "set", "alpha", "--endpoint", url)
             assert changed.exit_code == 0
-            with daemon(site) as running:
+            with daemon(site, "answer", "operate", "deliver") as running:
                 async with client(running.api, messenger) as http, client(running.operator) as operator:
                     body = {"phoneNumber": "+79010800002", "identificationCode": "u-1"}
                     async with http.post("/v1/bindings", json=body) as answer:
@@ -231,7 +231,7 @@ def test_two_persons_look_at_one_number(site: Site) -> None:
         asked = as_person(anna, "request", "--reason", "complaint 17", number="+79010800002\n")
         assert (asked.exit_code, "approve 1" in asked.stdout) == (0, True)
         assert "not prepared yet" in as_person(boris, "list").stdout
-        with daemon(site) as running:
+        with daemon(site, "answer", "operate") as running:
             asyncio.run(query(running.api))
             wait_for(lambda: json.loads(as_person(boris, "list", "--json").stdout)[0]["is_prepared"])
         refused = as_person(anna, "look", "1")

@@ -108,7 +108,7 @@ def as_nobody(python: str, *words: str) -> subprocess.CompletedProcess[str]:
 def can_run(python: str) -> bool:
     """Whether an ordinary user can: the way to it may be closed, or the compiled packages made for another version."""
     try:
-        return as_nobody(python, "-c", "import asyncpg, orjson, uvloop, registryd.daemon").returncode == 0
+        return as_nobody(python, "-c", "import asyncpg, orjson, uvloop, registryd.roles.answer").returncode == 0
     except (FileNotFoundError, PermissionError):
         return False
 
@@ -118,7 +118,7 @@ def test_json_gives_what_a_script_needs_and_sigterm_leaves_nothing() -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         facts = json.loads(line)
-        assert set(facts) == {"api", "operator", "operatorToken", "messengerId", "apiKey", "webhookSecret", "dsn", "config"}
+        assert set(facts) == {"api", "operator", "operatorToken", "messengerId", "apiKey", "webhookSecret", "dsn", "config", "health"}
         numbers = psql(facts["dsn"], "SELECT msisdn FROM registry.contract WHERE status = 'active' AND holder = 'individual' LIMIT 1")
         answer = post(facts["api"] + "/v1/presence", facts["apiKey"], {"phoneNumber": f"+{numbers}"})
         assert answer["present"] is True

@@ -162,7 +162,7 @@ def test_replay_counts_and_then_delivers_again_through_the_daemon(site: Site, tm
         async with listening() as endpoint, looking(site.database) as database:
             messenger = await site.add_messenger("alpha", endpoint.url)
             await database.owe(messenger, *(f"c{n}" for n in range(5)))
-            with daemon(site) as running:
+            with daemon(site, "deliver", "operate") as running:
                 await eventually(database.none_pending)
                 first = sorted(endpoint.ids)
                 dry = await told(site, "replay", "alpha", "--since", "2020-01-01T00:00Z", "--dry-run", "--per-second", "2")

@@ -24,7 +24,7 @@ high = [os.dup2(fd, 100 + index) for index, fd in enumerate(fds)]
 for index, fd in enumerate(high):
     os.dup2(fd, 3 + index, inheritable=True)
 own = os.getpid() if sys.argv[2] == "own" else os.getppid()
-os.environ.update(LISTEN_PID=str(own), LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES="api")
+os.environ.update(LISTEN_PID=str(own), LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=":".join(f"api{n}" for n in range(len(fds))))
 os.execv(sys.executable, [sys.executable, "-c", sys.argv[3]])
 """
 
@@ -32,7 +32,8 @@ DAEMON = '''
 import json, os, select, subprocess, sys
 from registryd import sdnotify
 before = [os.get_inheritable(fd) for fd in (3, 4)]
-sockets = sdnotify.listen_sockets()
+named = sdnotify.listen_sockets()
+sockets = [sock for socks in named.values() for sock in socks]
 look = """import json, os
 print(json.dumps([[k for k in os.environ if k.startswith('LISTEN_')], [os.path.exists(f'/proc/self/fd/{n}') for n in (3, 4)]]))"""
 child = subprocess.run([sys.executable, "-c", look], close_fds=False, capture_output=True, text=True, check=True)
@@ -47,7 +48,7 @@ print(json.dumps({
     "fds": [sock.fileno() for sock in sockets], "families": [sock.family.name for sock in sockets],
     "blocking": [sock.getblocking() for sock in sockets], "before": before, "greeted": greeted,
     "inheritable": [sock.get_inheritable() for sock in sockets], "child": json.loads(child.stdout),
-    "again": len(sdnotify.listen_sockets()),
+    "again": len(sdnotify.listen_sockets()), "names": list(named),
 }))
 '''
 
@@ -162,6 +163,7 @@ def test_inherited_listeners_accept_and_go_no_further(tmp_path: Path) -> None:
         "greeted": 2,
         "child": [[], [False, False]],
         "again": 0,
+        "names": ["api0", "api1"],
     }
 
 
@@ -169,10 +171,10 @@ def test_descriptors_meant_for_another_process_are_left_alone() -> None:
     code = "import os; from registryd import sdnotify; print(sdnotify.listen_sockets(), [k for k in os.environ if k.startswith('LISTEN_')])"
     with socket.create_server(("127.0.0.1", 0)) as tcp, start([tcp], "parent", code) as process:
         output, _ = process.communicate(timeout=60)
-    assert output.strip() == "[] []"
+    assert output.strip() == "{} []"
 
 
 def test_started_from_a_shell_there_are_no_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         monkeypatch.delenv(name, raising=False)
-    assert sdnotify.listen_sockets() == []
+    assert sdnotify.listen_sockets() == {}

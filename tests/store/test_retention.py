@@ -414,12 +414,12 @@ def test_the_daemon_itself_seals_and_drops_what_the_policy_no_longer_keeps(site:
             await keep(connection, 1)
 
     asyncio.run(prepare())
-    with daemon(site) as running:
+    with daemon(site, "operate") as running:
         wait_for(
             lambda: site.database.psql("-tAc", "SELECT max(until_at) > now() - interval '61 minutes' FROM registry.seal").stdout == "t\n"
         )
         assert running.stop() == 0
-    with daemon(site) as running:
+    with daemon(site, "operate") as running:
         told = wait_for(lambda: [e for e in running.log() if e["event"] == "partition_dropped"] and running.log())
         assert {(e["family"], e["day"]) for e in told if e["event"] == "partition_dropped"} >= {
             ("journal_page", part_of("journal_page", day_before(10)).isoformat())

@@ -1,0 +1,63 @@
+"""`registryd answer`: the messenger API. It dials the database and nobody else."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from registryd.config import Settings
+from registryd.http.auth import REFRESH_S, Directory
+from registryd.http.messenger import messenger_app
+from registryd.keep.timer import Job
+from registryd.presence.answerer import Answerer, connections_needed
+from registryd.presence.quota import QuotaGuard
+from registryd.roles.life import Life, spare_the_collector
+from registryd.store import digest_keys
+from registryd.store.digest_keys import DigestKey
+from registryd.store.secretbox import digest_box
+
+QUOTA_S = 1.0
+KEY_USE_S = 30.0
+DIGEST_KEY_S = 60.0
+
+
+async def answer(settings: Settings, instance: int) -> None:
+    """One process of the role, until SIGTERM or SIGINT. Raises: ConfigError, WrongSecretsKey, SchemaMismatch."""
+    file, credentials = settings.file, settings.credentials
+    box = digest_box(credentials)
+    async with Life(settings, "answer", instance) as life:
+        messenger_api = life.listen("messenger", file.api.listen)
+        # Answers have connections of their own, one for each statement that may run and one for what admission reads: no other route
+        # makes them wait.
+        answers = await life.database("answers", connections_needed(file.presence.statements_in_flight) + 1)
+        db = await life.database("rest", file.database.pool_size)
+        directory, quota = Directory(answers), QuotaGuard(answers)
+
+        async def read_digest_key() -> DigestKey:
+            return await digest_keys.read_current(db, box, datetime.now(UTC).date())
+
+        await life.wait(db)
+        answerer = Answerer(
+            answers,
+            await life.until(read_digest_key),
+            statements_in_flight=file.presence.statements_in_flight,
+            group_max=file.presence.group_max,
+            queue_max=file.presence.queue_max,
+        )
+        await life.until(directory.refresh)
+        await life.until(quota.exchange)
+
+        async def rotate_digest_key() -> None:
+            answerer.digest_key = await read_digest_key()
+
+        life.reloads.append(directory.refresh)
+        spare_the_collector()
+        jobs = (
+            Job("directory", REFRESH_S, directory.refresh),
+            Job("quota", QUOTA_S, quota.exchange),
+            Job("digest key", DIGEST_KEY_S, rotate_digest_key),
+            Job("key use", KEY_USE_S, directory.record_use),
+        )
+        await life.serve({messenger_api: messenger_app(file.api, db, directory, answerer, quota)}, jobs)
+        await life.drain()
+        await answerer.drain()
+        await life.write_last(quota.exchange, directory.record_use)

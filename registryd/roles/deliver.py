@@ -1,0 +1,53 @@
+"""`registryd deliver`: lanes, pushes, retries and daily digests. It listens for nobody, and alone dials messengers' endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from hashlib import blake2b
+from pathlib import Path
+
+from registryd.config import Settings
+from registryd.delivery import wakeup
+from registryd.delivery.announcer import Announcer
+from registryd.delivery.dispatcher import Dispatcher
+from registryd.delivery.egress import Egress
+from registryd.delivery.identity import endpoint_tls
+from registryd.delivery.push import Pusher
+from registryd.roles.life import Life
+from registryd.store.secretbox import signing_box
+
+
+async def deliver(settings: Settings, instance: int) -> None:
+    """One process of the role, until SIGTERM or SIGINT. Raises: ConfigError, SchemaMismatch."""
+    delivery, credentials = settings.file.delivery, settings.credentials
+    box = signing_box(credentials)
+    async with Life(settings, "deliver", instance) as life:
+        db = await life.database("lanes", settings.file.database.pool_size)
+        async with Pusher(db, box, Egress.of(delivery), lambda messenger: endpoint_tls(credentials, messenger)) as pusher:
+            dispatcher = Dispatcher(db, pusher, f"{host_name()} {life.name}", delivery.concurrency)
+            announcer = Announcer(db, pusher)
+            await life.wait(db)
+            lanes = asyncio.create_task(dispatcher.run(), name="dispatcher")
+            others = [
+                asyncio.create_task(announcer.run(), name="announcer"),
+                asyncio.create_task(wakeup.listen(db, dispatcher, announcer), name="wakeup"),
+            ]
+            await life.serve({}, ())
+            await dispatcher.stop()
+            await lanes
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+
+def host_name(machine_id: Path = Path("/etc/machine-id")) -> str:
+    """A name that is this host's alone: the hostname, which several hosts may have, with a hash of machine-id(5), where there is one.
+
+    Leases are held under it, with the role and the instance: a process that starts again takes its own lanes back at once.
+    """
+    try:
+        # Whoever shows a machine-id is asked to hash it first.
+        return f"{socket.gethostname()} {blake2b(machine_id.read_bytes(), digest_size=6, person=b'registryd worker').hexdigest()}"
+    except OSError:
+        return socket.gethostname()

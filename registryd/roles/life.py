@@ -1,0 +1,258 @@
+"""The life of a role's process: listen, wait for the database, work, drain, stop.
+
+A process accepts connections once it can work; but where its database is away it accepts them too, and answers 503 until it is back.
+SIGTERM and SIGINT stop it: for about two seconds every response then closes its connection, so that no request is lost behind a listener
+that other processes share. SIGHUP reloads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, TypeVar
+
+from registryd import config, observe, sdnotify
+from registryd.config import ConfigError, Settings
+from registryd.domain.errors import Unavailable
+from registryd.http import sockets, transport
+from registryd.http.health import Door, Health
+from registryd.http.sockets import Tls
+from registryd.http.transport import Handler, Listener
+from registryd.keep import timer
+from registryd.keep.timer import Job
+from registryd.store import migrations, pool
+from registryd.store.pool import Database, fetch
+
+T = TypeVar("T")
+
+RETRY_S = 0.5
+"""How often the database is tried while a process waits for it."""
+LOOK_S = 1.0
+CLOSE_TIMEOUT_S = 15.0
+"""How long a request under way may take to end."""
+LAST_TIMEOUT_S = 5.0
+"""How long the last writes of a process may take: a database that hangs must not hold up its end."""
+
+
+class Stopped(Exception):
+    """The process was told to stop before its work began."""
+
+
+class Life:
+    """One process. Use, in this order: `listen`, `wait` and `until`, `serve`, `drain`, `write_last`."""
+
+    def __init__(self, settings: Settings, role: str, instance: int) -> None:
+        self.settings = settings
+        self.name = f"{role}@{instance}"
+        self._facts: dict[str, Any] = {"role": role, "instance": instance}
+        self._health_address = config.health_address(settings, role, instance)
+        self._health = Health()
+        self._status = ""
+        self._stop = asyncio.Event()
+        self._stack = AsyncExitStack()
+        self._inherited = sdnotify.listen_sockets()
+        self._listeners: list[Listener] = []
+        self._doors: list[Door] = []
+        self._accepting: list[Callable[[], Awaitable[None]]] = []
+        """Each lets a listener accept connections."""
+        self._certificates: list[Callable[[], None]] = []
+        """Each reads the TLS certificate of one listener again."""
+        self.reloads: list[Callable[[], Awaitable[object]]] = []
+        """What else SIGHUP reads again."""
+        self._background: list[asyncio.Task[None]] = []
+        self._looking: Job
+        """Looks whether the process can do its work; `wait` makes it."""
+
+    async def __aenter__(self) -> Life:
+        """Raises: ConfigError."""
+        observe.configure(self.settings.file.log.level)
+        transport.assert_c_parser()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_tell_failure)
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._background.append(asyncio.create_task(self._reload(), name="reload")))
+        watchdog_s = sdnotify.watchdog_interval_s()
+        if watchdog_s is not None:
+            self._start([Job("watchdog", watchdog_s, _feed_watchdog)])
+        health = Listener("health", self._health, self.settings.file.api)
+        await health.listen(self._sockets("health", self._health_address), None)
+        self._stack.push_async_callback(health.close, 1.0)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        await self._end_background()
+        await self._stack.aclose()
+        if kind in (None, Stopped):
+            observe.event("stopped", **self._facts)
+        return kind is Stopped
+
+    async def database(self, name: str, size: int) -> Database:
+        """A pool for as long as the process lives. It connects when it is used."""
+        return await self._stack.enter_async_context(pool.of(self.settings, f"registryd {self.name} {name}", size))
+
+    def listen(self, name: str, address: str) -> Door:
+        """Prepares to listen for an API: on what systemd or the supervisor handed over under this name, else on `address`.
+
+        Raises: ConfigError, also where other machines could connect without TLS.
+        """
+        listening = self._sockets(name, address)
+        tls = Tls(self.settings.credentials)
+        context = tls.context()
+        if context is None:
+            for sock in listening:
+                sockets.refuse_plain(sock)
+        else:
+            self._certificates.append(lambda: tls.load(context))
+        door = Door()
+        listener = Listener(name, door, self.settings.file.api)
+        self._doors.append(door)
+        self._listeners.append(listener)
+        self._accepting.append(lambda: listener.listen(listening, context))
+        return door
+
+    async def wait(self, db: Database) -> None:
+        """Returns once the database is there and this program can work with its schema. Raises: SchemaMismatch; Stopped."""
+        await self.until(lambda: _check(db))
+        self._looking = Job("health", LOOK_S, lambda: self._look(db))
+
+    async def until(self, load: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What `load` returned: it is tried until the database is there. Raises: Stopped, and what else `load` raises."""
+        while True:
+            try:
+                return await self._unless_stopped(load())
+            except Unavailable:
+                if self._tell("waiting for the database"):
+                    observe.event("database_away", "error", where="start", **self._facts)
+                    await self._accept()
+            await self._unless_stopped(asyncio.sleep(RETRY_S))
+
+    async def serve(self, handlers: Mapping[Door, Handler], jobs: Sequence[Job]) -> None:
+        """Opens the doors and starts the jobs; returns when the process is told to stop."""
+        for door, handler in handlers.items():
+            door.handler = handler
+        await self._accept()
+        self._start([self._looking, *jobs])
+        self._tell("serving")
+        observe.event("started", **self._facts)
+        await self._stop.wait()
+        sdnotify.stopping()
+        observe.event("stopping", **self._facts)
+
+    async def drain(self) -> None:
+        """Lets the connections of the APIs end, each with an answer."""
+        await asyncio.gather(*(listener.drain() for listener in self._listeners))
+        await asyncio.gather(*(listener.close(CLOSE_TIMEOUT_S) for listener in self._listeners))
+
+    async def write_last(self, *writes: Callable[[], Awaitable[object]]) -> None:
+        """The last writes of the process, side by side. What the database does not take in time is lost, and logged."""
+        await self._end_background()
+        try:
+            async with asyncio.timeout(LAST_TIMEOUT_S):
+                await asyncio.gather(*(write() for write in writes))
+        except (Unavailable, TimeoutError):
+            observe.event("database_away", "warning", where="stopping")
+
+    async def _accept(self) -> None:
+        """Lets the APIs' listeners accept connections, once."""
+        accepting, self._accepting = self._accepting, []
+        for accept in accepting:
+            await accept()
+
+    def _sockets(self, name: str, address: str) -> list[socket.socket]:
+        found = self._inherited.get(name) or [sockets.bind(address)]
+        self._facts[name] = [sockets.address(sock) for sock in found]
+        return found
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returned. Raises: Stopped, where the process is told to stop before."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            task.cancel()
+            sdnotify.stopping()
+            raise Stopped
+        stop.cancel()
+        return await task
+
+    async def _look(self, db: Database) -> None:
+        """Finds out whether the process can do its work. Raises: Unavailable."""
+        try:
+            await _check(db)
+        except Unavailable:
+            self._tell("the database is away or takes no writes")
+            raise
+        except migrations.SchemaMismatch as mismatch:
+            self._tell(str(mismatch))
+            for door in self._doors:
+                door.is_shut = True
+        else:
+            self._tell("serving")
+            for door in self._doors:
+                door.is_shut = False
+
+    def _tell(self, status: str) -> bool:
+        """Tells /readyz, `registryd_ready` and systemd. True where it is news."""
+        self._health.tell("" if status == "serving" else status)
+        is_news = status != self._status
+        if is_news:
+            self._status = status
+            sdnotify.ready(status)
+        return is_news
+
+    def _start(self, jobs: Sequence[Job]) -> None:
+        self._background += [asyncio.create_task(timer.repeat(job), name=job.name) for job in jobs]
+
+    async def _end_background(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._background.clear()
+
+    async def _reload(self) -> None:
+        """Reads again what a restart need not. What cannot be read leaves everything as it was."""
+        sdnotify.reloading()
+        try:
+            fresh = config.load(self.settings.path)
+            for load in self._certificates:
+                load()
+            for reload in self.reloads:
+                await reload()
+            observe.event("reloaded", log_level=fresh.file.log.level)
+            observe.configure(fresh.file.log.level)
+        except Exception as error:
+            reason = str(error) if isinstance(error, ConfigError) else ""
+            observe.event("background_failed", "error", where="reload", kind=type(error).__name__, reason=reason)
+        sdnotify.ready(self._status)
+
+
+async def _check(db: Database) -> None:
+    """Raises: Unavailable, SchemaMismatch."""
+    async with db.connection() as connection:
+        if not (await fetch(connection, migrations.IS_WRITABLE))[0].writable:
+            raise Unavailable
+        await migrations.check(connection)
+
+
+def _tell_failure(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Logs what asyncio met on its own, such as the failure of a task that nobody awaited. Only the kind: a text may quote a client."""
+    error, task = context.get("exception"), context.get("task") or context.get("future")
+    where = task.get_name() if isinstance(task, asyncio.Task) else "the event loop"
+    observe.event("background_failed", "error", where=where, kind=type(error).__name__ if error else "message")
+
+
+async def _feed_watchdog() -> None:
+    # By the event loop alone: systemd must not restart a process whose database is away.
+    sdnotify.notify("WATCHDOG=1")
+
+
+def spare_the_collector() -> None:
+    """Freezes what was made at the start, which lives for ever, and lets the collector look less often: requests make no cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)

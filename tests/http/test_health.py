@@ -1,0 +1,99 @@
+"""The health listener of a process: whether it lives, whether it can do its work, and its metrics."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import wait_for
+from tests.http.conftest import Answer, Service, ask
+
+
+def test_health_needs_no_token_and_no_database(service: Service) -> None:
+    answer = ask(service.daemon.health(), "GET", "/healthz")
+    assert (answer.status, answer.raw) == (200, b"ok\n")
+    assert answer.headers["content-type"].startswith("text/plain")
+
+
+def readiness(service: Service, status: int) -> Answer:
+    """What /readyz says, once it answers so."""
+
+    def look() -> Answer | None:
+        answer = ask(service.daemon.health(), "GET", "/readyz")
+        return answer if answer.status == status else None
+
+    return wait_for(look)
+
+
+def test_readiness_tells_what_is_wrong_with_the_schema_and_no_api_guesses_meanwhile(service: Service) -> None:
+    messenger = service.messenger()
+    [number] = service.contracts()
+    query = {"phoneNumber": f"+{number}"}
+    assert readiness(service, 200).body == {"ready": True}
+    newest = "SELECT max(version) FROM registry.schema_migration"
+    [last] = service.sql(f"DELETE FROM registry.schema_migration WHERE version = ({newest}) RETURNING *")
+    try:
+        answer = readiness(service, 503)
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.body["ready"] is False
+        assert "migrate" in answer.body["reason"]
+        assert service.metric("registryd_ready") == 0
+        answer = ask(service.api, "POST", "/v1/presence", query, headers=messenger.headers)
+        assert (answer.status, answer.body["code"], answer.headers["retry-after"]) == (503, "UNAVAILABLE", "1")
+    finally:
+        service.sql("INSERT INTO registry.schema_migration VALUES ($1, $2, $3, $4)", *last)
+    readiness(service, 200)
+    assert ask(service.api, "POST", "/v1/presence", query, headers=messenger.headers).body["present"] is True
+    assert service.metric("registryd_ready") == 1
+
+
+def test_readiness_tells_of_a_primary_that_was_demoted(service: Service) -> None:
+    """A standby answers reads; the process must not be sent queries then, and does not guess."""
+    messenger = service.messenger()
+    [number] = service.contracts()
+    name = service.site.database.name
+    service.sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    reconnect = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+    try:
+        service.sql(reconnect, name)
+        assert readiness(service, 503).body == {"ready": False, "reason": "the database is away or takes no writes"}
+        answer = ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}"}, headers=messenger.headers)
+        assert (answer.status, answer.body["code"]) == (503, "UNAVAILABLE")
+    finally:
+        service.sql("SET default_transaction_read_only = off")
+        service.sql(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        service.sql(reconnect, name)
+    readiness(service, 200)
+    answer = ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}"}, headers=messenger.headers)
+    assert answer.body.get("present") is True
+
+
+def test_metrics_are_prometheus_text_without_a_trace_of_anybody(service: Service) -> None:
+    messenger = service.messenger()
+    [number] = service.contracts()
+    code = f"zebra{secrets.token_hex(4)}"
+    ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}", "identificationCode": code}, headers=messenger.headers)
+    ask(service.api, "POST", "/v1/zebra", {}, headers=messenger.headers)
+    answer = ask(service.daemon.health(), "GET", "/metrics")
+    assert answer.status == 200
+    assert re.fullmatch(r"text/plain; version=0\.0\.4; charset=utf-8", answer.headers["content-type"])
+    families = {family.name: family for family in text_string_to_metric_families(answer.raw.decode())}
+    assert {"registryd_requests", "registryd_queries", "registryd_query_group_size", "registryd_ready"} <= set(families)
+    assert all(family.documentation for family in families.values())
+    routes = {sample.labels["route"] for sample in families["registryd_requests"].samples}
+    assert "unknown" in routes, "a path that a client made up is no label"
+    for trace in (str(number), code, messenger.api_key, messenger.api_key.split("_")[1], "zebra"):
+        assert trace not in answer.raw.decode()
+    assert service.metric("registryd_queries_total") >= 1
+
+
+def test_the_page_is_one_file_that_loads_nothing(service: Service) -> None:
+    answer = ask(service.daemon.health(), "GET", "/")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/html"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none';")
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert b"<title>registryd</title>" in answer.raw
+    assert not re.search(rb"(src|href)\s*=|https?://|@import", answer.raw)
