@@ -1,1 +1,1 @@
-"""Delivers notifications: `dispatcher` leases lanes, `lane` works one, `push` is one signed POST, `receiver` its other end."""
+"""Delivers notifications: `dispatcher` leases lanes, `lane` works one lane, `push` makes one signed POST."""

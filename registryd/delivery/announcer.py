@@ -1,7 +1,7 @@
-"""Pushes what is no notification: daily digests and test pushes, apart from the lanes, whose endpoints they do not judge.
+"""Pushes daily digests and test pushes. They do not go through the lanes, and their failures close no lane.
 
-Both are rows that a process claims. A digest is pushed until it is received; its `webhook-id` and body are the same on every retry. A test
-push is done once, and whoever asked for it waits for the row.
+Both are rows that one process claims. A digest is pushed until the endpoint acknowledges it, with the same `webhook-id` and body on every
+retry. A test push is made once, and whoever asked for it waits for the row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 
 class Announcer:
-    """`wake()`: a test push was asked for."""
+    """Pushes until it is cancelled. `wake()` says that a test push was asked for."""
 
     def __init__(self, db: Database, pusher: Pusher) -> None:
         self._db = db
@@ -103,7 +103,7 @@ def _error(outcome: Outcome) -> str | None:
 
 
 async def _told(where: str, work: Coroutine[None, None, Result]) -> Result | None:
-    """What `work` returns; None where it failed. The database's absence is told elsewhere; what is not done is claimed again."""
+    """The result of `work`; None where it failed. The row is then claimed again. That the database is away is logged elsewhere."""
     try:
         return await work
     except Unavailable:

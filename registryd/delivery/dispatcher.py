@@ -28,7 +28,7 @@ LANES_MAX = 256
 
 
 def rest_s(look_took_s: float) -> float:
-    """How long no further look follows one that took so long."""
+    """How long to rest after a look for due lanes that took `took_s`."""
     return min(REST * look_took_s, REST_MAX_S)
 
 
@@ -81,7 +81,7 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until `stop`, through every failure: nobody else would deliver."""
+        """Dispatches until `stop`, through every failure: nobody else would deliver."""
         while not self._stopped.is_set():
             self._wake.clear()
             try:
@@ -94,7 +94,7 @@ class Dispatcher:
             await self._pause()
 
     async def _pause(self) -> None:
-        """Until it is time to look again; a wake does not cut the rest short."""
+        """Waits until it is time to look again. A wake cannot cut the rest after a slow look short."""
         for event, seconds in ((self._stopped, self._rest_s), (self._wake, self._timing.poll_s)):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), seconds)
@@ -135,7 +135,7 @@ class Dispatcher:
                 self._start(lease)
 
     async def _share(self) -> None:
-        """What bounds the lanes of all workers together."""
+        """Reads the bound on what all processes push together."""
         if self._clock() - self._echo_read >= ECHO_S:
             self._throughput.echo_per_s = await lanes.echo_per_s(self._db)
             self._echo_read = self._clock()
@@ -158,7 +158,7 @@ class Dispatcher:
         lane = self._lanes.pop(task)
         self._count()
         error = None if task.cancelled() else task.exception()
-        # A lane that ended with the database away is still ours, and leased anew once the database is back.
+        # A lane that ended because the database is away is still ours. It is leased anew once the database is back.
         if error is not None and not isinstance(error, Unavailable):
             observe.event("background_failed", "error", where="lane", kind=type(error).__name__)
             self._resting.add(lane.messenger_id)

@@ -1,7 +1,7 @@
-"""Where pushes may go: an endpoint's URL is a messenger's word, so it must not lead into the operator's own network (SSRF).
+"""Where pushes may go. A messenger chooses its endpoint's URL, so the URL must not lead into the operator's own network (SSRF).
 
-The address is judged where the socket is made, after every name was resolved, so that neither a name that resolves differently the
-second time nor an address written into the URL gets past.
+The address is checked where the socket is made, after the name was resolved. So a name that resolves differently the second time does not
+get past the check, nor does an address in the URL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from registryd import config
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Of IPv6, this alone is given to networks; NAT64, SIIT, site-local and IPv4-compatible addresses lie outside.
+# The only part of IPv6 that is given to networks. NAT64, SIIT, site-local and IPv4-compatible addresses lie outside.
 _UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
 # Global by some of Python's tables, and yet no place for an endpoint: protocol assignments (Teredo among them), 6to4 and its relays,
 # documentation.
@@ -29,7 +29,7 @@ _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 
 class EgressRefused(OSError):
-    """The endpoint's address is not one that pushes may go to."""
+    """Pushes may not go to the endpoint's address."""
 
 
 class Egress:
@@ -43,7 +43,7 @@ class Egress:
 
     @classmethod
     def of(cls, section: config.Delivery) -> Egress:
-        """As the operator configured it."""
+        """The egress rules of the configuration."""
         return cls(section.allow_networks, section.deny_networks, allow_http=section.allow_http)
 
     def check_url(self, url: str) -> None:

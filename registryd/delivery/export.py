@@ -1,4 +1,4 @@
-"""What is owed to one messenger as a file for delivery by hand: a push a line, each signed as a push is (delivery/exported.py)."""
+"""Writes what is owed to one messenger to a file for delivery by hand: a signed push on each line (delivery/exported.py reads it)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ITEMS_A_LINE_MAX = 1_000
 
 
 async def write(db: Database, messenger: Messenger, live: Sequence[SigningSecret], path: Path) -> Digest:
-    """Writes all that is owed to a new file that its owner alone may read; there is no file where it failed.
+    """Writes all that is owed to a new file that only its owner may read. Where that fails, no file is left.
 
     Raises: FileExistsError, OSError, Unavailable.
     """

@@ -1,8 +1,8 @@
-"""A file of notices that was delivered by hand, as it is read again: verified by the messenger, or named to `acknowledge` by the operator.
+"""Reads a file that was delivered by hand: the messenger verifies it, and the operator gives it to `acknowledge`.
 
-A line is a JSON object of the three headers and the raw body, so that a messenger verifies it with the secret it has and handles it by
-the code it has; only the age of the timestamp is no matter here. The last line, `notifications.exported`, holds the count and the hash
-of all ids before it: a file that was cut off is noticed.
+A line is a JSON object with the three headers and the raw body of a push. A messenger verifies it with the secret and the code that it
+has; only the age of the timestamp does not matter here. The last line, `notifications.exported`, holds the count and the hash of all ids
+before it, so that a file that was cut off is noticed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from registryd.domain.digest import digest_of
 
 
 class BadFile(Exception):
-    """The file is not one of `registryd notifications export`; the message names the line and what is wrong there."""
+    """The file was not written by `registryd notifications export`. The message names the line and what is wrong there."""
 
 
 class SignedLine(NamedTuple):
@@ -54,7 +54,7 @@ def read(path: Path) -> Iterator[SignedLine]:
 
 
 def verify(path: Path, key: Key) -> Iterator[SignedLine]:
-    """The notices' lines, each once its signature was verified; the last line is checked against them.
+    """The lines of notices, each after its signature was verified. In the end they are checked against the last line.
 
     Raises: BadFile, at the first line that is not authentic, or where lines are missing. OSError.
     """

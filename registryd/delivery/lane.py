@@ -1,11 +1,11 @@
-"""One messenger's lane, from its lease to its release: carries out what its state (domain/lane.py) decides.
+"""Works one messenger's lane from its lease to its release. The state in domain/lane.py decides; this carries out.
 
-Reads what is due by key, earliest deadline first; pushes by runners that each take the next batch when they have an answer; settles in
-batches while pushes run. No row is locked and no transaction is open across HTTP.
+It reads what is due in the order of ids, earliest deadline first. Each of its runners pushes a batch, waits for the answer and takes the
+next. Outcomes are written in batches while pushes run. No row is locked and no transaction is open during an HTTP request.
 
-Invariants: a receipt is recorded even when the lane was lost meanwhile, and kept while the database is away; a failure only under the
-lane's token. No push is begun that could outlive the lease. Times are the steady clock's seconds; what is written are waits and the
-database's own times.
+Invariants: a receipt is recorded even if the lane was lost meanwhile, and kept while the database is away; a failure is recorded only under
+the lane's token. No push begins that could outlive the lease. Times here are seconds of a steady clock; what is written are waits, to which
+the database adds its own time.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Lane:
         self._stir.set()
 
     async def run(self) -> None:
-        """Until nothing is due, the endpoint fails, the turn is over, the lease is lost or `stop` is called. Raises: Unavailable."""
+        """Works until nothing is due, the endpoint fails, the turn is over, the lease is lost or `stop` is called. Raises: Unavailable."""
         try:
             with suppress(Unavailable):  # nothing can be read, but what is in flight is still waited for and settled
                 await self._work()
@@ -120,7 +120,7 @@ class Lane:
             await self._keep_lease()
 
     async def _finish(self) -> None:
-        """Waits for what is in flight, and then for the database: a receipt that is forgotten is a notification sent twice."""
+        """Waits for pushes in flight, and then for the database: a receipt that is not recorded means a notification sent twice."""
         self._ending = True
         while self._state.in_flight:
             await self._wait(LOOK_S)
@@ -133,7 +133,7 @@ class Lane:
             await asyncio.sleep(SETTLE_RETRY_S)
 
     async def _wait(self, seconds: float) -> None:
-        """Until a push has ended, and a little longer while others run, or until the pace allows the next one."""
+        """Waits until a push has ended, and a little longer while others run; or until the pace allows the next push."""
         seconds = min(seconds, max(self._state.waits_s(), LINGER_S)) if self._state.waits_s() else seconds
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stir.wait(), seconds)
@@ -148,7 +148,7 @@ class Lane:
         return self._held and is_open and self._stop_by is None and now < min(self._turn_ends, lease_safe_until)
 
     async def _read(self) -> bool:
-        """Reads on where the state wants more; whether something came. Raises: Unavailable."""
+        """Reads more rows if the state wants them. Returns whether there were any. Raises: Unavailable."""
         began_s = self._clock()
         if self._state.wants_canary:
             rows = await notifications.find_canary(self._db, self._lease.messenger_id)
@@ -166,7 +166,7 @@ class Lane:
         return bool(rows)
 
     def _pump(self) -> None:
-        """A runner for each further push that may begin now."""
+        """Starts a runner for each further push that may begin now."""
         while (batch := self._begin()) is not None:
             runner = asyncio.create_task(self._run(batch))
             self._runners.add(runner)
@@ -211,7 +211,7 @@ class Lane:
         self._stir.set()
 
     async def _settle(self) -> bool:
-        """Writes what was noted; False while the database is away, and it is then kept for the next call."""
+        """Writes the outcomes of pushes. Returns False while the database is away; they are then kept for the next call."""
         settlement = self._state.settle()
         if settlement is None:
             return True
@@ -265,7 +265,7 @@ class Lane:
             await self._read_signer()
 
     async def _read_signer(self) -> None:
-        """Every live secret signs; rotated ones stop within seconds. Raises: Unavailable."""
+        """Reads the live secrets, which all sign. A rotated one stops within seconds. Raises: Unavailable."""
         try:
             self._signer = await self._pusher.signer(self._lease.messenger_id)
         except (WrongSecretsKey, ValueError) as error:

@@ -1,6 +1,6 @@
-"""One push: a signed POST of one or more notifications, and what came back as an outcome.
+"""Makes one push, a signed POST of one or more notifications, and turns the answer into an outcome.
 
-Never does: a redirect, a proxy of the environment, decompression, more than 4 KiB of an answer, or a word of an answer in an error.
+It follows no redirect, uses no proxy of the environment, decompresses nothing, reads at most 4 KiB of an answer, and quotes none of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONTENT_REFUSED = (400, 413, 422)
 
 
 class Pusher:
-    """The client side of delivery: a channel for each messenger. `async with Pusher(...)`.
+    """Keeps a channel to each messenger's endpoint. Use: `async with Pusher(...)`.
 
     `identity(name)` is the messenger's own TLS context: the client certificate it wants to see and the private CA it is signed by.
     """
@@ -49,7 +49,7 @@ class Pusher:
         self._resolver = Resolver()
         self._channels: dict[str, Channel] = {}
         self._retired: list[Channel] = []
-        """Of endpoints that have moved: a lane may still be pushing there."""
+        """Channels to endpoints that have moved. A lane may still be pushing there."""
 
     async def __aenter__(self) -> Pusher:
         return self
@@ -59,11 +59,11 @@ class Pusher:
             await channel.close()
 
     async def signer(self, messenger_id: int) -> Signer:
-        """Every live secret signs. Raises: Unavailable, WrongSecretsKey, ValueError."""
+        """A signer with every live secret of the messenger. Raises: Unavailable, WrongSecretsKey, ValueError."""
         return Signer(await signing_secrets(self._db, self._box, messenger_id))  # type: ignore[arg-type] # a row's int is a MessengerId
 
     def channel(self, name: str, url: str) -> Channel:
-        """The way to a messenger's endpoint: its own session and connections, kept while the URL stays."""
+        """The channel to a messenger's endpoint. It is kept as long as the URL stays the same."""
         channel = self._channels.get(name)
         if channel is None or channel.url != url:
             self._retired += [channel] if channel else []
@@ -72,7 +72,7 @@ class Pusher:
 
 
 class Channel:
-    """One messenger's endpoint: nothing it does to its session or its connections reaches another's."""
+    """One messenger's endpoint, with a session and connections of its own, so that what it does reaches no other messenger."""
 
     def __init__(self, url: str, egress: Egress, resolver: Resolver, identity: Callable[[], ssl.SSLContext | None]) -> None:
         self.url = url
@@ -107,7 +107,7 @@ class Channel:
         return await self.post(signer, webhook_id(notifications), int(time.time()), body)
 
     async def post(self, signer: Signer, message_id: str, timestamp: int, body: bytes) -> Outcome:
-        """One signed POST; sent once more where a kept connection had just been closed by the endpoint: the message is the same."""
+        """Makes one signed POST. It is sent once more where the endpoint had just closed the kept connection."""
         if self._refusal is not None:
             return self._refusal
         if not signer:
@@ -125,7 +125,7 @@ class Channel:
         return await self._post(body, headers, left) or Failed("connection lost")
 
     async def _post(self, body: bytes, headers: dict[str, str], again: aiohttp.ClientTimeout | None) -> Outcome | None:
-        """None where the connection ended under the first try of a request."""
+        """The outcome; None where the connection ended under the first try."""
         try:
             async with self._session.post(
                 self._url, data=body, headers=headers, allow_redirects=False, timeout=again or self._session.timeout
@@ -147,12 +147,12 @@ class Channel:
             return Failed("the address is refused by the egress guard" if isinstance(error.os_error, EgressRefused) else "no connection")
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
             return None if again is None and _was_closed(error) else Failed(f"connection lost ({type(error).__name__})")
-        except ValueError as error:  # the last, because some of aiohttp's errors are one too
+        except ValueError as error:  # last, because some of aiohttp's errors are OSErrors too
             return Failed("the endpoint's name cannot be resolved" if isinstance(error, UnicodeError) else "the endpoint is not a URL")
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Reads a short answer, so that its connection can be kept. The status was the verdict: a body that never ends changes nothing."""
+    """Reads a short answer, so that its connection can be kept. A body that never ends changes nothing: the status has decided."""
     with suppress(aiohttp.ClientError, TimeoutError):
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             await response.content.read(ANSWER_MAX_BYTES)
@@ -161,7 +161,7 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
 
 
 def _was_closed(error: BaseException) -> bool:
-    """Whether a connection ended under a request, as one does that the endpoint closed while it was idle."""
+    """Whether the connection ended under the request, as happens when the endpoint closes an idle connection."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return False
     return isinstance(error, aiohttp.ServerDisconnectedError) or (isinstance(error, OSError) and error.errno in (ECONNRESET, EPIPE))
@@ -176,7 +176,7 @@ def _judge(status: int, headers: Mapping[str, str]) -> Outcome:
 
 
 def _seconds(retry_after: str | None) -> timedelta | None:
-    """`Retry-After` (RFC 9110 10.2.3): seconds, or a date."""
+    """The wait in `Retry-After`, which holds seconds or a date (RFC 9110 10.2.3)."""
     if retry_after is None:
         return None
     if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 7:

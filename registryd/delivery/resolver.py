@@ -1,7 +1,8 @@
-"""Names to addresses, each look-up in a thread of its own: a name whose servers hang holds up no other messenger.
+"""Resolves names in threads of their own, so that a name whose servers hang holds up no other messenger.
 
-The threads of the loop's executor, which aiohttp uses else, are few and everybody's: six such names would stop them all. Here a name has
-one look-up at most, which those who ask meanwhile wait for too, so that a name that hangs for minutes costs one sleeping thread.
+aiohttp would use the threads of the loop's executor, which are few and shared: six names that hang would stop them all. Here each name
+has at most one look-up at a time, for which everybody who asks for the name waits. So a name that hangs for minutes costs one sleeping
+thread.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """The threads end with their look-ups, and never keep the process."""
+        """Threads end with their look-ups. They do not keep the process from ending."""
 
     def _begin(self, key: Key) -> asyncio.Future[list[Any]]:
         """Raises: RuntimeError, where no thread can be started."""

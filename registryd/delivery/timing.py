@@ -1,4 +1,4 @@
-"""How long the parts of delivery wait and hold what they hold, in one place, because some of these must keep an order."""
+"""The times of delivery, in one place, because some of them must keep an order."""
 
 from __future__ import annotations
 

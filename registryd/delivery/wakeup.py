@@ -1,6 +1,6 @@
-"""Hears on a connection of its own what the database notifies, so that a deliver process looks at once and not at its next poll.
+"""Listens for the database's NOTIFY on a connection of its own, so that a deliver process looks at once and not at its next poll.
 
-A NOTIFY that is missed costs the rest of a poll, and nothing else: the tables are the truth.
+A NOTIFY that is missed costs nothing but the time to the next poll: the tables are the truth.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RECONNECT_MAX_S = 30.0
 
 
 async def listen(db: Database, dispatcher: Dispatcher, announcer: Announcer) -> None:
-    """Until it is cancelled. While the database is away it tries again, at growing intervals."""
+    """Listens until it is cancelled. While the database is away it tries again, at growing intervals."""
 
     def hear(payload: str) -> None:
         """The payload: nothing for what is owed, a messenger's number for what is owed below its mark, "test" for a test push."""
@@ -34,7 +34,7 @@ async def listen(db: Database, dispatcher: Dispatcher, announcer: Announcer) -> 
     while True:
         try:
             async with db.listening(CHANNEL, hear) as lost:
-                dispatcher.look_back()  # what came before could not be heard
+                dispatcher.look_back()  # a NOTIFY may have been missed before
                 pause_s = RECONNECT_S
                 await lost.wait()
         except Unavailable:

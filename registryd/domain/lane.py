@@ -1,11 +1,14 @@
-"""What a lane does next: what it pushes, what an answer means, and what is written. Pure: the caller brings the rows, the answers and the
-time, and carries out what is decided (delivery/lane.py); a test runs thirty hours of it in seconds.
+"""Decides what a lane pushes next, what an answer means, and what is written. It is pure: delivery/lane.py brings rows, answers and the
+time, and carries out the decisions. A test runs thirty hours of it in seconds.
 
-Invariants: no notification is pushed by two pushes at once, however often its row is read. A failing endpoint closes the lane and comes
-back through one canary and a ramp. What was never tried goes before what has failed, but for every eighth push, and a canary is one that
-was never tried: notifications that are refused, or that break the endpoint, cannot stand in the others' way, however many they are. What
-failed comes back in half the batch, so that the bad one is soon alone. Content that is refused is split until the one item is found. An
-endpoint that refuses one new notification after the other is a failing one. Nothing is dropped: what was taken is settled or deferred.
+Invariants:
+* No notification is in two pushes at once, however often its row is read.
+* A failing endpoint closes the lane and comes back through one canary and a ramp.
+* Notifications that are refused, or that break the endpoint, cannot hold up the others, however many they are: what was never tried goes
+  first in seven pushes of eight, and a canary is one that was never tried.
+* What failed is tried again in half the batch, and what is refused is split, so that the bad notification is soon alone.
+* An endpoint that refuses one new notification after the other is a failing one.
+* Nothing is dropped: what was taken is settled or deferred.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from registryd.domain.reading import LOOK_S, PAGE, Read, Reading
 from registryd.domain.schedule import PROBE_MAX, next_attempt, next_attempt_of_refused, next_probe, presses
 
 REFUSED_MAX = 10
-"""Notifications refused for the first time, one after the other with no receipt between: it is the endpoint that is broken."""
+"""So many notifications refused for the first time, with no receipt between them, mean that the endpoint is broken."""
 
 
 class Lease(NamedTuple):
@@ -51,7 +54,7 @@ class Gate(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """What pushes came to, to be written in one transaction."""
+    """The outcomes of pushes, to be written in one transaction."""
 
     delivered: list[UUID]
     deferred: list[Deferral]
@@ -76,7 +79,7 @@ class LaneState:
         self.closed = False
         self._queue = PushQueue(lease.batch_max)
         self._has_canary = True
-        """Nothing says yet that there is none."""
+        """False once a read for a canary has found none."""
         self._waits_s = 0.0
         self._refused = 0
         """Notifications refused for the first time since the last receipt."""
@@ -94,7 +97,7 @@ class LaneState:
         return bool(self.failures and self._has_canary and not (self.reading.taken or self.gate or self.closed))
 
     def offer_canary(self, rows: Sequence[Notification]) -> None:
-        """The notification to probe with; none: nothing is due."""
+        """Takes the notification to probe with; None means that nothing is due."""
         self._has_canary = bool(rows)
         self.reading.take(row.notification_id for row in self._queue.put(rows))
 
@@ -104,7 +107,7 @@ class LaneState:
 
     @property
     def hungry(self) -> bool:
-        """The pushes may soon have nothing to take, though there is more to read."""
+        """Whether pushes may soon run out of notifications though there are more to read."""
         soon = max(PAGE, min(4 * PAGE, self._pace.per_s / 2))
         return self._queue.new < soon and not self.reading.exhausted and not self.failures
 
@@ -136,7 +139,8 @@ class LaneState:
         if self in self._throughput.bulky:
             is_pressing = presses(self._now(now_s), batch[0].terminated_at, batch[0].deadline_at)
             bound = self._throughput.share_per_s(presses=is_pressing)
-            # Uneven gaps of the right mean: lanes that began together would else push together, and queries would wait for all of them.
+            # Uneven gaps with the right mean: otherwise lanes that began together would push together, and queries would wait for all of
+            # them.
             paced *= 0.5 + self._jitter()
         self._waits_s = self._pace.wait_s(now_s, bound)
         if self._waits_s > 0:
@@ -151,7 +155,7 @@ class LaneState:
         return max(0.0, self._waits_s) if self._queue else 0.0
 
     def note(self, batch: Batch, outcome: Outcome, began_s: float, now_s: float) -> Attempt:
-        """What a push came to; returns it as it is recorded."""
+        """Takes in the outcome of a push. Returns the attempt as it is recorded."""
         self.in_flight -= 1
         latency_ms = int((now_s - began_s) * 1000)
         match outcome:
@@ -192,10 +196,10 @@ class LaneState:
         latest_s = now_s + PROBE_MAX.total_seconds()
         if not (too_fast and self._pace.overload(began_s, now_s, by_rate=status == 429)):
             if status == 410:
-                asked = PROBE_MAX  # gone, the endpoint says: go on, and slowly
+                asked = PROBE_MAX  # 410: the endpoint says that it is gone; go on slowly
             self.close(failed.error, began_s + next_probe(self.failures + 1, self._jitter(), asked).total_seconds())
             assert self.gate is not None
-            # Due by the next probe: else there might be nothing to probe with.
+            # Due by the next probe; otherwise there might be nothing to probe with.
             latest_s = self.gate.until_s if self.failures else latest_s
         for n in batch:
             wait = next_attempt(self.slack(n, now_s), n.attempts + 1, self._jitter(), asked)
@@ -223,7 +227,7 @@ class LaneState:
         return len(self._attempts)
 
     def settle(self) -> Settlement | None:
-        """What there is to write; `settled` or `unsettle` must follow. None: nothing."""
+        """What there is to write; None: nothing. The caller must call `settled` or `unsettle` afterwards."""
         gate = self.gate if not self.in_flight and not self.closed else None
         if not self._attempts and gate is None:
             return None
@@ -233,13 +237,13 @@ class LaneState:
         return settlement
 
     def unsettle(self, settlement: Settlement) -> None:
-        """It could not be written: it waits for the next time, with what has come since."""
+        """Keeps a settlement that could not be written for the next time, together with what came since."""
         self._delivered = settlement.delivered + self._delivered
         self._deferred = settlement.deferred + self._deferred
         self._attempts = settlement.attempts + self._attempts
 
     def settled(self, settlement: Settlement, now_s: float) -> None:
-        """It was written."""
+        """Forgets a settlement that was written."""
         self.reading.settle([*settlement.delivered, *(d.notification_id for d in settlement.deferred)])
         if settlement.reopens:
             self.failures = 0

@@ -1,4 +1,4 @@
-"""Daily digests: which are missing, what they hold, and which are to be pushed."""
+"""Daily digests: which are missing, what they hold, and which are due."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def read_delivered(connection: Connection, messenger_id: MessengerId, day:
 
 
 async def add(connection: Connection, missing: Missing, digest: Digest) -> None:
-    """Unless the day has one already."""
+    """Adds a digest, unless its day has one already."""
     await fetch(connection, ADD_DIGEST, *missing, *digest)
 
 
@@ -76,5 +76,5 @@ async def claim(db: Database) -> list[Claimed]:
 
 
 async def settle(db: Database, claimed: Claimed, error: str | None) -> None:
-    """`error`: None where the endpoint has received it."""
+    """Records a push of a digest. `error`: None where the endpoint acknowledged it."""
     await db.fetch(SETTLE_DIGEST, claimed.messenger_id, claimed.day, error)

@@ -2,7 +2,7 @@
 
 free -> leased -> free ;  open <-> gated
 
-Every time here is the database's: what a worker knows of waits it sends as intervals.
+Every time here is the database's. A process sends waits, as intervals.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ async def lease(
 
 
 async def renew(db: Database, lease: Lease, progress: Progress) -> bool:
-    """Whether the lane is still ours, for another 45 s."""
+    """Renews the lease for another 45 s. Returns whether the lane is still ours."""
     return bool(await db.fetch(RENEW_LEASE, lease.messenger_id, lease.token, *progress, LEASE))
 
 
 async def release(db: Database, lease: Lease, progress: Progress, *, succeeded: bool) -> None:
-    """Gives the lane back; `succeeded`: whether its endpoint has just received something."""
+    """Gives the lane back. `succeeded`: whether the endpoint has acknowledged something."""
     await db.fetch(RELEASE_LANE, lease.messenger_id, lease.token, *progress, succeeded)
 
 
@@ -86,7 +86,7 @@ async def reopen(connection: Connection, lease: Lease) -> None:
 
 
 async def echo_per_s(db: Database) -> float:
-    """One worker's part of the policy's bound on notifications a second; infinite where the policy has none."""
+    """This process's part of the policy's bound on notifications a second; infinite where there is no bound."""
     found = await db.fetch(READ_ECHO_BOUND)
     return inf if not found or found[0].echo_per_s is None else found[0].echo_per_s / max(1, found[0].workers)
 

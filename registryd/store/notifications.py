@@ -1,4 +1,4 @@
-"""What is owed to messengers: read by key, settled in batches, never locked across a push."""
+"""Notifications that are owed: read in order, settled in batches, never locked during a push."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ async def find_canary(db: Database, messenger_id: MessengerId) -> list[Notificat
 
 
 async def read_owed(db: Database, messenger_id: MessengerId, after: UUID, limit: int) -> list[Notification]:
-    """The same whether or not an attempt is due: what a messenger may pull."""
+    """Up to `limit` notifications after an id, whether or not an attempt is due: what a messenger may pull."""
     return await db.fetch(READ_OWED, messenger_id, after, limit)
 
 
 async def acknowledge(db: Database, messenger_id: MessengerId, ids: Sequence[UUID]) -> int:
-    """Settles by pull; returns how many this call settled. Others' ids and settled ones are ignored."""
+    """Settles notifications by pull. Returns how many this call settled; ids of others and settled ones are ignored."""
     return (await db.fetch_retrying(SETTLE_DELIVERED, messenger_id, ids, "pull"))[0].settled
 
 
@@ -77,7 +77,7 @@ async def count_pending(db: Database, messenger_id: MessengerId) -> PendingCount
 
 
 async def settle_receipts(db: Database, messenger_id: MessengerId, delivered: Sequence[UUID], attempts: Sequence[Attempt]) -> int:
-    """The same where nothing was deferred: one statement, one round trip."""
+    """Writes receipts alone, in one statement and one round trip."""
     return (await db.fetch_retrying(SETTLE_RECEIPTS, messenger_id, delivered, *map(list, zip(*attempts, strict=True))))[0].settled
 
 
@@ -89,8 +89,9 @@ async def settle_push(
     deferred: Sequence[tuple[UUID, timedelta, str]],
     attempts: Sequence[Attempt],
 ) -> int:
-    """Writes what pushes came to, within the caller's transaction: receipts whoever holds the lane, deferrals (id, wait, error) under
-    `token` only."""
+    """Writes outcomes of pushes in the caller's transaction: receipts whoever holds the lane, deferrals (id, wait, error) under `token`
+    only.
+    """
     settled = 0
     if delivered:
         settled = (await fetch(connection, SETTLE_DELIVERED, messenger_id, delivered, "push"))[0].settled

@@ -1,4 +1,4 @@
-"""Replays: an operator's choice of delivered notifications, which are let in again at the pace that was asked for."""
+"""Replays: delivered notifications that the operator wants delivered again, at a pace of his choice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Chosen(NamedTuple):
 class Replay(NamedTuple):
     replay_id: int
     room: int
-    """How many may be let in now; not positive while enough wait in the lane."""
+    """How many may be made owed again now; zero or less while enough of them wait in the lane."""
 
 
 class Choice(NamedTuple):
@@ -42,7 +42,9 @@ OWE_AGAIN = Query("replays", "owe_again", Chosen, int, int)
 
 
 async def count(connection: Connection, choice: Choice) -> int:
-    """How many a replay would deliver again. On a connection without a deadline: there may be millions. Raises: Unavailable."""
+    """How many notifications a replay would deliver again. There may be millions, so use a connection without a deadline. Raises:
+    Unavailable.
+    """
     try:
         return (await fetch(connection, COUNT_DELIVERED, *choice))[0].notifications
     except TRANSIENT as error:
@@ -50,7 +52,7 @@ async def count(connection: Connection, choice: Choice) -> int:
 
 
 async def ask(connection: Connection, choice: Choice, per_second: int) -> int:
-    """Has them delivered again, `per_second` at most; returns how many. As `count`. Raises: Unavailable."""
+    """Asks for a replay at `per_second` at most. Returns how many notifications it holds. As `count`. Raises: Unavailable."""
     try:
         return (await fetch(connection, ASK_REPLAY, *choice, per_second))[0].notifications
     except TRANSIENT as error:
@@ -58,7 +60,7 @@ async def ask(connection: Connection, choice: Choice, per_second: int) -> int:
 
 
 async def let_in(connection: Connection) -> int:
-    """Owes again what the pace allows since the last time, unless the messenger's other notifications are behind. Returns how many."""
+    """Queues the next notifications of each replay, unless its messenger has ordinary ones that are behind. Returns how many."""
     added = 0
     for replay in await fetch(connection, READ_REPLAYS):
         if replay.room > 0:

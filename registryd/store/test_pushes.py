@@ -1,4 +1,4 @@
-"""Test pushes: rows that whoever wants to try a messenger's endpoint writes, that a deliver process claims, and that hold the result.
+"""Test pushes. Whoever wants to try an endpoint writes a row; a deliver process claims it and writes the result into it.
 
 asked -> claimed -> ended
 """
@@ -18,7 +18,7 @@ from registryd.store.queries import Nothing, Query
 WAIT_S = 15.0
 LOOK_S = 0.1
 A_MINUTE_MAX = 10
-"""Of one messenger's. One at a time, besides."""
+"""How many tests a messenger gets a minute, one at a time."""
 
 
 class Asked(NamedTuple):
