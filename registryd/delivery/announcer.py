@@ -19,7 +19,7 @@ from registryd import observe
 from registryd.delivery.push import Pusher
 from registryd.domain.digest import digest_event
 from registryd.domain.errors import Unavailable
-from registryd.domain.notification import Acknowledged, Failed, Outcome, Rejected, TestPush
+from registryd.domain.notification import Acknowledged, Failed, Outcome, PushTest, Rejected
 from registryd.domain.times import rfc3339
 from registryd.store import digests, test_pushes
 from registryd.store.pool import Database
@@ -73,7 +73,7 @@ class Announcer:
             outcome = Failed("timeout")
         latency_ms = int((time.perf_counter() - began) * 1000)
         delivered = isinstance(outcome, Acknowledged)
-        await test_pushes.end(self._db, claimed, TestPush(delivered, outcome.http_status, latency_ms, _error(outcome)))
+        await test_pushes.end(self._db, claimed, PushTest(delivered, outcome.http_status, latency_ms, _error(outcome)))
 
     async def _digest(self, claimed: digests.Claimed) -> None:
         body = orjson.dumps(digest_event(claimed.day, claimed.digest, claimed.made_at))

@@ -107,7 +107,7 @@ class Attempt(NamedTuple):
     error: str | None
 
 
-class TestPush(NamedTuple):
+class PushTest(NamedTuple):
     """How a push of `endpoint.test` ended."""
 
     delivered: bool

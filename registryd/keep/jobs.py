@@ -5,7 +5,7 @@ from __future__ import annotations
 from registryd.keep import breakglass, days, digests, erasure, replays, seals
 from registryd.keep.backlogs import BacklogWatch
 from registryd.keep.timer import Job
-from registryd.store import reports
+from registryd.store import reports, test_pushes
 from registryd.store.pool import Database
 from registryd.store.secretbox import SecretBox
 
@@ -28,6 +28,7 @@ def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
         Job("backlogs", BACKLOGS_S, BacklogWatch(db).look),
         Job("replays", REPLAYS_S, lambda: replays.let_in(db)),
         Job("digests", DIGESTS_S, lambda: digests.make(db)),
+        Job("test pushes", RETENTION_S, lambda: test_pushes.forget(db)),
         Job("erasure", RETENTION_S, lambda: erasure.erase(db)),
         Job("breakglass", BREAKGLASS_S, lambda: breakglass.prepare_requests(db, journal_box)),
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from registryd.domain.errors import NotPushed, TooManyTests
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.notification import TestPush
+from registryd.domain.notification import PushTest
 from registryd.store.pool import Database, fetch
 from registryd.store.queries import Nothing, Query
 
@@ -49,7 +49,7 @@ END_TEST = Query("test_pushes", "end_test", Nothing, int, bool, int, int, str)
 FORGET_TESTS = Query("test_pushes", "forget_tests", Nothing)
 
 
-async def run(db: Database, messenger_id: MessengerId) -> TestPush:
+async def run(db: Database, messenger_id: MessengerId) -> PushTest:
     """Asks for a test push and waits for its result. Raises: TooManyTests, NotPushed, Unavailable."""
     async with db.transaction() as connection:
         await fetch(connection, GIVE_UP_TESTS, messenger_id)
@@ -60,7 +60,7 @@ async def run(db: Database, messenger_id: MessengerId) -> TestPush:
     while time.monotonic() < ends:
         ended = (await db.fetch(FIND_TEST, asked[0].test_id))[0]
         if ended.delivered is not None:
-            return TestPush(ended.delivered, ended.http_status, ended.latency_ms or 0, ended.error)
+            return PushTest(ended.delivered, ended.http_status, ended.latency_ms or 0, ended.error)
         await asyncio.sleep(LOOK_S)
     raise NotPushed
 
@@ -70,7 +70,7 @@ async def claim(db: Database) -> list[Claimed]:
     return await db.fetch(CLAIM_TESTS)
 
 
-async def end(db: Database, claimed: Claimed, result: TestPush) -> None:
+async def end(db: Database, claimed: Claimed, result: PushTest) -> None:
     await db.fetch(END_TEST, claimed.test_id, result.delivered, result.status, result.latency_ms, result.error)
 
 
