@@ -1,0 +1,155 @@
+"""`notifications status | explain`: backlogs, and one notification's life."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import click
+from rich.table import Table
+
+from registryd.cli.running import Context, command, fail, json_option, pass_context, present
+from registryd.domain.backlog import Backlog
+from registryd.domain.identifiers import masked_code, masked_number
+from registryd.domain.times import rfc3339
+from registryd.store import backlogs, proof
+from registryd.store.proof import AttemptRow, Delivered, EndedContract, Pending, Replayed
+
+ATTEMPTS_TOLD = 20
+
+
+@click.command()
+@json_option
+@pass_context
+@command
+async def status(context: Context, *, as_json: bool) -> None:
+    """Show each messenger's backlog, the slack to its earliest deadline, and how long it takes at the pace of the last five minutes."""
+    async with context.database() as db:
+        found = await backlogs.read(db)
+    table = Table("messenger", "pending", "overdue", "earliest deadline", "slack", "per second", "ETA", "endpoint")
+    for b in found:
+        eta = _span(b.eta) if b.eta is not None else "never" if b.has_endpoint else "unknown"
+        deadline = f"{b.deadline_at:%F %T}Z" if b.deadline_at else ""
+        replayed = f" ({b.replayed:,} replayed)" if b.replayed else ""
+        table.add_row(
+            *(b.name, f"{b.pending:,}{replayed}", f"{b.overdue:,}", deadline, _span(b.slack), f"{b.per_second:,.1f}"),
+            *(eta if b.pending else "", _endpoint(b)),
+            style="red" if b.is_too_slow or b.needs_second_channel else "",
+        )
+    present(as_json, [_backlog(b) for b in found], table)
+
+
+@click.command()
+@click.argument("notification_id", metavar="ID", type=click.UUID)
+@json_option
+@pass_context
+@command
+async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> None:
+    """Show one notification's life: the contract's end, the deadline, the attempts on its lane, the delivery. ID: notificationId."""
+    async with context.database() as db:
+        pending, delivered = await proof.find(db, notification_id)
+        known = delivered or pending
+        if known is None:
+            fail("there is no such notification: it is neither owed nor among what is kept of the delivered ones")
+        ended = await proof.find_ended(db, known.msisdn, known.generation)
+        again = await proof.find_replays(db, known.messenger_id, notification_id)
+        until = delivered.delivered_at if delivered else datetime.now(UTC)
+        attempts = await proof.read_attempts(db, known.messenger_id, known.recorded_at, until, ATTEMPTS_TOLD)
+    facts = _notification(notification_id, pending, delivered)
+    life = sorted(_life(pending, delivered, ended, again, attempts), key=lambda event: event[0])
+    present(
+        as_json,
+        {**facts, "life": [{"at": rfc3339(at), "what": what} for at, what in life]},
+        *(f"{label:<20} {value}" for label, value in facts.items()),
+        *(f"{rfc3339(at):<25} {what}" for at, what in life),
+    )
+
+
+def _backlog(b: Backlog) -> dict[str, object]:
+    slack, eta, age = b.slack, b.eta, b.age
+    return {
+        "messenger": b.name,
+        "pending": b.pending,
+        "overdue": b.overdue,
+        "replayed": b.replayed,
+        "oldestDeadlineAt": rfc3339(b.deadline_at) if b.deadline_at else None,
+        "slackSeconds": round(slack.total_seconds()) if slack is not None else None,
+        "ageSeconds": round(age.total_seconds()) if age is not None else None,
+        "perSecond": round(b.per_second, 3),
+        "etaSeconds": round(eta.total_seconds()) if eta is not None else None,
+        "tooSlow": b.is_too_slow,
+        "endpoint": "none" if not b.has_endpoint else "gated" if b.is_gated else "healthy",
+        "lastError": b.last_error,
+        "secondChannel": b.needs_second_channel,
+    }
+
+
+def _endpoint(b: Backlog) -> str:
+    if not b.has_endpoint:
+        return "pulls"
+    if b.needs_second_channel:
+        return f"fails for hours: {b.last_error}; hand over: registryd notifications export {b.name} FILE"
+    return f"gated: {b.last_error}" if b.is_gated else "healthy"
+
+
+def _life(
+    pending: Pending | None, delivered: Delivered | None, ended: EndedContract | None, again: list[Replayed], attempts: list[AttemptRow]
+) -> Iterator[tuple[datetime, str]]:
+    """Everything that happened to one notification, or is to happen, with its time."""
+    known = delivered or pending
+    assert known is not None, "it is one of both"
+    if ended is not None and ended.ended_at is not None:
+        yield ended.ended_at, f"the contract ended ({ended.end_reason}); it had begun {ended.started_at:%F}"
+    yield known.recorded_at, "the registry wrote the notification"
+    for a in attempts:
+        answer = a.error or f"status {a.http_status}"
+        yield a.attempted_at, f"push of {a.notifications} on its lane: {a.outcome}, {answer}, {a.latency_ms} ms"
+    if delivered is not None:
+        yield delivered.delivered_at, _delivery(delivered)
+    for replay in again:
+        yield replay.asked_at, "a replay was asked for"
+        if replay.replayed_at is not None:
+            yield replay.replayed_at, "owed again by the replay"
+        if replay.delivered_at is not None:
+            yield replay.delivered_at, f"delivered again by {replay.via}"
+    yield known.deadline_at, "the deadline"
+    if pending is not None:
+        error = f"; last: {pending.last_error}" if pending.last_error else ""
+        yield pending.not_before, f"its next attempt is due; {pending.attempts} have failed{error}"
+
+
+def _notification(notification_id: UUID, pending: Pending | None, delivered: Delivered | None) -> dict[str, object]:
+    known = delivered or pending
+    assert known is not None, "it is one of both"
+    is_late = (delivered.delivered_at if delivered else datetime.now(UTC)) > known.deadline_at
+    return {
+        "notificationId": str(notification_id),
+        "messenger": known.name,
+        "state": ("owed again" if pending else "delivered") if delivered else "pending",
+        "number": masked_number(known.msisdn),
+        "generation": known.generation,
+        "identificationCode": masked_code(known.identification_code),
+        "terminatedAt": rfc3339(known.terminated_at),
+        "deadlineAt": rfc3339(known.deadline_at),
+        "deliveredAt": rfc3339(delivered.delivered_at) if delivered else None,
+        "via": (delivered.channel or delivered.via) if delivered else None,
+        "verdict": ("late" if is_late else "in time") if delivered else ("overdue" if is_late else "owed"),
+    }
+
+
+def _delivery(d: Delivered) -> str:
+    if d.via == "hand":
+        file = f", file SHA-256 {d.file_sha256.hex()}" if d.file_sha256 else ""
+        return f"delivered by hand: {d.channel}{file}"
+    return f"delivered by {d.via}" + (f", attempt {d.attempts}" if d.via == "push" else "")
+
+
+def _span(span: timedelta | None) -> str:
+    """`1 d 02:03:04`, with a minus where it is over."""
+    if span is None:
+        return ""
+    seconds = round(abs(span.total_seconds()))
+    days, seconds = divmod(seconds, 86_400)
+    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return ("-" if span < timedelta(0) else "") + (f"{days} d " if days else "") + clock
