@@ -95,8 +95,8 @@ class Credentials:
     """Secrets by file name in one directory (systemd's `LoadCredential=`); read when asked for, never kept in a repr or a log."""
 
     NAMES = (
-        *("operator-token", "journal-key", "secrets-key", "secrets-key-previous", "feed-key", "head-key"),
-        *("tls-certificate", "tls-key", "client-ca", "database-password"),
+        *("journal-key", "secrets-key", "secrets-key-previous", "feed-key", "head-key"),
+        *("tls-certificate", "tls-key", "client-ca", "operator-client-ca", "database-password"),
     )
 
     def __init__(self, directory: Path) -> None:
@@ -140,7 +140,7 @@ class Credentials:
 
     def exposed(self) -> list[Path]:
         """Credential files that other users of the machine can read."""
-        names = {name for name in self.NAMES if name not in ("client-ca", "tls-certificate")}
+        names = {name for name in self.NAMES if name not in ("client-ca", "operator-client-ca", "tls-certificate")}
         paths = (self.path(name) for name in sorted(names | {p.name for p in self.directory.glob("endpoint-certificate-*")}))
         return [path for path in paths if path and path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)]
 
@@ -191,13 +191,7 @@ def load(path: Path) -> Settings:
                 where = f"{path}:{_line(text, 'delivery', key)}: delivery.{key}"
                 raise ConfigError(f'{where}: {error}; write networks such as "10.20.0.0/16"') from None
     directory = file.credentials.directory or os.environ.get("CREDENTIALS_DIRECTORY", "/etc/registryd/credentials")
-    settings = Settings(path=path, file=file, credentials=Credentials((path.parent / directory).resolve()))
-    if not is_local(file.api.listen) and settings.credentials.path("tls-certificate") is None:
-        raise ConfigError(
-            f"{path}:{_line(text, 'api', 'listen')}: api.listen: {file.api.listen} is reachable from other machines, so it needs TLS: put "
-            f"tls-certificate and tls-key into {settings.credentials.directory}, or listen on a loopback address or unix:/path"
-        )
-    return settings
+    return Settings(path=path, file=file, credentials=Credentials((path.parent / directory).resolve()))
 
 
 def split_hosts(dsn: str) -> list[str]:

@@ -35,7 +35,7 @@ GRANT SELECT, INSERT, UPDATE (status, holder, end_user, ended_at, end_reason) ON
 GRANT SELECT, INSERT ON registry.feed_event, registry.delivery_attempt, registry.replay TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (endpoint_url, batch_max, includes_phone_number, daily_quota, certificate_sha256, state, suspended_at)
     ON registry.messenger TO registryd_app;
-GRANT SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at) ON registry.messenger_key TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at) ON registry.messenger_key, registry.operator_key TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (expires_at) ON registry.messenger_secret TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (ended_at, end_reason) ON registry.binding TO registryd_app;
 -- A page's id and time are the database's to say.

@@ -177,10 +177,17 @@ class Site:
 
     database: TestDatabase
     directory: Path
-    operator_token: str
+    operator_key: keys.NewKey
     secrets_key: bytes
     journal_key: bytes
     path: Path
+
+    def admit_operator(self) -> None:
+        """Makes the operator's key known to the database, where that is there."""
+        key = self.operator_key
+        values = f"'{key.key_id}', 'site.{key.key_id}', '{{feed,read,act}}', '\\x{key.secret_sha256.hex()}'"
+        columns = "key_id, name, scopes, secret_sha256"
+        self.database.psql("-c", f"INSERT INTO registry.operator_key ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING")
 
     @property
     def settings(self) -> config.Settings:
@@ -188,7 +195,7 @@ class Site:
 
     @property
     def operator_headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.operator_token}"}
+        return {"Authorization": f"Bearer {self.operator_key.shown}"}
 
     def write_config(self, **sections: str) -> None:
         """Writes registryd.toml: each keyword is a section's text; database and credentials are given."""
@@ -245,12 +252,12 @@ def make_site(database: TestDatabase, directory: Path) -> Site:
     """Credentials and registryd.toml beside a database."""
     credentials = directory / "credentials"
     credentials.mkdir(mode=0o700, parents=True)
-    keys = {name: secrets.token_hex(32) for name in ("operator-token", "journal-key", "secrets-key", "feed-key", "head-key")}
-    for name, text in keys.items():
+    made_keys = {name: secrets.token_hex(32) for name in ("journal-key", "secrets-key", "feed-key", "head-key")}
+    for name, text in made_keys.items():
         (credentials / name).write_text(text + "\n")
         (credentials / name).chmod(0o600)
-    secrets_key, journal_key = bytes.fromhex(keys["secrets-key"]), bytes.fromhex(keys["journal-key"])
-    made = Site(database, directory, keys["operator-token"], secrets_key, journal_key, directory / "registryd.toml")
+    secrets_key, journal_key = bytes.fromhex(made_keys["secrets-key"]), bytes.fromhex(made_keys["journal-key"])
+    made = Site(database, directory, keys.new_key("ok"), secrets_key, journal_key, directory / "registryd.toml")
     made.write_config()
     return made
 
@@ -317,6 +324,7 @@ def daemon(
     site: Site, *roles: str, instance: int = 1, until: str = "started", environment: dict[str, str] | None = None, **popen: Any
 ) -> Iterator[Daemon]:
     """Starts a process of each role, `answer` unless others are named, and waits until each logs the event `until`."""
+    site.admit_operator()
     started = Daemon({}, {}, {})
     try:
         for role in roles or ("answer",):

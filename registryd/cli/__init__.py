@@ -25,6 +25,7 @@ COMMANDS = {
     ),
     "check": ("check", "Look at everything `serve` needs: configuration, credentials, TLS, database, schema, permissions."),
     "messenger": ("messenger", "Add, change and show messengers, their keys, signing secrets and endpoints."),
+    "operator": ("operator", "Make, list, rotate and revoke keys of the operator API."),
     "contracts": ("contracts", "Import billing's contracts in bulk."),
     "ranges": ("ranges", "Import the operator's numbering capacity."),
     "notifications": ("notifications", "Look at notifications, deliver them again, or deliver them by hand."),

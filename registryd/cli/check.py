@@ -14,7 +14,7 @@ import orjson
 from cryptography import x509
 
 from registryd.cli.running import Context, Exit, command, json_option, out, pass_context
-from registryd.config import ConfigError, Settings, split_hosts
+from registryd.config import ConfigError, Settings, is_local, split_hosts
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
@@ -62,7 +62,6 @@ def _looked_at(name: str, look: Callable[[Settings], str], settings: Settings) -
 def _credentials(settings: Settings) -> str:
     for name in KEYS:
         settings.credentials.key(name)
-    settings.credentials.required("operator-token")
     if exposed := settings.credentials.exposed():
         raise ConfigError(f"{exposed[0]}: other users of this machine can read it; chmod 0600")
     return str(settings.credentials.directory)
@@ -71,7 +70,12 @@ def _credentials(settings: Settings) -> str:
 def _tls(settings: Settings) -> str:
     path = settings.credentials.path("tls-certificate")
     if sockets.Tls(settings.credentials).context() is None or path is None:
+        for section, listen in (("api", settings.file.api.listen), ("operator", settings.file.operator.listen)):
+            if not is_local(listen):
+                mend = f"put tls-certificate and tls-key into {settings.credentials.directory}, or listen on a loopback address"
+                raise ConfigError(f"{settings.path}: {section}.listen: other machines reach {listen}, so it needs TLS: {mend}")
         return "off: listens on this machine alone"
+    sockets.Tls(settings.credentials, "operator-client-ca").context()
     until = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     if until <= datetime.now(UTC):
         raise ConfigError(f"{path}: the certificate ended at {until:%F %T} UTC; put a new one there and restart")

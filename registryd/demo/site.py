@@ -62,7 +62,16 @@ class Site:
     directory: Path
     config: Path
     server: embedded.Server
-    operator_token: str
+
+    @property
+    def operator_key(self) -> str:
+        """Of the operator API, for everything; made when it is first asked for, and kept for the next demo in this directory."""
+        path = self.directory / "operator-key"
+        if not path.exists():
+            made = self.run("operator", "add", "demo", "--scope", "feed,read,act", as_json=True)
+            path.touch(mode=0o600)
+            path.write_text(made["apiKey"])
+        return path.read_text()
 
     @property
     def dsn(self) -> str:
@@ -91,7 +100,7 @@ def prepare(server: embedded.Server, api_port: int, operator_port: int) -> Site:
     directory = server.directory / "registryd"
     credentials = directory / "credentials"
     credentials.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("operator-token", "journal-key", "secrets-key", "feed-key", "head-key"):
+    for name in ("journal-key", "secrets-key", "feed-key", "head-key"):
         path = credentials / name
         if not path.exists():
             path.touch(mode=0o600)
@@ -107,12 +116,13 @@ def prepare(server: embedded.Server, api_port: int, operator_port: int) -> Site:
             credentials=credentials,
         )
     )
-    site = Site(directory, config, server, (credentials / "operator-token").read_text().strip())
+    site = Site(directory, config, server)
     exists = site.psql("-Atc", "SELECT 1 FROM pg_database WHERE datname = 'registryd'", dsn=server.dsn())
     if not exists.strip():
         site.psql("-c", f"CREATE DATABASE {DATABASE}", dsn=server.dsn())
     site.psql("-f", str(resources.path("sql/roles.sql")))
     site.run("migrate")
+    assert site.operator_key, "made before the daemon starts, which then knows it at once"
     return site
 
 

@@ -79,7 +79,7 @@ class Scene:
 
     async def tell_operator(self, events: list[dict[str, Any]]) -> dict[str, Any]:
         """Billing's request. Raises: DemoError."""
-        return await self._post(self.operator + "/operator/v1/contract-events", self.site.operator_token, {"events": events})
+        return await self._post(self.operator + "/operator/v1/contract-events", self.site.operator_key, {"events": events})
 
     async def _post(self, url: str, token: str, body: dict[str, Any]) -> dict[str, Any]:
         async with self.http.post(url, json=body, headers={"Authorization": f"Bearer {token}"}) as response:
@@ -297,7 +297,7 @@ def _facts(scene: Scene) -> dict[str, Any]:
     return {
         "api": scene.api,
         "operator": scene.operator,
-        "operatorToken": scene.site.operator_token,
+        "operatorToken": scene.site.operator_key,
         "messengerId": scene.account["messengerId"],
         "apiKey": scene.account["apiKey"],
         "webhookSecret": scene.account["webhookSecret"],
@@ -315,7 +315,7 @@ def _invite(say: Console, scene: Scene) -> None:
         f"curl -s {scene.api}/v1/presence -H 'Authorization: Bearer {scene.account['apiKey']}' -H 'Content-Type: application/json' \\",
         f'     -d \'{{"phoneNumber": "{number}", "identificationCode": "me"}}\'',
         "# billing ends the contract; the receiver here then shows the notification",
-        f"curl -s {scene.operator}/operator/v1/contract-events -H 'Authorization: Bearer {scene.site.operator_token}' \\",
+        f"curl -s {scene.operator}/operator/v1/contract-events -H 'Authorization: Bearer {scene.site.operator_key}' \\",
         f"     -H 'Content-Type: application/json' -d '{{\"events\": [{event}]}}'",
         "# the operator and the DBA look around",
         f"curl -s {scene.health['serve']}/readyz; curl -s {scene.health['serve']}/metrics | grep ^registryd_",

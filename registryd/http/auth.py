@@ -13,22 +13,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from math import inf
-from typing import Generic
+from typing import Generic, Protocol
 
 from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.domain.errors import Unauthenticated, Unavailable
 from registryd.http.routes import Caller
-from registryd.store import messengers
-from registryd.store.messengers import LiveKey, Messenger
+from registryd.store import messengers, operators
+from registryd.store.messengers import Messenger
 from registryd.store.operators import Operator
 from registryd.store.pool import Connection, Database
 
 REFRESH_S = 1.0
+KEY_USE_S = 30.0
+"""How often the last use of keys is written."""
 STALE_S = 5.0
 """A copy that is older decides nothing: a key that it holds may have been revoked."""
 _NO_SECRET = bytes(32)
+
+
+class LiveKey(Protocol):
+    """A row of messenger_key or operator_key."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def secret_sha256(self) -> bytes: ...
+    @property
+    def expires_at(self) -> datetime | None: ...
 
 
 class Keys(Generic[Caller]):
@@ -39,18 +52,15 @@ class Keys(Generic[Caller]):
         self._bearer = re.compile(rf"(?i:Bearer) {prefix}_([a-z2-7]{{8,32}})_([A-Za-z0-9_-]{{20,128}})", re.ASCII)
         self._read_at = -inf
         self._used: set[str] = set()
-        self._keys: Mapping[str, LiveKey] = {}
-        self._owners: Mapping[str, Caller] = {}
-        """By name."""
+        self._keys: Mapping[str, tuple[LiveKey, Caller]] = {}
+        """By id: the key, and whose it is."""
         observe.directory_age.set_function(lambda: time.monotonic() - self._read_at)
 
     async def refresh(self) -> None:
         """Reads the copy anew. Raises: Unavailable; the former one then stays until it is too old."""
         began = time.monotonic()
         async with self._db.connection() as connection:
-            keys, owners = await self._read(connection)
-        self._keys = {key.key_id: key for key in keys}
-        self._owners = {owner.name: owner for owner in owners}
+            self._keys = {key.key_id: (key, owner) for key, owner in await self._read(connection)}
         self._read_at = began
 
     async def record_use(self) -> None:
@@ -66,19 +76,18 @@ class Keys(Generic[Caller]):
             raise Unauthenticated
         if time.monotonic() - self._read_at > STALE_S:
             raise Unavailable(reason="keys")
-        key = self._keys.get(match[1])
+        key, owner = self._keys.get(match[1], (None, None))
         digest = sha256(match[2].encode()).digest()
-        if not hmac.compare_digest(digest, key.secret_sha256 if key else _NO_SECRET) or key is None:
+        if not hmac.compare_digest(digest, key.secret_sha256 if key else _NO_SECRET) or key is None or owner is None:
             raise Unauthenticated
         if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
             raise Unauthenticated
-        owner = self._owners.get(key.owner)
-        if owner is None or not self._is_accepted(owner, request):
+        if not self._is_accepted(owner, request):
             raise Unauthenticated
         self._used.add(key.key_id)
         return owner
 
-    async def _read(self, connection: Connection) -> tuple[Iterable[LiveKey], Iterable[Caller]]:
+    async def _read(self, connection: Connection) -> Iterable[tuple[LiveKey, Caller]]:
         raise NotImplementedError
 
     async def _touch(self, key_ids: Sequence[str]) -> None:
@@ -95,10 +104,11 @@ class Directory(Keys[Messenger]):
         super().__init__(db, "rk")
         self.answer_within = timedelta(minutes=20)
 
-    async def _read(self, connection: Connection) -> tuple[Iterable[LiveKey], Iterable[Messenger]]:
+    async def _read(self, connection: Connection) -> Iterable[tuple[LiveKey, Messenger]]:
         found, keys, policy = await messengers.read_directory(connection)
         self.answer_within = policy.answer_within
-        return keys, found
+        by_id = {messenger.messenger_id: messenger for messenger in found}
+        return [(key, by_id[key.messenger_id]) for key in keys if key.messenger_id in by_id]
 
     async def _touch(self, key_ids: Sequence[str]) -> None:
         await messengers.touch_keys(self._db, key_ids)
@@ -107,19 +117,17 @@ class Directory(Keys[Messenger]):
         return not owner.certificate_sha256 or _certificate_sha256(request) in owner.certificate_sha256
 
 
-class OperatorToken(Keys[Operator]):
-    """The operator API's one bearer token."""
+class Operators(Keys[Operator]):
+    """The keys of the operator API."""
 
-    def __init__(self, db: Database, token: str) -> None:
+    def __init__(self, db: Database) -> None:
         super().__init__(db, "ok")
-        self._digest = sha256(token.encode()).digest()
 
-    def authenticate(self, request: BaseRequest) -> Operator:
-        header = _one_header(request, "Authorization")
-        token = header.removeprefix("Bearer ")
-        if token == header or not hmac.compare_digest(sha256(token.encode("utf-8", "surrogateescape")).digest(), self._digest):
-            raise Unauthenticated
-        return Operator("operator", ["feed", "read", "act"])
+    async def _read(self, connection: Connection) -> Iterable[tuple[LiveKey, Operator]]:
+        return [(operator, operator) for operator in await operators.read_live(connection)]
+
+    async def _touch(self, key_ids: Sequence[str]) -> None:
+        await operators.touch_keys(self._db, key_ids)
 
 
 def _one_header(request: BaseRequest, name: str) -> str:

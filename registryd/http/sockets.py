@@ -1,4 +1,4 @@
-"""Listening sockets and the messenger API's TLS."""
+"""Listening sockets and their TLS."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from registryd.config import ConfigError, Credentials, is_local
 
 
 @dataclass
 class Tls:
-    """The messenger API's TLS: 1.2 and up, a client certificate where the operator gave a client-ca."""
+    """TLS 1.2 and up, with one certificate for both APIs.
+
+    Where `client_ca` is among the credentials, the messenger API takes client certificates, which auth.py compares with the messenger's;
+    the operator API demands one.
+    """
 
     credentials: Credentials
+    client_ca: Literal["client-ca", "operator-client-ca"] = "client-ca"
 
     def context(self) -> ssl.SSLContext | None:
         """The TLS context; None where there is no certificate. Raises: ConfigError."""
@@ -26,9 +32,9 @@ class Tls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.load(context)
-        client_ca = self.credentials.path("client-ca")
+        client_ca = self.credentials.path(self.client_ca)
         if client_ca is not None:
-            context.verify_mode = ssl.CERT_OPTIONAL
+            context.verify_mode = ssl.CERT_OPTIONAL if self.client_ca == "client-ca" else ssl.CERT_REQUIRED
             try:
                 context.load_verify_locations(client_ca)
             except (ssl.SSLError, OSError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from registryd.config import Settings
-from registryd.http.auth import REFRESH_S, Directory
+from registryd.http.auth import KEY_USE_S, REFRESH_S, Directory
 from registryd.http.messenger import messenger_app
 from registryd.keep.timer import Job
 from registryd.presence.answerer import Answerer, connections_needed
@@ -16,7 +16,6 @@ from registryd.store.digest_keys import DigestKey
 from registryd.store.secretbox import digest_box
 
 QUOTA_S = 1.0
-KEY_USE_S = 30.0
 DIGEST_KEY_S = 60.0
 
 

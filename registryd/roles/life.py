@@ -102,7 +102,7 @@ class Life:
         Raises: ConfigError, also where other machines could connect without TLS.
         """
         listening = self._sockets(name, address)
-        tls = Tls(self.settings.credentials)
+        tls = Tls(self.settings.credentials, "operator-client-ca" if name == "operator" else "client-ca")
         context = tls.context()
         if context is None:
             for sock in listening:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 from registryd.config import Settings
 from registryd.feed.events import ContractFeed
-from registryd.http.auth import OperatorToken
+from registryd.http.auth import KEY_USE_S, REFRESH_S, Operators
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.keep.jobs import jobs
+from registryd.keep.timer import Job
 from registryd.roles.life import Life
 from registryd.store import digest_keys
 from registryd.store.secretbox import digest_box
@@ -17,16 +18,20 @@ from registryd.store.secretbox import digest_box
 async def operate(settings: Settings, instance: int) -> None:
     """One process of the role, until SIGTERM or SIGINT. Raises: ConfigError, SchemaMismatch."""
     file, credentials = settings.file, settings.credentials
-    token, feed_key, box = credentials.required("operator-token"), credentials.key("feed-key"), digest_box(credentials)
+    feed_key, box = credentials.key("feed-key"), digest_box(credentials)
     async with Life(settings, "operate", instance) as life:
         operator_api = life.listen("operator", file.operator.listen)
         db = await life.database("operator", file.database.pool_size)
         keeping = await life.database("jobs", file.database.pool_size)
+        # Keys have a connection of their own: neither a job nor a call that takes long makes their copy too old.
+        keys = Operators(await life.database("keys", 1))
         feed = ContractFeed(db, feed_key)
         await life.wait(db)
         # A break-glass request is prepared under every digest key: this month's must be there, though nobody may have asked yet.
         await life.until(lambda: digest_keys.read_current(db, box, datetime.now(UTC).date()))
-        operator = operator_app(file.api, OperatorToken(db, token), OperatorHandlers(feed.apply))
-        await life.serve({operator_api: operator}, jobs(keeping, box))
+        await life.until(keys.refresh)
+        life.reloads.append(keys.refresh)
+        own = (Job("operator keys", REFRESH_S, keys.refresh), Job("operator key use", KEY_USE_S, keys.record_use))
+        await life.serve({operator_api: operator_app(file.api, keys, OperatorHandlers(feed.apply))}, (*own, *jobs(keeping, box)))
         await life.drain()
-        await life.write_last()
+        await life.write_last(keys.record_use)

@@ -30,8 +30,7 @@ class Messenger(NamedTuple):
 
 class LiveKey(NamedTuple):
     key_id: str
-    owner: str
-    """The messenger's name."""
+    messenger_id: MessengerId
     secret_sha256: bytes
     expires_at: datetime | None
 

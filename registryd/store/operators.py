@@ -1,10 +1,72 @@
-"""Keys of the operator API: who may feed events, read the console's views, act."""
+"""Keys of the operator API, kept as messengers' are. A key has a name, which two live keys may share, and scopes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import NamedTuple
+
+from registryd.store.keys import NewKey
+from registryd.store.pool import Connection, Database, fetch
+from registryd.store.queries import Nothing, Query
+
+SCOPES = ("feed", "read", "act")
+"""Contract events; the console's views; its actions."""
 
 
 class Operator(NamedTuple):
+    """A live key: who calls the operator API."""
+
+    key_id: str
     name: str
     scopes: list[str]
+    secret_sha256: bytes
+    expires_at: datetime | None
+
+
+class OperatorKeyRow(NamedTuple):
+    key_id: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class OperatorKeyId(NamedTuple):
+    key_id: str
+
+
+READ_OPERATORS = Query("operators", "read_operators", Operator)
+READ_OPERATOR_KEYS = Query("operators", "read_operator_keys", OperatorKeyRow)
+TOUCH_OPERATOR_KEYS = Query("operators", "touch_operator_keys", Nothing, list[str])
+ADD_OPERATOR_KEY = Query("operators", "add_operator_key", Nothing, str, str, list[str], bytes)
+EXPIRE_OPERATOR_KEYS = Query("operators", "expire_operator_keys", Nothing, str, timedelta)
+REVOKE_OPERATOR_KEY = Query("operators", "revoke_operator_key", OperatorKeyId, str, str)
+
+
+async def read_live(connection: Connection) -> list[Operator]:
+    return await fetch(connection, READ_OPERATORS)
+
+
+async def read_keys(connection: Connection) -> list[OperatorKeyRow]:
+    """All of them, those of one name together and the oldest first."""
+    return await fetch(connection, READ_OPERATOR_KEYS)
+
+
+async def touch_keys(db: Database, key_ids: Sequence[str]) -> None:
+    await db.fetch(TOUCH_OPERATOR_KEYS, key_ids)
+
+
+async def add_key(connection: Connection, name: str, scopes: Sequence[str], key: NewKey) -> None:
+    await fetch(connection, ADD_OPERATOR_KEY, key.key_id, name, list(scopes), key.secret_sha256)
+
+
+async def expire_keys(connection: Connection, name: str, after: timedelta) -> None:
+    """Lets every live key of the name end after the overlap."""
+    await fetch(connection, EXPIRE_OPERATOR_KEYS, name, after)
+
+
+async def revoke_key(connection: Connection, name: str, key_id: str) -> bool:
+    return bool(await fetch(connection, REVOKE_OPERATOR_KEY, name, key_id))

@@ -48,6 +48,21 @@ END
 $$;
 COMMENT ON FUNCTION registry.limit_live_keys IS 'Refuses a third live key. Two are what a rotation needs; a third would be one that nobody tracks.';
 
+CREATE OR REPLACE FUNCTION registry.limit_live_operator_keys() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('operator key ' || NEW.name, 0));
+    IF (SELECT count(*) FROM registry.operator_key AS k
+         WHERE k.name = NEW.name AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())) > 2 THEN
+        RAISE EXCEPTION 'an operator has two live keys at most'
+            USING ERRCODE = 'restrict_violation', HINT = 'Revoke the older one, or let it expire, before making another.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.limit_live_operator_keys IS 'The same for the keys of one name of the operator API.';
+
 CREATE OR REPLACE FUNCTION registry.end_long_reports(longest interval) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$

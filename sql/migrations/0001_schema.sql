@@ -272,6 +272,26 @@ COMMENT ON COLUMN registry.messenger_key.expires_at IS 'From when it is refused;
 COMMENT ON COLUMN registry.messenger_key.revoked_at IS 'When it was revoked; refused everywhere within 5 seconds.';
 COMMENT ON COLUMN registry.messenger_key.last_used_at IS 'Last use, to the minute.';
 
+CREATE TABLE registry.operator_key (
+    key_id        text COLLATE "C" PRIMARY KEY CHECK (key_id ~ '^[a-z2-7]{8,32}$'),
+    name          text COLLATE "C" NOT NULL CHECK (name ~ '^[a-z0-9][a-z0-9._-]{0,62}$'),
+    scopes        text[] NOT NULL CHECK (scopes <@ ARRAY['feed', 'read', 'act'] AND cardinality(scopes) > 0),
+    secret_sha256 bytea NOT NULL CHECK (octet_length(secret_sha256) = 32),
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    expires_at    timestamptz,
+    revoked_at    timestamptz,
+    last_used_at  timestamptz
+);
+COMMENT ON TABLE registry.operator_key IS 'Keys of the operator API, two live ones at most of one name, so that rotation overlaps.';
+COMMENT ON COLUMN registry.operator_key.key_id IS 'The public part of ok_<keyId>_<secret>.';
+COMMENT ON COLUMN registry.operator_key.name IS 'Which system or person holds it; logs and metrics show this name.';
+COMMENT ON COLUMN registry.operator_key.scopes IS 'What it allows: feed (contract events), read (the console''s views), act (its actions).';
+COMMENT ON COLUMN registry.operator_key.secret_sha256 IS 'SHA-256 of the secret part, which is 32 random bytes and stored nowhere.';
+COMMENT ON COLUMN registry.operator_key.created_at IS 'When it was made.';
+COMMENT ON COLUMN registry.operator_key.expires_at IS 'From when it is refused; NULL: never.';
+COMMENT ON COLUMN registry.operator_key.revoked_at IS 'When it was revoked; refused everywhere within 5 seconds.';
+COMMENT ON COLUMN registry.operator_key.last_used_at IS 'Last use, to the minute.';
+
 CREATE TABLE registry.messenger_secret (
     secret_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     messenger_id integer NOT NULL REFERENCES registry.messenger,
@@ -866,6 +886,8 @@ CREATE TRIGGER open_lane AFTER INSERT ON registry.messenger FOR EACH ROW EXECUTE
 
 CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE OF messenger_id, expires_at, revoked_at ON registry.messenger_key
     FOR EACH ROW EXECUTE FUNCTION registry.limit_live_keys();
+CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE OF name, expires_at, revoked_at ON registry.operator_key
+    FOR EACH ROW EXECUTE FUNCTION registry.limit_live_operator_keys();
 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.seal FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 

@@ -6,8 +6,8 @@ SELECT m.messenger_id, m.name, m.state, m.endpoint_url, m.batch_max, m.includes_
   FROM registry.messenger AS m ORDER BY m.messenger_id;
 
 -- name: read_live_keys
-SELECT k.key_id, m.name AS owner, k.secret_sha256, k.expires_at
-  FROM registry.messenger_key AS k JOIN registry.messenger AS m ON m.messenger_id = k.messenger_id
+SELECT k.key_id, k.messenger_id, k.secret_sha256, k.expires_at
+  FROM registry.messenger_key AS k
  WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
 
 -- name: read_keys

@@ -30,7 +30,7 @@ from registryd.domain.digest import digest_event, digest_of
 from registryd.feed.events import ContractFeed
 from registryd.http import notifications, problems
 from registryd.http.app import App
-from registryd.http.auth import Directory, OperatorToken
+from registryd.http.auth import Directory, Operators
 from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.routes import Route
@@ -73,7 +73,7 @@ def apps() -> tuple[App[Messenger], App[Operator]]:
 
     messengers = messenger_app(Api(), db, Directory(db), answerer, QuotaGuard(db))
     feed = ContractFeed(db, bytes(32))
-    return messengers, operator_app(Api(), OperatorToken(db, "x"), OperatorHandlers(feed.apply))
+    return messengers, operator_app(Api(), Operators(db), OperatorHandlers(feed.apply))
 
 
 def test_the_document_is_openapi_3_1() -> None:
@@ -98,7 +98,7 @@ def test_the_document_and_the_routes_are_the_same() -> None:
         assert path.startswith("/v1/")
         assert path not in operator.routes
         assert "security" not in documented[path, next(iter(messenger.routes[path]))], "the messenger's key is the document's default"
-    assert documented["/operator/v1/contract-events", "POST"]["security"] == [{"operatorToken": []}]
+    assert documented["/operator/v1/contract-events", "POST"]["security"] == [{"operatorKey": []}]
 
 
 def test_every_error_of_the_code_is_documented_and_no_other() -> None:
@@ -294,7 +294,7 @@ def test_schemathesis_finds_nothing(site: Site, tmp_path: Path) -> None:
                         assert response.status == 201
                 cases = await asyncio.gather(
                     explore("messenger", started.api, messenger.api_key, "--include-path-regex", "^/v1/"),
-                    explore("operator", started.operator, site.operator_token, "--exclude-path-regex", "^/v1/"),
+                    explore("operator", started.operator, site.operator_key.shown, "--exclude-path-regex", "^/v1/"),
                 )
                 assert not [line for line in started.log() if line["event"] in ("request_failed", "background_failed")]
                 assert "Traceback" not in started.written()

@@ -38,7 +38,12 @@ class Role(NamedTuple):
 ROLES = {
     "answer": Role("registryd-answer.socket", {"journal-key"}, OPTIONAL, {"localhost"}),
     "deliver": Role(None, {"secrets-key"}, {"secrets-key-previous", "database-password"}, set()),
-    "operate": Role("registryd-operate.socket", {"operator-token", "journal-key", "feed-key", "head-key"}, OPTIONAL, {"localhost"}),
+    "operate": Role(
+        "registryd-operate.socket",
+        {"journal-key", "feed-key", "head-key"},
+        OPTIONAL - {"client-ca"} | {"operator-client-ca"},
+        {"localhost"},
+    ),
 }
 SOCKETS = {"registryd-answer.socket": "messenger", "registryd-operate.socket": "operator"}
 UNITS = [*(f"registryd-{role}@.service" for role in ROLES), *SOCKETS, "registryd.target"]

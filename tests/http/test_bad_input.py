@@ -366,7 +366,7 @@ def keys(api: Api) -> dict[str, tuple[str | bytes, ...]]:
         "wrong secret": (f"Authorization: Bearer rk_{key_id}_{SECRET}",),
         "another's secret": (f"Authorization: Bearer rk_{key_id}_{other_secret}",),
         "another's id": (f"Authorization: Bearer rk_{other_id}_{secret}",),
-        "the operator's token": (f"Authorization: Bearer {api.service.site.operator_token}",),
+        "the operator's token": (f"Authorization: Bearer {api.service.site.operator_key.shown}",),
         "in another header": (f"X-Api-Key: {api.messenger.api_key}",),
     }
 

@@ -7,8 +7,13 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
+import asyncpg
 import pytest
+from click.testing import CliRunner
 
+from registryd.cli import main
+from registryd.store import keys
+from tests.conftest import wait_for
 from tests.http.conftest import Answer, Service, ask, exchange, new_number, parse_answer
 
 EVENTS = "/operator/v1/contract-events"
@@ -33,7 +38,7 @@ def _nothing_is_repeated(service: Service) -> Iterator[None]:
     start = path.stat().st_size
     yield
     log = path.read_bytes()[start:]
-    for trace in (*TRACES, service.site.operator_token.encode()):
+    for trace in (*TRACES, service.site.operator_key.shown.encode()):
         assert trace not in log
     assert b"request_failed" not in log
 
@@ -149,7 +154,8 @@ def test_a_call_takes_json_of_bounded_size(service: Service) -> None:
     refused(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
     answer = ask(service.operator, "POST", EVENTS, {"events": [event()]}, headers={**headers, "Content-Encoding": "gzip"})
     refused(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
-    head = f"POST {EVENTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {service.site.operator_token}\r\n"
+    key = service.site.operator_key.shown
+    head = f"POST {EVENTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {key}\r\n"
     raw = exchange(service.operator, f"{head}Content-Length: {64 * 1024 * 1024}\r\nConnection: close\r\n\r\n".encode())
     refused(parse_answer(raw), 413, "TOO_LARGE")
     refused(ask(service.operator, "POST", f"{EVENTS}?zebra=1", {"events": [event()]}, headers=headers))
@@ -164,8 +170,8 @@ def test_a_time_that_cannot_be_is_refused_by_its_reason(service: Service, at: st
     assert "occurredAt" in result["reason"]
 
 
-def test_the_operator_s_token_is_needed_for_events(service: Service) -> None:
-    token = service.site.operator_token
+def test_an_operator_s_key_is_needed_for_events(service: Service) -> None:
+    token = service.site.operator_key.shown
     held = recorded(service)
     good = f"Authorization: Bearer {token}"
     body = json.dumps({"events": [event(phoneNumber=f"+{new_number()}")]})
@@ -174,6 +180,7 @@ def test_the_operator_s_token_is_needed_for_events(service: Service) -> None:
         "none": [],
         "another": ["Authorization: Bearer okapi"],
         "two": [good, good],
+        "unknown": [f"Authorization: Bearer {keys.new_key('ok').shown}"],
         "longer": [good + "0"],
         "shorter": [good[:-1]],
         "no scheme": [f"Authorization: {token}"],
@@ -215,3 +222,54 @@ def test_another_method_is_refused(service: Service) -> None:
         answer = ask(service.operator, method, EVENTS, headers=service.site.operator_headers)
         refused(answer, 405, "METHOD_NOT_ALLOWED")
         assert answer.headers["allow"] == "POST"
+
+
+def operator(service: Service, *words: str) -> Any:
+    done = CliRunner().invoke(main, ["--config", str(service.site.path), "operator", *words], catch_exceptions=False)
+    return json.loads(done.stdout) if "--json" in words and done.exit_code == 0 else done.exit_code
+
+
+def authorization(key: str) -> dict[str, str]:
+    return {"Authorization": f"bearer {key}"}
+
+
+def events_status(service: Service, key: str) -> int:
+    return send(service, event(phoneNumber=f"+{new_number()}"), headers=authorization(key)).status
+
+
+def test_a_key_allows_what_its_scopes_say(service: Service) -> None:
+    feeds = operator(service, "add", "billing", "--scope", "act,feed", "--json")["apiKey"]
+    reads = operator(service, "add", "console", "--scope", "read", "--json")["apiKey"]
+    wait_for(lambda: events_status(service, feeds) == 200)
+    held = recorded(service)
+    wait_for(lambda: events_status(service, reads) == 403)
+    refused(send(service, event(), headers=authorization(reads)), 403, "PERMISSION_DENIED")
+    assert recorded(service) == held
+    found = {row["name"]: row["scopes"] for row in operator(service, "list", "--json")}
+    assert (found["billing"], found["console"]) == (["feed", "act"], ["read"])
+    for words in (("add", "billing", "--scope", "feed"), ("rotate-key", "nobody"), ("revoke-key", "billing", "abcdefgh")):
+        assert operator(service, *words) == 1
+    for words in (("add", "more", "--scope", "feed,write"), ("add", "more", "--scope", ""), ("add", "More", "--scope", "feed")):
+        assert operator(service, *words) == 2
+
+
+def test_two_keys_of_a_name_overlap_and_a_revoked_one_is_refused_within_5_seconds(service: Service) -> None:
+    first = operator(service, "add", "overlapping", "--scope", "feed", "--json")["apiKey"]
+    wait_for(lambda: events_status(service, first) == 200)
+    second = operator(service, "rotate-key", "overlapping", "--json")["apiKey"]
+    assert operator(service, "rotate-key", "overlapping") == 1, "two live keys at most"
+    wait_for(lambda: events_status(service, second) == 200)
+    assert events_status(service, first) == 200
+    assert operator(service, "revoke-key", "overlapping", first.split("_")[1]) == 0
+    wait_for(lambda: events_status(service, first) == 401, 5)
+    assert events_status(service, second) == 200
+
+
+def test_the_database_lets_no_third_key_of_a_name_live(service: Service) -> None:
+    insert = "INSERT INTO registry.operator_key (key_id, name, scopes, secret_sha256) VALUES ($1, 'three', '{feed}', $2)"
+    for _ in range(2):
+        key = keys.new_key("ok")
+        service.sql(insert, key.key_id, key.secret_sha256)
+    key = keys.new_key("ok")
+    with pytest.raises(asyncpg.RestrictViolationError):
+        service.sql(insert, key.key_id, key.secret_sha256)

@@ -434,10 +434,11 @@ async def present(connector: Callable[[], aiohttp.BaseConnector], base: str, mes
 
 def test_plain_http_never_crosses_a_network(site: Site, tls: Tls) -> None:
     """Refused at the start, by its address and by the listener that systemd hands over."""
-    site.write_config(api='listen = "0.0.0.0:0"')
     try:
-        with pytest.raises(AssertionError, match=r"ended with 3: .*tls-certificate"), daemon(site):
-            pass
+        for role, section in (("answer", "api"), ("operate", "operator")):
+            site.write_config(**{section: 'listen = "0.0.0.0:0"'})
+            with pytest.raises(AssertionError, match=r"ended with 3: .*tls-certificate"), daemon(site, role):
+                pass
         site.write_config()
         with (
             listening(host="0.0.0.0") as listener,
@@ -500,6 +501,24 @@ def test_a_pinned_messenger_must_present_its_certificate(
     with pytest.raises(aiohttp.ClientError):
         status(pinned, tls.stranger)
     assert asyncio.run(present(aiohttp.TCPConnector, plain_daemon.api, pinned)) == 401, "there is no certificate without TLS"
+
+
+def test_the_operator_api_takes_clients_of_its_own_ca_alone(tls_site: Site, tls: Tls) -> None:
+    (tls_site.directory / "credentials" / "operator-client-ca").write_bytes(tls.ca.certificate)
+
+    async def ask(base: str, pair: Pair | None) -> int:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls.context(pair))) as session,
+            session.get(f"{base}/operator/v1/contract-events", headers=tls_site.operator_headers) as response,
+        ):
+            return response.status
+
+    with daemon(tls_site, "operate") as operating:
+        base = operating.operator.replace("http:", "https:")
+        assert asyncio.run(ask(base, tls.pinned)) == 405, "it was let in"
+        for pair in (None, tls.stranger):
+            with pytest.raises(aiohttp.ClientError):
+                asyncio.run(ask(base, pair))
 
 
 def test_a_renewed_certificate_is_served_after_a_reload(tls_site: Site, tls_daemon: Daemon, tls: Tls, messenger: TestMessenger) -> None:

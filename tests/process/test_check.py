@@ -32,6 +32,14 @@ def test_check_tells_what_serve_would_meet(site: Site) -> None:
     assert run(site, "check").exit_code == 3
 
 
+@pytest.mark.parametrize("section", ["api", "operator"])
+def test_check_refuses_an_api_in_the_clear_that_other_machines_reach(site: Site, section: str) -> None:
+    site.write_config(**{section: 'listen = "0.0.0.0:8080"'})
+    assert "needs TLS" in failed(site)["TLS"]
+    site.write_config(**{section: 'listen = "[::1]:8080"'})
+    assert "TLS" not in failed(site)
+
+
 @pytest.mark.parametrize(
     ("dsn", "is_refused"),
     [
@@ -109,7 +117,6 @@ def test_the_secrets_key_is_rotated_while_everything_works(site: Site) -> None:
         ("[apy]\n", 1, "apy: unknown key; did you mean 'api'?"),
         ("\n[database]\npool_size = 'many'\n", 3, "database.pool_size: expected"),
         ("[presence]\ngroup_max = 0\n", 2, "presence.group_max: expected"),
-        ("[api]\nlisten = '0.0.0.0:8080'\n", 2, "needs TLS"),
         ("[api]\nlisten = 'localhost'\n", 2, "names no IP address"),
         ("[delivery]\nallow_networks = ['10.0.0.1/8']\n", 2, "delivery.allow_networks"),
         ("[database]\ndsn = 'postgresql://app:hunter2@db/registryd'\n", 2, "database.dsn: a password does not belong here"),

@@ -1,0 +1,113 @@
+"""`operator add | list | rotate-key | revoke-key`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import click
+import orjson
+from rich.table import Table
+
+from registryd.cli.running import Context, Exit, command, fail, out, pass_context
+from registryd.store import operators
+from registryd.store.keys import is_live, new_key
+from registryd.store.operators import SCOPES, OperatorKeyRow
+
+OVERLAP_HOURS = 24
+
+
+@click.group()
+def operator() -> None:
+    """Make, list, rotate and revoke keys of the operator API."""
+
+
+@operator.command()
+@click.argument("name")
+@click.option("--scope", required=True, help="What the key allows: one or more of feed, read, act, with commas between.")
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def add(context: Context, *, name: str, scope: str, as_json: bool) -> None:
+    """Make a key under a new name. Prints it once, now."""
+    scopes = scope.split(",")
+    if not set(scopes) <= set(SCOPES):
+        fail(f"--scope takes {', '.join(SCOPES)}, with commas between", Exit.USAGE)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
+        fail("a name is 1 to 63 of a-z, 0-9, dot, underscore and hyphen", Exit.USAGE)
+    key = new_key("ok")
+    async with context.database() as db, db.transaction() as connection:
+        if any(_is_live(row) for row in await operators.read_keys(connection) if row.name == name):
+            fail(f"{name} has a live key already: registryd operator rotate-key {name}, or take another name")
+        await operators.add_key(connection, name, sorted(set(scopes), key=SCOPES.index), key)
+    _tell(as_json, {"name": name, "apiKey": key.shown})
+
+
+@operator.command("list")
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def list_keys(context: Context, *, as_json: bool) -> None:
+    """List all keys, those that ended or were revoked too."""
+    async with context.database() as db, db.connection() as connection:
+        rows = await operators.read_keys(connection)
+    if as_json:
+        click.echo(orjson.dumps([row._asdict() for row in rows]))
+        return
+    table = Table("name", "key", "scopes", "made", "expires", "revoked", "used")
+    for row in rows:
+        times = (f"{at:%F %T}" if at else "never" for at in (row.created_at, row.expires_at, row.revoked_at, row.last_used_at))
+        table.add_row(row.name, row.key_id, ", ".join(row.scopes), *times)
+    out.print(table)
+
+
+@operator.command("rotate-key")
+@click.argument("name")
+@click.option(
+    "--overlap-hours",
+    type=click.FloatRange(0, 24 * 90),
+    default=OVERLAP_HOURS,
+    show_default=True,
+    help="How long the former key still works.",
+)
+@click.option("--json", "as_json", is_flag=True)
+@pass_context
+@command
+async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_json: bool) -> None:
+    """Make a second key under the name, with the same scopes; the former one ends when the overlap does. Prints it once."""
+    key = new_key("ok")
+    async with context.database() as db, db.transaction() as connection:
+        live = [row for row in await operators.read_keys(connection) if row.name == name and _is_live(row)]
+        if not live:
+            fail(f"{name} has no live key: registryd operator add {name} --scope …")
+        if len(live) > 1:
+            fail(f"{name} has two live keys already: registryd operator revoke-key {name} {live[0].key_id}, or wait until it expires")
+        await operators.expire_keys(connection, name, timedelta(hours=overlap_hours))
+        await operators.add_key(connection, name, live[0].scopes, key)
+    _tell(as_json, {"name": name, "apiKey": key.shown, "formerKeysEndInHours": overlap_hours})
+
+
+@operator.command("revoke-key")
+@click.argument("name")
+@click.argument("key_id")
+@pass_context
+@command
+async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
+    """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of ok_<keyId>_<secret>."""
+    async with context.database() as db, db.transaction() as connection:
+        if not await operators.revoke_key(connection, name, key_id):
+            fail(f"{name} has no key of that id that is not revoked: registryd operator list")
+    out.print("revoked")
+
+
+def _is_live(row: OperatorKeyRow) -> bool:
+    return is_live(row.revoked_at, row.expires_at)
+
+
+def _tell(as_json: bool, facts: dict[str, object]) -> None:
+    if as_json:
+        click.echo(orjson.dumps(facts))
+        return
+    for name, value in facts.items():
+        out.print(f"{name:<24} {value}", markup=False, soft_wrap=True)
+    out.print("The key is shown this once: hand it over now.", style="yellow")
