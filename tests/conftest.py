@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from registryd.client.receiver import Receipt, Receiver
 from registryd.delivery import signing
 from registryd.demo import embedded
 from registryd.domain.secret import SigningSecret
+from registryd.processes import die_with
 from registryd.store import digest_keys, keys, messengers, migrations
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
@@ -44,6 +46,8 @@ for name in ("COLUMNS", "LINES"):
 
 T = TypeVar("T")
 TEMPLATE = "registryd_template"
+DIES_WITH_US: dict[str, Any] = {"preexec_fn": partial(die_with, os.getpid())}
+"""For Popen: a program under test ends when the tests are killed."""
 LONG = "REGISTRYD_LONG" in os.environ
 """`make check-all` sets it: what draws at random draws more, and what kills kills more often."""
 PATIENCE_S = 60.0
@@ -331,7 +335,7 @@ def daemon(
             log_path = site.directory / f"{role}-{secrets.token_hex(3)}.log"
             with log_path.open("wb") as log:
                 command = [sys.executable, "-m", "registryd", "--config", str(site.path), role, "--instance", str(instance)]
-                process = subprocess.Popen(command, stderr=log, env={**os.environ, **(environment or {})}, **popen)
+                process = subprocess.Popen(command, stderr=log, env={**os.environ, **(environment or {})}, **DIES_WITH_US, **popen)
             started.processes[role], started.logs[role] = process, log_path
         for role, process in started.processes.items():
             started.facts[role] = wait_for(lambda process=process, role=role: said(process, started.logs[role], until))  # type: ignore[misc] # their types are the dicts'

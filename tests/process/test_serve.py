@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from registryd.cli import main
 from registryd.demo import embedded
 from registryd.roles.deliver import host_name
-from tests.conftest import Site, TestMessenger, client, cloned, eventually, make_site, wait_for
+from tests.conftest import DIES_WITH_US, Site, TestMessenger, client, cloned, eventually, make_site, wait_for
 from tests.delivery.conftest import Lookup, Received, listening, looking
 
 NUMBER = 79_160_000_001
@@ -92,7 +92,7 @@ def serving(site: Site, *options: str, environment: dict[str, str] | None = None
     log_path = site.directory / f"serve-{secrets.token_hex(3)}.log"
     with log_path.open("wb") as log:
         command = [sys.executable, "-m", "registryd", "--config", str(site.path), "serve", *options]
-        process = subprocess.Popen(command, stderr=log, env=os.environ | (environment or {}))
+        process = subprocess.Popen(command, stderr=log, env=os.environ | (environment or {}), **DIES_WITH_US)
     running = Served(process, log_path)
     try:
         wait_for(lambda: running.log("all_started") or process.poll() is not None, 30)

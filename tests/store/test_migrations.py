@@ -19,7 +19,7 @@ from registryd import resources
 from registryd.demo import embedded
 from registryd.store import migrations
 from registryd.store.migrations import SchemaMismatch
-from tests.conftest import Site, TestDatabase, cloned, psql
+from tests.conftest import DIES_WITH_US, Site, TestDatabase, cloned, psql
 from tests.servers import private_server
 from tests.store.conftest import waits
 
@@ -277,7 +277,7 @@ def test_serve_refuses_a_schema_that_does_not_fit_and_says_how(server: embedded.
                 path = site.directory / f"{name.replace(' ', '-')}.toml"
                 path.write_text(text)
                 command = [sys.executable, "-m", "registryd", "--config", str(path), "serve"]
-                daemons[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                daemons[name] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **DIES_WITH_US)
             for name, process in daemons.items():
                 output, _ = process.communicate(timeout=60)
                 told[name] = (process.returncode, output)
