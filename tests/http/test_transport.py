@@ -587,7 +587,7 @@ def test_a_restart_under_load_loses_no_request(site: Site, messenger: TestMessen
 
         async def more(count: int) -> None:
             seen = len(answered)
-            await eventually(lambda: len(answered) >= seen + count, 30)
+            await eventually(lambda: len(answered) >= seen + count)
 
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(f"http://{host}:{port}", connector=connector, headers=messenger.headers) as session:

@@ -132,7 +132,7 @@ def test_json_gives_what_a_script_needs_and_sigterm_leaves_nothing() -> None:
         process.send_signal(signal.SIGTERM)
         rest, errors = process.communicate(timeout=60)
         assert (process.returncode, rest) == (0, ""), errors
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running), 10)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
         assert not Path(facts["config"]).exists()
 
 
@@ -150,7 +150,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing() -> None:
         assert process.returncode == 0
         assert "Ctrl-C" in shown
         assert "curl -s" in shown
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running), 10)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
 
 
 def test_killed_outright_it_leaves_no_process() -> None:
@@ -159,7 +159,7 @@ def test_killed_outright_it_leaves_no_process() -> None:
         facts = json.loads(process.stdout.readline())
         running = descendants(process.pid)
         process.kill()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running), 20)
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
     sockets = Path(facts["dsn"].partition("host=")[2].partition("&")[0])
     for left in (sockets.parent, Path(facts["config"]).parents[1]):
         shutil.rmtree(left)

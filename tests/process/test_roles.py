@@ -66,7 +66,7 @@ def test_a_listener_that_blocks_hangs_nobody(site: Site) -> None:
                 client.settimeout(10)
                 assert client.recv(100).startswith(b"HTTP/1.1 404 ")
             for process in (one, other):
-                with urllib.request.urlopen(f"{process.health()}/healthz", timeout=10) as answer:
+                with urllib.request.urlopen(f"{process.health()}/healthz", timeout=60) as answer:
                     assert answer.status == 200
 
 
@@ -211,14 +211,14 @@ def test_a_log_that_nobody_reads_hangs_no_process(site: Site) -> None:
             process.stderr.close()  # and one that is gone
             assert status(f"http://{started['messenger'][0]}/nowhere") == 404
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 
 
 def status(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -262,7 +262,7 @@ def test_lines_for_journald_bear_their_priority(site: Site) -> None:
         process.send_signal(signal.SIGHUP)
         wait_for(lambda: '"background_failed"' in Path(journal.name).read_text())
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
     for line in Path(journal.name).read_text().splitlines():
