@@ -19,7 +19,7 @@ from typing import Generic
 from aiohttp.web import BaseRequest
 
 from registryd import observe
-from registryd.domain.errors import TooManyCalls, Unauthenticated
+from registryd.domain.errors import TooManyCalls
 from registryd.http.auth import Keys
 from registryd.http.routes import Caller, Route
 from registryd.presence.bucket import TokenBucket
@@ -54,8 +54,8 @@ class Admission(Generic[Caller]):
 
     def __init__(
         self,
-        keys: Keys[Caller] | None = None,
-        may: Callable[[Caller, Route[Caller]], None] = lambda _caller, _route: None,
+        keys: Keys[Caller],
+        may: Callable[[Caller, Route[Caller]], None],
         reserve: Callable[[Caller, int], Reservation] | None = None,
         label: str = "",
         jitter: Callable[[], float] = random.random,
@@ -68,19 +68,14 @@ class Admission(Generic[Caller]):
         self._jitter = jitter
         self._standings: defaultdict[str, Standing] = defaultdict(Standing)
 
-    def identify(self, request: BaseRequest, route: Route[Caller]) -> Caller | None:
-        """The caller; None where the route needs no key. Raises: Unauthenticated, Unavailable."""
-        if route.is_open:
-            return None
-        if self._keys is None:
-            raise Unauthenticated
+    def identify(self, request: BaseRequest) -> Caller:
+        """Raises: Unauthenticated, Unavailable."""
         return self._keys.authenticate(request)
 
-    def enter(self, caller: Caller | None, route: Route[Caller]) -> Standing:
+    def enter(self, caller: Caller, route: Route[Caller]) -> Standing:
         """Takes a place in the route's budget until `leave` gives it back. Raises: PermissionDenied, OutOfScope, TooManyCalls."""
-        if caller is not None:
-            self._may(caller, route)
-        standing = self._standings[NOBODY if caller is None else caller.name]
+        self._may(caller, route)
+        standing = self._standings[caller.name]
         budget = route.budget
         if standing.running[route.name] >= budget.at_once:
             raise TooManyCalls(1)

@@ -36,7 +36,7 @@ class App(Generic[Caller]):
         caller: Caller | None = None
         try:
             route = self._match(request)
-            caller = self._admission.identify(request, route)
+            caller = self._admission.identify(request)
             _check_parameters(request, route)
             reply = await self._serve(request, route, caller, received)
         except (RegistryError, HttpError) as error:
@@ -57,14 +57,14 @@ class App(Generic[Caller]):
             observe.event("request_refused", "debug", api=self._name, route=name, status=reply.status, caller=told)
         return reply
 
-    async def _serve(self, request: BaseRequest, route: Route[Caller], caller: Caller | None, received: float) -> Reply:
+    async def _serve(self, request: BaseRequest, route: Route[Caller], caller: Caller, received: float) -> Reply:
         standing = self._admission.enter(caller, route)
-        call: Call[Caller] = Call(request, caller, received)  # type: ignore[arg-type] # an open route's handler does not ask who calls
+        call = Call(request, caller, received)
         try:
             if route.takes is not None and (request.body_exists or not route.body_optional):
                 call.content = route.takes(await transport.read_body(request, self._limits))
             if route.numbers is not None:
-                call.reserved = self._admission.reserve(call.caller, route.numbers(call.content))
+                call.reserved = self._admission.reserve(caller, route.numbers(call.content))
                 try:
                     return await route.handle(call)
                 finally:
@@ -89,7 +89,7 @@ class App(Generic[Caller]):
 
 def _check_parameters(request: BaseRequest, route: Route[Caller]) -> None:
     """Raises: InvalidArgument for a parameter that is unknown or stands twice; its name is the client's, so it is not repeated."""
-    if route.parameters is None or "?" not in request.raw_path:
+    if "?" not in request.raw_path:
         return
     query = request.rel_url.query
     if any(name not in route.parameters for name in query):

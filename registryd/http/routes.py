@@ -54,8 +54,8 @@ class Route(NamedTuple, Generic[Caller]):
     body_optional: bool = False
     numbers: Callable[[Any], int] | None = None
     """How many presence queries the content asks: they count against the quota and the alarm's trickle."""
-    parameters: frozenset[str] | None = frozenset()
-    """The query parameters it knows; None: any."""
+    parameters: frozenset[str] = frozenset()
+    """The query parameters it knows."""
     shares_pool: bool = False
     """The handler uses the small pool, of which each caller has a share. Other handlers use the answers' pool, or no database."""
     while_suspended: bool = False

@@ -12,9 +12,11 @@ import pytest
 
 from registryd.domain.errors import TooManyCalls
 from registryd.http.admission import NOBODY, POOL_SHARE, REFUSALS_PER_MINUTE, Admission
+from registryd.http.auth import Directory
 from registryd.http.reply import Reply
 from registryd.http.routes import Budget, Call, Route
 from registryd.store.messengers import Messenger
+from registryd.store.pool import Database
 from tests.conftest import TestMessenger, client, eventually
 from tests.http.conftest import Service, ask
 
@@ -25,20 +27,25 @@ async def nothing(_: Call[Messenger]) -> Reply:
     return Reply(b"")
 
 
+def fresh_admission() -> Admission[Messenger]:
+    """Of an API where everybody may do everything; no key is looked at."""
+    db = Database("", size=1, connect_timeout_s=1, command_timeout_s=1)
+    return Admission(Directory(db), lambda _caller, _route: None)
+
+
 def route(name: str, budget: Budget) -> Route[Messenger]:
     return Route(name, nothing, budget)
 
 
 def test_a_budget_is_one_caller_s_on_one_route() -> None:
     async def run() -> None:
-        admission: Admission[Messenger] = Admission()
+        admission = fresh_admission()
         narrow, wide = route("narrow", Budget(at_once=2)), route("wide", Budget(at_once=100))
         first, _second = admission.enter(ONE, narrow), admission.enter(ONE, narrow)
         with pytest.raises(TooManyCalls):
             admission.enter(ONE, narrow)
         admission.enter(ONE, wide)
         admission.enter(OTHER, narrow)
-        admission.enter(None, narrow)
         admission.leave(first, narrow)
         admission.enter(ONE, narrow)
 
@@ -47,7 +54,7 @@ def test_a_budget_is_one_caller_s_on_one_route() -> None:
 
 def test_a_budget_of_calls_a_minute_says_when_the_next_one_fits() -> None:
     async def run() -> None:
-        admission: Admission[Messenger] = Admission()
+        admission = fresh_admission()
         slow = route("slow", Budget(at_once=1, per_minute=4))
         for _ in range(4):
             admission.leave(admission.enter(ONE, slow), slow)
@@ -60,7 +67,7 @@ def test_a_budget_of_calls_a_minute_says_when_the_next_one_fits() -> None:
 
 def test_a_caller_s_share_of_the_pool_leaves_the_others_theirs() -> None:
     async def run() -> None:
-        admission: Admission[Messenger] = Admission()
+        admission = fresh_admission()
         some = route("some", Budget(at_once=100))
         one, other = admission.enter(ONE, some), admission.enter(OTHER, some)
         for _ in range(POOL_SHARE):
@@ -77,7 +84,7 @@ def test_a_caller_s_share_of_the_pool_leaves_the_others_theirs() -> None:
 
 def test_who_is_refused_again_and_again_waits_for_it_and_nobody_else_does() -> None:
     async def run() -> None:
-        admission: Admission[Messenger] = Admission()
+        admission = fresh_admission()
         for _ in range(REFUSALS_PER_MINUTE):
             await admission.refuse(ONE, "budget")
         held = asyncio.ensure_future(admission.refuse(ONE, "budget"))
