@@ -5,23 +5,18 @@ from __future__ import annotations
 from datetime import timedelta
 
 import click
-from rich.text import Text
 
-from registryd.cli.running import Context, command, fail, json_option, out, pass_context, present
+from registryd.cli.running import Context, command, fail, json_option, out, overlap_option, pass_context, present_once
 from registryd.delivery import signing
 from registryd.domain.identifiers import MessengerId
 from registryd.store import keys, messengers
 from registryd.store.pool import Connection
 from registryd.store.secretbox import signing_box
 
-_OVERLAP = click.option(
-    "--overlap-hours", type=click.FloatRange(0, 24 * 90), default=24, show_default=True, help="How long the former ones still work."
-)
-
 
 @click.command("rotate-key")
 @click.argument("name")
-@_OVERLAP
+@overlap_option
 @json_option
 @pass_context
 @command
@@ -35,7 +30,7 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
             fail(f"{name} has two live keys already: {mend}, or wait until {live[0].expires_at}")
         await messengers.expire_keys(connection, found.messenger_id, timedelta(hours=overlap_hours))
         api_key = await add_key(connection, found.messenger_id)
-    tell_once(as_json, {"name": name, "apiKey": api_key, "formerKeysEndInHours": overlap_hours})
+    present_once(as_json, {"name": name, "apiKey": api_key, "formerKeysEndInHours": overlap_hours})
 
 
 @click.command("revoke-key")
@@ -56,7 +51,7 @@ async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
 @click.command("rotate-secret")
 @click.argument("name")
 @click.option("--ed25519", is_flag=True, help="An ed25519 pair (v1a) instead of an HMAC secret (v1).")
-@_OVERLAP
+@overlap_option
 @json_option
 @pass_context
 @command
@@ -68,7 +63,7 @@ async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_h
         found = await messengers.named(connection, name)
         await messengers.expire_secrets(connection, found.messenger_id, secret.kind, timedelta(hours=overlap_hours))
         await messengers.add_secret(connection, box, found.messenger_id, secret)
-    tell_once(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndInHours": overlap_hours})
+    present_once(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndInHours": overlap_hours})
 
 
 async def add_key(connection: Connection, messenger_id: MessengerId) -> str:
@@ -76,9 +71,3 @@ async def add_key(connection: Connection, messenger_id: MessengerId) -> str:
     key = keys.new_key()
     await messengers.add_key(connection, messenger_id, key.key_id, key.secret_sha256)
     return key.shown
-
-
-def tell_once(as_json: bool, facts: dict[str, object]) -> None:
-    """Shows keys and secrets. They are not stored in this form, so this is the only time."""
-    lines = (f"{name:<24} {value}" for name, value in facts.items())
-    present(as_json, facts, *lines, Text("Keys and secrets are shown this once: hand them over now.", "yellow"))

@@ -11,7 +11,7 @@ import orjson
 from rich.table import Table
 
 from registryd.cli import keys as rotation
-from registryd.cli.running import Context, Exit, command, fail, json_option, out, pass_context, present
+from registryd.cli.running import Context, Exit, command, fail, json_option, out, pass_context, present, present_once
 from registryd.delivery import signing
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import NotPushed, TooManyTests
@@ -72,7 +72,7 @@ async def add(context: Context, *, name: str, agreement: str | None, register_no
         api_key = await rotation.add_key(connection, messenger_id)
         secret = signing.new_secret()
         await messengers.add_secret(connection, box, messenger_id, secret)
-    rotation.tell_once(as_json, {"messengerId": messenger_id, "name": name, "apiKey": api_key, "webhookSecret": signing.shown(secret)})
+    present_once(as_json, {"messengerId": messenger_id, "name": name, "apiKey": api_key, "webhookSecret": signing.shown(secret)})
 
 
 @messenger.command("list")

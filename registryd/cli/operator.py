@@ -6,15 +6,12 @@ import re
 from datetime import timedelta
 
 import click
-import orjson
 from rich.table import Table
 
-from registryd.cli.running import Context, Exit, command, fail, out, pass_context
+from registryd.cli.running import Context, Exit, command, fail, json_option, out, overlap_option, pass_context, present, present_once
 from registryd.store import operators
 from registryd.store.keys import is_live, new_key
 from registryd.store.operators import SCOPES, OperatorKeyRow
-
-OVERLAP_HOURS = 24
 
 
 @click.group()
@@ -25,7 +22,7 @@ def operator() -> None:
 @operator.command()
 @click.argument("name")
 @click.option("--scope", required=True, help="What the key allows: one or more of feed, read, act, with commas between.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def add(context: Context, *, name: str, scope: str, as_json: bool) -> None:
@@ -40,37 +37,28 @@ async def add(context: Context, *, name: str, scope: str, as_json: bool) -> None
         if any(_is_live(row) for row in await operators.read_keys(connection) if row.name == name):
             fail(f"{name} has a live key already: registryd operator rotate-key {name}, or take another name")
         await operators.add_key(connection, name, sorted(set(scopes), key=SCOPES.index), key)
-    _tell(as_json, {"name": name, "apiKey": key.shown})
+    present_once(as_json, {"name": name, "apiKey": key.shown})
 
 
 @operator.command("list")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def list_keys(context: Context, *, as_json: bool) -> None:
     """List all keys, those that ended or were revoked too."""
     async with context.database() as db, db.connection() as connection:
         rows = await operators.read_keys(connection)
-    if as_json:
-        click.echo(orjson.dumps([row._asdict() for row in rows]))
-        return
     table = Table("name", "key", "scopes", "made", "expires", "revoked", "used")
     for row in rows:
         times = (f"{at:%F %T}" if at else "never" for at in (row.created_at, row.expires_at, row.revoked_at, row.last_used_at))
         table.add_row(row.name, row.key_id, ", ".join(row.scopes), *times)
-    out.print(table)
+    present(as_json, [row._asdict() for row in rows], table)
 
 
 @operator.command("rotate-key")
 @click.argument("name")
-@click.option(
-    "--overlap-hours",
-    type=click.FloatRange(0, 24 * 90),
-    default=OVERLAP_HOURS,
-    show_default=True,
-    help="How long the former key still works.",
-)
-@click.option("--json", "as_json", is_flag=True)
+@overlap_option
+@json_option
 @pass_context
 @command
 async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_json: bool) -> None:
@@ -84,7 +72,7 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
             fail(f"{name} has two live keys already: registryd operator revoke-key {name} {live[0].key_id}, or wait until it expires")
         await operators.expire_keys(connection, name, timedelta(hours=overlap_hours))
         await operators.add_key(connection, name, live[0].scopes, key)
-    _tell(as_json, {"name": name, "apiKey": key.shown, "formerKeysEndInHours": overlap_hours})
+    present_once(as_json, {"name": name, "apiKey": key.shown, "formerKeysEndInHours": overlap_hours})
 
 
 @operator.command("revoke-key")
@@ -102,12 +90,3 @@ async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
 
 def _is_live(row: OperatorKeyRow) -> bool:
     return is_live(row.revoked_at, row.expires_at)
-
-
-def _tell(as_json: bool, facts: dict[str, object]) -> None:
-    if as_json:
-        click.echo(orjson.dumps(facts))
-        return
-    for name, value in facts.items():
-        out.print(f"{name:<24} {value}", markup=False, soft_wrap=True)
-    out.print("The key is shown this once: hand it over now.", style="yellow")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import orjson
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from registryd import config
 from registryd.config import ConfigError, Settings
@@ -89,6 +90,9 @@ class Context:
 
 pass_context = click.pass_obj
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+overlap_option = click.option(
+    "--overlap-hours", type=click.FloatRange(0, 24 * 90), default=24, show_default=True, help="How long the former ones still work."
+)
 
 
 def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..., None]:
@@ -120,6 +124,12 @@ def present(as_json: bool, facts: object, *shown: RenderableType) -> None:
         return
     for part in shown:
         out.print(part, markup=False, soft_wrap=isinstance(part, str))
+
+
+def present_once(as_json: bool, facts: dict[str, object]) -> None:
+    """Shows keys and secrets. They are not stored in this form, so this is the only time."""
+    lines = (f"{name:<24} {value}" for name, value in facts.items())
+    present(as_json, facts, *lines, Text("Keys and secrets are shown this once: hand them over now.", "yellow"))
 
 
 def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
