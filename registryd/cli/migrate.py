@@ -19,9 +19,8 @@ async def migrate(context: Context, *, as_script: bool, dsn: str | None) -> None
         if as_script:
             click.echo(await migrations.script(connection), nl=False)
             return
-        done = await migrations.migrate(connection)
-        newest = max(await migrations.applied(connection))
-    for name in done:
+        done = await migrations.migrate(connection, lambda holders: out.print(f"waiting for {holders}", markup=False))
+    for name in done.files:
         out.print(f"applied {name}")
-    older = newest > migrations.migrations()[-1].version
-    out.print(f"the schema is at {newest:04d}{', newer than this program: nothing to do' if older else ''}")
+    older = done.version > migrations.migrations()[-1].version
+    out.print(f"the schema is at {done.version:04d}{', newer than this program: nothing to do' if older else ''}")

@@ -6,7 +6,9 @@ again whenever its text has changed. All that is missing is applied in one trans
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -53,6 +55,10 @@ class AppliedCode(NamedTuple):
     checksum: bytes
 
 
+class Description(NamedTuple):
+    described: str
+
+
 class Writable(NamedTuple):
     writable: bool
 
@@ -60,6 +66,7 @@ class Writable(NamedTuple):
 APPLIED_MIGRATIONS = Query("schema", "applied_migrations", Applied)
 APPLIED_CODE = Query("schema", "applied_code", AppliedCode)
 IS_WRITABLE = Query("schema", "is_writable", Writable)
+WHO_HOLDS = Query("schema", "who_holds", Description)
 
 
 @cache
@@ -146,6 +153,13 @@ async def _changed(connection: Connection) -> list[CodeFile]:
     return [file for file in code_files() if there.get(file.name) != file.checksum]
 
 
+class Migrated(NamedTuple):
+    files: list[str]
+    """What was applied."""
+    version: int
+    """The schema's newest migration: a newer one than this program's where a newer release has migrated already."""
+
+
 class Step(NamedTuple):
     name: str
     sql: str
@@ -175,52 +189,63 @@ async def plan(connection: Connection) -> list[Step]:
     return [*steps, Step("what was applied", "\n".join(records))] if steps else []
 
 
-# Functions of one code file may call those of the next, so PostgreSQL does not look at their bodies while they are made.
-SETTINGS = "SET LOCAL check_function_bodies = off; SET LOCAL client_min_messages = warning;"
+# Functions of one code file may call those of the next, so PostgreSQL does not look at their bodies while they are made. A lock that
+# somebody holds for long is not waited for: every query would queue behind the wait.
+SETTINGS = "SET LOCAL check_function_bodies = off; SET LOCAL client_min_messages = warning; SET LOCAL lock_timeout = '2s';"
+TRIES_MAX = 200
+PAUSE_S = 1.0
 
 
-async def migrate(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
-    """Applies what is missing, in one transaction; returns the names of the files. Two at once take turns.
+async def migrate(connection: asyncpg.Connection[asyncpg.Record], waiting: Callable[[str], None] = lambda _: None) -> Migrated:
+    """Applies what is missing, in one transaction. Two at once take turns.
 
+    Where a table stays locked for two seconds it is undone and tried again; `waiting(holders)` is then told who holds what.
     Raises: SchemaMismatch; asyncpg.PostgresError where a statement fails: nothing is then changed.
     """
-    await act_as_owner(connection)
-    await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
-    try:
+    holders = ""
+    for attempt in range(TRIES_MAX):
+        if attempt:
+            await asyncio.sleep(PAUSE_S)
+        try:
+            return await _migrate(connection)
+        except asyncpg.LockNotAvailableError:
+            holders = "; ".join(row.described for row in await fetch(connection, WHO_HOLDS)) or "somebody who is gone by now"
+            waiting(holders)
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError) as error:
+            raise SchemaMismatch(f"{error}: run `psql -d DATABASE -f sql/roles.sql` as a superuser first") from None
+    raise SchemaMismatch(f"nothing was changed, because the tables stay locked by {holders}: end that, or migrate later")
+
+
+async def _migrate(connection: asyncpg.Connection[asyncpg.Record]) -> Migrated:
+    async with connection.transaction(isolation="read_committed"):
+        await act_as_owner(connection, until_commit=True)
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        await connection.execute(SETTINGS)
         steps = await plan(connection)
-        async with connection.transaction():
-            await connection.execute(SETTINGS)
-            for step in steps:
-                await connection.execute(step.sql)
-        return [step.name for step in steps if step.name.endswith(".sql")]
-    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError) as error:
-        raise SchemaMismatch(f"{error}: run `psql -d DATABASE -f sql/roles.sql` as a superuser first") from None
-    finally:
-        await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
-        await connection.execute("RESET ROLE")
+        for step in steps:
+            await connection.execute(step.sql)
+        newest = max(await applied(connection))
+    return Migrated([step.name for step in steps if step.name.endswith(".sql")], newest)
 
 
-async def act_as_owner(connection: Connection) -> None:
+async def act_as_owner(connection: Connection, *, until_commit: bool = False) -> None:
     """Takes on the role that owns everything. Raises: SchemaMismatch."""
     try:
-        await connection.execute(f"SET ROLE {OWNER}")
+        await connection.execute(f"SET LOCAL ROLE {OWNER}" if until_commit else f"SET ROLE {OWNER}")
     except asyncpg.InvalidParameterValueError:
         raise SchemaMismatch("the roles are missing: run `psql -d DATABASE -f sql/roles.sql` as a superuser first") from None
     except asyncpg.InsufficientPrivilegeError:
         raise SchemaMismatch(f"this role may not SET ROLE {OWNER}: give --dsn or [database] owner_dsn of one that may") from None
 
 
-async def script(connection: Connection) -> str:
+async def script(connection: asyncpg.Connection[asyncpg.Record]) -> str:
     """The same work as a psql script, for a DBA who runs it himself. Raises: SchemaMismatch."""
-    await act_as_owner(connection)
-    parts = ["\\set ON_ERROR_STOP on", f"SELECT pg_advisory_lock({LOCK});", f"SET ROLE {OWNER};", "BEGIN;", SETTINGS]
-    parts += [f"\n-- {step.name}\n{step.sql.rstrip()}" for step in await plan(connection)]
-    parts += ["COMMIT;", "RESET ROLE;", f"SELECT pg_advisory_unlock({LOCK});"]
-    return "\n".join(parts) + "\n"
-
-
-class Description(NamedTuple):
-    described: str
+    async with connection.transaction(readonly=True):
+        await act_as_owner(connection, until_commit=True)
+        steps = await plan(connection)
+    parts = ["\\set ON_ERROR_STOP on", "BEGIN;", f"SET LOCAL ROLE {OWNER};", f"SELECT pg_advisory_xact_lock({LOCK});", SETTINGS]
+    parts += [f"\n-- {step.name}\n{step.sql.rstrip()}" for step in steps]
+    return "\n".join([*parts, "COMMIT;"]) + "\n"
 
 
 DESCRIBE_DATABASE = Query("schema", "describe_database", Description)

@@ -31,3 +31,16 @@ SELECT f.oid::regprocedure::text AS signature
 -- name: read_setting
 -- Why: NULL where the server does not know it, instead of an error.
 SELECT current_setting($1, true) AS value;
+
+-- name: who_holds
+-- Why: migrate says whom it waits for. Only who has been at it for a while: the others are gone before one could look.
+SELECT format('%s as %s (pid %s) on %s for %s', coalesce(nullif(a.application_name, ''), 'a session'), a.usename, a.pid,
+              string_agg(DISTINCT l.relation::regclass::text, ', '), date_trunc('second', clock_timestamp() - a.xact_start)) AS described
+  FROM pg_locks AS l
+  JOIN pg_stat_activity AS a ON a.pid = l.pid
+  JOIN pg_class AS c ON c.oid = l.relation
+ WHERE l.granted AND a.pid <> pg_backend_pid() AND a.datname = current_database() AND a.xact_start < clock_timestamp() - interval '1 second'
+   AND c.relnamespace::regnamespace::text IN ('registry', 'report') AND c.relkind IN ('r', 'p', 'v')
+ GROUP BY a.pid, a.usename, a.application_name, a.xact_start
+ ORDER BY a.xact_start
+ LIMIT 3;

@@ -116,7 +116,7 @@ def test_a_second_migrate_waits_for_the_first_and_finds_nothing_to_do(empty: Tes
             await waits(look, other.get_server_pid())
             await look.execute("SELECT pg_advisory_unlock($1)", migrations.LOCK)
             done = await both
-            assert sorted(done) == [[], NAMES]
+            assert sorted(each.files for each in done) == [[], NAMES]
             assert [await connection.fetchval("SELECT current_user") for connection in (one, other)] == ["postgres"] * 2
             assert await look.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
         assert [version for version, _ in await applied(empty)] == VERSIONS
@@ -155,7 +155,7 @@ def test_a_migrate_that_fails_changes_nothing(empty: TestDatabase, files: Path) 
             # The connection is as it was: mended, all of it goes in.
             (files / "9002_second.sql").write_text("CREATE TABLE registry.second ();")
             read_again()
-            assert [name for name in await migrations.migrate(connection) if name.startswith("9")] == [
+            assert [name for name in (await migrations.migrate(connection)).files if name.startswith("9")] == [
                 "9001_first.sql",
                 "9002_second.sql",
                 "9003_third.sql",
@@ -232,8 +232,8 @@ def test_a_dba_who_may_act_as_the_owner_migrates_without_being_a_superuser(empty
             try:
                 await connection.execute(f'GRANT CONNECT ON DATABASE "{empty.name}" TO {name}')
                 async with empty.connect(name) as dba:
-                    assert await migrations.migrate(dba) == NAMES
-                    assert await migrations.migrate(dba) == []
+                    assert (await migrations.migrate(dba)).files == NAMES
+                    assert (await migrations.migrate(dba)).files == []
                 owners = await connection.fetch(
                     "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'registry'::regnamespace"
                 )
