@@ -43,8 +43,8 @@ async def purge_ended(db: Database, batch_rows: int = BATCH_ROWS) -> Purged:
 
 
 async def forget(db: Database, batch_rows: int = BATCH_ROWS) -> Forgotten:
-    """Deletes replayed notifications and billing's events. Returns how many of each. Raises: Unavailable."""
-    queries = (erasure.FORGET_REPLAYS, erasure.FORGET_EVENTS)
+    """Deletes replays, billing's events and old records. Returns how many of each. Raises: Unavailable."""
+    queries = (erasure.FORGET_REPLAYS, erasure.FORGET_EVENTS, erasure.FORGET_RECORDS)
     forgotten = Forgotten(*[await _forget(db, query, batch_rows) for query in queries])
     if any(forgotten):
         observe.event("forgotten", **forgotten._asdict())

@@ -16,6 +16,7 @@ class Purged(NamedTuple):
 class Forgotten(NamedTuple):
     replayed_notifications: int
     events: int
+    records: int
 
 
 class Count(NamedTuple):
@@ -24,6 +25,7 @@ class Count(NamedTuple):
 
 FORGET_REPLAYS = Query("erasure", "forget_replays", Count, int)
 FORGET_EVENTS = Query("erasure", "forget_events", Count, int)
+FORGET_RECORDS = Query("erasure", "forget_records", Count, int)
 PURGE_ENDED = Query("erasure", "purge_ended", Purged, int)
 
 

@@ -43,6 +43,22 @@ END
 $$;
 COMMENT ON FUNCTION registry.forget_events IS 'Deletes billing''s events, a batch at most, recorded longer ago than the policy keeps ended contracts; figures of them stay in feed_movement. Returns how many.';
 
+CREATE OR REPLACE FUNCTION registry.forget_records(batch integer) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp SET timezone = 'UTC'
+AS $$
+    WITH over AS (SELECT now() - p.ended_kept AS at FROM registry.policy_in_force(now()) AS p),
+         usage AS (DELETE FROM registry.quota_usage AS u WHERE u.ctid = ANY (ARRAY(
+             SELECT e.ctid FROM registry.quota_usage AS e WHERE e.day < (SELECT at::date FROM over) LIMIT batch)) RETURNING 1),
+         digests AS (DELETE FROM registry.digest AS d WHERE d.ctid = ANY (ARRAY(
+             SELECT e.ctid FROM registry.digest AS e WHERE e.day < (SELECT at::date FROM over) LIMIT batch)) RETURNING 1),
+         handed AS (DELETE FROM registry.handover AS h WHERE h.ctid = ANY (ARRAY(
+             SELECT e.ctid FROM registry.handover AS e WHERE e.handed_at < (SELECT at FROM over) LIMIT batch)) RETURNING 1),
+         alarms AS (DELETE FROM registry.enumeration_alarm AS a WHERE a.ctid = ANY (ARRAY(
+             SELECT e.ctid FROM registry.enumeration_alarm AS e WHERE e.ends_at < (SELECT at FROM over) LIMIT batch)) RETURNING 1)
+    SELECT greatest((SELECT count(*) FROM usage), (SELECT count(*) FROM digests), (SELECT count(*) FROM handed), (SELECT count(*) FROM alarms))
+$$;
+COMMENT ON FUNCTION registry.forget_records IS 'Deletes usage of quotas, daily digests, hand-overs and alarms, a batch of each at most, that are older than the policy keeps ended contracts. Returns how many of the kind of which there were most.';
+
 CREATE OR REPLACE FUNCTION registry.destroy_digest_keys() RETURNS SETOF date
 LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$

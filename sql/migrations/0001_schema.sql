@@ -13,6 +13,9 @@
 -- neither count anything for an outsider nor scatter an index: journal_page's is the time of receipt, notification's its deadline.
 -- Every hot table carries msisdn or messenger_id in its key, so that it could be distributed by it later.
 --
+-- What is a queue, or is updated all the time, is vacuumed by the number of its dead rows and without a pause. registry.contract is vacuumed
+-- early, so that its primary key answers without a look at the table.
+--
 -- Here stands what cannot be replaced: tables, types, indexes, constraints, and below the line `-- code` the triggers, which need the
 -- functions of sql/code. Who may do what stands in sql/grants.sql.
 --
@@ -79,26 +82,27 @@ CREATE TYPE registry.range_source AS ENUM ('register', 'hand');
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- The law as dated data, and the operator's capacity
 
+-- No column has a DEFAULT: a row that names less than the whole law is refused, where it would else reset the rest.
 CREATE TABLE registry.policy (
-    effective_from       timestamptz PRIMARY KEY,
-    answer_within        interval NOT NULL CHECK (answer_within > '0'),
-    notice_within        interval NOT NULL CHECK (notice_within > '0'),
-    organisation_rule    registry.organisation_rule NOT NULL,
-    suspended_is_present boolean NOT NULL,
-    journal_kept         interval NOT NULL CHECK (journal_kept >= '1 day'),
-    notification_kept    interval NOT NULL CHECK (notification_kept >= '1 day'),
-    note                 text NOT NULL CHECK (note <> ''),
-    honest_absent_ratio      numeric NOT NULL DEFAULT 0.03,
-    scan_absent_ratio        numeric NOT NULL DEFAULT 0.40,
-    honest_density           numeric NOT NULL DEFAULT 0.70,
-    honest_queries_per_alarm bigint NOT NULL DEFAULT 1000000000000,
-    alarm_lasts              interval NOT NULL DEFAULT '1 hour',
-    alarm_queries_per_minute integer NOT NULL DEFAULT 60,
-    echo_per_s               integer DEFAULT 5000 CHECK (echo_per_s > 0),
-    alarm_slack              interval[] NOT NULL DEFAULT '{22 hours,12 hours,1 hour,0}' CHECK (cardinality(alarm_slack) > 0),
-    ended_kept               interval NOT NULL DEFAULT '3 years' CHECK (ended_kept >= '1 day'),
-    recorded_at              timestamptz NOT NULL DEFAULT now(),
-    recorded_by              text NOT NULL DEFAULT session_user,
+    effective_from           timestamptz PRIMARY KEY,
+    answer_within            interval NOT NULL CHECK (answer_within > '0'),
+    notice_within            interval NOT NULL CHECK (notice_within > '0'),
+    organisation_rule        registry.organisation_rule NOT NULL,
+    suspended_is_present     boolean NOT NULL,
+    journal_kept             interval NOT NULL CHECK (journal_kept >= '1 day'),
+    notification_kept        interval NOT NULL CHECK (notification_kept >= '1 day'),
+    note                     text NOT NULL CHECK (note <> ''),
+    honest_absent_ratio      numeric NOT NULL,
+    scan_absent_ratio        numeric NOT NULL,
+    honest_density           numeric NOT NULL,
+    honest_queries_per_alarm bigint NOT NULL,
+    alarm_lasts              interval NOT NULL,
+    alarm_queries_per_minute integer NOT NULL,
+    echo_per_s               integer CHECK (echo_per_s > 0),
+    alarm_slack              interval[] NOT NULL CHECK (cardinality(alarm_slack) > 0),
+    ended_kept               interval NOT NULL CHECK (ended_kept >= '1 day'),
+    recorded_at              timestamptz NOT NULL,
+    recorded_by              text NOT NULL,
     CONSTRAINT scans_miss_more_than_honest_messengers
         CHECK (honest_absent_ratio > 0 AND scan_absent_ratio > honest_absent_ratio AND scan_absent_ratio < 1),
     CONSTRAINT scans_are_denser_than_honest_messengers CHECK (honest_density > 0 AND honest_density <= 0.95),
@@ -126,9 +130,10 @@ COMMENT ON COLUMN registry.policy.alarm_slack IS 'An alarm is raised when an owe
 COMMENT ON COLUMN registry.policy.ended_kept IS 'How long ended contracts and ended bindings are kept, from their end.';
 COMMENT ON COLUMN registry.policy.recorded_at IS 'When the row was written; set by the database.';
 COMMENT ON COLUMN registry.policy.recorded_by IS 'Which database user wrote it; set by the database.';
-INSERT INTO registry.policy (effective_from, answer_within, notice_within, organisation_rule, suspended_is_present, journal_kept, notification_kept, note) VALUES (
+INSERT INTO registry.policy VALUES (
     '2022-03-01 00:00:00+03', '20 minutes', '24 hours', 'verified_end_user', true, '3 years', '3 years',
-    'Decree 1801 of 2021-10-20, in force from 2022-03-01; it lapses in March 2028: add the row of its successor before then.'
+    'Decree 1801 of 2021-10-20, in force from 2022-03-01; it lapses in March 2028: add the row of its successor before then.',
+    0.03, 0.40, 0.70, 1000000000000, '1 hour', 60, 5000, '{22 hours,12 hours,1 hour,0}', '3 years', now(), session_user
 );
 
 CREATE TABLE registry.numbering_range (
@@ -177,7 +182,7 @@ CREATE TABLE registry.contract (
         CHECK ((status = 'ended') = (ended_at IS NOT NULL) AND (ended_at IS NULL) = (end_reason IS NULL)),
     CONSTRAINT contracts_end_after_they_start CHECK (ended_at >= started_at),
     CONSTRAINT individuals_are_their_own_end_user CHECK ((holder = 'individual') = (end_user = 'not_required'))
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_insert_scale_factor = 0.01);
 CREATE UNIQUE INDEX contract_live ON registry.contract (msisdn) WITH (fillfactor = 100) WHERE ended_at IS NULL;
 -- Retention and reports walk ended contracts by time.
 CREATE INDEX contract_ended ON registry.contract (ended_at) WHERE ended_at IS NOT NULL;
@@ -261,7 +266,7 @@ CREATE TABLE registry.messenger_key (
     expires_at    timestamptz,
     revoked_at    timestamptz,
     last_used_at  timestamptz
-);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX messenger_key_messenger ON registry.messenger_key (messenger_id);
 COMMENT ON TABLE registry.messenger_key IS 'API keys, two live ones at most for a messenger, so that rotation overlaps.';
 COMMENT ON COLUMN registry.messenger_key.key_id IS 'The public part of the key: rk_<keyId>_<secret>.';
@@ -372,8 +377,8 @@ CREATE TABLE registry.quota_usage (
     day          date NOT NULL,
     used         bigint NOT NULL DEFAULT 0,
     absent       bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (messenger_id, day)
-) WITH (fillfactor = 50);
+    PRIMARY KEY (day, messenger_id)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE registry.quota_usage IS 'Numbers asked for by messenger and day (UTC), written by each worker about once a second, so that workers share one budget. The journal is the proof, this is the guard.';
 COMMENT ON COLUMN registry.quota_usage.messenger_id IS 'Who asked.';
 COMMENT ON COLUMN registry.quota_usage.day IS 'The day, UTC.';
@@ -416,7 +421,7 @@ CREATE TABLE registry.notification (
     last_error          text,
     replayed            boolean NOT NULL DEFAULT false,
     PRIMARY KEY (messenger_id, deadline_at, notification_id)
-);
+) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
 -- Empty but for the few that a replay has let in, so it costs the fan-out nothing.
 CREATE INDEX notification_replayed ON registry.notification (messenger_id) WHERE replayed;
 COMMENT ON TABLE registry.notification IS 'What is owed: one termination to one messenger for one binding. Written by the fan-out trigger and by registry.owe_again; a row leaves only by registry.settle_delivered. Nothing expires.';
@@ -496,7 +501,7 @@ CREATE TABLE registry.lane (
     second_channel_due boolean NOT NULL DEFAULT false,
     CONSTRAINT leased_lanes_have_owner_and_end CHECK ((owner IS NULL) = (lease_until IS NULL)),
     CONSTRAINT gated_lanes_have_failed CHECK (gate_until IS NULL OR failures > 0)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE registry.lane IS 'The ordered stream of one messenger''s notifications, worked by one process at a time. Free: no owner, or lease_until passed. Gated: gate_until is set, because the endpoint failed.';
 COMMENT ON COLUMN registry.lane.messenger_id IS 'Whose notifications.';
 COMMENT ON COLUMN registry.lane.owner IS 'The worker that holds the lease.';
@@ -537,7 +542,7 @@ CREATE TABLE registry.replayed_notification (
     via             registry.delivery_channel,
     PRIMARY KEY (messenger_id, notification_id, replay_id),
     CHECK ((delivered_at IS NULL) = (via IS NULL) AND (delivered_at IS NULL OR replayed_at IS NOT NULL))
-);
+) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX replayed_notification_waiting ON registry.replayed_notification (replay_id, notification_id) WHERE replayed_at IS NULL;
 -- A day's repeats in the order of their ids, for its digest.
 CREATE INDEX replayed_notification_delivered ON registry.replayed_notification
@@ -579,7 +584,7 @@ CREATE TABLE registry.digest (
     last_error    text,
     PRIMARY KEY (messenger_id, day),
     CHECK ((notifications = 0) = (first_id IS NULL) AND (first_id IS NULL) = (last_id IS NULL))
-);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX digest_due ON registry.digest (not_before) WHERE delivered_at IS NULL;
 COMMENT ON TABLE registry.digest IS 'What was delivered to a messenger on a day (UTC), by whatever channel: one row, and one notifications.digest event, a messenger and day.';
 COMMENT ON COLUMN registry.digest.messenger_id IS 'To whom.';
@@ -605,7 +610,7 @@ CREATE TABLE registry.test_push (
     latency_ms   integer,
     error        text,
     CHECK ((ended_at IS NULL) = (delivered IS NULL))
-);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 -- One at a time for a messenger, and what deliver processes look for.
 CREATE UNIQUE INDEX test_push_open ON registry.test_push (messenger_id) WHERE ended_at IS NULL;
 CREATE INDEX test_push_messenger ON registry.test_push (messenger_id, asked_at);
@@ -629,7 +634,7 @@ CREATE TABLE registry.contract_movement (
     terminated     bigint NOT NULL DEFAULT 0,
     ported_out     bigint NOT NULL DEFAULT 0,
     holder_changed bigint NOT NULL DEFAULT 0
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX contract_movement_day ON registry.contract_movement (day);
 COMMENT ON TABLE registry.contract_movement IS 'How many contracts each statement started and ended, by day (UTC). report.contract_daily sums these rows instead of scanning contracts. Triggers append them, so that no writer waits for another.';
 COMMENT ON COLUMN registry.contract_movement.day IS 'The day of started_at or ended_at.';
@@ -644,7 +649,7 @@ CREATE TABLE registry.binding_movement (
     terminated   bigint NOT NULL,
     replaced     bigint NOT NULL,
     removed      bigint NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE registry.binding_movement IS 'How many bindings each statement recorded and ended; report.binding_by_messenger sums these rows. Triggers append them, a job folds them.';
 COMMENT ON COLUMN registry.binding_movement.messenger_id IS 'Whose bindings.';
 COMMENT ON COLUMN registry.binding_movement.recorded IS 'Bindings recorded.';
@@ -657,7 +662,7 @@ CREATE TABLE registry.notification_movement (
     day          date NOT NULL,
     due          timestamptz NOT NULL,
     pending      bigint NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE registry.notification_movement IS 'How many notifications each statement wrote (+) and settled (-), without replayed ones. Their sum is what is owed: report.notification_backlog and notification_deadline. Triggers append the rows, a job folds them.';
 COMMENT ON COLUMN registry.notification_movement.messenger_id IS 'Who is owed them.';
 COMMENT ON COLUMN registry.notification_movement.day IS 'The day of the contract''s end (UTC).';
@@ -671,7 +676,7 @@ CREATE TABLE registry.feed_movement (
     events    bigint NOT NULL,
     lag_sum_s numeric NOT NULL,
     worst_lag interval NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE registry.feed_movement IS 'How many of billing''s events each statement recorded, and how late; report.feed_lag sums these rows. Triggers append them, a job folds them.';
 COMMENT ON COLUMN registry.feed_movement.day IS 'The day they were recorded (UTC).';
 COMMENT ON COLUMN registry.feed_movement.type IS 'activated, terminated, ported_out, …';

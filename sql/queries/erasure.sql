@@ -9,3 +9,6 @@ SELECT registry.forget_replays($1) AS forgotten;
 
 -- name: forget_events
 SELECT registry.forget_events($1) AS forgotten;
+
+-- name: forget_records
+SELECT registry.forget_records($1) AS forgotten;

@@ -204,15 +204,15 @@ def test_a_replay_is_forgotten_when_deliveries_of_its_time_are_and_what_it_owes_
             settle = f"SELECT registry.settle_delivered($1, {some}, 'pull')"
             await database.run(settle, messenger.messenger_id, 4)
             assert await database.value("SELECT count(*) FROM registry.replay WHERE finished_at IS NOT NULL") == 1
-            assert await erasure.forget(db) == (0, 0)
+            assert await erasure.forget(db) == (0, 0, 0)
             kept = "(SELECT notification_kept FROM registry.policy_in_force(now()))"
             await database.run(f"UPDATE registry.replay SET finished_at = now() - {kept} + interval '1 day'")
-            assert await erasure.forget(db) == (0, 0)
+            assert await erasure.forget(db) == (0, 0, 0)
             await database.run(f"UPDATE registry.replay SET finished_at = now() - {kept} - interval '1 month'")
-            assert await erasure.forget(db, 3) == (4, 0)
+            assert await erasure.forget(db, 3) == (4, 0, 0)
             assert await database.value("SELECT count(*) FROM registry.replayed_notification") == 1, "it is owed"
             await database.run(settle, messenger.messenger_id, 1)
-            assert await erasure.forget(db) == (1, 0)
+            assert await erasure.forget(db) == (1, 0, 0)
             assert await database.value("SELECT count(*) FROM registry.replay") == 0
             assert len(await database.rows(PROOF)) == 5
 

@@ -152,7 +152,8 @@ REWRITES = {
     "moving away": "UPDATE registry.policy SET effective_from = now() + interval '1 day'",
     "deleting": "DELETE FROM registry.policy",
     "truncating": "TRUNCATE registry.policy",
-    "preceding": "INSERT INTO registry.policy SELECT effective_from + interval '1 day', answer_within, notice_within, organisation_rule, "
+    "preceding": "SELECT registry.change_policy('{}', effective_from + interval '1 day', 'x') FROM registry.policy",
+    "naming less than the whole law": "INSERT INTO registry.policy SELECT now(), answer_within, notice_within, organisation_rule, "
     "suspended_is_present, journal_kept, notification_kept, 'x' FROM registry.policy",
     "a planned one into the past": "UPDATE registry.policy SET effective_from = now() - interval '1 second' WHERE effective_from > now()",
     "a date that clashes": "SELECT registry.change_policy('{}', '2099-01-01', 'x')",

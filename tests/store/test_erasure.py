@@ -141,9 +141,32 @@ def test_billings_events_are_forgotten_with_the_contracts_of_their_time(database
                 KEPT,
             )
             told = await connection.fetch("SELECT day, type, outcome, events FROM report.feed_lag")
-            assert await erasure.forget(db, 2) == (0, 3)
+            assert await erasure.forget(db, 2) == (0, 3, 0)
             left = await connection.fetch("SELECT event_id FROM registry.feed_event ORDER BY 1")
             assert [row["event_id"] for row in left] == ["e3", "e4", "e5"]
             assert await connection.fetch("SELECT day, type, outcome, events FROM report.feed_lag") == told
+
+    asyncio.run(run())
+
+
+RECORDS = {
+    "quota_usage": "(messenger_id, day) VALUES ($1, (now() - $2::interval)::date)",
+    "digest": "(messenger_id, day, notifications, sha256) VALUES ($1, (now() - $2::interval)::date, 0, sha256(''))",
+    "handover": "(messenger_id, handed_at, channel, notifications) VALUES ($1, now() - $2::interval, 'post', 1)",
+    "enumeration_alarm": "(messenger_id, raised_at, kind, ends_at) "
+    "VALUES ($1, now() - $2::interval - interval '1 hour', 'absent', now() - $2::interval)",
+}
+
+
+def test_usage_digests_hand_overs_and_alarms_go_when_they_are_as_old_as_ended_contracts(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            (messenger_id,) = await add_messengers(connection, 1)
+            for age in (KEPT + timedelta(days=2), KEPT + timedelta(days=3), KEPT - timedelta(days=2)):
+                for table, values in RECORDS.items():
+                    await connection.execute(f"INSERT INTO registry.{table} {values}", messenger_id, age)
+            assert (await erasure.forget(db, 1)).records == 2
+            for table in RECORDS:
+                assert await connection.fetchval(f"SELECT count(*) FROM registry.{table}") == 1, table
 
     asyncio.run(run())

@@ -126,8 +126,7 @@ def test_the_deadline_follows_the_policy_in_force_at_the_end_to_the_millisecond(
     dba(
         database,
         "SET session_replication_role = 'replica'; "
-        "INSERT INTO registry.policy SELECT '2026-02-01 00:00:00+00', answer_within, '90 minutes', organisation_rule, "
-        "suspended_is_present, journal_kept, notification_kept, 'a stricter law' FROM registry.policy",
+        "SELECT registry.change_policy('{\"notice_within\": \"90 minutes\"}', '2026-02-01 00:00:00+00', 'a stricter law')",
     )
     ends = {
         before_all: ("2021-06-01 10:00:00.5+00", "2021-06-02 10:00:00.5+00"),  # older than the first policy: a day all the same

@@ -55,8 +55,8 @@ async def since(connection: Connection, days: int, *, sealed: bool = False) -> N
 async def keep(connection: Connection, days: int, since: timedelta = timedelta(0)) -> None:
     """A new row of the policy, in force from `since` ago."""
     await connection.execute(
-        "INSERT INTO registry.policy SELECT now() - $2::interval, answer_within, notice_within, organisation_rule, suspended_is_present, "
-        "$1, $1, 'a test' FROM registry.policy_in_force(now())",
+        "SELECT registry.change_policy(jsonb_build_object('journal_kept', $1::interval, 'notification_kept', $1::interval), "
+        "now() - $2::interval, 'a test')",
         timedelta(days=days),
         since,
     )

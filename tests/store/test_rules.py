@@ -219,10 +219,8 @@ def test_the_latest_policy_that_has_begun_is_in_force(database: TestDatabase) ->
             )
             (messenger_id,) = await add_messengers(connection, 1)
             assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 1, None)))[1] == "01"
-            add = (
-                "INSERT INTO registry.policy SELECT now() + $1::interval, answer_within, notice_within, 'subscriber', false, journal_kept, "
-                "notification_kept, 'another law' FROM registry.policy LIMIT 1"
-            )
+            changes = '{"organisation_rule": "subscriber", "suspended_is_present": false}'
+            add = f"SELECT registry.change_policy('{changes}', now() + $1::interval, 'another law')"
             await connection.execute(add, timedelta(days=1))
             assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 1, None)))[1] == "01"
             await connection.execute(add, timedelta(0))
