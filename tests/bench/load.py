@@ -32,14 +32,16 @@ class Load(NamedTuple):
 
 
 def command(
-    api: str, key: str, numbers: Sequence[int], *, connections: int, seconds: float, batch: int = 0, rate: float = 0
+    api: str, key: str | Sequence[str], numbers: Sequence[int], *, connections: int, seconds: float, batch: int = 0, rate: float = 0
 ) -> tuple[list[str], str]:
-    """This file as a command, and what it reads from stdin. `batch`: numbers a request, 0 for single queries."""
-    given = {"api": api, "key": key, "numbers": numbers, "connections": connections, "seconds": seconds, "batch": batch, "rate": rate}
+    """This file as a command, and what it reads from stdin. `key`: of whom to ask as, or one of several for each request, at random.
+    `batch`: numbers a request, 0 for single queries."""
+    keys = [key] if isinstance(key, str) else list(key)
+    given = {"api": api, "keys": keys, "numbers": numbers, "connections": connections, "seconds": seconds, "batch": batch, "rate": rate}
     return [sys.executable, __file__], json.dumps(given)
 
 
-def run_load(api: str, key: str, numbers: Sequence[int], **how: Any) -> Load:
+def run_load(api: str, key: str | Sequence[str], numbers: Sequence[int], **how: Any) -> Load:
     """Runs this file as a process and returns what it measured."""
     words, given = command(api, key, numbers, **how)
     done = subprocess.run(words, input=given, capture_output=True, text=True, check=False)
@@ -49,14 +51,15 @@ def run_load(api: str, key: str, numbers: Sequence[int], **how: Any) -> Load:
 
 
 def _requests(given: dict[str, Any]) -> list[bytes]:
-    head = f"HTTP/1.1\r\nHost: registry\r\nAuthorization: Bearer {given['key']}\r\nContent-Type: application/json\r\n".encode()
+    rest = "\r\nContent-Type: application/json\r\n"
+    heads = [f"HTTP/1.1\r\nHost: registry\r\nAuthorization: Bearer {key}{rest}".encode() for key in given["keys"]]
     numbers, size = given["numbers"], given["batch"]
     if not size:
         bodies = [b'{"phoneNumber":"+%d"}' % number for number in numbers]
-        return [b"POST /v1/presence %bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) for body in bodies]
+        return [b"POST /v1/presence %bContent-Length: %d\r\n\r\n%b" % (random.choice(heads), len(body), body) for body in bodies]
     chosen = (random.choices(numbers, k=size) for _ in range(BODIES * 1000 // max(size, 1000)))
     bodies = [b'{"queries":[%b]}' % b",".join([b'{"phoneNumber":"+%d"}' % number for number in batch]) for batch in chosen]
-    return [b"POST /v1/presence/batch %bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) for body in bodies]
+    return [b"POST /v1/presence/batch %bContent-Length: %d\r\n\r\n%b" % (random.choice(heads), len(body), body) for body in bodies]
 
 
 class _Client(asyncio.Protocol):

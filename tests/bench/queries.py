@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -25,6 +25,7 @@ FIRST = 79_000_000_000
 STEP = 3
 """Of three numbers one is a contract's, as sparse as a real numbering range."""
 CHUNK = 1_000_000
+MESSENGERS = 100
 
 
 def load_contracts(site: Site, contracts: int) -> float:
@@ -70,7 +71,7 @@ def baseline_server(site: Site, kind: str) -> Iterator[tuple[str, int]]:
         process.wait(10)
 
 
-def measured(site: Site, pid: int, api: str, key: str, numbers: list[int], **how: float) -> Sample:
+def measured(site: Site, pid: int, api: str, key: str | Sequence[str], numbers: list[int], **how: float) -> Sample:
     """One load of a server whose process is `pid`."""
     postmaster = site.database.server.pid or 0
     own, theirs = cpu_seconds(pid), cpu_seconds(postmaster)
@@ -81,9 +82,12 @@ def measured(site: Site, pid: int, api: str, key: str, numbers: list[int], **how
 
 
 def bench_queries(site: Site, contracts: int) -> Iterator[Figure]:
-    """Single queries, journaled durably before the answer, beside servers that do less and pgbench that does the same."""
+    """Single queries, journaled durably before the answer, beside servers that do less and pgbench that does the same; then as a hundred
+    messengers, who ask as much each or of whom one asks half."""
     load_contracts(site, contracts)
     messenger, numbers = asyncio.run(site.add_messenger()), ask_numbers(contracts)
+    others = [asyncio.run(site.add_messenger(f"messenger-{n}")).api_key for n in range(MESSENGERS - 1)]
+    hundred = {"evenly": [messenger.api_key, *others], "one with half": [messenger.api_key] * len(others) + others}
     targets = {"1 worker": "CPU ≤ 0.12; p99 ≤ 15 at 64", "2 workers": "ratio ≥ 1.2"}
     for connections in (64, 256):
         with (
@@ -102,6 +106,10 @@ def bench_queries(site: Site, contracts: int) -> Iterator[Figure]:
                 name: partial(measured, site, pid, api, messenger.api_key, numbers, connections=connections, seconds=SECONDS)
                 for name, (api, pid) in servers.items()
             }
+            contenders |= {
+                how: partial(measured, site, one.process.pid, one.api, keys, numbers, connections=connections, seconds=SECONDS)
+                for how, keys in hundred.items()
+            }
             taken = alternate({**contenders, "pgbench": partial(pgbench, site, contracts, min(connections, 64))})
         for name in servers:
             yield _figure(
@@ -111,6 +119,18 @@ def bench_queries(site: Site, contracts: int) -> Iterator[Figure]:
                 taken["pgbench"],
                 "pgbench select + insert",
                 targets.get(name),
+            )
+        for how in hundred:
+            yield Figure(
+                what=f"the same as {MESSENGERS} messengers, {how}, {connections} connections",
+                value=taken[how].cpu_s_per_1000,
+                unit="CPU s/1,000",
+                baseline=taken["1 worker"].cpu_s_per_1000,
+                of="CPU s/1,000 as one messenger",
+                cpu_s_per_1000=taken[how].cpu_s_per_1000,
+                database_cpu_s_per_1000=taken[how].database_cpu_s_per_1000,
+                p99_ms=taken[how].p99_ms,
+                target="ratio ≤ 1.15",
             )
 
 
