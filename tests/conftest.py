@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import aiohttp
 import asyncpg
@@ -100,6 +101,14 @@ async def prepare_database(server: embedded.Server, name: str) -> str:
 def template(server: embedded.Server) -> str:
     asyncio.run(prepare_database(server, TEMPLATE))
     return TEMPLATE
+
+
+def time_ordered_id(milliseconds: int, random: bytes) -> UUID:
+    """A page's id: a UUID that begins with a time (RFC 9562 version 7) and ends in four zero hexadecimal digits. `random`: 10 bytes."""
+    value = (milliseconds << 80) | (int.from_bytes(random[:10], "big") & ~0xFFFF)
+    value = (value & ~(0xF << 76)) | (0x7 << 76)
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return UUID(int=value)
 
 
 @dataclass

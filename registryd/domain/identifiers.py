@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NewType
-from uuid import UUID
 
 Msisdn = NewType("Msisdn", int)
 """E.164 digits without the plus, 5 to 15 of them (ITU-T E.164)."""
@@ -77,14 +76,6 @@ def msisdn_digests(key: bytes, msisdns: Iterable[Msisdn]) -> bytes:
 def _keyed(key: bytes) -> blake2b:
     """The hash's state after the key. Taking in the key is half the cost of a short digest, so the state is kept and copied."""
     return blake2b(digest_size=DIGEST_BYTES, key=key)
-
-
-def time_ordered_id(milliseconds: int, random: bytes) -> UUID:
-    """A page's id: a UUID that begins with a time (RFC 9562 version 7) and ends in four zero hexadecimal digits. `random`: 10 bytes."""
-    value = (milliseconds << 80) | (int.from_bytes(random[:10], "big") & ~0xFFFF)
-    value = (value & ~(0xF << 76)) | (0x7 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    return UUID(int=value)
 
 
 def query_id(page_id: str, index: int) -> str:

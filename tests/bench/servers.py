@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 
 from registryd import config, observe
-from registryd.domain.identifiers import MessengerId, msisdn_digest, query_id, time_ordered_id
+from registryd.domain.identifiers import MessengerId, msisdn_digest, query_id
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.http import sockets, transport
 from registryd.http.auth import REFRESH_S, Directory
@@ -30,6 +30,7 @@ from registryd.roles.life import spare_the_collector
 from registryd.store import pool
 from registryd.store import presence as store
 from registryd.store.pool import Database
+from tests.conftest import time_ordered_id
 
 
 class Ceiling:

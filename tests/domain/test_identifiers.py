@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from hashlib import blake2b
-from uuid import RFC_4122, UUID
+from uuid import UUID
 
 import pytest
 from hypothesis import example, given
@@ -19,8 +19,8 @@ from registryd.domain.identifiers import (
     parse_msisdns,
     phone_number,
     query_id,
-    time_ordered_id,
 )
+from tests.conftest import time_ordered_id
 
 KEY = bytes(range(32))
 numbers = st.integers(10**4, 10**15 - 1).map(Msisdn)
@@ -102,20 +102,6 @@ def test_digest_stays_what_it_was() -> None:
 
 milliseconds = st.integers(0, 2**48 - 1)
 randoms = st.binary(min_size=10, max_size=10)
-
-
-@given(milliseconds, randoms)
-def test_page_id_is_a_uuid_of_version_7_with_room_for_an_index(at: int, random: bytes) -> None:
-    page = time_ordered_id(at, random)
-    assert (page.version, page.variant) == (7, RFC_4122)
-    assert page.int >> 80 == at
-    assert page.hex.endswith("0000")
-
-
-@given(milliseconds, milliseconds, randoms, randoms)
-def test_page_ids_are_ordered_by_their_time(one: int, other: int, random: bytes, another: bytes) -> None:
-    if one < other:
-        assert time_ordered_id(one, random) < time_ordered_id(other, another)
 
 
 @given(milliseconds, randoms, st.integers(0, 65_535))

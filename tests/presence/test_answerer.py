@@ -241,6 +241,31 @@ def test_nobody_overtakes_one_who_waits_for_the_same(site: Site) -> None:
     asyncio.run(run())
 
 
+def test_a_conflict_with_another_process_costs_no_other_messenger_its_answer(site: Site) -> None:
+    """What another process has bound meanwhile undoes the group once; then what binds is asked apart, and goes on to be for a while."""
+
+    async def run() -> None:
+        async with registry(site, in_flight=1) as of, of.database.connect() as other:
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute(
+                "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code) VALUES ($1, 1, $2, 'held')",
+                FIRST,
+                of.one,
+            )
+            binding = asyncio.create_task(of.outcome(1, "held"))
+            riding = asyncio.create_task(of.outcome(5, None, of.two))
+            await waits_for_a_lock(of)
+            await transaction.commit()
+            assert await in_time(asyncio.gather(binding, riding)) == [(True, "code_in_use"), (True, None)]
+            assert await of.pages() == [1, 1]
+            later = (of.outcome(2, "a"), of.outcome(6, None, of.two), of.outcome(3, "b"), of.outcome(7, "c", of.two))
+            assert await in_time(asyncio.gather(*later)) == [(True, "recorded"), (True, None), (True, "recorded"), (True, "recorded")]
+            assert await of.pages() == [1, 1, 2, 2], "each messenger in a statement of its own"
+
+    asyncio.run(run())
+
+
 def test_singles_and_batches_may_meet_on_the_same_codes(site: Site) -> None:
     """Codes in opposite orders over both lanes: no deadlock, no lost binding, and each code ends up on one number.
 
@@ -502,6 +527,7 @@ def test_a_query_s_id_begins_with_the_time_it_was_taken_up(site: Site) -> None:
             after = datetime.now(UTC)
             for answer in answers:
                 assert UUID(answer.query_id).version == 7
+                assert answer.query_id.endswith("0000"), "the first of its page"
                 at = datetime.fromtimestamp((UUID(answer.query_id).int >> 80) / 1000, UTC)
                 assert before - timedelta(milliseconds=1) <= at <= after
             firsts = [UUID(answer.query_id).int >> 80 for answer in answers]

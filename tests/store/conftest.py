@@ -16,11 +16,11 @@ import asyncpg
 import pytest
 
 from registryd.demo import embedded
-from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, time_ordered_id
+from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.lane import Lease
 from registryd.store import lanes, presence
 from registryd.store.pool import Database
-from tests.conftest import TestDatabase, cloned, eventually
+from tests.conftest import TestDatabase, cloned, eventually, time_ordered_id
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

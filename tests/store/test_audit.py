@@ -12,10 +12,9 @@ import pytest
 from registryd.domain import heads
 from registryd.domain.chains import LetGo
 from registryd.domain.heads import Link
-from registryd.domain.identifiers import time_ordered_id
 from registryd.store import audit
 from registryd.store.audit import Verdict
-from tests.conftest import TestDatabase
+from tests.conftest import TestDatabase, time_ordered_id
 from tests.store.conftest import Connection, begin_chain, change_policy, seal_all, write_page
 
 KEY = bytes(range(32))

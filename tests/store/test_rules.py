@@ -18,11 +18,11 @@ from registryd.domain import binding, contract, identifiers, notification
 from registryd.domain.contract import EndReason, EndUser, Holder, Status
 from registryd.domain.enumeration import Sign
 from registryd.domain.errors import Unavailable
-from registryd.domain.identifiers import MessengerId, Msisdn, query_id, time_ordered_id
+from registryd.domain.identifiers import MessengerId, Msisdn, query_id
 from registryd.domain.notification import Attempt
 from registryd.domain.presence import Policy, is_present
 from registryd.store import days, guard, lanes, notifications, presence, ranges, reports
-from tests.conftest import TestDatabase, rewrite_policy
+from tests.conftest import TestDatabase, rewrite_policy, time_ordered_id
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, take_lanes
 
 ORGANISATION_RULES = ("subscriber", "verified_end_user")
