@@ -90,14 +90,11 @@ AS $$
 BEGIN
     -- One NOTIFY a transaction, however many statements it has: PostgreSQL drops repeated ones. A row below its lane's mark is told by
     -- its messenger, whose lane then looks back.
-    EXECUTE $wake$
-        SELECT pg_notify('registry_deliver', '') WHERE EXISTS (SELECT FROM added)
-        UNION ALL
-        SELECT pg_notify('registry_deliver', l.messenger_id::text)
-          FROM (SELECT a.messenger_id, min(a.deadline_at) AS deadline_at FROM added AS a GROUP BY a.messenger_id) AS earliest
-          JOIN registry.lane AS l USING (messenger_id)
-         WHERE earliest.deadline_at <= registry.time_of(l.low_water)
-    $wake$;
+    PERFORM pg_notify('registry_deliver', '') WHERE EXISTS (SELECT FROM added);
+    PERFORM pg_notify('registry_deliver', l.messenger_id::text)
+       FROM (SELECT a.messenger_id, min(a.deadline_at) AS deadline_at FROM added AS a GROUP BY a.messenger_id) AS earliest
+       JOIN registry.lane AS l USING (messenger_id)
+      WHERE earliest.deadline_at <= registry.time_of(l.low_water);
     RETURN NULL;
 END
 $$;
