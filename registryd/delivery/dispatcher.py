@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from registryd import observe
 from registryd.delivery.lane import Lane
@@ -121,18 +121,22 @@ class Dispatcher:
             busy = [*(lane.messenger_id for lane in self._lanes.values()), *self._resting]
             every_lane, these = self._all_look_back, self._to_look_back
             self._all_look_back, self._to_look_back = False, set()
-            began = self._clock()
             try:
-                room = LANES_MAX - len(self._lanes)
-                leases = await lanes.lease(self._db, self._owner, room, busy, None if every_lane else [*these])
+                leases = await self._look(busy, None if every_lane else [*these])
             except BaseException:
                 self._all_look_back |= every_lane
                 self._to_look_back |= these
                 raise
-            finally:
-                self._rest_s = rest_s(self._clock() - began)
             for lease in leases:
                 self._start(lease)
+
+    async def _look(self, busy: Sequence[MessengerId], to_look_back: Sequence[MessengerId] | None) -> list[Lease]:
+        async with self._db.connection() as connection:  # waiting for one says nothing of what a look costs
+            began = self._clock()
+            try:
+                return await lanes.lease(connection, self._owner, LANES_MAX - len(self._lanes), busy, to_look_back)
+            finally:
+                self._rest_s = rest_s(self._clock() - began)
 
     async def _share(self) -> None:
         """Reads the bound on what all processes push together."""

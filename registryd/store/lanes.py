@@ -15,7 +15,7 @@ from uuid import UUID
 
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.lane import Lease
-from registryd.store.pool import Connection, Database, first
+from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Query
 
 LEASE = timedelta(seconds=45)
@@ -58,12 +58,12 @@ FIND_LANE = Query("lanes", "find_lane", Health, int)
 
 
 async def lease(
-    db: Database, owner: str, limit: int, working: Sequence[MessengerId], to_look_back: Sequence[MessengerId] | None = ()
+    connection: Connection, owner: str, limit: int, working: Sequence[MessengerId], to_look_back: Sequence[MessengerId] | None = ()
 ) -> list[Lease]:
     """Takes up to `limit` free lanes: those with something due above their mark, those whose look back is due, and `to_look_back` (None:
     all). None of those that `owner` is working already. Raises: Unavailable.
     """
-    return await db.fetch(LEASE_LANES, owner, LEASE, limit, working, to_look_back)
+    return await fetch(connection, LEASE_LANES, owner, LEASE, limit, working, to_look_back)
 
 
 async def renew(db: Database, lease: Lease, progress: Progress) -> bool:

@@ -108,7 +108,7 @@ def bench_deliveries(site: Site, notifications: int) -> Iterator[Figure]:
     """One worker, one lane: pushes of one and of 100, at 0 and 20 ms, each recorded, beside a bare client doing the same POSTs."""
     deliver(site)
     echo(site, None)
-    with daemon(site) as running:
+    with daemon(site, "deliver") as running:
         for delay_s in (0.0, 0.02):
             with Receiver(delay_s) as receiver:
                 for batch_max, count in ((1, notifications if not delay_s else notifications // 5), (100, 8 * notifications)):
@@ -140,7 +140,7 @@ def bench_fairness(site: Site, dead: int) -> Iterator[Figure]:
     """A healthy lane beside 99 whose endpoints accept connections and never answer, and beside 99 that drain as the policy paces: from a
     contract's end to its notification's receipt."""
     deliver(site, 16)
-    with Receiver() as receiver, Receiver(3600.0) as silent, daemon(site):
+    with Receiver() as receiver, Receiver(3600.0) as silent, daemon(site, "deliver"):
         healthy = add_lanes(site, 1, 1, receiver.url, "healthy")[0]
         hanging, draining = add_lanes(site, LANES - 1, 100, name="dead"), add_lanes(site, LANES - 1, 100, name="draining")
         baseline = asyncio.run(_ends(site, receiver, healthy, 0))
@@ -210,7 +210,7 @@ def bench_drain(site: Site, notifications: int) -> Iterator[Figure]:
     site.database.psql("-c", "VACUUM ANALYZE registry.contract")
     lanes = add_lanes(site, LANES, 100)
     owe(site, lanes, notifications)
-    with Receiver() as receiver, daemon(site) as running:
+    with Receiver() as receiver, daemon(site, "answer", "deliver") as running:
         idle = _paced(running, messenger, numbers)
         point(site, lanes, receiver.url)
         found = []

@@ -181,13 +181,13 @@ def test_looking_for_what_is_due_takes_a_tenth_of_the_time_at_most_and_rests_fiv
 
 def test_no_lane_starves_where_there_are_more_than_one_process_works(site: Site) -> None:
     async def run() -> None:
-        async with site.database.pool() as db, looking(site.database) as database:
+        async with site.database.connect("registryd_app") as connection, looking(site.database) as database:
             for index in range(8):
                 messenger = await site.add_messenger(f"m{index}", "http://127.0.0.1:9/")
                 await database.owe(messenger, f"c{index}", first=FIRST_NUMBER + index)
             leased: set[str] = set()
             for _ in range(200):
-                leased |= {lease.name for lease in await lanes.lease(db, "this", 1, [])}
+                leased |= {lease.name for lease in await lanes.lease(connection, "this", 1, [])}
             assert len(leased) == 8
 
     asyncio.run(run())

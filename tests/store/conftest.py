@@ -120,7 +120,8 @@ async def change_policy(connection: Connection, **changes: str) -> None:
 
 
 async def take_lanes(db: Database, owner: str, limit: int, working: Sequence[MessengerId] = ()) -> list[Lease]:
-    return await lanes.lease(db, owner, limit, working)
+    async with db.connection() as connection:
+        return await lanes.lease(connection, owner, limit, working)
 
 
 async def waits(connection: Connection, pid: int) -> None:
