@@ -7,13 +7,14 @@ AS $$
 DECLARE
     buried record;
 BEGIN
-    -- EXECUTE plans it for this statement alone: a plan kept from a statement of one row takes quadratic time for a million.
+    -- EXECUTE plans it for this statement alone: a plan kept from a statement of one row takes quadratic time for a million. So does a LIMIT
+    -- without an ORDER BY: the planner then hopes to meet a row early, and there is none.
     EXECUTE $look$
         SELECT a.ended_at IS NULL AS is_live, greatest(a.generation, c.generation) AS above
           FROM added AS a
           JOIN registry.contract AS c ON c.msisdn = a.msisdn
          WHERE CASE WHEN a.ended_at IS NULL THEN c.generation > a.generation ELSE c.ended_at IS NULL AND c.generation < a.generation END
-         LIMIT 1
+         ORDER BY above DESC LIMIT 1
     $look$ INTO buried;
     IF buried.is_live THEN
         RAISE EXCEPTION 'a live contract is its number''s last (generation % exists)', buried.above

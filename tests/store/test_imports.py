@@ -87,6 +87,20 @@ def test_a_generated_population_goes_in_as_it_is_and_a_second_time_not_at_all(da
     assert stored(database) == rows
 
 
+def test_a_first_load_takes_time_in_proportion_to_its_lines(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, connection.transaction():
+            # A load that compared every contract with every other would take a quarter of an hour.
+            await connection.execute("SET LOCAL statement_timeout = '60s'; SELECT registry.make_import_staging()")
+            await connection.execute("""
+                INSERT INTO pg_temp.import_contract (msisdn, started_at, status, holder, end_user, generation)
+                SELECT 79000000000 + n, '2020-01-01', 'active', 'individual', 'not_required', 1 FROM generate_series(1, 100000) AS n
+            """)
+            assert await connection.fetchval("SELECT registry.load_first('2026-01-01')") == 100_000
+
+    asyncio.run(run())
+
+
 def test_columns_come_in_any_order_in_any_dress_of_csv(database: TestDatabase, tmp_path: Path) -> None:
     path = tmp_path / "contracts.csv"
     text = (
