@@ -7,7 +7,6 @@ error that names the file, the line and the nearest key.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -262,6 +261,8 @@ def _explain(path: Path, text: str, message: str) -> str:
     if unknown:
         key = unknown.group(1)
         known = _known_keys(keys)
+        import difflib  # only here: nothing else of a start needs it
+
         near = difflib.get_close_matches(key, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         line = _line(text, keys[0], key) if keys else _line(text, key)

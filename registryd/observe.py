@@ -14,10 +14,10 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import MutableMapping
 from functools import cache
 from typing import Any, Literal, TextIO, TypeVar
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
@@ -143,7 +143,6 @@ Event = Literal[
 LOG_CLOSE_S = 1.0
 PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
 
-_log = structlog.get_logger()
 _writer: LogWriter | None = None
 
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
@@ -157,7 +156,9 @@ def child(metric: Metric, *labels: object) -> Metric:
 
 def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "info", **facts: Any) -> None:
     """Writes one log line. Facts are ours: names, counts, kinds of error; never what a client sent."""
-    getattr(_log, level)(name, **facts)
+    import structlog  # here and in `configure`: a small command logs nothing, and this import would be a fifth of its start
+
+    getattr(structlog.get_logger(), level)(name, **facts)
 
 
 class LogWriter:
@@ -199,6 +200,8 @@ class LogWriter:
 
 def configure(level: str) -> None:
     """Logs JSON lines to stderr from `level` on; called again by a reload."""
+    import structlog
+
     global _writer
     if _writer is None or _writer.stream is not sys.stderr:
         _writer = LogWriter(sys.stderr)
@@ -227,7 +230,7 @@ def _goes_to_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _to_journal(logger: Any, method: str, facts: structlog.typing.EventDict) -> str:
+def _to_journal(logger: Any, method: str, facts: MutableMapping[str, Any]) -> str:
     """A line with syslog's priority before it: journald keeps it, filters by it, and limits floods by it."""
     return f"<{PRIORITIES.get(method, 6)}>{json.dumps(facts)}"
 
