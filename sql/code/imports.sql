@@ -93,8 +93,6 @@ COMMENT ON FUNCTION registry.record_snapshot IS 'Remembers when the newest snaps
 
 CREATE OR REPLACE FUNCTION registry.load_first(as_of timestamptz) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET maintenance_work_mem = '256MB' SET work_mem = '256MB'
--- The trigger that looks for buried contracts fires while there is no index, where nested loops would take quadratic time.
-SET enable_nestloop = off
 AS $$
 DECLARE
     index  record;
