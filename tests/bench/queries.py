@@ -19,6 +19,7 @@ from rich.progress import track
 from tests.bench.load import Load, command, run_load
 from tests.bench.measure import Figure, Sample, alternate, bench_site, cpu_seconds, rss_mib
 from tests.conftest import Daemon, Site, daemon, wait_for
+from tests.served import serving
 
 SECONDS = 5.0
 FIRST = 79_000_000_000
@@ -92,7 +93,7 @@ def bench_queries(site: Site, contracts: int) -> Iterator[Figure]:
     for connections in (64, 256):
         with (
             daemon(site) as one,
-            daemon(site, "--workers", "2") as two,
+            serving(site, "--answer", "2") as two,
             baseline_server(site, "ceiling") as ceiling,
             baseline_server(site, "one_statement") as single,
         ):

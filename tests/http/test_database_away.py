@@ -173,6 +173,44 @@ async def answers(session: aiohttp.ClientSession, path: str, status: int) -> boo
         return response.status == status
 
 
+def test_a_process_that_starts_meanwhile_waits_and_answers_503(away: Away) -> None:
+    """It neither exits nor lets clients hang; /readyz says why, and SIGTERM ends the wait."""
+
+    async def run() -> None:
+        stop_database(away)
+        try:
+            with (
+                daemon(away.site, "answer", "operate", until="database_away") as waiting,
+                daemon(away.site, "deliver", until="database_away") as stopped,
+            ):
+                assert await asyncio.to_thread(stopped.stop) == 0
+                async with client(waiting.api, away.messenger) as session:
+                    async with session.post("/v1/presence", json={"phoneNumber": f"+{PRESENT[0]}"}) as response:
+                        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+                        assert (await response.json(content_type=None))["code"] == "UNAVAILABLE"
+                    async with client(waiting.operator) as operator:
+                        assert await answers(operator, "/anything", 503)
+                    for role in waiting.processes:
+                        async with client(waiting.health(role)) as health, health.get("/readyz") as response:
+                            assert response.status == 503
+                            assert await response.json() == {"ready": False, "reason": "waiting for the database"}
+                    await asyncio.to_thread(away.server.start)
+                    await eventually(lambda: asks(session, 200))
+                    async with client(waiting.operator) as operator:
+                        await eventually(lambda: answers(operator, "/anything", 404))
+                assert await asyncio.to_thread(waiting.stop) == 0
+        finally:
+            if away.server.pid is None:
+                away.server.start()
+
+    asyncio.run(run())
+
+
+async def asks(session: aiohttp.ClientSession, status: int) -> bool:
+    async with session.post("/v1/presence", json={"phoneNumber": f"+{PRESENT[0]}"}) as response:
+        return response.status == status
+
+
 def test_every_answer_outlives_a_crash_of_the_database(away: Away) -> None:
     async def run() -> None:
         async with load(away) as told:

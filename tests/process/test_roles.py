@@ -23,13 +23,13 @@ from structlog.testing import capture_logs
 
 from registryd import observe
 from registryd.roles import life
-from tests.conftest import Daemon, Site, TestMessenger, daemon, eventually, wait_for
+from tests.conftest import LONG, Daemon, Site, TestMessenger, daemon, eventually, wait_for
 from tests.delivery.conftest import listening, looking
 
 NUMBER = 79_160_000_001
 EVENTS = "/operator/v1/contract-events"
 QUERY = {"phoneNumber": f"+{NUMBER}"}
-POSTS = int(os.environ.get("REGISTRYD_ROLLED_POSTS", "2000"))
+POSTS = 20_000 if LONG else 400
 """How many requests are answered while two processes are restarted in turn."""
 
 

@@ -6,18 +6,12 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import secrets
 import signal
 import socket
-import subprocess
-import sys
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -28,78 +22,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from registryd.cli import main
 from registryd.demo import embedded
 from registryd.roles.deliver import host_name
-from tests.conftest import DIES_WITH_US, Site, TestMessenger, client, cloned, eventually, make_site, wait_for
+from tests.conftest import Site, TestMessenger, client, cloned, eventually, make_site, wait_for
 from tests.delivery.conftest import Lookup, Received, listening, looking
+from tests.served import Served, serving
 
 NUMBER = 79_160_000_001
 QUERY = {"phoneNumber": f"+{NUMBER}"}
 CONNECTIONS = 16
-
-
-@dataclass
-class Served:
-    """A supervisor and what it and its children wrote."""
-
-    process: subprocess.Popen[bytes]
-    log_path: Path
-
-    def log(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
-
-    @property
-    def started(self) -> dict[str, Any]:
-        return self.log("all_started")[0]
-
-    def base(self, listener: str) -> str:
-        return f"http://{self.started['addresses'][listener]}"
-
-    @property
-    def api(self) -> str:
-        return self.base("messenger")
-
-    @property
-    def pids(self) -> dict[str, int]:
-        """Its children's, by name."""
-        found = {}
-        for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-            *_, role, _, instance, _ = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-            found[f"{role}@{instance}"] = int(pid)
-        return found
-
-    def restarted(self, name: str) -> int:
-        """How often a child has started."""
-        return len([line for line in self.log("started") if f"{line['role']}@{line['instance']}" == name])
-
-    def queries(self, name: str) -> int:
-        """How many presence queries a child has answered."""
-        text = self.get(self.started["health"][name], "/metrics")
-        return int(sum(map(float, re.findall(r"^registryd_queries_total\{.*\} (\S+)$", text, re.MULTILINE))))
-
-    def get(self, base: str, path: str) -> str:
-        with urllib.request.urlopen(base + path) as answer:
-            return str(answer.read().decode())
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-
-@contextlib.contextmanager
-def serving(site: Site, *options: str, environment: dict[str, str] | None = None) -> Iterator[Served]:
-    """Starts `serve` and waits until all its processes are ready, or its end."""
-    log_path = site.directory / f"serve-{secrets.token_hex(3)}.log"
-    with log_path.open("wb") as log:
-        command = [sys.executable, "-m", "registryd", "--config", str(site.path), "serve", *options]
-        process = subprocess.Popen(command, stderr=log, env=os.environ | (environment or {}), **DIES_WITH_US)
-    running = Served(process, log_path)
-    try:
-        wait_for(lambda: running.log("all_started") or process.poll() is not None)
-        yield running
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(60)
 
 
 @pytest.fixture(scope="module")
