@@ -32,7 +32,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     pass
 
 
-class Database(Section, frozen=True):
+class DatabaseSection(Section, frozen=True):
     dsn: str = "postgresql://registryd_app@/registryd?host=/run/postgresql"
     owner_dsn: str = ""
     pool_size: Annotated[int, msgspec.Meta(ge=4, le=64)] = 4
@@ -40,7 +40,7 @@ class Database(Section, frozen=True):
     command_timeout_s: Seconds = 10.0
 
 
-class Api(Section, frozen=True):
+class ApiSection(Section, frozen=True):
     listen: str = "127.0.0.1:8080"
     connections_max: Count = 4096
     body_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=15)] = 10.0
@@ -48,28 +48,28 @@ class Api(Section, frozen=True):
     body_max_bytes: Annotated[int, msgspec.Meta(ge=4096, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
 
 
-class Operator(Section, frozen=True):
+class OperatorSection(Section, frozen=True):
     listen: str = "127.0.0.1:8081"
 
 
-class Presence(Section, frozen=True):
+class PresenceSection(Section, frozen=True):
     statements_in_flight: Annotated[int, msgspec.Meta(ge=1, le=16)] = 2
     group_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
     queue_max: Count = 20_000
 
 
-class Delivery(Section, frozen=True):
+class DeliverySection(Section, frozen=True):
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     allow_http: bool = False
     allow_networks: tuple[str, ...] = ()
     deny_networks: tuple[str, ...] = ()
 
 
-class Observe(Section, frozen=True):
+class ObserveSection(Section, frozen=True):
     listen: str = "127.0.0.1:8090"
 
 
-class Log(Section, frozen=True):
+class LogSection(Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -80,13 +80,13 @@ class CredentialsSection(Section, frozen=True):
 class File(Section, frozen=True):
     """registryd.toml as written, before credentials."""
 
-    database: Database = Database()
-    api: Api = Api()
-    operator: Operator = Operator()
-    presence: Presence = Presence()
-    delivery: Delivery = Delivery()
-    observe: Observe = Observe()
-    log: Log = Log()
+    database: DatabaseSection = DatabaseSection()
+    api: ApiSection = ApiSection()
+    operator: OperatorSection = OperatorSection()
+    presence: PresenceSection = PresenceSection()
+    delivery: DeliverySection = DeliverySection()
+    observe: ObserveSection = ObserveSection()
+    log: LogSection = LogSection()
     credentials: CredentialsSection = CredentialsSection()
 
 

@@ -42,7 +42,7 @@ class Egress:
         self._allow_http = allow_http
 
     @classmethod
-    def of(cls, section: config.Delivery) -> Egress:
+    def of(cls, section: config.DeliverySection) -> Egress:
         """The egress rules of the configuration."""
         return cls(section.allow_networks, section.deny_networks, allow_http=section.allow_http)
 

@@ -62,7 +62,7 @@ async def import_ranges(
         raise ImportRefused(told(sorted(clashes)))
     connection = await connect(dsn, password=password)
     try:
-        origin: store.Origin = "hand" if whose == NOBODY else "register"
+        origin: store.RangeSource = "hand" if whose == NOBODY else "register"
         return ranges, await store.replace(connection, ranges, origin, absent_max=absent_max, dry_run=dry_run)
     finally:
         await connection.close()

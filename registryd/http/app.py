@@ -10,7 +10,7 @@ from typing import Generic
 from aiohttp.web import BaseRequest
 
 from registryd import observe
-from registryd.config import Api
+from registryd.config import ApiSection
 from registryd.domain.errors import InvalidArgument, RegistryError
 from registryd.http import problems, transport
 from registryd.http.admission import Admission
@@ -24,7 +24,7 @@ _CORRELATOR = re.compile(r"[a-zA-Z0-9\-_:;./<>{}]{1,256}", re.ASCII)
 class App(Generic[Caller]):
     """Handles the requests of one listener."""
 
-    def __init__(self, name: str, limits: Api, routes: Routes[Caller], admission: Admission[Caller]) -> None:
+    def __init__(self, name: str, limits: ApiSection, routes: Routes[Caller], admission: Admission[Caller]) -> None:
         self._name = name
         self._limits = limits
         self.routes = routes

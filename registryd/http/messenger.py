@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registryd.config import Api
+from registryd.config import ApiSection
 from registryd.domain.errors import PermissionDenied
 from registryd.http import wire
 from registryd.http.account import AccountHandlers
@@ -23,7 +23,7 @@ SINGLES = Budget(at_once=2_048)
 
 
 def messenger_app(
-    limits: Api,
+    limits: ApiSection,
     db: Database,
     directory: Directory,
     answerer: Answerer,

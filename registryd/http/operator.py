@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from registryd.config import Api
+from registryd.config import ApiSection
 from registryd.domain.contract import EVENT_ID, EVENT_ID_WANTED, Event, Result
 from registryd.domain.errors import InvalidArgument, OutOfScope
 from registryd.domain.identifiers import parse_msisdn
@@ -36,7 +36,7 @@ class OperatorHandlers:
         return wire.json_response({"results": [_result(result) for result in results]})
 
 
-def operator_app(limits: Api, keys: Keys[Operator], handlers: OperatorHandlers) -> App[Operator]:
+def operator_app(limits: ApiSection, keys: Keys[Operator], handlers: OperatorHandlers) -> App[Operator]:
     routes: Routes[Operator] = {
         "/operator/v1/contract-events": {
             "POST": Route("contract_events", handlers.contract_events, Budget(16, 6_000), bytes, shares_pool=True, scope="feed")

@@ -20,7 +20,7 @@ from aiohttp import HttpVersion11, StreamReader, http_parser, web_protocol
 from aiohttp.web import BaseRequest, Server
 
 from registryd import observe
-from registryd.config import Api, ConfigError
+from registryd.config import ApiSection, ConfigError
 from registryd.http import problems
 from registryd.http.accepting import Acceptor
 from registryd.http.reply import Reply
@@ -140,7 +140,7 @@ async def _rest_of(payload: StreamReader) -> bool:
 class Listener(Server):
     """One API's connections: their cap, their sweeping and their end."""
 
-    def __init__(self, name: str, handler: Handler, api: Api) -> None:
+    def __init__(self, name: str, handler: Handler, api: ApiSection) -> None:
         super().__init__(handler)  # type: ignore[arg-type] # Connection awaits it, and knows what it gives
         self.name = name
         self.connections_max = api.connections_max
@@ -199,7 +199,7 @@ class Listener(Server):
                     transport.abort()
 
 
-async def read_body(request: BaseRequest, api: Api) -> bytes:
+async def read_body(request: BaseRequest, api: ApiSection) -> bytes:
     """A JSON request's body. Raises: HttpError where it is too large, too slow, compressed or not JSON by its type."""
     headers = request.headers
     if headers.get("Content-Encoding", "identity") != "identity":

@@ -33,7 +33,7 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Query(Body, frozen=True):
+class QueryBody(Body, frozen=True):
     """`POST /v1/presence`, and an item of a batch."""
 
     phoneNumber: str
@@ -121,10 +121,10 @@ def _bad_items(items: list[Any], start: int, field: str, kind: type[T], parse_it
 
 
 class Batch(Body, frozen=True):
-    queries: list[Query]
+    queries: list[QueryBody]
 
 
-_QUERY = msgspec.json.Decoder(Query)
+_QUERY = msgspec.json.Decoder(QueryBody)
 _BATCH = msgspec.json.Decoder(Batch)
 
 
@@ -134,7 +134,7 @@ def read_query(raw: bytes) -> PresenceQuery:
         item = _QUERY.decode(raw)
         return PresenceQuery(parse_msisdn(item.phoneNumber), _code(item))
     except (msgspec.MsgspecError, ValueError):
-        return presence_query(read(raw, Query))
+        return presence_query(read(raw, QueryBody))
 
 
 def read_batch(raw: bytes) -> list[PresenceQuery]:
@@ -149,7 +149,7 @@ def read_batch(raw: bytes) -> list[PresenceQuery]:
             return _bounded(list(map(PresenceQuery, msisdns, map(_code, items))))
     except (msgspec.MsgspecError, ValueError):
         pass
-    return _bounded([query for part in read_items(raw, "queries", Query, BATCH_MAX_QUERIES, presence_query) for query in part])
+    return _bounded([query for part in read_items(raw, "queries", QueryBody, BATCH_MAX_QUERIES, presence_query) for query in part])
 
 
 def _bounded(queries: list[PresenceQuery]) -> list[PresenceQuery]:
@@ -189,7 +189,7 @@ def read_nothing(raw: bytes) -> None:
     read(raw or b"{}", Empty)
 
 
-def presence_query(item: Query | Binding) -> PresenceQuery:
+def presence_query(item: QueryBody | Binding) -> PresenceQuery:
     """Raises: InvalidArgument."""
     try:
         msisdn = parse_msisdn(item.phoneNumber)
@@ -202,7 +202,7 @@ def presence_query(item: Query | Binding) -> PresenceQuery:
         raise InvalidArgument(("identificationCode", str(error))) from None
 
 
-def _code(item: Query) -> IdentificationCode | None:
+def _code(item: QueryBody) -> IdentificationCode | None:
     code = item.identificationCode
     return None if code is UNSET else parse_code(code)
 

@@ -37,7 +37,7 @@ class Usage(NamedTuple):
     absent: int
 
 
-class Alarm:
+class Throttle:
     """What an alarm leaves a messenger: the policy's trickle of numbers a minute, `until` then."""
 
     __slots__ = ("_bucket", "until")
@@ -97,7 +97,7 @@ class QuotaGuard:
         self._alarm_lasts_s = 0.0
         self._per_minute = 1
         self._evidence: dict[MessengerId, Evidence] = {}
-        self._alarms: dict[MessengerId, Alarm] = {}
+        self._alarms: dict[MessengerId, Throttle] = {}
         self._signs: set[tuple[MessengerId, Sign]] = set()
 
     def reserve(self, messenger: Messenger, numbers: int) -> Reservation:
@@ -211,7 +211,7 @@ class QuotaGuard:
     def _throttle(self, messenger_id: MessengerId, until: float) -> None:
         alarm = self._alarms.get(messenger_id)
         if alarm is None:
-            self._alarms[messenger_id] = Alarm(until)
+            self._alarms[messenger_id] = Throttle(until)
         else:
             alarm.until = until
 

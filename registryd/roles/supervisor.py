@@ -41,7 +41,7 @@ async def serve(settings: Settings, answers: int, delivers: int) -> int:
         ("operate", 1, ("operator",)),
     ]
     children = [Child(settings, role, instance, {name: apis[name] for name in needs}) for role, instance, needs in named]
-    health = Health(children)
+    health = HealthOfAll(children)
     health_socket = sockets.bind(settings.file.observe.listen)
     listener = Listener("health", health, settings.file.api)
     await listener.listen([health_socket], None)
@@ -140,7 +140,7 @@ class Child:
             self.ready.set()
 
 
-class Health:
+class HealthOfAll:
     """/healthz, /readyz and /metrics of all children together."""
 
     def __init__(self, children: Sequence[Child]) -> None:

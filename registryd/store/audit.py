@@ -62,7 +62,7 @@ class Entry(NamedTuple):
     expected: bytes
 
 
-class Moment(NamedTuple):
+class ReadAt(NamedTuple):
     at: datetime
     system_identifier: int
     timeline: int
@@ -78,7 +78,7 @@ class Head(NamedTuple):
 READ_CHAIN = Query("audit", "read_chain", Seal, int)
 FIND_CHANGED_WINDOWS = Query("audit", "find_changed_windows", Changed, int, int, UUID, UUID)
 FIND_STRAY_PAGES = Query("audit", "find_stray_pages", PageId, list[UUID], list[UUID])
-READ_MOMENT = Query("audit", "read_moment", Moment)
+READ_MOMENT = Query("audit", "read_moment", ReadAt)
 READ_HEADS = Query("audit", "read_heads", Head)
 READ_LOG = Query("audit", "read_log", Entry, int)
 

@@ -29,7 +29,7 @@ class Failures(NamedTuple):
     failures: int
 
 
-class Health(NamedTuple):
+class EndpointHealth(NamedTuple):
     """Whether a messenger's endpoint fails: when it is probed next, and what the last failure was."""
 
     gate_until: datetime | None
@@ -54,7 +54,7 @@ RELEASE_LANE = Query("lanes", "release_lane", Token, int, int, UUID, timedelta, 
 GATE_LANE = Query("lanes", "gate_lane", Failures, int, int, timedelta, str)
 OPEN_LANE = Query("lanes", "open_lane", Token, int, int)
 READ_ECHO_BOUND = Query("lanes", "read_echo_bound", EchoBound)
-FIND_LANE = Query("lanes", "find_lane", Health, int)
+FIND_LANE = Query("lanes", "find_lane", EndpointHealth, int)
 
 
 async def lease(
@@ -91,6 +91,6 @@ async def echo_per_s(db: Database) -> float:
     return inf if not found or found[0].echo_per_s is None else found[0].echo_per_s / max(1, found[0].workers)
 
 
-async def find(db: Database, messenger_id: MessengerId) -> Health:
+async def find(db: Database, messenger_id: MessengerId) -> EndpointHealth:
     rows = await db.fetch(FIND_LANE, messenger_id)
-    return rows[0] if rows else Health(None, None)
+    return rows[0] if rows else EndpointHealth(None, None)

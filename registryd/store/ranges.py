@@ -12,7 +12,7 @@ from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
 from registryd.store.staging import importing
 
-Origin = Literal["register", "hand"]
+RangeSource = Literal["register", "hand"]
 
 
 class Range(NamedTuple):
@@ -55,7 +55,7 @@ INSERT_RANGES = Query("ranges", "insert_ranges", Nothing, list[int], list[int], 
 async def replace(
     connection: asyncpg.Connection[asyncpg.Record],
     ranges: Sequence[Range],
-    origin: Origin,
+    origin: RangeSource,
     *,
     absent_max: Callable[[int], int],
     dry_run: bool,

@@ -24,7 +24,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from registryd import resources
-from registryd.config import Api
+from registryd.config import ApiSection
 from registryd.domain import errors
 from registryd.domain.digest import digest_event, digest_of
 from registryd.feed.events import ContractFeed
@@ -70,9 +70,9 @@ def apps() -> tuple[App[Messenger], App[Operator]]:
     db = Database("", size=1, connect_timeout_s=1, command_timeout_s=1)
     answerer = Answerer(db, DigestKey(1, bytes(32)), statements_in_flight=1, group_max=1, queue_max=1)
 
-    messengers = messenger_app(Api(), db, Directory(db), answerer, QuotaGuard(db))
+    messengers = messenger_app(ApiSection(), db, Directory(db), answerer, QuotaGuard(db))
     feed = ContractFeed(db, bytes(32))
-    return messengers, operator_app(Api(), Operators(db), OperatorHandlers(feed.apply))
+    return messengers, operator_app(ApiSection(), Operators(db), OperatorHandlers(feed.apply))
 
 
 def test_the_document_is_openapi_3_1() -> None:

@@ -135,7 +135,7 @@ def test_only_deliver_dials_anybody_but_the_database(role: str) -> None:
 def test_a_stop_is_over_before_systemd_kills() -> None:
     drains = transport.DRAIN_S + life.CLOSE_TIMEOUT_S
     longest = {
-        "answer": drains + pool.ACQUIRE_TIMEOUT_S + config.Database().command_timeout_s,
+        "answer": drains + pool.ACQUIRE_TIMEOUT_S + config.DatabaseSection().command_timeout_s,
         "deliver": Timing().stop_timeout_s,
         "operate": drains,
     }

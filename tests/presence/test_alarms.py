@@ -15,7 +15,7 @@ import pytest
 from registryd.domain.errors import QuotaExceeded, Throttled, Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.presence.bucket import MINUTE_S
-from registryd.presence.quota import Alarm, QuotaGuard
+from registryd.presence.quota import QuotaGuard, Throttle
 from registryd.store import guard as store
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
@@ -316,7 +316,7 @@ def test_a_policy_that_makes_no_sense_is_refused(site: Site, column: str, value:
 
 
 def test_a_slowed_messenger_is_answered_so_many_a_minute_evenly() -> None:
-    trickle = Alarm(3_600)
+    trickle = Throttle(3_600)
     waits = []
     for tenth in range(6_000):  # ten minutes, ten times a second
         try:
@@ -330,7 +330,7 @@ def test_a_slowed_messenger_is_answered_so_many_a_minute_evenly() -> None:
 
 
 def test_a_minute_s_worth_may_be_saved_up_and_no_more() -> None:
-    trickle = Alarm(3_600)
+    trickle = Throttle(3_600)
     trickle.take(0, PER_MINUTE, PER_MINUTE)
     with pytest.raises(Throttled) as refused:
         trickle.take(0, 31, PER_MINUTE)

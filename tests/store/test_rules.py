@@ -63,7 +63,7 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "alarm_kind": get_args(Sign),
         "seal_kind": ("begin", "window", "retention"),
         "breakglass_step": ("requested", "prepared", "approved", "looked"),
-        "range_source": get_args(ranges.Origin),
+        "range_source": get_args(ranges.RangeSource),
     }
 
     async def run() -> None:
