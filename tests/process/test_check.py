@@ -64,14 +64,15 @@ def failed(site: Site) -> dict[str, str]:
 
 def test_check_names_each_function_table_and_setting_that_the_role_lacks(site: Site) -> None:
     site.database.psql(
-        *("-c", "REVOKE EXECUTE ON FUNCTION registry.seal_window FROM registryd_app"),
+        *("-c", "REVOKE EXECUTE ON FUNCTION registry.seal_window, registry.new_page_id FROM registryd_app"),
         *("-c", "REVOKE UPDATE (gate_until) ON registry.lane FROM registryd_app"),
     )
     lacking = failed(site)["permissions"]
     assert "function registry.seal_window(" in lacking
+    assert "function registry.new_page_id(" in lacking
     assert "table lane" in lacking
     site.database.psql(
-        *("-c", "GRANT EXECUTE ON FUNCTION registry.seal_window TO registryd_app"),
+        *("-c", "GRANT EXECUTE ON FUNCTION registry.seal_window, registry.new_page_id TO registryd_app"),
         *("-c", "GRANT UPDATE (gate_until) ON registry.lane TO registryd_app"),
         *("-c", f"ALTER ROLE registryd_app IN DATABASE \"{site.database.name}\" SET log_min_messages = 'error'"),
     )
