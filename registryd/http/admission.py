@@ -28,10 +28,10 @@ from registryd.presence.quota import Reservation
 POOL_SHARE = 2
 """How many statements one caller may run in the small pool at once. The pool has four connections or more, so no caller can take all."""
 POOL_WAIT_S = 1.0
-REFUSALS_PER_MINUTE = 1_200
+REFUSALS_PER_MINUTE = 600
 """How many refusals of one caller a minute are answered at once."""
-HELD_S = 1.0
-HELD_SPREAD_S = 2.0
+HELD_S = 2.0
+HELD_SPREAD_S = 4.0
 """Further ones are answered so much later, and not all at one moment: a client that asks again at once then costs the process little."""
 NOBODY = "-"
 """The name of all who have shown no valid key. No messenger can have it."""
