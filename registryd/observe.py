@@ -1,7 +1,7 @@
-"""What the daemon tells its operators: one closed set of metrics and log events, all of them here.
+"""All metrics and log events of the program: Prometheus metrics, and a JSON log on stderr.
 
-Owns: the Prometheus metrics and the JSON log on stderr. Never does: a number, an identification code, a key or a byte that a client
-sent; callers pass facts of ours (a route, a messenger's name, a count), and anything else has no parameter to come through.
+Neither ever holds a number, an identification code, a key or a byte that a client sent. Callers pass facts of ours: a route, a messenger's
+name, a count.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ log_lines_dropped = Counter("registryd_log_lines_dropped", "Lines of the log tha
 
 
 class PushMetrics:
-    """One messenger's push metrics, looked up once: a label's look-up costs more than the count."""
+    """One messenger's push metrics, looked up once, because looking up a label costs more than counting."""
 
     def __init__(self, messenger: str) -> None:
         self._count = {outcome: pushes.labels(messenger, outcome) for outcome in ("acknowledged", "rejected", "failed")}
@@ -150,7 +150,7 @@ Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
 @cache
 def child(metric: Metric, *labels: object) -> Metric:
-    """`metric.labels(...)`, looked for once: labels are few, and the hot path counts with each request."""
+    """`metric.labels(...)`, cached: labels are few, and the hot path counts each request."""
     return metric.labels(*labels)
 
 
@@ -162,7 +162,8 @@ def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "in
 
 
 class LogWriter:
-    """Writes lines to a stream from a thread of its own, so that a stderr that is broken or that nobody reads costs lines, never the loop.
+    """Writes lines to a stream from a thread of its own. A stderr that is broken or that nobody reads then costs lines, but does not stop
+    the loop.
 
     What the thread cannot keep up with, or cannot write, is dropped and counted.
     """

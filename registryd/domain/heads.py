@@ -1,7 +1,8 @@
-"""The signed end of the evidence's chains, to keep elsewhere: whoever holds one can tell whether what lay before it is still there.
+"""Heads: the signed ends of the evidence's chains, to be kept elsewhere. With a head one can tell whether what lay before it is still
+there.
 
-Signed by ed25519 (RFC 8032) with the credential head-key. Whoever checks a head needs the public key only, and takes it from where he
-noted it, not from the head: a forger would name his own.
+A head is signed by ed25519 (RFC 8032) with the credential head-key. Checking it takes the public key alone, as it was noted at the first
+head, not as this head names it: a forger would name his own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
 class BadHead(Exception):
-    """This is no head that was signed with the private key of this public key: `registryd audit head` prints one."""
+    """This is no head that belongs to this public key: `registryd audit head` prints one."""
 
     def __str__(self) -> str:
         return self.__doc__ or ""
@@ -72,7 +73,7 @@ def signed(chains: dict[str, Link], head_key: bytes) -> str:
 
 
 def public_key(head_key: bytes) -> str:
-    """The public key of `head_key`, in base64: not secret, and all that checking a head takes."""
+    """The public key of `head_key`, in base64. It is not secret, and checking a head takes nothing else."""
     public = Ed25519PrivateKey.from_private_bytes(head_key).public_key()
     return b64encode(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
 
@@ -92,7 +93,7 @@ def opened(text: str, public: str) -> dict[str, Link]:
 
 
 def _canonical(chains: dict[str, Link]) -> bytes:
-    """What is signed: a line for each chain, by name."""
+    """The text that is signed: a line for each chain, by name."""
     lines = (
         f"{name} {link.sequence} {link.at.isoformat()} {link.sha256.hex()} {link.origin.system_identifier} {link.origin.timeline}\n"
         for name, link in sorted(chains.items())

@@ -6,8 +6,8 @@ single queries; within a line messengers take turns, so that none holds up anoth
 
 Invariants: an answer exists only once its journal page is committed; a database that is away is `Unavailable`, never "absent"; what
 cannot be answered soon is refused at once. No two queries in this process's running statements name the same number or code of a messenger,
-so the outcome of two queries on one is that of some order of them. Other processes may name the same: then the statement that came
-second is undone, and what binds in it is asked again a messenger at a time, so that no messenger's conflict costs another its answer.
+so two queries on one number end as if one had come after the other. Another process may name the same: then the statement that came second
+is rolled back, and its binding queries are asked again one messenger at a time, so that no messenger's conflict costs another its answer.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Answerer:
     def __init__(self, db: Database, digest_key: DigestKey, *, statements_in_flight: int, group_max: int, queue_max: int) -> None:
         self._db = db
         self.digest_key = digest_key
-        """The journal's; set anew when a month begins."""
+        """The journal's digest key. It is set anew when a month begins."""
         self._single = Line("single", statements_in_flight, group_max, queue_max)
         self._batch = Line("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_GROUP_MAX, max(10 * queue_max, BATCH_MAX_QUERIES))
         self._named: Named = set()
@@ -103,7 +103,7 @@ class Answerer:
             try:
                 await asyncio.gather(*(ask.done for ask in asks))
             except BaseException:
-                for ask in asks:  # what still waits need not be asked any more
+                for ask in asks:  # those that still wait need not be asked any more
                     ask.done.cancel()
                 raise
             batch_id = batch_id or query_id(asks[0].page_id, asks[0].first)

@@ -1,4 +1,4 @@
-"""A token bucket: so many a minute, of which a minute's may be saved up."""
+"""A token bucket: a rate a minute, of which one minute may be saved up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ MINUTE_S = 60.0
 
 
 class TokenBucket:
-    """Kept as the time by which what was taken is paid for (the generic cell rate algorithm, ITU-T I.371)."""
+    """Its state is the time until which what was taken uses up the rate (the generic cell rate algorithm, ITU-T I.371)."""
 
     __slots__ = ("_paid_at",)
 

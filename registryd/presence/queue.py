@@ -1,4 +1,4 @@
-"""Who waits for a statement, and whose turn it is.
+"""The queues of queries that wait for a statement, and the turns of messengers.
 
 Messengers take turns, so that none holds up another. Per messenger it is first in, first out: an ask that would bind a number or code
 which a running statement may bind is skipped, and so is every later ask for that number or code. What cannot be answered soon is refused.
@@ -19,14 +19,14 @@ from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
 
 WAIT_MAX_S = 10.0
-"""Who would wait longer for a statement is refused: a messenger has given up its call by then."""
+"""A query that would wait longer for a statement is refused: its caller has given up by then."""
 
 Named = set[tuple[MessengerId, Msisdn | IdentificationCode]]
 """Numbers and codes that a messenger binds."""
 
 
 class Ask:
-    """The queries of one caller that are answered together. What is declared here without a value is there once `done` is."""
+    """The queries of one caller that are answered together. Attributes declared without a value are set when `done` is."""
 
     __slots__ = ("asked_at", "bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received", "received_at")
 
@@ -37,13 +37,13 @@ class Ask:
     """A `0` or `1` for each query."""
     bound: list[Bound | None] | None
     received_at: datetime
-    """By the database's clock: when it was answered, less the time it had waited."""
+    """When it was received, by the database's clock: the time of the answer less the wait."""
 
     def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received: float) -> None:
         self.messenger_id = messenger_id
         self.queries = queries
         self.names = {(messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code)}
-        """What it may bind."""
+        """The numbers and codes that it may bind."""
         self.received = received
         """time.monotonic() at its receipt."""
         self.asked_at = time.monotonic()
@@ -51,7 +51,7 @@ class Ask:
 
 
 class Queue:
-    """What one messenger waits for in a line."""
+    """The asks of one messenger in a line."""
 
     __slots__ = ("asks", "queries")
 
@@ -68,7 +68,7 @@ class Queue:
         self.queries += len(ask.queries)
 
     def take(self, named: Named) -> Generator[Ask, None, None]:
-        """Takes out, one by one and in their order, the asks that name nothing `named`, nor what one that was left before them names."""
+        """Takes out, one by one and in order, the asks that name nothing in `named` and nothing that a skipped ask before them names."""
         left: list[Ask] = []
         named_left: Named = set()
         waited_too_long = time.monotonic() - WAIT_MAX_S
@@ -76,7 +76,7 @@ class Queue:
             while self.asks:
                 ask = self.asks.popleft()
                 self.queries -= len(ask.queries)
-                if ask.done.done():  # its caller has gone
+                if ask.done.done():  # its caller has gone away
                     continue
                 if ask.asked_at < waited_too_long:
                     ask.done.set_exception(Unavailable(1, "queue"))
@@ -91,7 +91,7 @@ class Queue:
 
 
 class Line:
-    """A queue for each messenger that waits, and the bounded number of statements that work them."""
+    """A queue for each messenger that waits, and a bound on the statements that work on them."""
 
     def __init__(self, name: str, in_flight: int, group_max: int, queue_max: int) -> None:
         self.name = name
@@ -102,14 +102,14 @@ class Line:
         """In the order of their turns."""
         self.running = 0
         self.statement_s = 0.0
-        """How long a statement takes of late."""
+        """How long a statement took lately."""
         self.asked_at = -inf
-        """When it was last asked for, by the monotonic clock."""
+        """When a query last came, by the monotonic clock."""
 
     def admit(self, messenger_id: MessengerId, asks: Sequence[Ask]) -> None:
-        """Lets all of a messenger's asks wait. Raises: Unavailable, where its share of the queue is full, or the wait would be too long.
+        """Queues a messenger's asks, all or none. Raises: Unavailable, where its share of the queue is full or the wait would be too long.
 
-        A messenger that has nothing waiting is let in: neither the others' queues nor the memory of a slow statement shut it out.
+        A messenger with nothing in the queue is always admitted: neither the others' queues nor a slow statement in the past shut it out.
         """
         queue = self.waiting.get(messenger_id)
         if queue is None:
@@ -130,7 +130,7 @@ class Line:
         return sum(queue.queries for queue in self.waiting.values())
 
     def take_group(self, named: Named, apart: Collection[MessengerId] = ()) -> list[Ask]:
-        """The asks of the next statement, one of each messenger in turn up to the group's bound; what they name is added to `named`.
+        """Takes the asks of the next statement, one of each messenger in turn, up to the group's bound. What they name is added to `named`.
 
         What a messenger of `apart` binds shares no statement with others' asks.
         """

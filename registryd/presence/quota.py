@@ -1,9 +1,9 @@
-"""The enumeration guard: each messenger's budget of numbers a day, and what happens to one that searches for subscribers.
+"""The enumeration guard: each messenger's daily quota of numbers, and what happens to a messenger that searches for subscribers.
 
-Each worker counts and judges in memory (domain/enumeration.py) and exchanges its counts and alarms with the others through the database
-about once a second, so that the guard costs the hot path no statement. So the budget may be overrun by what the workers answer within
-that second, and evidence is each worker's own: of two that share a scan, the first to have seen enough throttles it for both. The
-journal is the proof, this is the guard.
+Each process counts and judges in memory (domain/enumeration.py). About once a second it exchanges its counts and alarms with the others
+through the database, so the guard costs the hot path no statement. The price: the quota may be overrun by what the processes answer within
+that second, and each process judges by what it has seen itself. Of two that share a scan, the first to have seen enough throttles it for
+both.
 
 An alarm never changes an answer and never stops a messenger: it slows it down to the policy's trickle, because the alarm may be false
 and the duty to answer is not. It lasts until the policy's time after the last sign, or until the operator clears it.
@@ -38,7 +38,7 @@ class Usage(NamedTuple):
 
 
 class Throttle:
-    """What an alarm leaves a messenger: the policy's trickle of numbers a minute, `until` then."""
+    """What a messenger with an alarm may still ask until `until`: the policy's numbers a minute."""
 
     __slots__ = ("_bucket", "until")
 
@@ -47,7 +47,7 @@ class Throttle:
         self._bucket = TokenBucket()
 
     def take(self, now: float, numbers: int, per_minute: int) -> None:
-        """Raises: Throttled, until when so many are there; until the alarm's end, if they never will be."""
+        """Raises: Throttled with the time until so many numbers are free, or until the alarm's end where they never will be."""
         wait_s = self._bucket.take(now, numbers, per_minute)
         if wait_s:
             remaining_s = self.until - now
@@ -55,7 +55,7 @@ class Throttle:
 
 
 class Reservation:
-    """Numbers of a messenger's day that a request holds until they are answered, or never will be."""
+    """Numbers of a messenger's quota that a request holds until they are answered or given up."""
 
     __slots__ = ("_guard", "_held", "_messenger")
 
@@ -65,7 +65,7 @@ class Reservation:
         self._held = numbers
 
     def record(self, numbers: Sequence[int], presents: Sequence[bool]) -> None:
-        """Counts answered numbers, in the order they were asked, in place of as many that were held."""
+        """Counts answered numbers, in the order they were asked. As many are held no longer."""
         self._give_back(len(numbers))
         self._guard.record(self._messenger, numbers, presents)
 
@@ -79,7 +79,7 @@ class Reservation:
 
 
 class QuotaGuard:
-    """Judges nothing before the first `exchange`, which the daemon awaits before it listens. `clock()`: seconds since 1970, UTC.
+    """It judges nothing before the first `exchange`, for which the process waits before it serves. `clock()`: seconds since 1970, UTC.
 
     Days are numbered from 1970: a hot path has no time for dates.
     """

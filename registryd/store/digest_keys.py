@@ -1,7 +1,7 @@
 """The journal's digest keys: random, one a month, sealed under the credential journal-key, destroyed when their month's journal is over.
 
-They are derived from nothing, so that once a row's ciphertext is erased no digest of that month can be tied to a number any more, not
-even by who holds every credential.
+They are derived from nothing. So once the ciphertext of a month's key is erased, nobody can tie a digest of that month to a number any
+more, not even with every credential.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ async def read_current(db: Database, box: SecretBox, today: date) -> DigestKey:
     for month in (this, following):
         if month not in months:
             await db.fetch(ADD_KEY, key_id_of(month), month, box.seal(_owner(month), urandom(KEY_BYTES)))
-    if this not in months:  # another worker's, where two made it at once
+    if this not in months:  # another process's, where two made it at once
         months = {row.month: row for row in await db.fetch(READ_KEYS)}
     return opened(box, [months[this]])[0]
 
@@ -78,5 +78,5 @@ def key_id_of(month: date) -> int:
 
 
 def _owner(month: date) -> str:
-    """What the ciphertext is bound to."""
+    """The text to which the ciphertext is bound."""
     return f"digest key {month:%Y-%m}"
