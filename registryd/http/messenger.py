@@ -1,4 +1,4 @@
-"""The messenger API: its routes in one table, with what each allows a messenger in one process."""
+"""The messenger API: its routes in one table, with what each allows a messenger in one process (README.md tells messengers)."""
 
 from __future__ import annotations
 
