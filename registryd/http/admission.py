@@ -107,9 +107,9 @@ class Admission(Generic[Caller]):
         finally:
             standing.pool.release()
 
-    async def refuse(self, caller: Caller | None, reason: str) -> None:
-        """Counts a refusal, and holds its answer where the caller has had many."""
+    async def refuse(self, caller: Caller | None, reason: str, *, is_ours: bool = False) -> None:
+        """Counts a refusal, and holds its answer where the caller has had many. `is_ours`: it is no fault of the caller's: never held."""
         name = NOBODY if caller is None else caller.name
         observe.child(observe.requests_refused, NOBODY if caller is None else self._label + name, reason).inc()
-        if self._standings[name].refusals.take(time.monotonic(), 1, REFUSALS_PER_MINUTE):
+        if not is_ours and self._standings[name].refusals.take(time.monotonic(), 1, REFUSALS_PER_MINUTE):
             await asyncio.sleep(HELD_S + HELD_SPREAD_S * self._jitter())

@@ -11,7 +11,7 @@ from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.config import ApiSection
-from registryd.domain.errors import InvalidArgument, RegistryError
+from registryd.domain.errors import InvalidArgument, RegistryError, Unavailable
 from registryd.http import problems, transport
 from registryd.http.admission import Admission
 from registryd.http.problems import HttpError
@@ -42,7 +42,7 @@ class App(Generic[Caller]):
         except (RegistryError, HttpError) as error:
             reply = problems.respond(error)
             if error.reason is not None:
-                await self._admission.refuse(caller, error.reason)
+                await self._admission.refuse(caller, error.reason, is_ours=isinstance(error, Unavailable))
         except Exception as error:
             # Only the kind: an exception's text may quote the request.
             observe.event("request_failed", "error", api=self._name, route=route.name if route else "unknown", kind=type(error).__name__)

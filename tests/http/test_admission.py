@@ -88,6 +88,7 @@ def test_who_is_refused_again_and_again_waits_for_it_and_nobody_else_does() -> N
         for _ in range(REFUSALS_PER_MINUTE):
             await admission.refuse(ONE, "budget")
         held = asyncio.ensure_future(admission.refuse(ONE, "budget"))
+        await admission.refuse(ONE, "database", is_ours=True)
         await admission.refuse(OTHER, "budget")
         await admission.refuse(None, "unauthenticated")
         assert not held.done()
