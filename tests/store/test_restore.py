@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from registryd import resources
 from registryd.demo import embedded
 from registryd.keep.days import keep_days
-from registryd.store import migrations, permissions
+from registryd.store import audit, migrations, permissions
 from tests.conftest import TestDatabase, cloned
 from tests.contracts.test_privileges import MATRIX, ROLES
 from tests.servers import private_server
@@ -102,12 +102,15 @@ def test_a_dump_restored_into_another_server_is_the_same_registry(database: Test
                 then, now = await facts(old), await facts(new)
                 assert now == then
                 assert (await migrations.migrate(new)).files == [], "and a migrate finds nothing to do"
-                # The rules came along: a closed day counts what comes late, an end owes its notifications, an ended contract stays ended.
+                # The rules came along: an end owes its notifications, an ended contract stays ended, no page comes into a sealed window.
                 await app.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", FIRST + 10)
                 assert await new.fetchval("SELECT sum(pending) FROM report.notification_backlog") == 2 * 5 + 2
                 with pytest.raises(asyncpg.RestrictViolationError):
                     await app.execute("UPDATE registry.contract SET status = 'active' WHERE msisdn = $1", FIRST + 10)
                 async with restored.pool() as db:
                     assert (await ask(db, 1, (FIRST + 20, None)))[1] == "1"
+                newest = "SELECT registry.time_of(page_id) FROM registry.journal_page ORDER BY page_id DESC LIMIT 1"
+                assert await new.fetchval(newest) >= await new.fetchval("SELECT max(until_at) FROM registry.seal")
+                assert (await audit.verify(restored.dsn(), None, {})).findings == []
 
         asyncio.run(compare())
