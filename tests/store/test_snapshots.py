@@ -23,7 +23,7 @@ from registryd.feed.lines import SNAPSHOT_COLUMNS
 from registryd.feed.snapshot import FileImport
 from registryd.store.snapshots import Owed, Reconciled, TooManyEnds
 from tests.conftest import Site, TestDatabase, eventually, make_site
-from tests.store.conftest import add_messengers, bind, waits
+from tests.store.conftest import add_messengers, bind, explaining, waits
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -179,6 +179,19 @@ def test_the_first_snapshot_is_loaded_under_every_rule_of_the_table(database: Te
     assert database.psql("-Atc", definitions).stdout == before
     assert live(database) == dict(sorted(table.items()))
     assert database.psql("-Atc", "SELECT sum(activated) FROM registry.contract_movement").stdout == "3000\n"
+
+
+def test_a_first_load_is_checked_in_one_pass_and_not_a_line_against_every_other(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(database, {}) as explained:
+            await explained.connection.execute(
+                "SELECT registry.make_import_staging(); INSERT INTO import_contract (msisdn, started_at, status, holder, end_user) "
+                "SELECT 79160000000 + n, now(), 'active', 'individual', 'not_required' FROM generate_series(1, 3000) AS n"
+            )
+            await explained.connection.execute("SELECT registry.load_first(now())")
+            assert (await explained.plans("FROM added AS a"))[-1].rows_touched() < 3_000 * 10
+
+    asyncio.run(run())
 
 
 def test_a_fast_first_load_is_for_an_empty_registry_and_its_own_staging_alone(database: TestDatabase, tmp_path: Path) -> None:
