@@ -16,6 +16,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -34,7 +35,7 @@ POSTS = 20_000 if LONG else 400
 
 
 @contextlib.contextmanager
-def handed_over(site: Site, listener: socket.socket, instance: int = 1) -> Iterator[Daemon]:
+def handed_over(site: Site, listener: socket.socket, instance: int = 1, **popen: Any) -> Iterator[Daemon]:
     """A process that answers on a listener that others share, as systemd hands it over."""
     script = site.directory / "activate"
     script.write_text(
@@ -45,7 +46,8 @@ def handed_over(site: Site, listener: socket.socket, instance: int = 1) -> Itera
     )
     script.chmod(0o700)
     environment = {"LISTENER": str(listener.fileno())}
-    with daemon(site, instance=instance, environment=environment, executable=str(script), pass_fds=(listener.fileno(),)) as started:
+    popen |= {"executable": str(script), "pass_fds": (listener.fileno(),)}
+    with daemon(site, instance=instance, environment=environment, **popen) as started:
         yield started
 
 
