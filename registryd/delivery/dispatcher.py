@@ -65,19 +65,20 @@ class Dispatcher:
         self._rest_s = 0.0
         self._stopped = asyncio.Event()
 
-    def wake(self) -> None:
-        """Something may be due: look soon, not at the next poll."""
-        self._wake.set()
-
-    def look_back(self, messenger_id: MessengerId | None = None) -> None:
-        """Something may be due below the mark of this messenger's lane, or of any lane."""
-        if messenger_id is None:
-            self._all_look_back = True
-        else:
+    def wake(self, messenger_id: MessengerId, *, below_mark: bool) -> None:
+        """Something new is owed to a messenger: its lane reads on at once, or is looked for. `below_mark`: it has to look back."""
+        if below_mark:
             self._to_look_back.add(messenger_id)
         for lane in self._lanes.values():
-            if messenger_id in (None, lane.messenger_id):
-                lane.look_back()
+            if lane.messenger_id == messenger_id:
+                lane.wake(below_mark=below_mark)
+        self._wake.set()
+
+    def look_back(self) -> None:
+        """Something may be due in any lane, and below its mark."""
+        self._all_look_back = True
+        for lane in self._lanes.values():
+            lane.wake(below_mark=True)
         self._wake.set()
 
     async def run(self) -> None:
@@ -162,6 +163,8 @@ class Dispatcher:
         lane = self._lanes.pop(task)
         self._count()
         error = None if task.cancelled() else task.exception()
+        if error is None:
+            self._wake.set()  # what came while it ended is found at once
         # A lane that ended because the database is away is still ours. It is leased anew once the database is back.
         if error is not None and not isinstance(error, Unavailable):
             observe.event("background_failed", "error", where="lane", kind=type(error).__name__)

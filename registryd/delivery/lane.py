@@ -83,9 +83,11 @@ class Lane:
         self._stop_by = self._stop_by or self._clock() + self._timing.stop_patience_s
         self._stir.set()
 
-    def look_back(self) -> None:
-        """Something became due below the lane's mark."""
-        self._state.reading.look_back_by(self._clock())
+    def wake(self, *, below_mark: bool) -> None:
+        """Something new is owed: it is read at once. `below_mark`: it lies below the lane's mark."""
+        self._state.reading.look_on()
+        if below_mark:
+            self._state.reading.look_back_by(self._clock())
         self._stir.set()
 
     async def run(self) -> None:
@@ -152,7 +154,7 @@ class Lane:
         began_s = self._clock()
         if self._state.wants_canary:
             rows = await notifications.find_canary(self._db, self._lease.messenger_id)
-            self._state.offer_canary(rows)
+            self._state.offer_canary(rows, began_s)
         elif (read := self._state.reads(began_s)) is not None:
             try:
                 rows = await notifications.read_due(self._db, self._lease.messenger_id, *read)
@@ -243,16 +245,14 @@ class Lane:
         if not (deferred or gate or reopens):
             return await notifications.settle_receipts(self._db, lease.messenger_id, delivered, attempts)
         async with self._db.transaction() as connection:
-            waits = [(d.notification_id, self._wait_until(d.due_s), d.error) for d in deferred]
+            now_s = self._clock()  # one for all, so that what is deferred to the gate's end is due then
+            waits = [(d.notification_id, _wait(now_s, d.due_s), d.error) for d in deferred]
             settled = await notifications.settle_push(connection, lease.messenger_id, lease.token, delivered, waits, attempts)
             if reopens:
                 await lanes.reopen(connection, lease)
             if gate is not None:
-                await lanes.gate(connection, lease, self._wait_until(gate.until_s), gate.error)
+                await lanes.gate(connection, lease, _wait(now_s, gate.until_s), gate.error)
         return settled
-
-    def _wait_until(self, at_s: float) -> timedelta:
-        return timedelta(seconds=max(0.0, at_s - self._clock()))
 
     async def _keep_lease(self) -> None:
         now = self._clock()
@@ -274,3 +274,7 @@ class Lane:
             cannot = "decrypted" if isinstance(error, WrongSecretsKey) else "used"
             self._state.close(f"signing secrets cannot be {cannot}", self._clock() + wait.total_seconds())
         self._signer_read = self._clock()
+
+
+def _wait(now_s: float, until_s: float) -> timedelta:
+    return timedelta(seconds=max(0.0, until_s - now_s))

@@ -22,13 +22,12 @@ async def listen(db: Database, dispatcher: Dispatcher, announcer: Announcer) -> 
     """Listens until it is cancelled. While the database is away it tries again, at growing intervals."""
 
     def hear(payload: str) -> None:
-        """The payload: nothing for what is owed, a messenger's number for what is owed below its mark, "test" for a test push."""
-        if payload == "test":
+        """ "test" for a test push; else the messenger to whom something is owed, and "below" where that lies below its lane's mark."""
+        messenger_id, _, below = payload.partition(" ")
+        if messenger_id == "test":
             announcer.wake()
-        elif payload:
-            dispatcher.look_back(MessengerId(int(payload)))
         else:
-            dispatcher.wake()
+            dispatcher.wake(MessengerId(int(messenger_id)), below_mark=bool(below))
 
     pause_s = RECONNECT_S
     while True:

@@ -26,6 +26,7 @@ from registryd.domain.push_queue import Batch, PushQueue
 from registryd.domain.reading import LOOK_S, PAGE, Read, Reading
 from registryd.domain.schedule import PROBE_MAX, next_attempt, next_attempt_of_refused, next_probe, presses
 
+NO_CANARY_S = 5.0
 REFUSED_MAX = 10
 """So many notifications refused for the first time, with no receipt between them, mean that the endpoint is broken."""
 
@@ -96,9 +97,11 @@ class LaneState:
         """The endpoint failed: one notification is to be read, and offered by `offer_canary`."""
         return bool(self.failures and self._has_canary and not (self.reading.taken or self.gate or self.closed))
 
-    def offer_canary(self, rows: Sequence[Notification]) -> None:
-        """Takes the notification to probe with; None means that nothing is due."""
+    def offer_canary(self, rows: Sequence[Notification], now_s: float) -> None:
+        """Takes the notification to probe with. None means that nothing is due: the lane is looked at again in some seconds."""
         self._has_canary = bool(rows)
+        if not rows:
+            self.reading.put_off(now_s + NO_CANARY_S)
         self.reading.take(row.notification_id for row in self._queue.put(rows))
 
     def reads(self, now_s: float) -> Read | None:

@@ -103,9 +103,17 @@ class Reading:
             self._looks_back = False
             self.look_back_by(now_s + LOOK_BACK_S)
 
+    def look_on(self) -> None:
+        """Something came behind the last row that was read."""
+        self._look_on_s = -inf
+
     def look_back_by(self, at_s: float) -> None:
         """Something may be due below the mark by then."""
         self._look_back_s = max(min(self._look_back_s, at_s), self._rests_until_s)
+
+    def put_off(self, to_s: float) -> None:
+        """There is nothing to look back for before then."""
+        self._look_back_s = max(self._look_back_s, to_s)
 
     def take(self, ids: Iterable[UUID]) -> None:
         """These are worked on now."""

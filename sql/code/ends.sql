@@ -88,14 +88,12 @@ CREATE OR REPLACE FUNCTION registry.wake_delivery() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 BEGIN
-    -- One NOTIFY a transaction, however many statements it has: PostgreSQL drops repeated ones. A row below its lane's mark is told by
-    -- its messenger, whose lane then looks back.
-    PERFORM pg_notify('registry_deliver', '') WHERE EXISTS (SELECT FROM added);
-    PERFORM pg_notify('registry_deliver', l.messenger_id::text)
+    -- One NOTIFY for each messenger and transaction, however many statements that has: PostgreSQL drops repeated ones. It says where
+    -- something came below the mark of the messenger's lane, which then looks back.
+    PERFORM pg_notify('registry_deliver', l.messenger_id || CASE WHEN earliest.deadline_at <= registry.time_of(l.low_water) THEN ' below' ELSE '' END)
        FROM (SELECT a.messenger_id, min(a.deadline_at) AS deadline_at FROM added AS a GROUP BY a.messenger_id) AS earliest
-       JOIN registry.lane AS l USING (messenger_id)
-      WHERE earliest.deadline_at <= registry.time_of(l.low_water);
+       JOIN registry.lane AS l USING (messenger_id);
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION registry.wake_delivery IS 'Tells deliver processes, at commit, that something new is owed. They poll as well, so that a NOTIFY that is missed costs half a second.';
+COMMENT ON FUNCTION registry.wake_delivery IS 'Tells deliver processes, at commit, to whom something new is owed. They poll as well, so that a NOTIFY that is missed costs half a second.';

@@ -188,7 +188,7 @@ class Messenger:
         turn_ends_s = now_s + TIMING.turn_s
         while True:
             if now_s < turn_ends_s and state.wants_canary:
-                state.offer_canary(self.find_canary(now_s))
+                state.offer_canary(self.find_canary(now_s), now_s)
             if now_s < turn_ends_s and (read := state.reads(now_s)) is not None:
                 state.offer(self.read_due(*read, now_s), now_s, 0.001)
             while now_s < turn_ends_s and (batch := state.begin(now_s)) is not None:

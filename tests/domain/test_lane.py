@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.lane import REFUSED_MAX, LaneState, Lease
+from registryd.domain.lane import NO_CANARY_S, REFUSED_MAX, LaneState, Lease
 from registryd.domain.notification import BEGINNING, Acknowledged, Failed, Notification, Outcome, Rejected
 from registryd.domain.pace import Pace, Throughput
 from registryd.domain.push_queue import RETRY_EVERY, Batch
@@ -148,7 +148,7 @@ def test_content_that_is_refused_though_it_is_overdue_is_tried_again_in_an_hour(
 
 def test_refused_canary_opens_nothing() -> None:
     lane = state(failures=1)
-    lane.offer_canary([owed(1)])
+    lane.offer_canary([owed(1)], 0.0)
     [canary] = begun(lane, 0.0)
     answer(lane, canary, Rejected(400))
     assert lane.gate is not None
@@ -167,7 +167,7 @@ def test_closed_lane_is_probed_by_one_and_opens_by_its_receipt() -> None:
     lane = state(batch_max=10, failures=3)
     assert lane.reads(0.0) is None
     assert lane.wants_canary
-    lane.offer_canary([owed(2, attempts=1)])
+    lane.offer_canary([owed(2, attempts=1)], 0.0)
     assert not lane.wants_canary
     [batch] = begun(lane, 0.0)
     assert len(batch) == 1
@@ -181,9 +181,10 @@ def test_closed_lane_is_probed_by_one_and_opens_by_its_receipt() -> None:
 
 def test_closed_lane_with_nothing_to_probe_with_is_idle() -> None:
     lane = state(failures=1)
-    lane.offer_canary([])
+    lane.offer_canary([], 10.0)
     assert not lane.wants_canary
     assert lane.idle
+    assert lane.reading.look_back_in_s(10.0) == NO_CANARY_S, "and is not leased again at once"
 
 
 def test_one_push_in_eight_is_a_retry_while_there_is_something_new() -> None:
