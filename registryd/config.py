@@ -1,8 +1,8 @@
 """The configuration: registryd.toml and the credentials directory, read once into a frozen `Settings`.
 
-Owns: the keys, their defaults and bounds (systemd/registryd.toml is the manual of the same keys; a test holds the two together).
-Never does: environment variables beyond `$REGISTRYD_CONFIG` and `$CREDENTIALS_DIRECTORY`; a guess at an unknown key, which is an
-error that names the file, the line and the nearest key.
+The keys, their defaults and bounds stand here; systemd/registryd.toml is their manual, and a test compares the two. No environment
+variables are read except `$REGISTRYD_CONFIG` and `$CREDENTIALS_DIRECTORY`. An unknown key is an error that names the file, the line and
+the nearest key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 
 class ConfigError(Exception):
-    """The configuration or a credential cannot be used: the message names the file, the line or key, and the mend."""
+    """The configuration or a credential cannot be used. The message names the file, the line or key, and what to do."""
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,7 +78,7 @@ class CredentialsSection(Section, frozen=True):
 
 
 class File(Section, frozen=True):
-    """registryd.toml as written, before credentials."""
+    """registryd.toml, without the credentials."""
 
     database: DatabaseSection = DatabaseSection()
     api: ApiSection = ApiSection()
@@ -91,7 +91,7 @@ class File(Section, frozen=True):
 
 
 class Credentials:
-    """Secrets by file name in one directory (systemd's `LoadCredential=`); read when asked for, never kept in a repr or a log."""
+    """Secrets, by file name, in one directory (systemd's `LoadCredential=`). They are read when asked for, and never shown or logged."""
 
     NAMES = (
         *("journal-key", "secrets-key", "secrets-key-previous", "feed-key", "head-key"),
@@ -145,7 +145,7 @@ class Credentials:
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Everything the daemon runs on; `path` is the file it came from."""
+    """The whole configuration. `path` is the file it came from."""
 
     path: Path
     file: File
@@ -194,9 +194,9 @@ def load(path: Path) -> Settings:
 
 
 def split_hosts(dsn: str) -> list[str]:
-    """A DSN for each host of one that names several as libpq has it: `a:1,b:2` before the database, or in `host=` and `port=`.
+    """Splits a DSN that names several hosts, as libpq allows (`a:1,b:2`, or in `host=` and `port=`), into one DSN a host.
 
-    Raises: ValueError, where there are neither as many ports as hosts nor one for all.
+    Raises: ValueError, where there are neither as many ports as hosts nor one port for all.
     """
     url = urlsplit(dsn)
     user, at, named = url.netloc.rpartition("@")
@@ -280,7 +280,7 @@ def _known_keys(keys: list[str]) -> list[str]:
 
 
 def _line(text: str, section: str, key: str | None = None) -> int:
-    """The line (from 1) of `key` in `[section]`; the section's own line, or 1, where the key is not written."""
+    """The line (from 1) of `key` in `[section]`; where the key is not written, the section's line, or 1."""
     current, found = "", 1
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[\s*([\w-]+)\s*\]", line)
