@@ -12,7 +12,7 @@ from click.shell_completion import ShellComplete
 from registryd.cli import COMMANDS, main
 
 HELP_MAX_MODULES = 300
-SMALL = ("messenger", "contracts", "ranges", "notifications", "policy", "report", "audit", "secrets", "breakglass", "migrate")
+SMALL = ("messenger", "operator", "contracts", "ranges", "notifications", "policy", "report", "audit", "secrets", "breakglass", "migrate")
 
 
 def imported(*words: str) -> set[str]:
