@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 
 import click
-import orjson
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.text import Text
 
-from registryd.cli.running import Context, Exit, command, err, fail, out, pass_context
+from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
 from registryd.domain import heads
+from registryd.domain.chains import Finding, LetGo
 from registryd.store import audit as evidence
+from registryd.store.audit import Verdict
 
 SHOWN_MAX = 50
 TIME = "%Y-%m-%d %H:%M:%S UTC"
@@ -39,7 +45,7 @@ def audit() -> None:
 @click.option(
     "--from", "from_day", type=click.DateTime(["%Y-%m-%d"]), help="Compare no pages of earlier days: to go on after an interruption."
 )
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @pass_context
 @command
 async def verify(
@@ -49,82 +55,81 @@ async def verify(
 
     After the verdict it names each policy that let evidence go. No seal covers the policy, so check that you know each of them.
     """
-    kept = {}
     if head is not None and since is not None:
         fail("--head or --since: one of the two", Exit.USAGE)
-    file = head or since
+    kept = _opened(head or since, public_key)
+    day = from_day.date() if from_day else None
+    with _progress(as_json) as progress:
+        verdict = await evidence.verify(context.owner_dsn, context.password, kept, since=since is not None, from_day=day, progress=progress)
+    present(as_json, _facts(verdict), *_shown(verdict))
+    sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
+
+
+def _opened(file: Path | None, public_key: str | None) -> dict[str, heads.Link]:
+    """The chains' ends of a head that was kept; none where none is named."""
     if (file is None) != (public_key is None):
         fail("--head or --since, and --public-key, go together", Exit.USAGE)
-    if file is not None and public_key is not None:
-        try:
-            kept = heads.opened(file.read_text("utf-8"), public_key)
-        except (heads.BadHead, UnicodeDecodeError) as error:
-            fail(f"{file}: {error}")
+    if file is None or public_key is None:
+        return {}
+    try:
+        return heads.opened(file.read_text("utf-8"), public_key)
+    except (heads.BadHead, UnicodeDecodeError) as error:
+        fail(f"{file}: {error}")
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[date, int, int], None]]:
+    """A bar on stderr, and what moves it. An interruption says from which day to go on."""
     reached: date | None = None
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=as_json) as progress:
-        task = progress.add_task("pages", total=None)
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err, transient=True, disable=as_json) as bar:
+        task = bar.add_task("pages", total=None)
 
         def tell(day: date, pages: int, total: int) -> None:
             nonlocal reached
             reached = day
-            progress.update(task, completed=pages, total=total)
+            bar.update(task, completed=pages, total=total)
 
         try:
-            verdict = await evidence.verify(
-                context.owner_dsn,
-                context.password,
-                kept,
-                since=since is not None,
-                from_day=from_day.date() if from_day else None,
-                progress=tell,
-            )
+            yield tell
         except BaseException:
             if reached:
                 err.print(f"the pages of every day before {reached} were compared: go on with --from {reached}")
             raise
-    if as_json:
-        found = [
-            {"fault": f.fault, "chain": f.chain, "entry": f.entry, "pageId": f.page_id, "explanation": f.explanation}
-            for f in verdict.findings
-        ]
-        facts = {
-            "seals": verdict.seals,
-            "pages": verdict.pages,
-            "sealedUntil": verdict.sealed_until,
-            "logEntries": verdict.log_entries,
-            "pagesDroppedBefore": verdict.dropped_before,
-            "letGo": [
-                {
-                    "effectiveFrom": gone.effective_from,
-                    "recordedAt": gone.recorded_at,
-                    "journalKept": gone.journal_kept,
-                    "firstSeal": gone.first_seal,
-                    "lastSeal": gone.last_seal,
-                    "pagesBefore": gone.pages_before,
-                }
-                for gone in verdict.let_go
-            ],
-            "findings": found,
-        }
-        click.echo(orjson.dumps(facts))
-    else:
-        for finding in verdict.findings[:SHOWN_MAX]:
-            page = f", page {finding.page_id}" if finding.page_id else ""
-            entry = f" {finding.entry}" if finding.entry else ""
-            out.print(f"{finding.fault}, {finding.chain}{entry}{page}: {finding.explanation}", style="red", markup=False, soft_wrap=True)
-        if len(verdict.findings) > SHOWN_MAX:
-            out.print(f"and {len(verdict.findings) - SHOWN_MAX:,} more: --json tells all")
-        dropped = f", since {verdict.dropped_before}, before which the policy let them go" if verdict.dropped_before else ""
-        state = f"{len(verdict.findings):,} findings" if verdict.findings else "as it was written"
-        out.print(f"{verdict.seals:,} seals over {verdict.pages:,} pages{dropped}, {verdict.log_entries:,} break-glass entries: {state}")
-        if verdict.sealed_until:
-            out.print(f"sealed until {verdict.sealed_until:{TIME}}; later pages wait for their seals")
-        for gone in verdict.let_go:
-            seals = f"seal {gone.first_seal}" if gone.first_seal == gone.last_seal else f"seals {gone.first_seal} to {gone.last_seal}"
-            policy = f"from {gone.effective_from:{TIME}}, recorded {gone.recorded_at:{TIME}}, journal_kept {gone.journal_kept}"
-            out.print(f"pages before {gone.pages_before} went ({seals}) by the policy {policy}", soft_wrap=True)
-    sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
+
+
+def _facts(verdict: Verdict) -> dict[str, object]:
+    return {
+        "seals": verdict.seals,
+        "pages": verdict.pages,
+        "sealedUntil": verdict.sealed_until,
+        "logEntries": verdict.log_entries,
+        "pagesDroppedBefore": verdict.dropped_before,
+        "letGo": [_camel(gone) for gone in verdict.let_go],
+        "findings": [_camel(finding) for finding in verdict.findings],
+    }
+
+
+def _camel(row: LetGo | Finding) -> dict[str, object]:
+    """A row's fields under the names that JSON has for them."""
+    return {re.sub(r"_(.)", lambda letter: letter[1].upper(), name): value for name, value in row._asdict().items()}
+
+
+def _shown(verdict: Verdict) -> Iterator[RenderableType]:
+    for finding in verdict.findings[:SHOWN_MAX]:
+        page = f", page {finding.page_id}" if finding.page_id else ""
+        entry = f" {finding.entry}" if finding.entry else ""
+        yield Text(f"{finding.fault}, {finding.chain}{entry}{page}: {finding.explanation}", "red")
+    if len(verdict.findings) > SHOWN_MAX:
+        yield f"and {len(verdict.findings) - SHOWN_MAX:,} more: --json tells all"
+    dropped = f", since {verdict.dropped_before}, before which the policy let them go" if verdict.dropped_before else ""
+    state = f"{len(verdict.findings):,} findings" if verdict.findings else "as it was written"
+    yield f"{verdict.seals:,} seals over {verdict.pages:,} pages{dropped}, {verdict.log_entries:,} break-glass entries: {state}"
+    if verdict.sealed_until:
+        yield f"sealed until {verdict.sealed_until:{TIME}}; later pages wait for their seals"
+    for gone in verdict.let_go:
+        seals = f"seal {gone.first_seal}" if gone.first_seal == gone.last_seal else f"seals {gone.first_seal} to {gone.last_seal}"
+        policy = f"from {gone.effective_from:{TIME}}, recorded {gone.recorded_at:{TIME}}, journal_kept {gone.journal_kept}"
+        yield f"pages before {gone.pages_before} went ({seals}) by the policy {policy}"
 
 
 @audit.command("head")

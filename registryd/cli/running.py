@@ -123,7 +123,7 @@ def present(as_json: bool, facts: object, *shown: RenderableType) -> None:
         click.echo(orjson.dumps(facts))
         return
     for part in shown:
-        out.print(part, markup=False, soft_wrap=isinstance(part, str))
+        out.print(part, markup=False, soft_wrap=isinstance(part, str | Text))
 
 
 def present_once(as_json: bool, facts: dict[str, object]) -> None:
