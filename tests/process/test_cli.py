@@ -205,9 +205,9 @@ def test_evidence_is_verified_against_a_head_that_was_kept(site: Site, tmp_path:
     assert run(site, "audit", "verify").exit_code == 0
     cut = run(site, "audit", "verify", "--head", str(kept), *public, "--json")
     assert (cut.exit_code, [finding["fault"] for finding in json.loads(cut.stdout)["findings"]]) == (1, ["head_missing"])
-    kept.write_text(kept.read_text().replace('"sequence":2', '"sequence":1'))
+    kept.write_text(kept.read_text().replace('"sequence":', '"sequence":1'))
     forged = run(site, "audit", "verify", "--head", str(kept), *public)
-    assert (forged.exit_code, "signed" in forged.stderr) == (1, True)
+    assert (forged.exit_code, "no head that belongs to this public key" in forged.stderr) == (1, True)
 
 
 def test_two_persons_look_at_one_number(site: Site) -> None:
