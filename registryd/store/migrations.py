@@ -81,8 +81,26 @@ def migrations() -> tuple[Migration, ...]:
         tables, _, triggers = text.partition("\n-- code\n")
         oldest = re.search(r"^-- compatible from (\d{4})$", text, re.MULTILINE)
         version = int(number[1])
-        found.append(Migration(version, path, tables, triggers, sha256(text.encode()).digest(), int(oldest[1]) if oldest else version))
+        compatible_from = int(oldest[1]) if oldest else version
+        found.append(Migration(version, path, _with_comments(tables), triggers, sha256(text.encode()).digest(), compatible_from))
     return tuple(found)
+
+
+def _with_comments(sql: str) -> str:
+    """With a COMMENT for each `-- …` behind a table's first line or behind a column: the files say it beside the thing, psql shows it."""
+    comments, table = [], ""
+    for line in sql.splitlines():
+        if first := re.match(r"CREATE TABLE (\S+) \((?: -- (.*))?$", line):
+            table = first[1]
+            target, text = f"TABLE {table}", first[2]
+        elif table and (column := re.match(r"    ([a-z_0-9]+) .*? -- (.*)$", line)):
+            target, text = f"COLUMN {table}.{column[1]}", column[2]
+        else:
+            table = "" if line.startswith(")") else table
+            continue
+        if text:
+            comments.append("COMMENT ON {} IS '{}';".format(target, text.replace("'", "''")))
+    return "\n".join([sql, *comments])
 
 
 @cache
