@@ -1,5 +1,5 @@
--- Who may do what: every grant of our roles, and everything else is refused. Applied whole, in one transaction: what our roles hold is taken
--- back where they hold anything and given again as it stands here. What a DBA granted to roles of his own stays.
+-- Every grant of our roles; nothing else is allowed to them. The file is applied as a whole, in one transaction: it takes back what our roles hold
+-- and gives what stands here. What a DBA granted to roles of his own stays.
 -- The whole matrix stands in tests/contracts/privileges.txt.
 
 DO $revoke$
@@ -38,7 +38,7 @@ GRANT SELECT, INSERT, UPDATE (endpoint_url, batch_max, includes_phone_number, da
 GRANT SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at) ON registry.messenger_key, registry.operator_key TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (expires_at) ON registry.messenger_secret TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (ended_at, end_reason) ON registry.binding TO registryd_app;
--- A page's id and time are the database's to say.
+-- The database alone sets a page's id and time.
 GRANT SELECT (page_id, answered_at), INSERT (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, told) ON registry.journal_page TO registryd_app;
 GRANT SELECT ON SEQUENCE registry.sealed_until_ms TO registryd_app;
 GRANT SELECT, INSERT (key_id, month, ciphertext) ON registry.digest_key TO registryd_app;

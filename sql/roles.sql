@@ -28,8 +28,8 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- registry.end_long_reports, the owner's, ends the sessions of the report role and of the persons who are granted it: it has to see
-    -- since when theirs go on. Asked first: GRANT would notice what is granted already.
+    -- registry.end_long_reports runs as the owner and ends sessions of the report role and of persons who are granted it, so it must see how long
+    -- they have run. Whether the grants are there is asked first, because GRANT prints a notice where they are.
     FOR wanted IN
         SELECT * FROM unnest(ARRAY['registryd_report', 'pg_signal_backend', 'pg_read_all_stats']) AS roles(name)
     LOOP
@@ -45,7 +45,7 @@ BEGIN
 END
 $roles$;
 
--- What everybody may do in a database unless it is said otherwise: fill the disk with large objects.
+-- Without this, everybody may fill the disk with large objects.
 REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
 
 -- Numbers must not reach the server's log. The DETAIL of an error quotes key values, and csvlog and jsonlog write it whatever

@@ -1,13 +1,13 @@
--- Break-glass: one number's contracts and bindings unmasked, and who asked about it
+-- Break-glass: one number's contracts and bindings unmasked, and who asked about it. The steps:
 --
 --   requested   by a person with registryd_breakglass, for one number and a reason          breakglass.request
 --   prepared    by the daemon within seconds: it adds the number's digests                   registry.prepare_request
 --   approved    by another person, with registryd_approver, within a day                    breakglass.approve
 --   looked      by the first, within an hour, once                                           breakglass.look
 --
--- Each step is a row of registry.breakglass_event, which is a hash chain of its own. A look can be undone by its caller after he has seen what it
--- returned; the request and its approval cannot: they are two persons' transactions, each of which the next step sees only once it
--- is committed. So every look leaves a committed trace, and an approval without a look must be read as one.
+-- Each step is a row of registry.breakglass_event, which is a hash chain of its own. Whoever looks can roll back his look after he has seen the
+-- result. He cannot undo the request and the approval: they are transactions of two persons, and the next step sees each only once it is
+-- committed. So every look leaves a committed trace, and an approval without a look must be taken for a look.
 --
 -- The journal holds keyed digests and the database has no key to make them with. The daemon has (role operate, credential journal-key), so it
 -- prepares each request. The persons need no secret of the service, and the digests stand in the log before anybody approves or looks.
@@ -23,7 +23,7 @@ DECLARE
     last registry.breakglass_event;
     made registry.breakglass_event;
 BEGIN
-    -- Until the caller's commit: who leaves his transaction open holds up the others' requests, and no query.
+    -- The lock is held until the caller's commit. A transaction left open delays other requests, but no presence query.
     PERFORM pg_advisory_xact_lock(hashtextextended('registry.breakglass_event', 0));
     SELECT e.* INTO last FROM registry.breakglass_event AS e ORDER BY e.sequence DESC LIMIT 1;
     made.sequence := coalesce(last.sequence, 0) + 1;
@@ -56,7 +56,7 @@ END
 $$;
 COMMENT ON FUNCTION registry.breakglass_request IS 'A request by its number, or a refusal.';
 
--- What a CHECK or NOT NULL of the table refuses, PostgreSQL logs with the whole row: so it is refused before it is one.
+-- PostgreSQL logs a row that a CHECK or NOT NULL refuses, with all its values. So bad values are refused before they make a row.
 CREATE OR REPLACE FUNCTION breakglass.request(number bigint, reason text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
@@ -168,7 +168,7 @@ BEGIN
         SELECT 'binding', b.bound_at, b.ended_at, b.generation, m.name, b.identification_code, coalesce(b.end_reason::text, 'live')
           FROM registry.binding AS b LEFT JOIN registry.messenger AS m ON m.messenger_id = b.messenger_id
          WHERE b.msisdn = asked.msisdn ORDER BY b.bound_at, m.name;
-    -- Every page that a key made is searched: the journal has no index by number, on purpose. Planned for the key's own days (EXECUTE).
+    -- Every page of the key's month is searched, because the journal has no index by number, on purpose. EXECUTE plans for that month alone.
     FOR searched IN
         SELECT k.key_id, substring(prepared.digests FROM 16 * k.place::integer - 15 FOR 16) AS digest,
                coalesce(registry.first_id_at(d.month::timestamp AT TIME ZONE 'UTC')::text, '00000000-0000-0000-0000-000000000000') AS first_page,

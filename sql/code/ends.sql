@@ -1,13 +1,13 @@
--- What no path can break: the ends of contracts, the bindings on them, and what is owed for them.
+-- The ends of contracts, of the bindings on them, and what is owed for them. No path can get around these rules.
 --
 -- A contract ends when somebody sets ended_at: the event API, an import, or a DBA in psql. In that same statement its bindings end and
--- one notification is written for each (notify_messengers_of_ends). The work is done once a statement, from the transition table, so
--- that a million ends are one statement too. The plan is made anew for each statement (EXECUTE), because a plan that PL/pgSQL
--- remembers from a statement of one row is quadratic for one of a million.
+-- one notification is written for each (notify_messengers_of_ends). The work is done once a statement, from the transition
+-- table, so that a million ends are one statement too. EXECUTE plans it anew for each statement, because a plan that PL/pgSQL keeps from a
+-- statement of one row takes quadratic time for a million.
 --
--- The other direction is closed by a lock: a binding is written only while a share lock keeps its contract from ending
--- (guard_new_bindings). An end that comes meanwhile waits, and then sees the binding. That argument needs READ COMMITTED, where each
--- statement sees what was committed before it; ends under a stricter isolation are refused.
+-- No binding can slip in while its contract ends: it is written only under a share lock that keeps the contract from ending
+-- (guard_new_bindings). An end that comes meanwhile waits and then sees the binding. This needs READ COMMITTED, where each statement sees what
+-- was committed before it, so ends under a stricter isolation are refused.
 --
 -- Every refusal says what to do, and none quotes a number.
 
@@ -20,7 +20,7 @@ BEGIN
               HINT = 'Insert a contract of the next generation instead: the messengers have been notified that this one ended.';
 END
 $$;
-COMMENT ON FUNCTION registry.refuse_reopening IS 'Ended is final: a restored subscriber gets the next generation.';
+COMMENT ON FUNCTION registry.refuse_reopening IS 'Refuses to change an ended contract: a subscriber who comes back gets the next generation.';
 
 CREATE OR REPLACE FUNCTION registry.complete_end() RETURNS trigger
 LANGUAGE plpgsql
@@ -40,7 +40,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION registry.complete_end IS 'Setting ended_at (or status) is enough to end a contract: this fills the rest.';
+COMMENT ON FUNCTION registry.complete_end IS 'Fills in the rest of an end. Setting ended_at, or status, is enough to end a contract.';
 
 CREATE OR REPLACE FUNCTION registry.notify_messengers_of_ends() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp

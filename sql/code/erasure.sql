@@ -8,8 +8,8 @@ BEGIN
     IF over IS NULL OR NOT pg_try_advisory_xact_lock(hashtextextended('registry.purge_ended', 0)) THEN
         RETURN;
     END IF;
-    -- What is owed is read once a batch (a hash), what has ended by its index until the batch is full (no ORDER BY: a hash join would be sorted).
-    -- Rows are deleted by where they lie (ctid): what has ended is never changed, so they lie there still.
+    -- What is owed is read once for each batch, into a hash. What has ended is read by its index until the batch is full; an ORDER BY would sort
+    -- all of it first. Rows are deleted by their place (ctid), which stays the same because ended rows are never changed.
     DELETE FROM registry.binding AS b WHERE b.ctid = ANY (ARRAY(
         SELECT e.ctid FROM registry.binding AS e
          WHERE e.ended_at < over
@@ -26,7 +26,7 @@ BEGIN
     RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION registry.purge_ended IS 'Deletes ended bindings and contracts that the policy in force no longer keeps, a batch of each, and returns how many; no row where somebody else is at it. What is still owed keeps its binding, and a binding that is still kept its contract.';
+COMMENT ON FUNCTION registry.purge_ended IS 'Deletes ended bindings and contracts that the policy in force no longer keeps, a batch of each. Returns how many; no row where another process is doing it. A binding stays while its notification is owed, a contract while it has bindings.';
 
 CREATE OR REPLACE FUNCTION registry.forget_events(batch integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -41,7 +41,7 @@ BEGIN
     RETURN forgotten;
 END
 $$;
-COMMENT ON FUNCTION registry.forget_events IS 'Deletes billing''s events, a batch at most, recorded longer ago than the policy keeps ended contracts; figures of them stay in feed_movement. Returns how many.';
+COMMENT ON FUNCTION registry.forget_events IS 'Deletes a batch of billing''s events that were recorded longer ago than the policy keeps ended contracts. Their figures stay in feed_movement. Returns how many.';
 
 CREATE OR REPLACE FUNCTION registry.forget_records(batch integer) RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp SET timezone = 'UTC'
@@ -57,12 +57,12 @@ AS $$
              SELECT e.ctid FROM registry.enumeration_alarm AS e WHERE e.ends_at < (SELECT at FROM over) LIMIT batch)) RETURNING 1)
     SELECT greatest((SELECT count(*) FROM usage), (SELECT count(*) FROM digests), (SELECT count(*) FROM handed), (SELECT count(*) FROM alarms))
 $$;
-COMMENT ON FUNCTION registry.forget_records IS 'Deletes usage of quotas, daily digests, hand-overs and alarms, a batch of each at most, that are older than the policy keeps ended contracts. Returns how many of the kind of which there were most.';
+COMMENT ON FUNCTION registry.forget_records IS 'Deletes a batch each of quota usage, daily digests, deliveries by hand and alarms that are older than the policy keeps ended contracts. Returns the largest of the four numbers.';
 
 CREATE OR REPLACE FUNCTION registry.destroy_digest_keys() RETURNS SETOF date
 LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
-    -- A day more than the month: a worker may use its key for some minutes into the next.
+    -- A day more than the month, because a process may use its key for some minutes into the next month.
     UPDATE registry.digest_key AS k SET ciphertext = NULL, destroyed_at = now()
      WHERE k.destroyed_at IS NULL AND k.month + interval '1 month 1 day' <= registry.kept_from('journal_page')
        AND NOT EXISTS (SELECT FROM registry.day_partition AS p WHERE p.family = 'journal_page' AND p.day < k.month + interval '1 month 1 day')

@@ -11,7 +11,7 @@ DECLARE
     locked text;
 BEGIN
     LOOP
-        -- An assignment, because PERFORM costs as much again. The sequence is read as it is now, not as this transaction's snapshot has it.
+        -- An assignment, because PERFORM would cost as much again. A sequence is read as it is now, not as this transaction's snapshot has it.
         locked := pg_advisory_xact_lock_shared(1801, (ms / 60000)::integer)::text;
         sealed := pg_sequence_last_value('registry.sealed_until_ms');
         EXIT WHEN sealed <= ms;
@@ -54,8 +54,7 @@ COMMENT ON COLUMN registry.presence_query.present IS 'The answer.';
 COMMENT ON COLUMN registry.presence_query.received_at IS 'When the first of this messenger''s queries on the page was received.';
 COMMENT ON COLUMN registry.presence_query.answered_at IS 'When the answer was decided.';
 
--- Planned for the very id (EXECUTE): one partition is opened, locked and probed. A plan that is kept for any id opens and locks every
--- partition there is before it prunes all but one.
+-- EXECUTE plans for this id alone: one partition is opened, locked and probed. A plan kept for any id would open and lock every partition.
 CREATE OR REPLACE FUNCTION registry.find_query(id uuid) RETURNS SETOF registry.presence_query
 LANGUAGE plpgsql STABLE ROWS 1
 AS $$

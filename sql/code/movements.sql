@@ -1,7 +1,6 @@
--- Movements: where a report would count a whole table (contracts, bindings, events, what is owed, deliveries, attempts), a trigger appends what each statement
--- changed, and the report sums that. Appended rows wait for nobody, where one counter would make every writer wait. The daemon folds
--- them together every ten minutes (fold_movements), so that there are never more than that time brings. What retention deletes from a
--- table later stays counted: reports tell what was.
+-- Movements: instead of letting a report count a whole table (contracts, bindings, events, what is owed, deliveries, attempts), a trigger appends
+-- what each statement changed, and the report sums those rows. Appended rows wait for nobody; a single counter would make every writer
+-- wait. A job folds the rows together every ten minutes (fold_movements). What retention deletes from a table later stays counted.
 
 CREATE OR REPLACE FUNCTION registry.count_new_contracts() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -27,7 +26,7 @@ CREATE OR REPLACE FUNCTION registry.count_bindings() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 BEGIN
-    -- An ended row cannot be updated (refuse_binding_change), so every ended row of an UPDATE ended in it.
+    -- An ended row cannot be updated (refuse_binding_change), so every ended row of an UPDATE has ended in that UPDATE.
     INSERT INTO registry.binding_movement (messenger_id, recorded, terminated, replaced, removed)
     SELECT c.messenger_id, CASE TG_OP WHEN 'INSERT' THEN count(*) ELSE 0 END, count(*) FILTER (WHERE c.end_reason = 'terminated'),
            count(*) FILTER (WHERE c.end_reason = 'replaced'), count(*) FILTER (WHERE c.end_reason = 'removed')
@@ -53,7 +52,7 @@ COMMENT ON FUNCTION registry.count_notifications IS 'Appends to notification_mov
 CREATE OR REPLACE FUNCTION registry.lag_of(recorded_at timestamptz, occurred_at timestamptz) RETURNS interval
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 AS $$ SELECT CASE WHEN isfinite(occurred_at) THEN recorded_at - occurred_at ELSE interval '0' END $$;
-COMMENT ON FUNCTION registry.lag_of IS 'From occurring to being recorded; 0 for an event at the end of the calendar, which was refused.';
+COMMENT ON FUNCTION registry.lag_of IS 'The time from occurring to being recorded; 0 for a refused event whose date is at the end of the calendar.';
 
 CREATE OR REPLACE FUNCTION registry.count_feed_events() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -109,7 +108,7 @@ BEGIN
     INSERT INTO registry.notification_movement (messenger_id, day, due, pending)
     SELECT f.messenger_id, f.day, f.due, sum(f.pending) FROM folded AS f GROUP BY 1, 2, 3 HAVING sum(f.pending) <> 0;
 
-    -- Of days, years of them gather: only those that have something to fold.
+    -- Years of days gather here, so only days that have something to fold are taken.
     WITH folded AS (
         DELETE FROM registry.contract_movement AS m
          WHERE m.day IN (SELECT d.day FROM registry.contract_movement AS d GROUP BY d.day HAVING count(*) > 1) RETURNING *)
@@ -138,7 +137,7 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION registry.fold_movements IS 'Sums the appended rows of the movement tables into few: no figure changes. False where somebody else is at it.';
+COMMENT ON FUNCTION registry.fold_movements IS 'Sums the appended rows of the movement tables into few rows, which changes no figure. False where another process is doing it.';
 
 CREATE OR REPLACE FUNCTION registry.delivered_last_hour() RETURNS TABLE (messenger_id integer, delivered bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = registry, pg_temp SET jit = off

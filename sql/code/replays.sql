@@ -1,9 +1,8 @@
 -- Replays: an operator's request that delivered notifications be delivered again under their own ids.
 --
--- A request is a row of registry.replay, each notification it chose a row of registry.replayed_notification; from there, at the request's
--- pace, they go back into registry.notification. A replayed notification is owed by courtesy. Its first delivery stays in
--- registry.notification_delivered as the proof and is joined by no other: a repeated one is recorded in registry.replayed_notification,
--- so that reports, counts and alarms know first deliveries alone.
+-- A request is a row of registry.replay, and each notification it chose a row of registry.replayed_notification. From there they go back into
+-- registry.notification at the request's pace. The first delivery stays in registry.notification_delivered as the only proof; a repeated
+-- delivery is recorded in registry.replayed_notification. So reports, counts and alarms know first deliveries alone.
 
 CREATE OR REPLACE FUNCTION registry.owe_again(replay bigint, at_most integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
@@ -34,7 +33,7 @@ BEGIN
     RETURN owed;
 END
 $$;
-COMMENT ON FUNCTION registry.owe_again IS 'Lets in the next notifications of a replay: rows of registry.notification again, with the ids and times they had. One that is owed again already is left as it is. Returns how many were added.';
+COMMENT ON FUNCTION registry.owe_again IS 'Makes the next notifications of a replay owed again: rows of registry.notification with the ids and times they had. One that is owed again already stays as it is. Returns how many were added.';
 
 CREATE OR REPLACE FUNCTION registry.forget_replays(batch integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET timezone = 'UTC'
@@ -60,4 +59,4 @@ BEGIN
     RETURN forgotten;
 END
 $$;
-COMMENT ON FUNCTION registry.forget_replays IS 'Deletes what replays chose, a batch at most, that ended longer ago than the policy keeps deliveries and of which nothing is owed any more; then the replays themselves. Returns how many notifications.';
+COMMENT ON FUNCTION registry.forget_replays IS 'Deletes a batch of what replays chose, where the replay ended longer ago than the policy keeps deliveries and nothing of it is owed; then the replays themselves. Returns how many notifications.';

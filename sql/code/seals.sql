@@ -1,4 +1,4 @@
--- Seals: what the journal says was said then, and shows if it was changed since.
+-- Seals: they show whether the journal was changed after it was written.
 --
 -- A page's id begins with the minute that is its window (new_page_id). Once a minute one of the operate processes seals what is over
 -- (seal_window): it takes the locks of the windows alone, so that whoever writes there has committed and nobody can begin to, reads the
@@ -20,8 +20,8 @@
 -- seals with it; each seal names the timeline it was written on, so that a kept head of the lost one is told as what it is.
 --
 -- Seals go with their pages (drop_part), from the chain's beginning, and the chain says so: a seal of kind 'retention' names the day before
--- which pages went, and the last seal that went with its hash, which is the `previous` of the first that is left. That one's own pages are
--- among those that went, so that the chain can be seen to have lost nothing that the policy kept.
+-- which pages went, and the last seal that went with its hash, which is the `previous` of the first that is left. The pages of that
+-- first seal are gone too, which proves that no seal was deleted whose pages had to be kept.
 
 CREATE OR REPLACE FUNCTION registry.append_seal(kind registry.seal_kind, until_at timestamptz, pages bigint, queries bigint, content bytea, note text)
 RETURNS void
@@ -31,7 +31,7 @@ DECLARE
     last registry.seal;
     made registry.seal;
 BEGIN
-    -- One at a time, until the caller's commit: a chain has one end.
+    -- One seal at a time until the caller's commit, because a chain has one end.
     PERFORM pg_advisory_xact_lock(hashtextextended('registry.seal', 0));
     SELECT s.* INTO last FROM registry.seal AS s ORDER BY s.sequence DESC LIMIT 1;
     made.sequence := coalesce(last.sequence, 0) + 1;
@@ -55,7 +55,7 @@ CREATE OR REPLACE FUNCTION registry.presence_between(first_page uuid, end_page u
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100 SET search_path = registry, pg_temp SET enable_sort = off SET jit = off
 AS $$
 BEGIN
-    -- Planned for these very ids (EXECUTE), so that no partition is opened but theirs.
+    -- EXECUTE plans for these ids alone, so that only their partitions are opened.
     RETURN QUERY EXECUTE format($figures$
         SELECT (p.answered_at AT TIME ZONE 'UTC')::date, r.messenger_id, sum(t.queries)::bigint, sum(t.present)::bigint,
                coalesce(sum(t.queries) FILTER (WHERE r.waited <= law.answer_within), 0)::bigint,
@@ -144,7 +144,7 @@ COMMENT ON FUNCTION registry.seal_windows_before IS 'Seals the next window that 
 CREATE OR REPLACE FUNCTION registry.seal_window() RETURNS TABLE (pages bigint, queries bigint)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$ SELECT w.pages, w.queries FROM registry.seal_windows_before(clock_timestamp()) AS w $$;
-COMMENT ON FUNCTION registry.seal_window IS 'The same by this clock, which nobody who asks can set.';
+COMMENT ON FUNCTION registry.seal_window IS 'The same by the database''s clock, which the caller cannot choose.';
 
 CREATE OR REPLACE FUNCTION registry.unsealed_s() RETURNS double precision
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
@@ -157,4 +157,4 @@ BEGIN
     RETURN coalesce(greatest(date_part('epoch', clock_timestamp() - registry.time_of(oldest)), 0), 0);
 END
 $$;
-COMMENT ON FUNCTION registry.unsealed_s IS 'How many seconds ago the oldest page was written that no seal covers; 0 where there is none.';
+COMMENT ON FUNCTION registry.unsealed_s IS 'How many seconds ago the oldest page without a seal was written; 0 where there is none.';

@@ -1,7 +1,7 @@
 CREATE OR REPLACE FUNCTION registry.settle_delivered(messenger integer, ids uuid[], channel registry.delivery_channel) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
-    -- In the order of the ids, so that a push and a pull that settle the same ones at once wait for each other, and never in a circle.
+    -- Rows are locked in the order of the ids, so that a push and a pull that settle the same ones cannot deadlock.
     WITH gone AS (
         DELETE FROM registry.notification AS n
          USING (SELECT DISTINCT u.id FROM unnest(ids) AS u(id) ORDER BY u.id) AS i
@@ -21,9 +21,9 @@ AS $$
     )
     SELECT count(*) FROM gone
 $$;
-COMMENT ON FUNCTION registry.settle_delivered IS 'Settles delivered notifications of one messenger: the only way out of registry.notification. They move to notification_delivered, where their proof is not there already. Returns how many; others'' ids and settled ids are ignored.';
+COMMENT ON FUNCTION registry.settle_delivered IS 'Settles delivered notifications of one messenger. It is the only way out of registry.notification. First deliveries move to notification_delivered. Returns how many; ids of others and settled ones are ignored.';
 
--- PL/pgSQL, because an SQL function would name 'hand' in the transaction that makes it.
+-- In PL/pgSQL, because an SQL function would use the enum's value 'hand' in the transaction that creates it.
 CREATE OR REPLACE FUNCTION registry.settle_by_hand(messenger integer, ids uuid[], channel_name text, file bytea) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
@@ -36,16 +36,16 @@ BEGIN
     RETURN settled;
 END
 $$;
-COMMENT ON FUNCTION registry.settle_by_hand IS 'Settles notifications that were handed over, with the name of the channel. Returns how many; others'' ids and settled ids are ignored.';
+COMMENT ON FUNCTION registry.settle_by_hand IS 'Settles notifications that were delivered by hand, and records the channel. Returns how many; ids of others and settled ones are ignored.';
 
 CREATE OR REPLACE FUNCTION registry.delivered_since(ids uuid[]) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = registry, pg_temp
 AS $$
     SELECT min(registry.time_of(i.id)) - (SELECT max(p.notice_within) FROM registry.policy AS p) - interval '1 day' FROM unnest(ids) AS i(id)
 $$;
-COMMENT ON FUNCTION registry.delivered_since IS 'A time before which none of these notifications can have been delivered, from their ids: what keeps a look-up to few partitions.';
+COMMENT ON FUNCTION registry.delivered_since IS 'A time before which none of these notifications can have been delivered, computed from their ids. It keeps a look-up to few partitions.';
 
--- Planned for the very ids (EXECUTE), here and below: a plan that is kept for any id opens and locks every partition there is.
+-- EXECUTE, here and below, plans for these ids alone: a plan kept for any id would open and lock every partition.
 CREATE OR REPLACE FUNCTION registry.find_delivered(messenger integer, ids uuid[]) RETURNS SETOF registry.notification_delivered
 LANGUAGE plpgsql STABLE SET search_path = registry, pg_temp
 AS $$
@@ -56,7 +56,7 @@ BEGIN
     $probe$, registry.delivered_since(ids)) USING messenger, ids;
 END
 $$;
-COMMENT ON FUNCTION registry.find_delivered IS 'Delivered notifications of one messenger by their ids: probes of the primary key in the days they can lie in.';
+COMMENT ON FUNCTION registry.find_delivered IS 'Finds delivered notifications of one messenger by their ids. It probes the primary key in the partitions where they can be.';
 
 CREATE OR REPLACE FUNCTION registry.delivered_on(messenger integer, day date, after uuid, at_most integer) RETURNS TABLE (notification_id uuid)
 LANGUAGE plpgsql STABLE SET search_path = registry, pg_temp SET timezone = 'UTC'
@@ -75,4 +75,4 @@ BEGIN
     $page$, day::timestamptz, (day + 1)::timestamptz) USING messenger, day, after, at_most;
 END
 $$;
-COMMENT ON FUNCTION registry.delivered_on IS 'A page of the ids that were delivered to a messenger on a day (UTC), first or by a replay, in their order after one.';
+COMMENT ON FUNCTION registry.delivered_on IS 'The ids, in order and after a given one, that were delivered to a messenger on a day (UTC), first or by a replay. One page of them.';
