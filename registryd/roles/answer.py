@@ -1,4 +1,4 @@
-"""`registryd answer`: the messenger API. It dials the database and nobody else."""
+"""`registryd answer`: the messenger API. It connects to the database and to nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIGEST_KEY_S = 60.0
 
 
 async def answer(settings: Settings, instance: int) -> None:
-    """One process of the role, until SIGTERM or SIGINT. Raises: ConfigError, WrongSecretsKey, SchemaMismatch."""
+    """Runs one process of the role until SIGTERM or SIGINT. Raises: ConfigError, WrongSecretsKey, SchemaMismatch."""
     file, credentials = settings.file, settings.credentials
     box = digest_box(credentials)
     async with Life(settings, "answer", instance) as life:

@@ -1,4 +1,6 @@
-"""`registryd deliver`: lanes, pushes, retries and daily digests. It listens for nobody, and alone dials messengers' endpoints."""
+"""`registryd deliver`: lanes, pushes, retries and daily digests. It has no API, and it is the only role that connects to messengers'
+endpoints.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from registryd.store.secretbox import signing_box
 
 
 async def deliver(settings: Settings, instance: int) -> None:
-    """One process of the role, until SIGTERM or SIGINT. Raises: ConfigError, SchemaMismatch."""
+    """Runs one process of the role until SIGTERM or SIGINT. Raises: ConfigError, SchemaMismatch."""
     delivery, credentials = settings.file.delivery, settings.credentials
     box = signing_box(credentials)
     async with Life(settings, "deliver", instance) as life:
@@ -42,12 +44,12 @@ async def deliver(settings: Settings, instance: int) -> None:
 
 
 def host_name(machine_id: Path = Path("/etc/machine-id")) -> str:
-    """A name that is this host's alone: the hostname, which several hosts may have, with a hash of machine-id(5), where there is one.
+    """A name that no other host has: the hostname, which several hosts may share, with a hash of machine-id(5) where there is one.
 
     Leases are held under it, with the role and the instance: a process that starts again takes its own lanes back at once.
     """
     try:
-        # Whoever shows a machine-id is asked to hash it first.
+        # machine-id(5) asks that it is hashed before it is shown.
         return f"{socket.gethostname()} {blake2b(machine_id.read_bytes(), digest_size=6, person=b'registryd worker').hexdigest()}"
     except OSError:
         return socket.gethostname()

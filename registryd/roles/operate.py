@@ -1,4 +1,4 @@
-"""`registryd operate`: the operator API and the jobs that are done once for all. It dials the database and nobody else."""
+"""`registryd operate`: the operator API and the jobs that are done once for all. It connects to the database and to nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registryd.store.secretbox import digest_box
 
 
 async def operate(settings: Settings, instance: int) -> None:
-    """One process of the role, until SIGTERM or SIGINT. Raises: ConfigError, SchemaMismatch."""
+    """Runs one process of the role until SIGTERM or SIGINT. Raises: ConfigError, SchemaMismatch."""
     file, credentials = settings.file, settings.credentials
     feed_key, box = credentials.key("feed-key"), digest_box(credentials)
     async with Life(settings, "operate", instance) as life:

@@ -32,7 +32,9 @@ _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?( .*)$")
 
 
 async def serve(settings: Settings, answers: int, delivers: int) -> int:
-    """Until SIGTERM or SIGINT; SIGHUP goes on to all. Returns 0, or the exit code of a child that failed. Raises: ConfigError."""
+    """Serves until SIGTERM or SIGINT. SIGHUP is passed on to all. Returns 0, or the exit code of a child that failed. Raises:
+    ConfigError.
+    """
     observe.configure(settings.file.log.level)
     apis = {"messenger": sockets.bind(settings.file.api.listen), "operator": sockets.bind(settings.file.operator.listen)}
     named = [
@@ -75,7 +77,7 @@ def _signal_all(children: Sequence[Child], number: signal.Signals) -> None:
 
 
 async def _keep(child: Child, children: Sequence[Child], stop: asyncio.Event) -> int:
-    """Runs a child again whenever it ends, until `stop`. Returns the exit code of its last process, 0 where that ended as it was told."""
+    """Restarts a child whenever it ends, until `stop`. Returns the exit code of its last process; 0 where that was told to end."""
     while True:
         code = await child.run()
         if stop.is_set():
@@ -90,7 +92,7 @@ async def _keep(child: Child, children: Sequence[Child], stop: asyncio.Event) ->
 
 
 class Child:
-    """One instance of a role, through all the processes that are it in turn."""
+    """One instance of a role: one process at a time, restarted as needed."""
 
     def __init__(self, settings: Settings, role: str, instance: int, listeners: Mapping[str, socket.socket]) -> None:
         self.name = f"{role}@{instance}"
@@ -109,7 +111,7 @@ class Child:
             os.kill(self._pid, number)
 
     async def run(self) -> int:
-        """One process from start to end; returns its exit code, negative where a signal killed it."""
+        """Runs one process from start to end. Returns its exit code, negative where a signal killed it."""
         parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
@@ -128,9 +130,9 @@ class Child:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222 # it has ended
 
     def _become(self, parent: int) -> None:
-        """Turns a fork into the instance, which drains when its parent dies."""
+        """Turns the forked child into the instance. It drains when its parent dies."""
         die_with(parent)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it has a handler: what it would read again, it is about to read
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it has a handler; it is about to read what a reload would read
         os.environ["NOTIFY_SOCKET"] = "@" + self._notices.getsockname()[1:].decode()
         sdnotify.hand_over(self._listeners)
         os.execv(self._command[0], self._command)  # noqa: S606 # our own program
@@ -164,7 +166,7 @@ class HealthOfAll:
         await self._session.close()
 
     async def _ask(self, path: str) -> dict[str, tuple[int, str]]:
-        """Every child's status and answer; 0 and nothing where it does not answer."""
+        """The status and the answer of each child; 0 and an empty text where it does not answer."""
 
         async def ask(child: Child) -> tuple[int, str]:
             try:
@@ -178,7 +180,7 @@ class HealthOfAll:
 
 
 def merged(expositions: Mapping[str, str]) -> bytes:
-    """Expositions of several processes as one: each sample gets the label `process`, and a metric's samples stay together."""
+    """Joins the metrics of several processes: each sample gets the label `process`, and the samples of a metric stay together."""
     families: dict[str, tuple[list[str], list[str]]] = {}
     for process, text in expositions.items():
         heads: list[str] = []
