@@ -44,6 +44,9 @@ from tests.servers import private_server, remove_leftovers
 # pytest-xdist tells its workers a width of 80; a command's console would take it over for good when it is imported.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
+# A shell makes what it starts in the background ignore SIGINT, and programs under test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 T = TypeVar("T")
 TEMPLATE = "registryd_template"
