@@ -224,11 +224,6 @@ class LaneState:
 
     # -- Settling
 
-    @property
-    def unsettled(self) -> int:
-        """Pushes that ended and are not written yet."""
-        return len(self._attempts)
-
     def settle(self) -> Settlement | None:
         """What there is to write; None: nothing. The caller must call `settled` or `unsettle` afterwards."""
         gate = self.gate if not self.in_flight and not self.closed else None
