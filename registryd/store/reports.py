@@ -6,7 +6,7 @@ The columns are a view's own, so there are no row classes here: values are shown
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from registryd import observe
 from registryd.store.pool import Connection, Database, fetch
@@ -19,13 +19,6 @@ LONGEST = timedelta(minutes=1)
 class View(NamedTuple):
     name: str
     comment: str
-
-
-class Table(NamedTuple):
-    columns: list[str]
-    rows: list[tuple[Any, ...]]
-    types: list[str]
-    """PostgreSQL's name of each column's type. A count is an int8 in every view."""
 
 
 class EndedSessions(NamedTuple):
@@ -41,16 +34,8 @@ async def list_views(connection: Connection) -> list[View]:
     return await fetch(connection, LIST_VIEWS)
 
 
-async def read(connection: Connection, view: View) -> Table:
-    """The rows of one view as Python values, sorted by its first two columns."""
-    statement = await connection.prepare(_select(view))
-    records = await statement.fetch()
-    columns = statement.get_attributes()
-    return Table([c.name for c in columns], [tuple(record.values()) for record in records], [c.type.name for c in columns])
-
-
 async def read_csv(connection: Connection, view: View) -> str:
-    """The same rows as CSV with a header. COPY takes it again: NULL differs from an empty text."""
+    """The rows of one view as CSV with a header, sorted by the first two columns. COPY takes it again: NULL differs from an empty text."""
     parts: list[bytes] = []
 
     async def take(part: bytes) -> None:
