@@ -26,7 +26,7 @@ from registryd.store.secretbox import digest_box, signing_box
 KEYS = ("journal-key", "secrets-key", "feed-key", "head-key")
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     check: str
     detail: str
     code: Exit = Exit.DONE
@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 async def check(context: Context, *, as_json: bool) -> None:
     """Look at everything `serve` needs: configuration, credentials, TLS, database, schema, permissions. Changes nothing."""
     settings = context.settings
-    found = [Finding("configuration", str(settings.path))]
+    found = [CheckResult("configuration", str(settings.path))]
     for name, look in (("credentials", _credentials), ("TLS", _tls), ("networks", _networks), ("database link", _link)):
         found.append(_looked_at(name, look, settings))
     found += await _database(context)
@@ -52,11 +52,11 @@ async def check(context: Context, *, as_json: bool) -> None:
     sys.exit(next((finding.code for finding in found if finding.code), Exit.DONE))
 
 
-def _looked_at(name: str, look: Callable[[Settings], str], settings: Settings) -> Finding:
+def _looked_at(name: str, look: Callable[[Settings], str], settings: Settings) -> CheckResult:
     try:
-        return Finding(name, look(settings))
+        return CheckResult(name, look(settings))
     except ConfigError as error:
-        return Finding(name, str(error), Exit.CONFIG)
+        return CheckResult(name, str(error), Exit.CONFIG)
 
 
 def _credentials(settings: Settings) -> str:
@@ -110,44 +110,46 @@ def _is_loopback(host: str) -> bool:
         return name == "localhost"
 
 
-async def _database(context: Context) -> list[Finding]:
-    found: list[Finding] = []
+async def _database(context: Context) -> list[CheckResult]:
+    found: list[CheckResult] = []
     try:
         async with context.database() as db, db.connection() as connection:
-            found.append(Finding("database", await migrations.describe(connection)))
+            found.append(CheckResult("database", await migrations.describe(connection)))
             await migrations.check(connection)
-            found.append(Finding("schema", migrations.migrations()[-1].path.name))
+            found.append(CheckResult("schema", migrations.migrations()[-1].path.name))
             if lacking := await permissions.lacking(connection):
-                found.append(Finding("permissions", f"{'; '.join(lacking)}: connect as registryd_app", Exit.FAILED))
+                found.append(CheckResult("permissions", f"{'; '.join(lacking)}: connect as registryd_app", Exit.FAILED))
                 return found
-            found.append(Finding("permissions", "what the daemon needs"))
+            found.append(CheckResult("permissions", "what the daemon needs"))
             if unset := await permissions.unset(connection):
-                found.append(Finding("settings", f"{'; '.join(unset)}: connect as registryd_app, or run sql/roles.sql again", Exit.FAILED))
+                found.append(
+                    CheckResult("settings", f"{'; '.join(unset)}: connect as registryd_app, or run sql/roles.sql again", Exit.FAILED)
+                )
             else:
-                found.append(Finding("settings", "as sql/roles.sql sets them"))
+                found.append(CheckResult("settings", "as sql/roles.sql sets them"))
             found.append(await _secrets(connection, context.settings))
     except Unavailable as error:
-        found.append(Finding("database", explain(error), Exit.DATABASE_AWAY))
+        found.append(CheckResult("database", explain(error), Exit.DATABASE_AWAY))
     except NOT_ALLOWED as error:
-        found.append(Finding("permissions", str(error), Exit.FAILED))
+        found.append(CheckResult("permissions", str(error), Exit.FAILED))
     except migrations.SchemaMismatch as error:
-        found.append(Finding("schema", str(error), Exit.SCHEMA))
+        found.append(CheckResult("schema", str(error), Exit.SCHEMA))
     return found
 
 
-async def _secrets(connection: Connection, settings: Settings) -> Finding:
+async def _secrets(connection: Connection, settings: Settings) -> CheckResult:
     """Checks that the keys open what is sealed in the database."""
     try:
         closed = await messengers.unreadable_secrets(connection, signing_box(settings.credentials))
         months = await digest_keys.unreadable_months(connection, digest_box(settings.credentials))
     except ConfigError as error:
-        return Finding("secrets", str(error), Exit.CONFIG)
+        return CheckResult("secrets", str(error), Exit.CONFIG)
     if closed:
         mend = "put back the key they were sealed under, as secrets-key or secrets-key-previous"
-        return Finding("secrets", f"secrets-key does not open the signing secrets of {', '.join(closed)}: {mend}", Exit.CONFIG)
+        return CheckResult("secrets", f"secrets-key does not open the signing secrets of {', '.join(closed)}: {mend}", Exit.CONFIG)
     if months:
         told = ", ".join(f"{month:%Y-%m}" for month in months)
-        return Finding(
+        return CheckResult(
             "secrets", f"journal-key does not open the digest keys of {told}: put back the key they were sealed under", Exit.CONFIG
         )
-    return Finding("secrets", "the keys open what is in the database")
+    return CheckResult("secrets", "the keys open what is in the database")

@@ -129,7 +129,7 @@ async def _apply_events(context: Context, job: FileImport) -> tuple[deltas.Appli
         feed = ContractFeed(database, context.settings.credentials.key("feed-key"))
         try:
             done = await deltas.apply_events(feed, job.path, job.progress)
-        except deltas.Stopped as error:
+        except deltas.FileStopped as error:
             done, stopped = error.done, error.why
     job.bad.extend(done.refused)
     if isinstance(stopped, deltas.NoEvent):

@@ -40,7 +40,7 @@ class NoEvent(ImportRefused):
         self.bad = bad
 
 
-class Stopped(Exception):
+class FileStopped(Exception):
     """The file was stopped by `why`. `done` counts the events before that; the rest was not looked at."""
 
     def __init__(self, why: ImportRefused | Unavailable, done: AppliedEvents) -> None:
@@ -52,7 +52,7 @@ class Stopped(Exception):
 async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, int], None] = lambda *_: None) -> AppliedEvents:
     """Applies a file's events; `progress(bytes, events)` is called after each portion.
 
-    Raises: ImportRefused for the header; Stopped at a line that is no event, or where the file is damaged or the database is away.
+    Raises: ImportRefused for the header; FileStopped at a line that is no event, or where the file is damaged or the database is away.
     """
     applied = duplicates = 0
     refused: list[BadLine] = []
@@ -71,7 +71,7 @@ async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, 
                             refused.append(BadLine(line, result.reason or ""))
                 progress(source.position, applied + duplicates + len(refused))
         except (ImportRefused, Unavailable) as error:
-            raise Stopped(error, AppliedEvents(applied, duplicates, refused)) from error
+            raise FileStopped(error, AppliedEvents(applied, duplicates, refused)) from error
     return AppliedEvents(applied, duplicates, refused)
 
 

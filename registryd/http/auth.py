@@ -33,7 +33,7 @@ STALE_S = 5.0
 _NO_SECRET = bytes(32)
 
 
-class LiveKey(Protocol):
+class AnyLiveKey(Protocol):
     """A row of messenger_key or operator_key."""
 
     @property
@@ -52,7 +52,7 @@ class Keys(Generic[Caller]):
         self._bearer = re.compile(rf"(?i:Bearer) {prefix}_([a-z2-7]{{8,32}})_([A-Za-z0-9_-]{{20,128}})", re.ASCII)
         self._read_at = -inf
         self._used: set[str] = set()
-        self._keys: Mapping[str, tuple[LiveKey, Caller]] = {}
+        self._keys: Mapping[str, tuple[AnyLiveKey, Caller]] = {}
         """By id: the key, and whose it is."""
         observe.directory_age.set_function(lambda: time.monotonic() - self._read_at)
 
@@ -87,7 +87,7 @@ class Keys(Generic[Caller]):
         self._used.add(key.key_id)
         return owner
 
-    async def _read(self, connection: Connection) -> Iterable[tuple[LiveKey, Caller]]:
+    async def _read(self, connection: Connection) -> Iterable[tuple[AnyLiveKey, Caller]]:
         raise NotImplementedError
 
     async def _touch(self, key_ids: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ class Directory(Keys[Messenger]):
         super().__init__(db, "rk")
         self.answer_within = timedelta(minutes=20)
 
-    async def _read(self, connection: Connection) -> Iterable[tuple[LiveKey, Messenger]]:
+    async def _read(self, connection: Connection) -> Iterable[tuple[AnyLiveKey, Messenger]]:
         found, keys, policy = await messengers.read_directory(connection)
         self.answer_within = policy.answer_within
         by_id = {messenger.messenger_id: messenger for messenger in found}
@@ -123,7 +123,7 @@ class Operators(Keys[Operator]):
     def __init__(self, db: Database) -> None:
         super().__init__(db, "ok")
 
-    async def _read(self, connection: Connection) -> Iterable[tuple[LiveKey, Operator]]:
+    async def _read(self, connection: Connection) -> Iterable[tuple[AnyLiveKey, Operator]]:
         return [(operator, operator) for operator in await operators.read_live(connection)]
 
     async def _touch(self, key_ids: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from registryd.domain.contract import Event
 from registryd.domain.files import BadLine, ImportRefused
 from registryd.domain.identifiers import Msisdn
 from registryd.feed import deltas
-from registryd.feed.deltas import COLUMNS, AppliedEvents, NoEvent, Stopped
+from registryd.feed.deltas import COLUMNS, AppliedEvents, FileStopped, NoEvent
 from registryd.feed.events import ContractFeed
 from tests.conftest import TestDatabase
 
@@ -93,7 +93,7 @@ def test_an_event_of_the_operator_api_and_of_a_file_are_the_same_event(database:
 )
 def test_a_line_that_is_no_event_stops_the_file_there_and_is_named(database: TestDatabase, tmp_path: Path, event: str, says: str) -> None:
     path = write(tmp_path / "events.csv", f"e0,activated,{FIRST},{AT},,", event, f"e2,terminated,{FIRST},{AT},,")
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(FileStopped) as stopped:
         apply(database, path)
     assert isinstance(stopped.value.why, NoEvent)
     assert str(stopped.value.why).startswith(f"line 3: {says}")
@@ -108,11 +108,11 @@ def test_what_stops_a_file_in_a_later_call_tells_all_that_was_done(database: Tes
     last = f"t0,terminated,{FIRST},2024-03-01T00:00:00Z,,"
     path = write(tmp_path / "events.csv", f"t9,terminated,{FIRST - 1},{AT},,", *activations, last, "no event", last)
     refusal = BadLine(2, "the number has no live contract: send activated first")
-    with pytest.raises(Stopped, match=f"^line {len(activations) + 4}: ") as stopped:
+    with pytest.raises(FileStopped, match=f"^line {len(activations) + 4}: ") as stopped:
         apply(database, path)
     assert stopped.value.done == AppliedEvents(len(activations) + 1, 0, [refusal])
     path.write_bytes(gzip.compress(path.read_bytes())[:-9])
-    with pytest.raises(Stopped, match="damaged") as stopped:
+    with pytest.raises(FileStopped, match="damaged") as stopped:
         apply(database, path)
     assert isinstance(stopped.value.why, ImportRefused)
     assert stopped.value.done == AppliedEvents(0, 0, []), "nothing of a call is applied whose file turns out to be damaged"
