@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from registryd.cli import main
-from tests.conftest import client, eventually
-from tests.failover.pair import Outcome, Pair, count_lost, fail_over, is_right, pair
+from registryd.demo import embedded
+from registryd.domain.heads import Link
+from registryd.store import audit
+from tests.conftest import TestDatabase, client, eventually
+from tests.failover.pair import NAME, Outcome, Pair, count_lost, fail_over, is_right, pair
 from tests.http.test_database_away import frozen, load, more
+from tests.store.conftest import seal_all
 
 AWAY = "the database is away or takes no writes"
 
@@ -54,8 +59,24 @@ def test_a_hung_primary_is_left_and_never_returned_to(running: Pair) -> None:
         answers = [answer for answer in told if answer.status == 200]
         assert await count_lost(running, answers) == 0
         assert await count_lost(running, answers, running.first) == len(answers)
+        # What the former primary sealed alone is told as that, and not as tampering; what it had sealed before is still there.
+        head = await seal(running.first)
+        await seal(running.second)
+        second = TestDatabase(running.second, NAME).dsn()
+        assert [finding.fault for finding in (await audit.verify(second, None, head)).findings] == ["head_of_lost_timeline"]
+        assert (await audit.verify(second, None, {})).findings == []
 
     asyncio.run(run())
+
+
+async def seal(server: embedded.Server) -> dict[str, Link]:
+    """Seals all that a server holds, though no standby hears of it; the journal's head then."""
+    database = TestDatabase(server, NAME)
+    async with database.connect() as connection:
+        await connection.execute("SET synchronous_commit = local")
+        await seal_all(connection, datetime.now(UTC) + timedelta(minutes=2))
+    async with audit.reading(database.dsn(), None) as connection:
+        return {"journal": (await audit.read_heads(connection))["journal"]}
 
 
 def test_a_primary_demoted_under_its_connections_is_never_asked(running: Pair) -> None:
