@@ -15,6 +15,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from structlog.testing import capture_logs
 
 from registryd import observe
 from registryd.roles import life
+from registryd.store import audit
 from tests.conftest import LONG, Daemon, Site, TestMessenger, daemon, eventually, wait_for
 from tests.delivery.conftest import listening, looking
+from tests.store.conftest import seal_all
 
 NUMBER = 79_160_000_001
 EVENTS = "/operator/v1/contract-events"
@@ -163,8 +166,19 @@ def test_a_killed_process_loses_nothing_and_the_other_roles_go_on(site: Site, ki
                     await asyncio.gather(*tasks)
                 await eventually(database.none_pending)
                 assert sorted(set(endpoint.codes)) == sorted(f"code-{number}" for number in contracts)
+                # Every page is in its window's seal, and every answer is counted once.
+                await eventually(lambda: sealed_and_counted(site))
+                assert (await audit.verify(site.database.dsn(), None, {})).findings == []
 
     asyncio.run(run())
+
+
+async def sealed_and_counted(site: Site) -> bool:
+    """Seals what is left, where no operate process is at it, and tells whether the figures are those of all answers."""
+    async with site.database.connect() as connection:
+        await seal_all(connection, datetime.now(UTC) + timedelta(minutes=2))
+        counted = await connection.fetchval("SELECT sum(queries) FROM registry.presence_day")
+        return bool(counted == await connection.fetchval("SELECT count(*) FROM registry.presence_query"))
 
 
 def end_of(number: int) -> dict[str, str]:
