@@ -11,7 +11,7 @@ from click.shell_completion import ShellComplete
 
 from registryd.cli import COMMANDS, main
 
-HELP_MAX_MODULES = 300
+HELP_MAX_MODULES = 150
 SMALL = ("messenger", "operator", "contracts", "ranges", "notifications", "policy", "report", "audit", "secrets", "breakglass", "migrate")
 
 
