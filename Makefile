@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test check-all lint serve bench bench-days bench-evidence bench-100m failover scans crash lock audit clean
+.PHONY: help demo test check-all lint serve bench bench-days bench-evidence bench-100m failover scans crash kills lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -48,10 +48,14 @@ CONFIG ?= registryd.toml
 serve: $(STAMP)
 	$(BIN)/registryd --config $(CONFIG) serve
 
-## make crash   kill -9 of one of two workers, 50 times at each named point of a delivery (CRASHES=n)
+## make crash   kill -9 of one of two processes that deliver, 50 times at each named point of a delivery (CRASHES=n)
 CRASHES ?= 50
 crash: $(STAMP)
 	REGISTRYD_CRASHES=$(CRASHES) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/delivery/test_crash.py -k named_point
+
+## make kills   SIGKILL of one process of each role under load: the others' p99 before and after, and what was lost
+kills: $(STAMP)
+	$(BIN)/python -m tests.bench.kills
 
 ## make bench   what it does in a second here, beside baselines of the same run (ARGS='queries --scale 10 --json FILE')
 bench: $(STAMP)

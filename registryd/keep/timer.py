@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 from registryd import observe
 from registryd.domain.errors import Unavailable
 
+END_S = 1.0
 REPEATED_S = 60.0
 """How often at most the same failure of a job is logged."""
 
@@ -53,3 +54,13 @@ async def repeat(job: Job) -> None:
 def start(jobs: tuple[Job, ...]) -> list[asyncio.Task[None]]:
     """A task for each job; the caller cancels them."""
     return [asyncio.create_task(repeat(job), name=job.name) for job in jobs]
+
+
+async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancels the tasks until all have ended: one whose connection is lost while it is cancelled fails of that, and would go on."""
+    left = [task for task in tasks if not task.done()]
+    while left:
+        for task in left:
+            task.cancel()
+        _, pending = await asyncio.wait(left, timeout=END_S)
+        left = list(pending)

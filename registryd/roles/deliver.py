@@ -16,6 +16,7 @@ from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
 from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
+from registryd.keep import timer
 from registryd.roles.life import Life
 from registryd.store.secretbox import signing_box
 
@@ -38,9 +39,7 @@ async def deliver(settings: Settings, instance: int) -> None:
             await life.serve({}, ())
             await dispatcher.stop()
             await lanes
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            await timer.end(others)
 
 
 def host_name(machine_id: Path = Path("/etc/machine-id")) -> str:

@@ -141,6 +141,7 @@ class Life:
         self._tell("serving")
         observe.event("started", **self._facts)
         await self._stop.wait()
+        self._tell("stopping")
         sdnotify.stopping()
         observe.event("stopping", **self._facts)
 
@@ -198,6 +199,8 @@ class Life:
 
     def _tell(self, status: str) -> bool:
         """Tells /readyz, `registryd_ready` and systemd. Returns whether that changed anything."""
+        if self._stop.is_set():
+            status = self._status = "stopping"
         self._health.tell("" if status == "serving" else status)
         is_news = status != self._status
         if is_news:
@@ -209,9 +212,7 @@ class Life:
         self._background += [asyncio.create_task(timer.repeat(job), name=job.name) for job in jobs]
 
     async def _end_background(self) -> None:
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await timer.end(self._background)
         self._background.clear()
 
     async def _reload(self) -> None:

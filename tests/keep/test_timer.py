@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from registryd.domain.errors import Unavailable
-from registryd.keep.timer import Job, repeat
+from registryd.keep.timer import Job, end, repeat
 from registryd.store.jobs import exclusively
 from tests.conftest import TestDatabase
 
@@ -52,6 +52,26 @@ def test_a_database_that_goes_and_comes_back_is_told_once_each_way() -> None:
         ("database_back", ""),
         ("database_away", ""),
     ]
+
+
+def test_a_job_that_loses_its_database_while_it_is_cancelled_ends_all_the_same() -> None:
+    async def run() -> None:
+        running = asyncio.Event()
+
+        async def work() -> None:
+            running.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise Unavailable from None
+
+        task = asyncio.create_task(repeat(Job("a job", 3600, work)))
+        await running.wait()
+        await end([task])
+        assert task.cancelled()
+
+    with capture_logs():
+        asyncio.run(run())
 
 
 def test_a_job_is_done_by_one_process_at_a_time_and_freed_with_its_transaction(database: TestDatabase) -> None:
