@@ -30,7 +30,7 @@ POOL_SHARE = 2
 POOL_WAIT_S = 1.0
 REFUSALS_PER_MINUTE = 600
 """How many refusals of one caller a minute are answered at once."""
-HELD_S = 2.0
+HELD_S = 4.0
 HELD_SPREAD_S = 4.0
 """Further ones are answered so much later, and not all at one moment: a client that asks again at once then costs the process little."""
 NOBODY = "-"

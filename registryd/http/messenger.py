@@ -63,7 +63,7 @@ def messenger_app(
         "/v1/notifications/test": {
             "POST": Route("notifications_test", notifications.test, Budget(1, 10), wire.read_nothing, body_optional=True)
         },
-        "/v1/account": {"GET": Route("account", account.show, Budget(64, 1_200), shares_pool=True, while_suspended=True)},
+        "/v1/account": {"GET": Route("account", account.show, Budget(64, 600), shares_pool=True, while_suspended=True)},
     }
     return App("messenger", limits, routes, Admission(directory, _may, quota.reserve))
 
