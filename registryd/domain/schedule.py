@@ -38,7 +38,10 @@ def next_attempt(slack: timedelta, attempts: int, jitter: float, retry_after: ti
 
 def next_attempt_of_refused(slack: timedelta, attempts: int, jitter: float) -> timedelta:
     """The wait before a notification whose content was refused is tried again."""
-    return min(next_attempt(slack, attempts, jitter), REFUSED_MAX_GAP) if slack > timedelta(0) else REFUSED_OVERDUE_GAP
+    if slack <= timedelta(0):
+        return REFUSED_OVERDUE_GAP
+    # Half of the jitter: the endpoint works, so there is nothing to probe for.
+    return min(next_attempt(slack, attempts, 0.5 + jitter / 2), REFUSED_MAX_GAP)
 
 
 def next_probe(failures: int, jitter: float, retry_after: timedelta | None = None) -> timedelta:
