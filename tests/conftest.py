@@ -369,6 +369,14 @@ def said(process: subprocess.Popen[bytes], log_path: Path, event: str) -> dict[s
     return None
 
 
+def runs(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and that nobody has waited for is none."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def wait_for(look: Callable[[], T | None], timeout: float = PATIENCE_S) -> T:
     """Looks until there is something to see. For what another process does; in this one, await it."""
     end = time.monotonic() + timeout

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import wait_for
+from tests.conftest import runs, wait_for
 from tests.servers import workplace
 
 FREE_PORTS = ("--api-port", "0", "--operator-port", "0", "--receiver-port", "0", "--contracts", "1000")
@@ -134,7 +134,7 @@ def test_json_gives_what_a_script_needs_and_sigterm_leaves_nothing() -> None:
         process.send_signal(signal.SIGTERM)
         rest, errors = process.communicate(timeout=60)
         assert (process.returncode, rest) == (0, ""), errors
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
+        wait_for(lambda: not any(map(runs, running)))
         assert not Path(facts["config"]).exists()
 
 
@@ -152,7 +152,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing() -> None:
         assert process.returncode == 0
         assert "Ctrl-C" in shown
         assert "curl -s" in shown
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
+        wait_for(lambda: not any(map(runs, running)))
 
 
 def test_killed_outright_it_leaves_no_process() -> None:
@@ -161,7 +161,7 @@ def test_killed_outright_it_leaves_no_process() -> None:
         facts = json.loads(process.stdout.readline())
         running = descendants(process.pid)
         process.kill()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
+        wait_for(lambda: not any(map(runs, running)))
     sockets = Path(facts["dsn"].partition("host=")[2].partition("&")[0])
     for left in (sockets.parent, Path(facts["config"]).parents[1]):
         shutil.rmtree(left)

@@ -19,7 +19,7 @@ import pytest
 
 from registryd.demo import embedded
 from registryd.demo.embedded import Binaries, EmbeddedError, Server, find_binaries
-from tests.conftest import wait_for
+from tests.conftest import runs, wait_for
 from tests.servers import workplace
 
 CHECKOUT = Path(embedded.__file__).resolve().parents[3]
@@ -66,13 +66,6 @@ def ask(server: Server, sql: str, dsn: str | None = None) -> str:
     command = [str(server.psql), "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", sql, dsn or server.dsn()]
     done = subprocess.run(command, env=server.binaries.environment(), capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.strip()
-
-
-def runs(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def children_of(pid: int) -> list[int]:
