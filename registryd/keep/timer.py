@@ -51,7 +51,7 @@ async def repeat(job: Job) -> None:
         await asyncio.sleep(job.every_s)
 
 
-def start(jobs: tuple[Job, ...]) -> list[asyncio.Task[None]]:
+def start(jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
     """A task for each job; the caller cancels them."""
     return [asyncio.create_task(repeat(job), name=job.name) for job in jobs]
 

@@ -79,7 +79,7 @@ class Life:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._background.append(asyncio.create_task(self._reload(), name="reload")))
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:
-            self._start([Job("watchdog", watchdog_s, _feed_watchdog)])
+            self._background += timer.start([Job("watchdog", watchdog_s, _feed_watchdog)])
         health = Listener("health", self._health, self.settings.file.api)
         await health.listen(self._sockets("health", self._health_address), None)
         self._stack.push_async_callback(health.close, 1.0)
@@ -137,7 +137,7 @@ class Life:
         for door, handler in handlers.items():
             door.handler = handler
         await self._accept()
-        self._start([self._looking, *jobs])
+        self._background += timer.start([self._looking, *jobs])
         self._tell("serving")
         observe.event("started", **self._facts)
         await self._stop.wait()
@@ -207,9 +207,6 @@ class Life:
             self._status = status
             sdnotify.ready(status)
         return is_news
-
-    def _start(self, jobs: Sequence[Job]) -> None:
-        self._background += [asyncio.create_task(timer.repeat(job), name=job.name) for job in jobs]
 
     async def _end_background(self) -> None:
         await timer.end(self._background)
