@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -44,7 +45,7 @@ class AnyLiveKey(Protocol):
     def expires_at(self) -> datetime | None: ...
 
 
-class Keys(Generic[Caller]):
+class Keys(ABC, Generic[Caller]):
     """The live keys of one API and whose they are: a copy that is read whole every second. `prefix`: what the API's keys begin with."""
 
     def __init__(self, db: Database, prefix: str) -> None:
@@ -87,11 +88,11 @@ class Keys(Generic[Caller]):
         self._used.add(key.key_id)
         return owner
 
-    async def _read(self, connection: Connection) -> Iterable[tuple[AnyLiveKey, Caller]]:
-        raise NotImplementedError
+    @abstractmethod
+    async def _read(self, connection: Connection) -> Iterable[tuple[AnyLiveKey, Caller]]: ...
 
-    async def _touch(self, key_ids: Sequence[str]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _touch(self, key_ids: Sequence[str]) -> None: ...
 
     def _is_accepted(self, owner: Caller, request: BaseRequest) -> bool:
         return True
