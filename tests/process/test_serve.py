@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from registryd.cli import main
 from registryd.demo import embedded
 from registryd.roles.deliver import host_name
-from tests.conftest import Site, TestMessenger, client, cloned, eventually, make_site, wait_for
+from tests.conftest import Site, TestMessenger, client, cloned, eventually, make_site, runs, wait_for
 from tests.delivery.conftest import Lookup, Received, listening, looking
 from tests.served import Served, serving
 
@@ -210,7 +210,7 @@ def test_a_killed_supervisor_leaves_no_process(site: Site) -> None:
         assert len(pids) == 3
         started.process.kill()
         wait_for(lambda: len(started.log("stopped")) == 3)
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        wait_for(lambda: not any(map(runs, pids)))
 
 
 def test_a_process_that_cannot_start_ends_all_with_its_exit_code(site: Site) -> None:
