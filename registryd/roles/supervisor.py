@@ -27,6 +27,8 @@ from registryd.http.transport import Listener
 from registryd.processes import die_with
 
 RESTART_PAUSE_S = 1.0
+STOP_TIMEOUT_S = 45.0
+"""How long a child may take to drain before it is killed: as TimeoutStopSec= of the units."""
 ASK_TIMEOUT_S = 2.0
 _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?( .*)$")
 
@@ -65,7 +67,9 @@ async def serve(settings: Settings, answers: int, delivers: int) -> int:
     are_ready.cancel()
     sdnotify.stopping()
     _signal_all(children, signal.SIGTERM)
+    killing = loop.call_later(STOP_TIMEOUT_S, _signal_all, children, signal.SIGKILL)
     codes = await kept
+    killing.cancel()
     await health.close()
     await listener.close(1.0)
     return next((code for code in codes if code), 0)

@@ -213,6 +213,15 @@ def test_a_killed_supervisor_leaves_no_process(site: Site) -> None:
         wait_for(lambda: not any(map(runs, pids)))
 
 
+@pytest.mark.campaign
+def test_a_process_that_hangs_is_killed_in_the_end(site: Site) -> None:
+    with serving(site) as started:
+        hanging = started.pids["deliver@1"]
+        os.kill(hanging, signal.SIGSTOP)
+        assert started.stop() == 1
+        assert not runs(hanging)
+
+
 def test_a_process_that_cannot_start_ends_all_with_its_exit_code(site: Site) -> None:
     key = site.directory / "credentials" / "feed-key"
     text = key.read_text()
