@@ -60,7 +60,8 @@ PATIENCE_S = 60.0
 
 @pytest.fixture(autouse=True)
 def fresh_log() -> Iterator[None]:
-    """A command that ran in this process left its log on a stream of its own, which is closed."""
+    """Events of this process go to stderr: a command that runs in it has stdout to itself. It leaves its log on a stream that is closed."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     yield
     structlog.reset_defaults()
 
