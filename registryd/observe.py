@@ -61,7 +61,7 @@ enumeration_alarms = Counter(
 )
 messengers_throttled = Gauge("registryd_messengers_throttled", "Messengers slowed down by an enumeration alarm.", registry=METRICS)
 events_applied = Counter("registryd_contract_events", "Contract events by type and outcome.", ["type", "outcome"], registry=METRICS)
-lanes_leased = Gauge("registryd_lanes_leased", "Lanes this worker holds.", registry=METRICS)
+lanes_leased = Gauge("registryd_lanes_leased", "Lanes this process holds.", registry=METRICS)
 pushes = Counter("registryd_pushes", "Delivery attempts.", ["messenger", "outcome"], registry=METRICS)
 push_seconds = Histogram("registryd_push_seconds", "One push, from start to answer.", ["messenger"], buckets=_SECONDS, registry=METRICS)
 notifications_delivered = Counter("registryd_notifications_delivered", "Notifications settled.", ["messenger", "via"], registry=METRICS)

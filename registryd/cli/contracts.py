@@ -190,7 +190,7 @@ def _tell_owed(found: Reconciled, concurrency: int) -> None:
         out.print(f"{owed.notifications:,} notifications to {owed.messenger}", markup=False)
     if found.owed:
         hours = found.delivery_hours(concurrency)
-        pace = "no push of the last day tells the pace" if hours is None else f"about {hours:.1f} h of one worker's delivery"
+        pace = "no push of the last day tells the pace" if hours is None else f"about {hours:.1f} h of one process's delivery"
         out.print(f"{found.notifications:,} notifications in all: {pace}", soft_wrap=True)
 
 

@@ -23,7 +23,7 @@ REST = 10
 REST_MAX_S = 5.0
 """A look for what is due is followed by a rest of ten times its own time, up to this, so that looking never takes more than a tenth."""
 ECHO_S = 5.0
-"""How often the policy's bound and the number of workers are read."""
+"""How often the policy's bound and the number of processes that deliver are read."""
 LANES_MAX = 256
 
 

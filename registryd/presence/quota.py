@@ -137,12 +137,12 @@ class QuotaGuard:
             self._raise_alarm(messenger_id, sign)
 
     def usage(self, messenger_id: MessengerId) -> Usage:
-        """What the messenger asked today, over all workers, up to a second ago, and over this one up to now."""
+        """What the messenger asked today, over all processes, up to a second ago, and over this one up to now."""
         today = int(self._clock() // DAY_S)
         return Usage(_date(today), *self._asked(messenger_id, today))
 
     async def exchange(self) -> None:
-        """Shares this worker's counts and signs; learns the sums, the alarms and the measures. Raises: Unavailable; nothing is lost."""
+        """Shares this process's counts and signs; learns the sums, the alarms and the measures. Raises: Unavailable; nothing is lost."""
         self._sent, self._own = self._own, {}
         signs, self._signs = self._signs, set()
         today = int(self._clock() // DAY_S)
@@ -166,7 +166,7 @@ class QuotaGuard:
                 observe.event("enumeration_alarm", "warning", messenger=raised.name, kind=raised.kind)
 
     def _asked(self, messenger_id: MessengerId, day: int) -> tuple[int, int]:
-        """(used, absent) of a day, as far as this worker knows."""
+        """(used, absent) of a day, as far as this process knows."""
         key = (messenger_id, day)
         used, absent = self._own.get(key, (0, 0))
         used_sent, absent_sent = self._sent.get(key, (0, 0))

@@ -25,7 +25,7 @@ class Id(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """A digest that this worker is to push now."""
+    """A digest that this process is to push now."""
 
     messenger_id: MessengerId
     name: str

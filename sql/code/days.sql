@@ -127,7 +127,7 @@ DECLARE
 BEGIN
     SELECT s.* INTO stays FROM registry.seal AS s WHERE s.until_at <= before ORDER BY s.sequence DESC LIMIT 1;
     DELETE FROM registry.seal AS s WHERE s.sequence < stays.sequence;
-    PERFORM registry.append_seal('retention', NULL, 0, 0, sha256(''), 
+    PERFORM registry.append_seal('retention', NULL, 0, 0, sha256(''),
         format('%s %s %s', to_char(before, 'YYYY-MM-DD'), coalesce(stays.sequence - 1, 0), encode(stays.previous, 'hex')));
 END
 $$;

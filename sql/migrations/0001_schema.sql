@@ -258,7 +258,7 @@ CREATE SEQUENCE registry.sealed_until_ms MINVALUE 0;
 COMMENT ON SEQUENCE registry.sealed_until_ms IS 'The end of the last window of the journal that was or is being sealed, in milliseconds since 1970: no new page is older.';
 CREATE TABLE registry.journal_page_default PARTITION OF registry.journal_page DEFAULT;
 
-CREATE TABLE registry.quota_usage ( -- Numbers asked for by messenger and day (UTC), written by each worker about once a second, so that workers share one budget. The journal is the proof, this is the guard.
+CREATE TABLE registry.quota_usage ( -- Numbers asked for by messenger and day (UTC), written by each process about once a second, so that processes share one budget. The journal is the proof, this is the guard.
     messenger_id integer NOT NULL REFERENCES registry.messenger, -- Who asked.
     day          date NOT NULL, -- The day, UTC.
     used         bigint NOT NULL DEFAULT 0, -- Numbers asked for.
@@ -329,7 +329,7 @@ CREATE TABLE registry.delivery_attempt_default PARTITION OF registry.delivery_at
 
 CREATE TABLE registry.lane ( -- The ordered stream of one messenger's notifications, worked by one process at a time. Free: no owner, or lease_until passed. Gated: gate_until is set, because the endpoint failed.
     messenger_id       integer PRIMARY KEY REFERENCES registry.messenger, -- Whose notifications.
-    owner              text, -- The worker that holds the lease.
+    owner              text, -- The process that holds the lease.
     token              bigint NOT NULL DEFAULT 0, -- Fencing token: grows with each lease, so that a former owner's verdicts are refused.
     lease_until        timestamptz, -- When the lease lapses unless renewed.
     gate_until         timestamptz, -- When the next probe of a failing endpoint is due.

@@ -4,7 +4,7 @@
 SELECT k.key_id, k.month, k.ciphertext FROM registry.digest_key AS k WHERE k.destroyed_at IS NULL ORDER BY k.month;
 
 -- name: add_sealed_key
--- Why: all workers make the same month's key and the first one's stays.
+-- Why: all processes make the same month's key and the first one's stays.
 INSERT INTO registry.digest_key (key_id, month, ciphertext) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
 
 -- name: destroy_over_keys

@@ -2,7 +2,7 @@
 --   free -> leased (lease_lanes) -> free (release_lane, or lease_until passes) ;  open -> gated (gate_lane) -> open (open_lane)
 
 -- name: lease_lanes
--- Why: a worker takes free lanes with something due; the token fences out whoever held the lane before. Its own lease it may take anew
+-- Why: a process takes free lanes with something due; the token fences out whoever held the lane before. Its own lease it may take anew
 -- (a task that died with the database), except for the lanes it is working ($4). What is due is looked for above the lane's mark only,
 -- because settled rows below it may have left dead entries. When it is time to look back, or somebody says so ($5; NULL: of every lane),
 -- the lane is taken without looking, and its own task reads it from the beginning. Drawn by lot, so that no lane starves where there are
@@ -38,7 +38,7 @@ UPDATE registry.lane AS l SET lease_until = now() + $5::interval, low_water = $3
 RETURNING l.token;
 
 -- name: release_lane
--- Why: the next worker need not wait for the lease to lapse.
+-- Why: the next process need not wait for the lease to lapse.
 UPDATE registry.lane AS l
    SET owner = NULL, lease_until = NULL, low_water = $3, look_back_at = now() + $4::interval,
        last_success_at = CASE WHEN $5 THEN now() ELSE l.last_success_at END
@@ -58,7 +58,7 @@ UPDATE registry.lane AS l SET gate_until = NULL, failures = 0, last_error = NULL
 RETURNING l.token;
 
 -- name: read_echo_bound
--- Why: each notification makes its messenger ask again: the policy bounds how many go out a second, and the workers share that.
+-- Why: each notification makes its messenger ask again: the policy bounds how many go out a second, and the processes share that.
 SELECT p.echo_per_s,
        (SELECT count(DISTINCT l.owner)::integer FROM registry.lane AS l WHERE l.lease_until > now()) AS workers
   FROM registry.policy_in_force(now()) AS p;
