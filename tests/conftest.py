@@ -87,7 +87,7 @@ def psql(server: embedded.Server, dsn: str, *arguments: str, stdin: str | None =
 
 
 async def prepare_database(server: embedded.Server, name: str) -> str:
-    """A new database with roles and schema; returns the superuser's DSN."""
+    """A new database with roles and schema, declared complete; returns the superuser's DSN."""
     admin = await asyncpg.connect(server.dsn())
     await admin.execute(f'CREATE DATABASE "{name}"')
     await admin.close()
@@ -96,6 +96,7 @@ async def prepare_database(server: embedded.Server, name: str) -> str:
     connection = await asyncpg.connect(server.dsn(name))
     try:
         await migrations.migrate(connection)
+        await connection.execute("SELECT registry.declare_complete('person', 'tests say themselves whom the registry holds')")
     finally:
         await connection.close()
     return server.dsn(name)

@@ -122,6 +122,7 @@ def prepare(server: embedded.Server, api_port: int, operator_port: int) -> Site:
         site.psql("-c", f"CREATE DATABASE {DATABASE}", dsn=server.dsn())
     site.psql("-f", str(resources.path("sql/roles.sql")))
     site.run("migrate")
+    site.psql("-c", "SELECT registry.declare_complete('person', 'the demo brings the whole of its population')")
     assert site.operator_key, "made before the daemon starts, which then knows it at once"
     return site
 

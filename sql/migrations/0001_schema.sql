@@ -2,9 +2,10 @@
 --
 -- Families of tables, in the order below:
 --   the law and the operator's numbers   policy, numbering_range, canary_number
---   what billing tells us                contract, feed_event
+--   what billing tells us                feed_state, contract, feed_event, feed_waiting
 --   what messengers tell and ask us      messenger and its keys and secrets, binding, journal_page, quota_usage, enumeration_alarm
 --   what we owe messengers               notification, notification_delivered, delivery_attempt, lane, replay, handover, digest, test_push
+--   the brake and the way back           ends_recorded, wave_allowance, wave, notification_held, hold, notification_withdrawn
 --   figures                              *_movement, delivered_day, attempt_day (appended by triggers, folded by the daemon), presence_day
 --   evidence                             seal, digest_key, breakglass_event
 --
@@ -78,6 +79,7 @@ CREATE TYPE registry.range_source AS ENUM ('register', 'hand');
 -- No column has a DEFAULT: a row that names less than the whole law is refused, where it would else reset the rest.
 CREATE TABLE registry.policy ( -- The rules in force from a date on. The row in force is the one with the latest effective_from not after now. A change is a new row, so the table is its own history.
     effective_from           timestamptz PRIMARY KEY, -- From when the row is in force, until the next row's date.
+    lapses_at                timestamptz, -- When the rule itself lapses, and a successor must be in its place; NULL: no such date is known. It ends nothing by itself: people are warned.
     answer_within            interval NOT NULL CHECK (answer_within > '0'), -- The time to answer a presence query, from its receipt (Decree 1801 of 2021: 20 minutes).
     notice_within            interval NOT NULL CHECK (notice_within > '0'), -- The time to notify the messengers of a contract's end, from the end (Decree 1801 of 2021: 24 hours).
     organisation_rule        registry.organisation_rule NOT NULL, -- When a number held by an organisation or sole trader is present. subscriber: whenever its contract is live. verified_end_user: only when its end user is registered.
@@ -93,6 +95,9 @@ CREATE TABLE registry.policy ( -- The rules in force from a date on. The row in 
     alarm_queries_per_minute integer NOT NULL, -- How many numbers a minute each process still answers a messenger that is slowed down, so that single users are identified in time. 2147483647: alarms are raised, but slow nobody.
     echo_per_s               integer CHECK (echo_per_s > 0), -- How many notifications a second all processes together push to messengers with a backlog, until half of the notice period is gone. Each makes its messenger ask again, and those queries must be answered in time too. NULL: no bound.
     alarm_slack              interval[] NOT NULL CHECK (cardinality(alarm_slack) > 0), -- An alarm is raised when an owed notification has less time than this left to its deadline, once for each of these values.
+    code_within              interval NOT NULL CHECK (code_within > '0'), -- How long after a query that was answered present a messenger may send its identification code, before report.presence_without_code calls it missing.
+    ends_max                 bigint NOT NULL CHECK (ends_max >= 0), -- How many contracts may end in an hour, by the time of recording, before somebody must look: the larger of this number and of ends_max_share.
+    ends_max_share           numeric NOT NULL CHECK (ends_max_share BETWEEN 0 AND 1), -- The same as a share of the live contracts.
     ended_kept               interval NOT NULL CHECK (ended_kept >= '1 day'), -- How long ended contracts and ended bindings are kept, from their end.
     recorded_at              timestamptz NOT NULL, -- When the row was written; set by the database.
     recorded_by              text NOT NULL, -- Which database user wrote it; set by the database.
@@ -104,9 +109,9 @@ CREATE TABLE registry.policy ( -- The rules in force from a date on. The row in 
     CONSTRAINT alarms_slow_and_do_not_stop CHECK (alarm_queries_per_minute >= 1)
 );
 INSERT INTO registry.policy VALUES (
-    '2022-03-01 00:00:00+03', '20 minutes', '24 hours', 'verified_end_user', true, '3 years', '3 years',
+    '2022-03-01 00:00:00+03', '2028-03-01 00:00:00+03', '20 minutes', '24 hours', 'verified_end_user', true, '3 years', '3 years',
     'Decree 1801 of 2021-10-20, in force from 2022-03-01; it lapses in March 2028: add the row of its successor before then.',
-    0.03, 0.40, 0.70, 1000000000000, '1 hour', 60, 5000, '{22 hours,12 hours,1 hour,0}', '3 years', now(), session_user
+    0.03, 0.40, 0.70, 1000000000000, '1 hour', 60, 5000, '{22 hours,12 hours,1 hour,0}', '24 hours', 10000, 0.001, '3 years', now(), session_user
 );
 
 CREATE TABLE registry.numbering_range ( -- The operator's allocated numbering capacity (DEF codes). Empty means unchecked; else a number outside answers absent. Numbers ported in need a range of their own.
@@ -156,6 +161,15 @@ CREATE TABLE registry.last_snapshot ( -- The newest snapshot of billing's that w
     as_of timestamptz NOT NULL -- When it was taken.
 );
 
+CREATE TABLE registry.feed_state ( -- Whether the registry is complete. Until it is, nothing is answered, because a subscriber whom nobody has told us of is not absent. One row, none before the first declaration. Written only when that changes; when the feed last spoke stands in feed_event and last_snapshot.
+    one               boolean PRIMARY KEY DEFAULT true CHECK (one), -- There is one row.
+    complete_since    timestamptz, -- Since when the registry holds every contract; NULL: it does not.
+    source            text NOT NULL CHECK (source IN ('snapshot', 'history', 'person')), -- What said so: a whole snapshot, a whole history, or a person.
+    declared_by       text NOT NULL, -- The database user that said so; set by the database.
+    reason            text NOT NULL CHECK (reason <> ''), -- Why.
+    system_identifier bigint NOT NULL -- The database cluster where it was said. In another one, which a dump was restored into, it says nothing.
+);
+
 CREATE TABLE registry.feed_event ( -- Billing's events. They are kept so that a repeated event changes nothing.
     event_id    text COLLATE "C" PRIMARY KEY CHECK (event_id ~ '^[!-~]{1,128}$'), -- Billing's own id of the event.
     type        text NOT NULL, -- activated, terminated, ported_out, …
@@ -167,6 +181,15 @@ CREATE TABLE registry.feed_event ( -- Billing's events. They are kept so that a 
     CHECK ((outcome = 'refused') = (reason IS NOT NULL))
 );
 CREATE INDEX feed_event_recorded ON registry.feed_event (recorded_at);
+
+CREATE TABLE registry.feed_waiting ( -- Events that were answered not_yet: only time, another event or a person is missing. Billing sends them again. A row leaves when its event is applied or refused.
+    event_id text COLLATE "C" PRIMARY KEY CHECK (event_id ~ '^[!-~]{1,128}$'), -- Billing's own id of the event.
+    type     text NOT NULL, -- activated, terminated, ported_out, …
+    reason   text NOT NULL, -- What it waited for when it came last.
+    first_at timestamptz NOT NULL DEFAULT now(), -- When it came first.
+    last_at  timestamptz NOT NULL DEFAULT now(), -- When it came last.
+    calls    integer NOT NULL DEFAULT 1 CHECK (calls >= 1) -- How often it came.
+);
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- What messengers tell and ask us
@@ -294,6 +317,7 @@ CREATE TABLE registry.notification ( -- What is owed: one termination to one mes
     identification_code text COLLATE "C" NOT NULL, -- The messenger's code for its user.
     last_error          text, -- What the last attempt met, without any of its content.
     replayed            boolean NOT NULL DEFAULT false, -- Owed again by a replay: it was delivered before, so it is neither late nor overdue.
+    undoes              uuid, -- NULL: it tells a termination. Else it tells that the end which this other notification told was a mistake and is undone; terminated_at is then when the contract began again.
     PRIMARY KEY (messenger_id, deadline_at, notification_id)
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
 -- Empty but for the few that a replay has let in, so it costs the fan-out nothing.
@@ -311,6 +335,7 @@ CREATE TABLE registry.notification_delivered ( -- The proof that the duty was me
     delivered_at        timestamptz NOT NULL DEFAULT now(), -- When the messenger's receipt was recorded.
     via                 registry.delivery_channel NOT NULL, -- push, pull and acknowledge, or hand: then registry.handover has the channel's name.
     identification_code text COLLATE "C" NOT NULL, -- The messenger's code for its user.
+    undoes              uuid, -- As it was in registry.notification.
     PRIMARY KEY (messenger_id, notification_id, delivered_at)
 ) PARTITION BY RANGE (delivered_at);
 CREATE TABLE registry.notification_delivered_default PARTITION OF registry.notification_delivered DEFAULT;
@@ -412,6 +437,80 @@ CREATE UNIQUE INDEX test_push_open ON registry.test_push (messenger_id) WHERE en
 CREATE INDEX test_push_messenger ON registry.test_push (messenger_id, asked_at);
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
+-- The brake and the way back
+
+CREATE TABLE registry.ends_recorded ( -- How many contracts each statement ended, by the time of recording: what the policy's bound of an hour is held against. Ends of a held wave are not in it. Appended by the trigger on registry.contract, folded by a job.
+    recorded_at timestamptz NOT NULL DEFAULT now(), -- When the statement ran.
+    ends        bigint NOT NULL CHECK (ends > 0) -- Contracts that it ended.
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX ends_recorded_at ON registry.ends_recorded (recorded_at) INCLUDE (ends);
+
+CREATE TABLE registry.wave_allowance ( -- Ends beyond the policy's bound that a person has let through beforehand (registryd feed allow-ends, or an import with an explicit bound).
+    allowance_id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The allowance's number.
+    ends         bigint NOT NULL CHECK (ends > 0), -- How many ends beyond the bound it lets through.
+    used         bigint NOT NULL DEFAULT 0 CHECK (used BETWEEN 0 AND ends), -- How many of them came.
+    until_at     timestamptz NOT NULL, -- Until when it counts.
+    reason       text NOT NULL CHECK (reason <> ''), -- Why the wave is right.
+    made_by      text NOT NULL DEFAULT session_user, -- Which database user made it.
+    made_at      timestamptz NOT NULL DEFAULT now() -- When it was made.
+);
+
+CREATE TABLE registry.wave ( -- Waves of ends beyond the bound. Their notifications are held until a person releases or withdraws them. Nothing releases itself.
+    wave_id       bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The wave's number.
+    began_at      timestamptz NOT NULL DEFAULT now(), -- When its first statement ran.
+    last_at       timestamptz NOT NULL DEFAULT now(), -- When its last statement ran. A user's statements within an hour are one wave.
+    ended_by      text NOT NULL DEFAULT session_user, -- Which database user ended the contracts.
+    ends          bigint NOT NULL DEFAULT 0, -- Contracts that ended.
+    notifications bigint NOT NULL DEFAULT 0, -- Notifications that were written as held.
+    released      bigint NOT NULL DEFAULT 0, -- Of them, released since.
+    withdrawn     bigint NOT NULL DEFAULT 0, -- Of them, withdrawn since.
+    CONSTRAINT what_left_a_wave_was_in_it CHECK (released + withdrawn <= notifications)
+) WITH (fillfactor = 50);
+
+CREATE TABLE registry.notification_held ( -- Notifications of a held wave: owed, their deadlines run, and nobody is told until a person releases them (to registry.notification) or withdraws them (to notification_withdrawn).
+    messenger_id        integer NOT NULL, -- Who is owed it.
+    generation          smallint NOT NULL, -- The ended contract's generation.
+    deadline_at         timestamptz NOT NULL, -- As registry.notification has it.
+    notification_id     uuid NOT NULL, -- As registry.notification has it.
+    msisdn              bigint NOT NULL, -- The number.
+    terminated_at       timestamptz NOT NULL, -- When the contract ended.
+    recorded_at         timestamptz NOT NULL DEFAULT now(), -- When the notification was written.
+    wave_id             bigint NOT NULL REFERENCES registry.wave, -- The wave it belongs to.
+    identification_code text COLLATE "C" NOT NULL, -- The messenger's code for its user.
+    PRIMARY KEY (messenger_id, deadline_at, notification_id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX notification_held_wave ON registry.notification_held (wave_id);
+
+CREATE TABLE registry.hold ( -- The brake by hand: while a hold is in force no new push begins to its messenger, and pull answers 503. Deadlines run on.
+    hold_id      bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The hold's number.
+    messenger_id integer REFERENCES registry.messenger, -- Whose notifications are held; NULL: everybody's.
+    reason       text NOT NULL CHECK (reason <> ''), -- Why.
+    held_at      timestamptz NOT NULL DEFAULT now(), -- Since when.
+    held_by      text NOT NULL DEFAULT session_user, -- Which database user held them.
+    released_at  timestamptz, -- When it ended; NULL: it is in force.
+    released_by  text, -- Which database user released it.
+    CHECK ((released_at IS NULL) = (released_by IS NULL))
+);
+CREATE UNIQUE INDEX hold_in_force ON registry.hold (coalesce(messenger_id, 0)) WHERE released_at IS NULL;
+
+CREATE TABLE registry.notification_withdrawn ( -- Notifications that two persons withdrew: their contract's end was a mistake that was undone, or their messenger refuses them for ever. No digest, replay or figure of deliveries reads it.
+    messenger_id        integer NOT NULL, -- Who was owed it.
+    generation          smallint NOT NULL, -- The ended contract's generation.
+    attempts            smallint NOT NULL, -- Delivery attempts that failed.
+    deadline_at         timestamptz NOT NULL, -- By when it was due.
+    notification_id     uuid NOT NULL, -- As it was in registry.notification or notification_held.
+    msisdn              bigint NOT NULL, -- The number.
+    terminated_at       timestamptz NOT NULL, -- When the contract ended.
+    recorded_at         timestamptz NOT NULL, -- When the notification was written.
+    withdrawn_at        timestamptz NOT NULL DEFAULT now(), -- When it was withdrawn.
+    request             bigint NOT NULL, -- The request in registry.breakglass_event that two persons made and approved.
+    identification_code text COLLATE "C" NOT NULL, -- The messenger's code for its user.
+    reason              text NOT NULL CHECK (reason <> ''), -- Why.
+    PRIMARY KEY (messenger_id, notification_id)
+);
+CREATE INDEX notification_withdrawn_at ON registry.notification_withdrawn (withdrawn_at);
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
 -- Figures
 
 CREATE TABLE registry.contract_movement ( -- How many contracts each statement started and ended, by day (UTC). report.contract_daily sums these rows instead of scanning contracts. Triggers append them, so that no writer waits for another.
@@ -458,6 +557,14 @@ CREATE TABLE registry.presence_day ( -- The figures of the journal's sealed page
     allowed       interval, -- The time that the policy gave.
     PRIMARY KEY (day, messenger_id)
 ) WITH (fillfactor = 70);
+
+CREATE TABLE registry.refusal_day ( -- Requests that were refused, by day, messenger and reason: queries that nobody answered are no part of the journal, and they are evidence too. Written by each process about every ten seconds.
+    day          date NOT NULL, -- The day (UTC).
+    messenger_id integer NOT NULL REFERENCES registry.messenger, -- Who asked.
+    reason       text NOT NULL, -- Why it was refused: quota, throttle, queue, database, …
+    refusals     bigint NOT NULL, -- How many requests.
+    PRIMARY KEY (day, messenger_id, reason)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE registry.delivered_day ( -- Delivered notifications' figures, by statement: what report.notification_deadline sums, also when their rows are gone. Appended by triggers, folded by the daemon.
     day          date NOT NULL, -- The day of the contract's end (UTC).

@@ -112,7 +112,7 @@ def test_nothing_is_null_and_intervals_are_written_in_each_way(site: Site) -> No
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["nonsense=1", "--note", "n"], 1, "the policy has no nonsense. It has answer_within, notice_within"),
+        (["nonsense=1", "--note", "n"], 1, "the policy has no nonsense. It has lapses_at, answer_within, notice_within"),
         (["note=x", "--note", "n"], 1, "the policy has no note"),
         (["effective_from=now", "--note", "n"], 1, "the policy has no effective_from"),
         (["recorded_by=me", "--note", "n"], 1, "the policy has no recorded_by"),
@@ -153,8 +153,8 @@ REWRITES = {
     "deleting": "DELETE FROM registry.policy",
     "truncating": "TRUNCATE registry.policy",
     "preceding": "SELECT registry.change_policy('{}', effective_from + interval '1 day', 'x') FROM registry.policy",
-    "naming less than the whole law": "INSERT INTO registry.policy SELECT now(), answer_within, notice_within, organisation_rule, "
-    "suspended_is_present, journal_kept, notification_kept, 'x' FROM registry.policy",
+    "naming less than the whole law": "INSERT INTO registry.policy SELECT now(), lapses_at, answer_within, notice_within, "
+    "organisation_rule, suspended_is_present, journal_kept, notification_kept, 'x' FROM registry.policy",
     "a planned one into the past": "UPDATE registry.policy SET effective_from = now() - interval '1 second' WHERE effective_from > now()",
     "a date that clashes": "SELECT registry.change_policy('{}', '2099-01-01', 'x')",
 }
