@@ -1,0 +1,325 @@
+"""What the registry promises, in plain words of Python: dicts and lists, one event after another, nothing shared.
+
+It is written to be read beside the law and the wire contract, and shares no code with what it judges. Times are the database's. Where the
+database stamps a row itself, the model knows only before or after which step that was: `Plain.now` is the time before the current step, and
+what the step records carries `Plain.stamp`, a microsecond later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import permutations
+from typing import NamedTuple
+
+NOTICE = timedelta(hours=24)
+CLOCKS_DIFFER = timedelta(minutes=4)
+
+
+@dataclass(frozen=True)
+class Contract:
+    status: str
+    holder: str
+    end_user: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    end_reason: str | None = None
+    learned_at: datetime | None = None
+    """When an event or a person last changed it; None: it is as a snapshot has it."""
+
+    @property
+    def is_live(self) -> bool:
+        return self.ended_at is None
+
+
+class Event(NamedTuple):
+    event_id: str
+    type: str
+    number: int
+    occurred_at: datetime
+    holder: str | None = None
+    end_user: str | None = None
+
+
+class Line(NamedTuple):
+    """A snapshot's line on one number."""
+
+    holder: str
+    end_user: str
+    status: str
+    started_at: datetime
+
+
+@dataclass
+class Binding:
+    number: int
+    generation: int
+    messenger: int
+    code: str
+    end_reason: str | None = None
+
+
+class Key(NamedTuple):
+    """What names a notice without the id that the database makes."""
+
+    messenger: int
+    number: int
+    generation: int
+
+
+@dataclass
+class Notice:
+    code: str
+    terminated_at: datetime
+    deadline_at: datetime
+    attempts: int = 0
+    is_deferred: bool = False
+    is_repeat: bool = False
+    """Owed again by a replay."""
+
+
+@dataclass
+class Plain:
+    messengers: Sequence[int]
+    now: datetime
+    suspended_is_present: bool = True
+    organisation_rule: str = "verified_end_user"
+    contracts: dict[int, list[Contract]] = field(default_factory=dict)
+    """By number, the first generation first."""
+    bindings: list[Binding] = field(default_factory=list)
+    owed: dict[Key, Notice] = field(default_factory=dict)
+    delivered: dict[Key, tuple[Notice, str]] = field(default_factory=dict)
+    """With the channel."""
+    events: dict[str, tuple[Event, str]] = field(default_factory=dict)
+    """What is kept: applied and refused ones."""
+    last_snapshot: datetime | None = None
+    attempts: Counter[tuple[int, str, int]] = field(default_factory=Counter)
+    """Notifications pushed, by messenger, outcome and status."""
+    asked: Counter[tuple[int, bool]] = field(default_factory=Counter)
+    """Queries by messenger and answer."""
+
+    @property
+    def stamp(self) -> datetime:
+        return self.now + timedelta(microseconds=1)
+
+    # Who is present
+
+    def latest(self, number: int) -> Contract | None:
+        of_number = self.contracts.get(number)
+        return of_number[-1] if of_number else None
+
+    def live(self, number: int) -> Contract | None:
+        latest = self.latest(number)
+        return latest if latest is not None and latest.is_live else None
+
+    def is_present(self, number: int) -> bool:
+        contract = self.live(number)
+        if contract is None or (contract.status == "suspended" and not self.suspended_is_present):
+            return False
+        return self.organisation_rule == "subscriber" or contract.end_user != "unregistered"
+
+    # Bindings
+
+    def ask(self, messenger: int, number: int, code: str | None) -> tuple[bool, str | None]:
+        """The answer, and what becomes of the code."""
+        present = self.is_present(number)
+        if not present or code is None:
+            return present, None
+        same_code = next((b for b in self._live_bindings(messenger) if b.code == code), None)
+        if same_code is not None:
+            return True, "unchanged" if same_code.number == number else "code_in_use"
+        same_number = next((b for b in self._live_bindings(messenger) if b.number == number), None)
+        if same_number is not None:
+            same_number.end_reason = "replaced"
+        self.bindings.append(Binding(number, len(self.contracts[number]), messenger, code))
+        return True, "recorded" if same_number is None else "replaced"
+
+    def ask_batch(self, messenger: int, queries: Sequence[tuple[int, str | None]], told: Sequence[tuple[bool, str | None]]) -> bool:
+        """Whether the answers that were told are right in some order: one after another, those that name a number or code again after those
+        that named it before. Only such an order is promised; it matters where one query frees the code that another one wants.
+        """
+        before = deepcopy(self.bindings)
+        for order in permutations(range(len(queries))):
+            if not _keeps_order(queries, order):
+                continue
+            self.bindings = deepcopy(before)
+            if all(self.ask(messenger, *queries[i]) == told[i] for i in order):
+                return True
+        return False
+
+    def remove(self, messenger: int, code: str) -> str | None:
+        """What the messenger is told of its binding: `active` never; None where it never had one."""
+        live = next((b for b in self._live_bindings(messenger) if b.code == code), None)
+        if live is not None:
+            live.end_reason = "removed"
+            return "removed"
+        return next((b.end_reason for b in reversed(self.bindings) if (b.messenger, b.code) == (messenger, code)), None)
+
+    def _live_bindings(self, messenger: int) -> list[Binding]:
+        return [b for b in self.bindings if b.messenger == messenger and b.end_reason is None]
+
+    # Contracts
+
+    def _write(self, number: int, contract: Contract) -> None:
+        """Changes the latest contract. Where that ends it, its bindings end and a notice is owed for each."""
+        of_number = self.contracts[number]
+        of_number[-1] = contract
+        if contract.ended_at is None:
+            return
+        for binding in self.bindings:
+            if (binding.number, binding.generation) == (number, len(of_number)) and binding.end_reason is None:
+                binding.end_reason = "terminated"
+                notice = Notice(binding.code, contract.ended_at, contract.ended_at + NOTICE)
+                self.owed[Key(binding.messenger, number, binding.generation)] = notice
+
+    def _end(self, number: int, at: datetime, reason: str, learned_at: datetime | None) -> None:
+        live = self.live(number)
+        assert live is not None
+        self._write(number, replace(live, status="ended", ended_at=at, end_reason=reason, learned_at=learned_at))
+
+    def end_by_sql(self, numbers: Iterable[int], at: datetime) -> None:
+        """A DBA's UPDATE of live contracts."""
+        for number in numbers:
+            self._end(number, at, "terminated", self.stamp)
+
+    # Billing's events
+
+    def apply(self, events: Sequence[Event]) -> list[str]:
+        return [self._apply_one(event) for event in events]
+
+    def _apply_one(self, event: Event) -> str:
+        if event.event_id in self.events:
+            known, outcome = self.events[event.event_id]
+            return "duplicate" if known == event and outcome == "applied" else "refused"
+        outcome = self._judge(event)
+        if outcome in ("applied", "refused"):
+            self.events[event.event_id] = (event, outcome)
+        return outcome
+
+    def _judge(self, event: Event) -> str:
+        """Applies one new event, or says why not."""
+        at, number = event.occurred_at, event.number
+        live, latest = self.live(number), self.latest(number)
+        if at > self.now + CLOCKS_DIFFER:
+            return "refused"
+        if event.type not in ("activated", "holder_changed") and (event.holder or event.end_user):
+            return "refused"
+        if event.type in ("activated", "holder_changed") and event.end_user and (event.holder or "individual") == "individual":
+            return "refused"
+        if event.type == "activated":
+            if live is not None or (latest is not None and latest.ended_at is not None and at < latest.ended_at):
+                return "refused"
+            self._begin(event)
+            return "applied"
+        if live is None or at < live.started_at:
+            return "refused"
+        match event.type:
+            case "terminated" | "ported_out":
+                self._end(number, at, event.type, self.stamp)
+            case "holder_changed":
+                if at == live.started_at:
+                    return "refused"
+                self._end(number, at, event.type, self.stamp)
+                self._begin(event)
+            case "suspended" | "resumed":
+                status = "suspended" if event.type == "suspended" else "active"
+                if live.status == status:
+                    return "refused"
+                self._write(number, replace(live, status=status, learned_at=self.stamp))
+            case _:
+                end_user = "registered" if event.type == "end_user_registered" else "unregistered"
+                if live.holder == "individual" or live.end_user == end_user:
+                    return "refused"
+                self._write(number, replace(live, end_user=end_user, learned_at=self.stamp))
+        return "applied"
+
+    def _begin(self, event: Event) -> None:
+        holder = event.holder or "individual"
+        end_user = "not_required" if holder == "individual" else event.end_user or "unregistered"
+        self.contracts.setdefault(event.number, []).append(Contract("active", holder, end_user, event.occurred_at, learned_at=self.stamp))
+
+    # Snapshots
+
+    def snapshot(self, lines: Mapping[int, Line], as_of: datetime) -> dict[str, int]:
+        """Makes the live contracts those of billing's table, but for what the registry learned later. Returns what was done, by kind."""
+        done: Counter[str] = Counter()
+        if not any(self.contracts.values()):
+            for number, line in lines.items():
+                self.contracts[number] = [Contract(line.status, line.holder, line.end_user, line.started_at)]
+            done["activated"] = len(lines)
+        else:
+            for number in sorted(set(lines) | set(self.contracts)):
+                done[self._reconcile(number, lines.get(number), as_of)] += 1
+        self.last_snapshot = max(as_of, self.last_snapshot or as_of)
+        del done["unchanged"]
+        return dict(+done)
+
+    def _reconcile(self, number: int, line: Line | None, as_of: datetime) -> str:
+        latest, live = self.latest(number), self.live(number)
+        if line is None and live is None:
+            return "unchanged"
+        if line is not None and live is not None:
+            same = (line.holder, line.status, line.end_user) == (live.holder, live.status, live.end_user)
+            if same and line.started_at <= live.started_at:
+                return "unchanged"
+        known = [self.last_snapshot, *((latest.learned_at, latest.started_at, latest.ended_at) if latest is not None else ())]
+        if any(at is not None and at > as_of for at in known):
+            return "newer"
+        if line is None:
+            self._end(number, as_of, "terminated", None)
+            return "terminated"
+        if live is None:
+            starts = max(filter(None, (line.started_at, latest.ended_at if latest is not None else None)))
+            self.contracts.setdefault(number, []).append(Contract(line.status, line.holder, line.end_user, starts))
+            return "activated"
+        if line.started_at > live.started_at or line.holder != live.holder:
+            at = line.started_at if line.started_at > live.started_at else as_of
+            self._end(number, at, "holder_changed", None)
+            self.contracts[number].append(Contract(line.status, line.holder, line.end_user, at))
+            return "holder_changed"
+        self._write(number, replace(live, status=line.status, end_user=line.end_user, learned_at=None))
+        return "updated"
+
+    # Deliveries
+
+    def pullable(self, messenger: int) -> set[Key]:
+        return {key for key in self.owed if key.messenger == messenger}
+
+    def due(self, messenger: int) -> set[Key]:
+        return {key for key in self.pullable(messenger) if not self.owed[key].is_deferred}
+
+    def settle(self, keys: Iterable[Key], via: str) -> int:
+        """A receipt. Returns how many notices it settled; those that are not owed are ignored."""
+        settled = 0
+        for key in keys:
+            notice = self.owed.pop(key, None)
+            if notice is None:
+                continue
+            settled += 1
+            if not notice.is_repeat:
+                self.delivered[key] = (replace(notice, attempts=notice.attempts + (via == "push")), via)
+        return settled
+
+    def defer(self, keys: Iterable[Key], *, later: bool) -> None:
+        for key in keys:
+            notice = self.owed[key]
+            notice.attempts += 1
+            notice.is_deferred = later
+
+    def replay(self, keys: Iterable[Key]) -> None:
+        """Owes what was delivered once again."""
+        for key in keys:
+            notice, _ = self.delivered[key]
+            self.owed.setdefault(key, replace(notice, attempts=0, is_deferred=False, is_repeat=True))
+
+
+def _keeps_order(queries: Sequence[tuple[int, str | None]], order: Sequence[int]) -> bool:
+    """Whether those that name the same number or code stand in their own order."""
+    return not any(
+        later < earlier and any(a is not None and a == b for a, b in zip(queries[earlier], queries[later], strict=True))
+        for place, earlier in enumerate(order)
+        for later in order[place + 1 :]
+    )
