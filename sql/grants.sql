@@ -75,6 +75,7 @@ GRANT EXECUTE ON FUNCTION registry.open_presence, registry.delivered_last_hour T
 -- Break-glass
 
 GRANT USAGE ON SCHEMA breakglass TO registryd_breakglass, registryd_approver;
-GRANT EXECUTE ON FUNCTION breakglass.request, breakglass.look TO registryd_breakglass;
+GRANT EXECUTE ON FUNCTION breakglass.request, breakglass.request_reinstate, breakglass.request_withdraw, breakglass.look TO registryd_breakglass;
 GRANT EXECUTE ON FUNCTION breakglass.approve TO registryd_approver;
-GRANT EXECUTE ON FUNCTION breakglass.open_requests TO registryd_breakglass, registryd_approver;
+-- Who approves may count beforehand what a request would do.
+GRANT EXECUTE ON FUNCTION breakglass.open_requests, breakglass.reinstate, breakglass.withdraw TO registryd_breakglass, registryd_approver;

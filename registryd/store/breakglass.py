@@ -1,4 +1,5 @@
-"""Break-glass: an unmasked look at one number by one person, for a reason, approved by another, logged before it answers.
+"""Break-glass: what nobody may do alone. One person asks for a reason, another approves, the first carries it out, and all of it is logged:
+a look at one number unmasked, the undoing of mistaken ends, the withdrawal of notifications.
 
 The database keeps the rules: sql/code/breakglass.sql. Each call here is its own transaction, under the person's own role.
 """
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple
+from uuid import UUID
 
 import asyncpg
 
@@ -17,7 +19,7 @@ from registryd.domain.identifiers import Msisdn
 from registryd.store.pool import Connection, connect, fetch
 from registryd.store.queries import Query
 
-NO_ROLE = "Connect as yourself; a DBA grants you registryd_breakglass, to ask and to look, or registryd_approver, to approve"
+NO_ROLE = "Connect as yourself; a DBA grants you registryd_breakglass, to ask and to carry out, or registryd_approver, to approve"
 """What a person lacks whom no function of the schema refused."""
 
 
@@ -35,10 +37,13 @@ class EndsAt(NamedTuple):
 
 class OpenRequest(NamedTuple):
     request: int
+    kind: str
     requested_at: datetime
     requested_by: str
-    number: str
-    """Masked."""
+    number: str | None
+    """Masked; of a look alone."""
+    scope: str
+    """Which contracts or notifications, as JSON; empty for a look."""
     reason: str
     is_prepared: bool
     approved_by: str | None
@@ -57,10 +62,51 @@ class Seen(NamedTuple):
     outcome: str
 
 
+class Undone(NamedTuple):
+    """How many contracts, bindings or notifications had an outcome; with a number, one for which nothing was made."""
+
+    what: str
+    outcome: str
+    messenger: str | None
+    quantity: int
+    number: int | None
+    generation: int | None
+    identification_code: str | None
+
+
+class Withdrawn(NamedTuple):
+    outcome: str
+    messenger: str
+    notifications: int
+
+
+class Ends(NamedTuple):
+    """The mistaken ends that a request names: recorded in a period, some reasons alone; of a wave; or of numbers."""
+
+    recorded_from: datetime | None = None
+    recorded_until: datetime | None = None
+    end_reasons: list[str] | None = None
+    wave: int | None = None
+    numbers: list[int] | None = None
+
+
+class Notices(NamedTuple):
+    """The notifications that a request names: what a messenger refused, by deadline or by ids; or what is held of a wave."""
+
+    messenger: str | None = None
+    due_before: datetime | None = None
+    ids: list[UUID] | None = None
+    wave: int | None = None
+
+
 REQUEST_LOOK = Query("breakglass", "request_look", RequestId, int, str)
+REQUEST_REINSTATE = Query("breakglass", "request_reinstate", RequestId, str, datetime, datetime, list[str], int, list[int])
+REQUEST_WITHDRAW = Query("breakglass", "request_withdraw", RequestId, str, str, datetime, list[UUID], int)
 APPROVE_REQUEST = Query("breakglass", "approve_request", EndsAt, int)
 LIST_REQUESTS = Query("breakglass", "list_requests", OpenRequest)
 USE_APPROVAL = Query("breakglass", "use_approval", Seen, int)
+REINSTATE = Query("breakglass", "reinstate", Undone, int, bool, bool)
+WITHDRAW = Query("breakglass", "withdraw", Withdrawn, int, bool)
 
 
 @asynccontextmanager
@@ -82,6 +128,16 @@ async def request(connection: Connection, msisdn: Msisdn, reason: str) -> int:
     return (await fetch(connection, REQUEST_LOOK, msisdn, reason))[0].request
 
 
+async def request_reinstate(connection: Connection, ends: Ends, reason: str) -> int:
+    """Asks that mistaken ends be undone."""
+    return (await fetch(connection, REQUEST_REINSTATE, reason, *ends))[0].request
+
+
+async def request_withdraw(connection: Connection, notices: Notices, reason: str) -> int:
+    """Asks that notifications be withdrawn."""
+    return (await fetch(connection, REQUEST_WITHDRAW, reason, *notices))[0].request
+
+
 async def approve(connection: Connection, request: int) -> datetime:
     """Approves another person's request; returns until when he may look."""
     return (await fetch(connection, APPROVE_REQUEST, request))[0].ends_at
@@ -93,3 +149,13 @@ async def open_requests(connection: Connection) -> list[OpenRequest]:
 
 async def look(connection: Connection, request: int) -> list[Seen]:
     return await fetch(connection, USE_APPROVAL, request)
+
+
+async def reinstate(connection: Connection, request: int, *, dry_run: bool = False, with_list: bool = False) -> list[Undone]:
+    """Undoes the ends that a request names, or counts what that would do."""
+    return await fetch(connection, REINSTATE, request, dry_run, with_list)
+
+
+async def withdraw(connection: Connection, request: int, *, dry_run: bool = False) -> list[Withdrawn]:
+    """Withdraws the notifications that a request names, or counts them."""
+    return await fetch(connection, WITHDRAW, request, dry_run)

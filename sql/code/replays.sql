@@ -23,8 +23,8 @@ BEGIN
     UPDATE registry.replayed_notification AS w SET replayed_at = now()
      WHERE w.messenger_id = asked.messenger_id AND w.notification_id = ANY (chosen) AND w.replay_id = replay;
     INSERT INTO registry.notification (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, recorded_at,
-                                       identification_code, replayed)
-    SELECT d.messenger_id, d.generation, d.deadline_at, d.notification_id, d.msisdn, d.terminated_at, d.recorded_at, d.identification_code, true
+                                       identification_code, undoes, replayed)
+    SELECT d.messenger_id, d.generation, d.deadline_at, d.notification_id, d.msisdn, d.terminated_at, d.recorded_at, d.identification_code, d.undoes, true
       FROM registry.find_delivered(asked.messenger_id, chosen) AS d
         ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS owed = ROW_COUNT;

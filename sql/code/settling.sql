@@ -9,9 +9,9 @@ AS $$
         RETURNING n.*
     ), kept AS (
         INSERT INTO registry.notification_delivered (messenger_id, generation, attempts, deadline_at, notification_id, msisdn, terminated_at,
-                                                     recorded_at, via, identification_code)
+                                                     recorded_at, via, identification_code, undoes)
         SELECT g.messenger_id, g.generation, least(g.attempts + (channel = 'push')::int, 32767), g.deadline_at, g.notification_id, g.msisdn, g.terminated_at,
-               g.recorded_at, channel, g.identification_code
+               g.recorded_at, channel, g.identification_code, g.undoes
           FROM gone AS g WHERE NOT g.replayed
     ), repeated AS (
         UPDATE registry.replayed_notification AS r SET delivered_at = now(), via = channel
@@ -21,7 +21,7 @@ AS $$
     )
     SELECT count(*) FROM gone
 $$;
-COMMENT ON FUNCTION registry.settle_delivered IS 'Settles delivered notifications of one messenger. It is the only way out of registry.notification. First deliveries move to notification_delivered. Returns how many; ids of others and settled ones are ignored.';
+COMMENT ON FUNCTION registry.settle_delivered IS 'Settles delivered notifications of one messenger. It is the way out of registry.notification; the other is a withdrawal by two persons. First deliveries move to notification_delivered. Returns how many; ids of others and settled ones are ignored.';
 
 -- In PL/pgSQL, because an SQL function would use the enum's value 'hand' in the transaction that creates it.
 CREATE OR REPLACE FUNCTION registry.settle_by_hand(messenger integer, ids uuid[], channel_name text, file bytea) RETURNS bigint

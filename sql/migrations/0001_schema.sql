@@ -70,7 +70,8 @@ CREATE TYPE registry.delivery_outcome AS ENUM ('acknowledged', 'rejected', 'fail
 CREATE TYPE registry.feed_outcome AS ENUM ('applied', 'refused');
 CREATE TYPE registry.alarm_kind AS ENUM ('absent', 'consecutive', 'canary');
 CREATE TYPE registry.seal_kind AS ENUM ('begin', 'window', 'retention');
-CREATE TYPE registry.breakglass_step AS ENUM ('requested', 'prepared', 'approved', 'looked');
+CREATE TYPE registry.breakglass_kind AS ENUM ('look', 'reinstate', 'withdraw');
+CREATE TYPE registry.breakglass_step AS ENUM ('requested', 'prepared', 'approved', 'looked', 'reinstated', 'withdrawn');
 CREATE TYPE registry.range_source AS ENUM ('register', 'hand');
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
@@ -618,23 +619,37 @@ CREATE TABLE registry.digest_key ( -- The keys of the journal's digests: random,
     CONSTRAINT destroyed_keys_have_no_ciphertext CHECK ((ciphertext IS NULL) = (destroyed_at IS NOT NULL))
 );
 
-CREATE TABLE registry.breakglass_event ( -- The break-glass log, append-only: who asked to see which number and why, who approved it, and that it was looked at. Each row holds the hash of the one before it.
+CREATE TABLE registry.breakglass_event ( -- The break-glass log, append-only: what one person asked for and why, who approved it, and that it was done: a look at a number, an undoing of ends, a withdrawal of notifications. Each row holds the hash of the one before it.
     sequence    bigint PRIMARY KEY CHECK (sequence >= 1), -- Counts the rows from 1, without a gap.
     request     bigint NOT NULL REFERENCES registry.breakglass_event, -- The sequence of the request that the step belongs to; its own for the request itself.
-    step        registry.breakglass_step NOT NULL, -- requested, prepared, approved or looked.
+    kind        registry.breakglass_kind NOT NULL, -- look (at one number), reinstate (contracts that were ended by mistake) or withdraw (notifications): of the request, and of its steps alike.
+    step        registry.breakglass_step NOT NULL, -- requested, prepared (a look's digests), approved, then looked, reinstated or withdrawn.
     at          timestamptz NOT NULL, -- When.
     person      text NOT NULL, -- Who: the role that logged in (session_user), which for prepared is the daemon's. Give each person one of his own.
-    msisdn      bigint, -- The number, of a request.
+    msisdn      bigint, -- The number, of a request for a look.
+    scope       text NOT NULL, -- Of a request to reinstate or withdraw: which contracts or notifications, as JSON. Of reinstated and withdrawn: how many, by outcome. Else empty.
     reason      text NOT NULL, -- Why, of a request: ten characters at least.
     digest_keys smallint[] NOT NULL, -- Of the step prepared: under which digest keys the journal is searched.
     digests     bytea NOT NULL CHECK (octet_length(digests) = 16 * cardinality(digest_keys)), -- The number's digests under them, 16 bytes each: who holds the keys can tell that they are this number's.
     previous    bytea NOT NULL CHECK (octet_length(previous) = 32), -- sha256 of the row before; zeros in the first.
-    sha256      bytea NOT NULL CHECK (octet_length(sha256) = 32), -- SHA-256 of previous, sequence, request, at, msisdn (0 for none), digests, digest_keys, the length of person, and step, person and reason in UTF-8.
+    sha256      bytea NOT NULL CHECK (octet_length(sha256) = 32), -- SHA-256 of previous, sequence, request, at, msisdn (0 for none), digests, digest_keys, the lengths of person and scope, and kind, step, person, scope and reason in UTF-8.
     CONSTRAINT each_step_is_taken_once UNIQUE (request, step),
-    CONSTRAINT requests_name_number_and_reason
-        CHECK ((step = 'requested') = (request = sequence) AND (step = 'requested') = (msisdn IS NOT NULL) AND (step = 'requested') = (reason <> '')),
+    CONSTRAINT requests_say_what_and_why
+        CHECK ((step = 'requested') = (request = sequence) AND (step = 'requested') = (reason <> '')
+               AND (msisdn IS NOT NULL) = (step = 'requested' AND kind = 'look')
+               AND (scope <> '') = (kind <> 'look' AND step <> 'approved')),
+    CONSTRAINT each_kind_has_its_steps
+        CHECK (CASE kind WHEN 'look' THEN step IN ('requested', 'prepared', 'approved', 'looked')
+                         WHEN 'reinstate' THEN step IN ('requested', 'approved', 'reinstated')
+                         ELSE step IN ('requested', 'approved', 'withdrawn') END),
     CONSTRAINT numbers_are_numbers CHECK (msisdn BETWEEN 10000 AND 999999999999999),
     CONSTRAINT reasons_are_told CHECK (step <> 'requested' OR length(btrim(reason)) >= 10)
+);
+
+CREATE TABLE registry.breakglass_number ( -- The numbers of requests that name contracts by a file. They are gone when their request has been carried out, or has lapsed.
+    request bigint NOT NULL REFERENCES registry.breakglass_event, -- The request.
+    msisdn  bigint NOT NULL, -- A number of its file.
+    PRIMARY KEY (request, msisdn)
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------------------

@@ -63,5 +63,6 @@ SELECT h.chain, h.sequence, h.at, h.sha256
 -- Why: the break-glass log from $1 on in its order, each row with the hash that it should have.
 SELECT e.sequence, e.previous, e.sha256,
        sha256(e.previous || int8send(e.sequence) || int8send(e.request) || timestamptz_send(e.at) || int8send(coalesce(e.msisdn, 0)) || e.digests
-              || array_send(e.digest_keys) || int4send(length(e.person)) || convert_to(e.step::text || e.person || e.reason, 'UTF8')) AS expected
+              || array_send(e.digest_keys) || int4send(length(e.person)) || int4send(length(e.scope))
+              || convert_to(e.kind::text || e.step::text || e.person || e.scope || e.reason, 'UTF8')) AS expected
   FROM registry.breakglass_event AS e WHERE e.sequence >= $1 ORDER BY e.sequence;

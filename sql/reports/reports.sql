@@ -97,6 +97,18 @@ COMMENT ON COLUMN report.notification_deadline.overdue IS 'Not delivered, and pa
 COMMENT ON COLUMN report.notification_deadline.pending IS 'Not delivered, and not past it.';
 COMMENT ON COLUMN report.notification_deadline.worst_delay IS 'The longest time from an end to its delivery.';
 
+CREATE OR REPLACE VIEW report.notification_withdrawn AS
+SELECT (w.withdrawn_at AT TIME ZONE 'UTC')::date AS day, m.name AS messenger, w.request, w.reason, count(*) AS notifications
+  FROM registry.notification_withdrawn AS w
+  JOIN registry.messenger AS m ON m.messenger_id = w.messenger_id
+ GROUP BY 1, 2, 3, 4;
+COMMENT ON VIEW report.notification_withdrawn IS 'Notifications that two persons withdrew, by day, messenger and request. They count neither as owed nor as delivered.';
+COMMENT ON COLUMN report.notification_withdrawn.day IS 'The day on which they were withdrawn (UTC).';
+COMMENT ON COLUMN report.notification_withdrawn.messenger IS 'Who was owed them.';
+COMMENT ON COLUMN report.notification_withdrawn.request IS 'The request in the break-glass log.';
+COMMENT ON COLUMN report.notification_withdrawn.reason IS 'Why, as the request says.';
+COMMENT ON COLUMN report.notification_withdrawn.notifications IS 'How many.';
+
 CREATE OR REPLACE VIEW report.delivery_attempt_daily AS
 SELECT f.day, m.name AS messenger, f.outcome::text AS outcome, f.http_status,
        sum(f.attempts)::bigint AS attempts, sum(f.notifications)::bigint AS notifications,

@@ -228,7 +228,9 @@ DENIED = {
     "registryd_breakglass": [
         "SELECT * FROM registry.contract",
         "SELECT * FROM registry.breakglass_event",
-        "SELECT registry.append_breakglass(1, 'approved')",
+        "SELECT registry.append_breakglass(NULL)",
+        "SELECT * FROM registry.breakglass_number",
+        "SELECT registry.begin_again()",
         "SELECT breakglass.approve(1)",
         "SELECT * FROM report.quota_today",
     ],
@@ -269,7 +271,7 @@ def test_the_report_role_reads_every_report_within_its_bounds(granted: TestDatab
             await connection.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", FIRST)
         async with granted.connect("registryd_report") as connection:
             names = await connection.fetch("SELECT viewname FROM pg_views WHERE schemaname = 'report'")
-            assert len(names) == 12
+            assert len(names) >= 12
             for row in names:
                 await connection.fetch(f"SELECT * FROM {row['viewname']}")  # its search path is the schema
             assert await connection.fetchval("SELECT terminated FROM binding_by_messenger") == 1

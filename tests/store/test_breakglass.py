@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import asyncpg
 import pytest
@@ -19,50 +15,16 @@ from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
 from registryd.keep.breakglass import prepare_requests
 from registryd.presence.answerer import Answerer
-from registryd.store import audit, breakglass, breakglass_requests, pool
+from registryd.store import audit, breakglass, breakglass_requests
 from registryd.store.breakglass import BreakglassRefused
 from registryd.store.digest_keys import DigestKey
 from registryd.store.secretbox import SecretBox
 from tests.conftest import TestDatabase, prepare_database, psql
 from tests.servers import private_server
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind
+from tests.store.conftest import FIRST, Connection, Persons, add_contracts, add_messengers, bind
 
 REASON = "complaint 17 of the subscriber"
 KEY = DigestKey(1, bytes(32))
-
-
-@dataclass
-class Persons:
-    """Anna looks, Boris approves, Vera may do both."""
-
-    database: TestDatabase
-    anna: str
-    boris: str
-    vera: str
-
-    @asynccontextmanager
-    async def session(self, person: str) -> AsyncIterator[pool.Connection]:
-        async with breakglass.session(self.database.dsn(person)) as connection:
-            yield connection
-
-
-@pytest.fixture
-def persons(database: TestDatabase) -> Iterator[Persons]:
-    made = Persons(database, *(f"{name}_{secrets.token_hex(4)}" for name in ("anna", "boris", "vera")))
-
-    async def run(*statements: str) -> None:
-        async with database.connect() as connection:
-            for statement in statements:
-                await connection.execute(statement)
-
-    grants = (
-        (made.anna, "registryd_breakglass"),
-        (made.boris, "registryd_approver"),
-        (made.vera, "registryd_breakglass, registryd_approver"),
-    )
-    asyncio.run(run(*(f"CREATE ROLE {person} LOGIN; GRANT {roles} TO {person}" for person, roles in grants)))
-    yield made
-    asyncio.run(run(*(f"DROP ROLE {person}" for person, _ in grants)))
 
 
 async def ask_as(persons: Persons, person: str, number: int = FIRST) -> int:
@@ -274,6 +236,10 @@ TAMPERINGS = {
     "a reason is edited": ("UPDATE registry.breakglass_event SET reason = 'another reason' WHERE sequence = 1", [("entry_changed", 1)]),
     "a person is edited": ("UPDATE registry.breakglass_event SET person = 'somebody' WHERE sequence = 2", [("entry_changed", 2)]),
     "a number is edited": ("UPDATE registry.breakglass_event SET msisdn = msisdn + 1 WHERE sequence = 5", [("entry_changed", 5)]),
+    "a kind is edited": (
+        "UPDATE registry.breakglass_event SET kind = 'withdraw', step = 'withdrawn', scope = '{}' WHERE sequence = 4",
+        [("entry_changed", 4)],
+    ),
     "a time is edited": ("UPDATE registry.breakglass_event SET at = at - interval '1 day' WHERE sequence = 3", [("entry_changed", 3)]),
     "a digest is edited": (
         "UPDATE registry.breakglass_event SET digests = substring(sha256('') FOR 16) WHERE sequence = 2",
@@ -286,7 +252,7 @@ TAMPERINGS = {
         [("entry_changed", 2), ("entry_changed", 2), ("entry_changed", 3), ("entry_changed", 3), ("entry_changed", 4)],
     ),
     "a look is invented": (
-        "INSERT INTO registry.breakglass_event SELECT 9, request, 'looked', at, person, NULL, '', '{}', '', sha256, sha256 "
+        "INSERT INTO registry.breakglass_event SELECT 9, request, kind, 'looked', at, person, NULL, '', '', '{}', '', sha256, sha256 "
         "FROM registry.breakglass_event WHERE sequence = 7",
         [("entry_missing", 8), ("entry_changed", 9)],
     ),

@@ -1,0 +1,407 @@
+"""A mistaken end has a way back: two persons undo it, nobody is told who need not be, and who may have been told hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from registryd.delivery.push import TOTAL_TIMEOUT_S
+from registryd.delivery.timing import TIMING
+from registryd.domain.identifiers import MessengerId
+from registryd.feed import snapshot
+from registryd.feed.snapshot import FileImport
+from registryd.store import audit, breakglass, notifications
+from registryd.store.breakglass import BreakglassRefused, Ends, Undone
+from tests.store.conftest import FIRST, Connection, Persons, add_contracts, add_messengers, bind, explaining
+
+REASON = "billing ended them by mistake"
+COLUMNS = "messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, recorded_at, identification_code"
+LATER = FIRST + 1_000_000
+
+
+async def end(connection: Connection, *numbers: int, reason: str = "terminated") -> None:
+    await connection.execute(
+        "UPDATE registry.contract SET ended_at = now(), end_reason = $2::registry.end_reason WHERE msisdn = ANY ($1) AND ended_at IS NULL",
+        list(numbers),
+        reason,
+    )
+
+
+async def start(connection: Connection, number: int, generation: int = 2) -> None:
+    await connection.execute(
+        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+        "VALUES ($1, $2, 'active', 'individual', 'not_required', now())",
+        number,
+        generation,
+    )
+
+
+async def ask(persons: Persons, ends: Ends) -> int:
+    async with persons.session(persons.anna) as session:
+        return await breakglass.request_reinstate(session, ends, REASON)
+
+
+async def approve(persons: Persons, request: int) -> None:
+    async with persons.session(persons.boris) as session:
+        await breakglass.approve(session, request)
+
+
+async def undo(persons: Persons, ends: Ends, *, with_list: bool = False) -> list[Undone]:
+    request = await ask(persons, ends)
+    await approve(persons, request)
+    async with persons.session(persons.anna) as session:
+        return await breakglass.reinstate(session, request, with_list=with_list)
+
+
+def outcomes(rows: Sequence[Undone]) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row.number is None:
+            found[row.what, row.outcome] = found.get((row.what, row.outcome), 0) + row.quantity
+    return found
+
+
+def listed(rows: Sequence[Undone]) -> set[tuple[str, str, int]]:
+    return {(row.what, row.outcome, row.number) for row in rows if row.number is not None}
+
+
+def recently() -> Ends:
+    return Ends(recorded_from=datetime.now(UTC) - timedelta(hours=1))
+
+
+async def live_bindings(connection: Connection) -> list[tuple[int, int, str]]:
+    rows = await connection.fetch(
+        "SELECT b.messenger_id, b.msisdn, b.identification_code FROM registry.binding AS b "
+        "JOIN registry.contract AS c ON c.msisdn = b.msisdn AND c.generation = b.generation AND c.ended_at IS NULL "
+        "WHERE b.ended_at IS NULL ORDER BY 1, 2"
+    )
+    return [tuple(row) for row in rows]
+
+
+async def hold_owed(connection: Connection) -> int:
+    """As the trigger holds a wave: what is owed is moved to where nobody is told of it."""
+    wave: int = await connection.fetchval(
+        "INSERT INTO registry.wave (ends, notifications) SELECT count(*), count(*) FROM registry.notification RETURNING wave_id"
+    )
+    await connection.execute(
+        f"INSERT INTO registry.notification_held ({COLUMNS}, wave_id) SELECT {COLUMNS}, $1 FROM registry.notification",
+        wave,
+    )
+    await connection.execute("DELETE FROM registry.notification")
+    return wave
+
+
+def test_every_contract_and_binding_of_a_mistaken_end_is_there_again(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 4)
+            one, other = await add_messengers(connection, 2)
+            await bind(connection, one, 3)
+            await bind(connection, other, 2)
+            before = await live_bindings(connection)
+            await end(connection, FIRST, FIRST + 1, FIRST + 3)
+            ended_at = await connection.fetchval("SELECT ended_at FROM registry.contract WHERE msisdn = $1", FIRST)
+            rows = await undo(persons, recently())
+            assert outcomes(rows) == {("contract", "reinstated"): 3, ("binding", "reinstated"): 4, ("notification", "owed"): 4}
+            assert await live_bindings(connection) == before
+            again = await connection.fetchrow(
+                "SELECT generation, status, holder::text, end_user::text, started_at, recorded_at > started_at AS late "
+                "FROM registry.contract WHERE msisdn = $1 AND ended_at IS NULL",
+                FIRST,
+            )
+            assert again is not None
+            assert tuple(again) == (2, "active", "individual", "not_required", ended_at, True)
+            counted = await connection.fetchrow("SELECT sum(activated), sum(terminated) FROM registry.contract_movement")
+            assert counted is not None
+            assert tuple(counted) == (7, 3)
+
+    asyncio.run(run())
+
+
+def test_what_was_held_is_withdrawn_and_nobody_hears_of_it(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 3)
+            (messenger,) = await add_messengers(connection, 1)
+            await bind(connection, messenger, 2)
+            await end(connection, FIRST, FIRST + 1, FIRST + 2)
+            wave = await hold_owed(connection)
+            rows = await undo(persons, Ends(wave=wave))
+            assert outcomes(rows) == {("contract", "reinstated"): 3, ("binding", "reinstated"): 2, ("notification", "held"): 2}
+            assert await connection.fetchval("SELECT count(*) FROM registry.notification") == 0
+            assert await connection.fetchval("SELECT count(*) FROM registry.notification_held") == 0
+            assert await connection.fetchval("SELECT withdrawn FROM registry.wave") == 2
+            withdrawn = await connection.fetch("SELECT DISTINCT request, reason, attempts FROM registry.notification_withdrawn")
+            assert [tuple(row) for row in withdrawn] == [(1, REASON, 0)]
+
+    asyncio.run(run())
+
+
+def test_whoever_may_have_been_told_is_told_that_it_was_a_mistake(persons: Persons) -> None:
+    """A delivered notification stays as it is; one that is owed may be on its way, so it is withdrawn."""
+
+    async def run() -> None:
+        async with persons.database.connect() as connection, persons.database.pool() as db:
+            await add_contracts(connection, 2)
+            (messenger,) = await add_messengers(connection, 1)
+            await bind(connection, messenger, 2)
+            await end(connection, FIRST, FIRST + 1)
+            ids = {row["msisdn"]: row["notification_id"] for row in await connection.fetch("SELECT * FROM registry.notification")}
+            await notifications.acknowledge(db, MessengerId(messenger), [ids[FIRST]])
+            rows = await undo(persons, recently())
+            assert outcomes(rows)["notification", "delivered"] == outcomes(rows)["notification", "owed"] == 1
+            events = await connection.fetch(
+                "SELECT msisdn, undoes, generation, identification_code, "
+                "deadline_at = date_trunc('milliseconds', terminated_at + interval '24 hours') AS in_time, "
+                "extract(epoch FROM not_before - recorded_at) AS waits_s FROM registry.notification ORDER BY msisdn"
+            )
+            assert [tuple(row)[:5] for row in events] == [
+                (FIRST, ids[FIRST], 2, f"u-{FIRST}", True),
+                (FIRST + 1, ids[FIRST + 1], 2, f"u-{FIRST + 1}", True),
+            ]
+            # A lane that had read the mistake may push it for a turn and one push more.
+            assert events[0]["waits_s"] == 0
+            assert events[1]["waits_s"] > TIMING.turn_s * 1.5 + TOTAL_TIMEOUT_S
+            assert await connection.fetchval("SELECT notification_id FROM registry.notification_withdrawn") == ids[FIRST + 1]
+            # A receipt of the mistake that comes now finds nothing: no delivery is recorded that the registry does not owe.
+            assert await notifications.acknowledge(db, MessengerId(messenger), [ids[FIRST + 1]]) == 0
+            assert await connection.fetchval("SELECT count(*) FROM registry.notification_delivered") == 1
+
+    asyncio.run(run())
+
+
+def test_what_moved_on_meanwhile_stays_as_it_is_and_its_notice_stays_owed(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 4)
+            await add_contracts(connection, 1, LATER)
+            (messenger,) = await add_messengers(connection, 1)
+            await bind(connection, messenger, 4)
+            await end(connection, *range(FIRST, FIRST + 4))
+            await start(connection, FIRST + 1)
+            await start(connection, FIRST + 2)
+            await connection.execute(
+                "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code) VALUES ($1, 2, $4, 'new'), "
+                "($2, 1, $4, 'u-' || $3::bigint)",
+                FIRST + 2,
+                LATER,
+                FIRST + 3,
+                messenger,
+            )
+            rows = await undo(persons, recently(), with_list=True)
+            assert outcomes(rows) == {
+                ("contract", "reinstated"): 2,
+                ("contract", "moved_on"): 2,
+                ("binding", "reinstated"): 1,
+                ("binding", "moved_on"): 1,
+                ("binding", "number_taken"): 1,
+                ("binding", "code_taken"): 1,
+                ("notification", "owed"): 1,
+            }
+            assert listed(rows) == {
+                ("contract", "moved_on", FIRST + 1),
+                ("contract", "moved_on", FIRST + 2),
+                ("binding", "moved_on", FIRST + 1),
+                ("binding", "number_taken", FIRST + 2),
+                ("binding", "code_taken", FIRST + 3),
+            }
+            owed = await connection.fetch("SELECT msisdn, undoes IS NOT NULL AS undoes FROM registry.notification ORDER BY msisdn")
+            assert [tuple(row) for row in owed] == [(FIRST, True), (FIRST + 1, False), (FIRST + 2, False), (FIRST + 3, False)]
+
+    asyncio.run(run())
+
+
+def test_a_code_that_ended_on_two_numbers_returns_to_the_later_one(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 2)
+            (messenger,) = await add_messengers(connection, 1)
+            for number in (FIRST, FIRST + 1):
+                await connection.execute(
+                    "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code) VALUES ($1, 1, $2, 'same')",
+                    number,
+                    messenger,
+                )
+                await end(connection, number)
+            rows = await undo(persons, recently(), with_list=True)
+            assert listed(rows) == {("binding", "code_taken", FIRST)}
+            assert await live_bindings(connection) == [(messenger, FIRST + 1, "same")]
+
+    asyncio.run(run())
+
+
+def test_a_request_undoes_what_it_names_and_nothing_else(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 4)
+            await end(connection, FIRST)
+            between = datetime.now(UTC)
+            await end(connection, FIRST + 1)
+            await end(connection, FIRST + 2, FIRST + 3, reason="ported_out")
+            rows = await undo(persons, Ends(recorded_from=between, end_reasons=["terminated"]))
+            assert outcomes(rows) == {("contract", "reinstated"): 1}
+            rows = await undo(persons, Ends(numbers=[FIRST + 3, FIRST + 3, FIRST + 77]))
+            assert outcomes(rows) == {("contract", "reinstated"): 1, ("contract", "not_ended"): 1}
+            live = await connection.fetch("SELECT msisdn FROM registry.contract WHERE ended_at IS NULL ORDER BY 1")
+            assert [row["msisdn"] for row in live] == [FIRST + 1, FIRST + 3]
+            assert await connection.fetchval("SELECT count(*) FROM registry.breakglass_number") == 0
+
+    asyncio.run(run())
+
+
+def test_nobody_undoes_anything_alone_and_every_step_is_in_the_log(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 1)
+            await end(connection, FIRST)
+            request = await ask(persons, recently())
+            async with persons.session(persons.anna) as session:
+                assert outcomes(await breakglass.reinstate(session, request, dry_run=True)) == {("contract", "reinstated"): 1}
+            async with persons.session(persons.boris) as session:
+                (shown,) = await breakglass.open_requests(session)
+                assert (shown.kind, shown.number, "recorded_from" in shown.scope, shown.is_prepared) == ("reinstate", None, True, True)
+                assert outcomes(await breakglass.reinstate(session, request, dry_run=True)) == {("contract", "reinstated"): 1}
+            with pytest.raises(BreakglassRefused, match="nobody has approved"):
+                async with persons.session(persons.anna) as session:
+                    await breakglass.reinstate(session, request)
+            with pytest.raises(BreakglassRefused, match="nobody has approved"):  # numbers are shown with an approval alone
+                async with persons.session(persons.anna) as session:
+                    await breakglass.reinstate(session, request, dry_run=True, with_list=True)
+            await approve(persons, request)
+            with pytest.raises(BreakglassRefused, match="somebody else's"):
+                async with persons.session(persons.boris) as session:
+                    await breakglass.reinstate(session, request)
+            with pytest.raises(BreakglassRefused, match="of kind reinstate, not look"):
+                async with persons.session(persons.anna) as session:
+                    await breakglass.look(session, request)
+            assert await connection.fetchval("SELECT count(*) FROM registry.contract") == 1, "nothing so far has changed anything"
+            async with persons.session(persons.anna) as session:
+                await breakglass.reinstate(session, request)
+                with pytest.raises(Exception, match="used already"):
+                    await breakglass.reinstate(session, request)
+            steps = await connection.fetch("SELECT kind, step, person, scope FROM registry.breakglass_event ORDER BY sequence")
+            assert [tuple(row)[:3] for row in steps] == [
+                ("reinstate", "requested", persons.anna),
+                ("reinstate", "approved", persons.boris),
+                ("reinstate", "reinstated", persons.anna),
+            ]
+            assert json.loads(steps[2]["scope"]) == {"contract": {"reinstated": 1}}
+        verdict = await audit.verify(persons.database.dsn(), None, {})
+        assert (verdict.log_entries, verdict.findings) == (3, [])
+
+    asyncio.run(run())
+
+
+def test_a_request_for_a_number_shows_nothing_of_it_before_it_is_approved(persons: Persons) -> None:
+    async def run() -> None:
+        request = await ask(persons, Ends(numbers=[FIRST]))
+        for person in (persons.anna, persons.boris):
+            with pytest.raises(BreakglassRefused, match=r"nobody has approved|somebody else's"):
+                async with persons.session(person) as session:
+                    await breakglass.reinstate(session, request, dry_run=True)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        (Ends(), "name the contracts"),
+        (Ends(recorded_until=datetime(2026, 1, 1, tzinfo=UTC)), "name the contracts"),
+        (Ends(wave=1), "no wave 1"),
+        (Ends(recorded_from=datetime(2200, 1, 1, tzinfo=UTC)), "period is empty"),
+        (Ends(recorded_from=datetime(2026, 1, 1, tzinfo=UTC), end_reasons=["sold"]), "an end reason is"),
+        (Ends(numbers=[]), "5 to 15 digits"),
+        (Ends(numbers=[1]), "5 to 15 digits"),
+    ],
+)
+def test_a_request_that_names_nothing_is_refused(persons: Persons, ends: Ends, words: str) -> None:
+    async def run() -> None:
+        with pytest.raises(BreakglassRefused, match=words):
+            await ask(persons, ends)
+
+    asyncio.run(run())
+
+
+def test_the_next_snapshot_sees_no_change(persons: Persons, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 3)
+            await end(connection, FIRST + 1)
+            await undo(persons, recently())
+            path = tmp_path / "contracts.csv"
+            lines = [f"{FIRST + i},individual,not_required,active,2020-01-01T00:00:00Z" for i in range(3)]
+            path.write_text("msisdn,holder,end_user,status,started_at\n" + "\n".join(lines) + "\n")
+            took = await snapshot.reconcile(
+                persons.database.dsn("registryd_app"), None, FileImport(path), datetime.now(UTC), lambda live: live
+            )
+            assert (took.live, took.activated, took.terminated, took.holder_changed, took.updated, took.newer) == (3, 0, 0, 0, 0, 0)
+            live = await connection.fetch("SELECT msisdn, generation FROM registry.contract WHERE ended_at IS NULL ORDER BY 1")
+            assert [tuple(row) for row in live] == [(FIRST, 1), (FIRST + 1, 2), (FIRST + 2, 1)]
+
+    asyncio.run(run())
+
+
+def test_undone_ends_no_longer_fill_the_bound_of_the_hour(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 3)
+            await end(connection, FIRST, FIRST + 1)
+            recorded_at = await connection.fetchval("SELECT recorded_at FROM registry.contract WHERE msisdn = $1", FIRST)
+            await connection.execute("DELETE FROM registry.ends_recorded")
+            await connection.execute("INSERT INTO registry.ends_recorded (recorded_at, ends) VALUES ($1, 5)", recorded_at)
+            await undo(persons, recently())
+            assert await connection.fetchval("SELECT sum(ends) FROM registry.ends_recorded") == 3
+
+    asyncio.run(run())
+
+
+def test_a_replay_tells_no_mistake_again_that_was_undone(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection, persons.database.pool() as db:
+            await add_contracts(connection, 2)
+            (messenger,) = await add_messengers(connection, 1)
+            await bind(connection, messenger, 2)
+            await end(connection, FIRST, FIRST + 1)
+            ids: list[UUID] = [row[0] for row in await connection.fetch("SELECT notification_id FROM registry.notification ORDER BY 1")]
+            await notifications.acknowledge(db, MessengerId(messenger), ids)
+            replay = await connection.fetchval(
+                "INSERT INTO registry.replay (messenger_id, per_second) VALUES ($1, 1) RETURNING replay_id", messenger
+            )
+            await connection.execute(
+                "INSERT INTO registry.replayed_notification (replay_id, messenger_id, notification_id) SELECT $1, $2, unnest($3::uuid[])",
+                replay,
+                messenger,
+                ids,
+            )
+            await connection.execute("SELECT registry.owe_again($1, 1)", replay)
+            assert outcomes(await undo(persons, recently()))["notification", "repeated"] == 1
+            await connection.execute("SELECT registry.owe_again($1, 10)", replay)
+            owed = await connection.fetch("SELECT undoes FROM registry.notification ORDER BY undoes")
+            assert [row["undoes"] for row in owed] == sorted(ids)
+
+    asyncio.run(run())
+
+
+def test_a_mass_of_ends_is_undone_by_work_that_grows_with_it_alone(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 6_000)
+            for messenger in await add_messengers(connection, 2):
+                await bind(connection, messenger, 3_000)
+            await end(connection, *range(FIRST, FIRST + 3_000))
+        request = await ask(persons, recently())
+        await approve(persons, request)
+        async with explaining(persons.database) as explained:
+            await explained.connection.execute(f"SET SESSION AUTHORIZATION {persons.anna}")
+            await explained.connection.fetch("SELECT * FROM breakglass.reinstate($1)", request)
+            touched = {plan.statement.strip()[:60]: plan.rows_touched() for plan in await explained.plans("")}
+        assert max(touched.values()) < 60 * 6_000, touched
+
+    asyncio.run(run())
