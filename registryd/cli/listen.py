@@ -110,5 +110,6 @@ def _verify(file: Path, key: Key, as_json: bool) -> None:
 
 def _print_notices(notices: list[dict[str, Any]]) -> None:
     for notice in notices:
-        facts = f"ended {notice['terminatedAt']}  generation {notice['generation']}  due {notice['deadlineAt']}"
+        what = f"reinstated {notice['reinstatedAt']}" if "reinstatedAt" in notice else f"ended {notice['terminatedAt']}"
+        facts = f"{what}  generation {notice['generation']}  due {notice['deadlineAt']}"
         out.print(f"         {notice['identificationCode']}  {facts}", markup=False)

@@ -1,7 +1,8 @@
 """A messenger's receiver of notifications: a real HTTP server that verifies each signature as an integrator should.
 
 The reference for integrators: check the timestamp, recompute the signature over the raw body, compare in constant time, answer 2xx once
-the notification is stored, treat a repeated notificationId as a repeat, and compare a day's digest with what was stored.
+the notification is stored, treat a repeated id (reinstatementId where there is one, else notificationId) as a repeat, and compare a day's
+digest with what was stored.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aiohttp.web import BaseRequest, Response, Server
 from registryd.delivery import signing
 from registryd.delivery.signing import Key
 from registryd.domain.digest import digest_of
+from registryd.domain.notification import own_id
 
 TOLERANCE_S = 300
 
@@ -136,7 +138,7 @@ class Ledger:
 
     def note(self, receipt: Receipt, at: datetime) -> None:
         if receipt.verified and 200 <= receipt.status < 300:
-            self._days[at.astimezone(UTC).date()].update(UUID(notice["notificationId"]) for notice in receipt.notifications)
+            self._days[at.astimezone(UTC).date()].update(own_id(notice) for notice in receipt.notifications)
 
     def received_on(self, day: date) -> int:
         """How many different notifications came on a day."""

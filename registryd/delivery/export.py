@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 import orjson
@@ -33,8 +34,10 @@ async def write(db: Database, messenger: Messenger, live: Sequence[SigningSecret
         try:
             after = notifications.BEGINNING
             while owed := await notifications.read_owed(db, messenger.messenger_id, after, ITEMS_A_LINE_MAX):
-                body = orjson.dumps(event(owed, with_phone_number=messenger.includes_phone_number))
-                file.write(_line(signer, webhook_id(owed), body))
+                for _, alike in groupby(owed, key=lambda n: n.type):
+                    items = list(alike)
+                    body = orjson.dumps(event(items, with_phone_number=messenger.includes_phone_number))
+                    file.write(_line(signer, webhook_id(items), body))
                 digester.add(n.notification_id for n in owed)
                 after = owed[-1].notification_id
             body = orjson.dumps(export_event(digester.digest, made_at))

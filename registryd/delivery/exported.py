@@ -17,6 +17,7 @@ import orjson
 from registryd.delivery import signing
 from registryd.delivery.signing import Key
 from registryd.domain.digest import digest_of
+from registryd.domain.notification import own_id
 
 
 class BadFile(Exception):
@@ -37,7 +38,8 @@ class SignedLine(NamedTuple):
 
     @property
     def ids(self) -> list[UUID]:
-        return [UUID(n["notificationId"]) for n in self.event["data"].get("notifications", [])]
+        """The ids by which its notices are acknowledged and counted."""
+        return [own_id(n) for n in self.event["data"].get("notifications", [])]
 
 
 def read(path: Path) -> Iterator[SignedLine]:

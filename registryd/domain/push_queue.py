@@ -79,8 +79,8 @@ def _deadline(batch: Batch) -> datetime:
 
 
 def _batches(rows: Sequence[Notification], batch_max: int) -> Iterator[Batch]:
-    """Rows in batches, in order: those that failed n times in batches of `batch_max` / 2^n, so that a bad one is soon alone."""
-    for attempts in {row.attempts for row in rows}:
-        alike = [row for row in rows if row.attempts == attempts]
+    """Rows in batches of one type, in order: those that failed n times in batches of `batch_max` / 2^n, so that a bad one is soon alone."""
+    for attempts, kind in {(row.attempts, row.type) for row in rows}:
+        alike = [row for row in rows if row.attempts == attempts and row.type == kind]
         size = max(1, batch_max >> attempts)
         yield from (alike[i : i + size] for i in range(0, len(alike), size))

@@ -28,7 +28,7 @@ class NotificationHandlers:
         query = call.request.rel_url.query
         limit = _limit(query.get("limit"))
         owed = await notifications.read_owed(self.db, call.caller.messenger_id, _after(query.get("after")), limit)
-        items = [as_wire(n, with_phone_number=call.caller.includes_phone_number) for n in owed]
+        items = [{"type": n.type, **as_wire(n, with_phone_number=call.caller.includes_phone_number)} for n in owed]
         return wire.json_response({"notifications": items, "next": str(owed[-1].notification_id) if len(owed) == limit else None})
 
     async def acknowledge(self, call: Call[Messenger]) -> Reply:

@@ -50,7 +50,10 @@ class Code(Body, frozen=True):
 
 
 class Acknowledgement(Body, frozen=True):
-    notificationIds: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1000)]
+    """One of the two at least."""
+
+    notificationIds: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1000)] | UnsetType = UNSET
+    reinstatementIds: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1000)] | UnsetType = UNSET
 
 
 class Empty(Body, frozen=True):
@@ -177,11 +180,15 @@ def read_code(raw: bytes) -> IdentificationCode:
 
 def read_notification_ids(raw: bytes) -> list[UUID]:
     """The ids in order, without repeated ones. Raises: InvalidArgument."""
-    texts = read(raw, Acknowledgement).notificationIds
-    bad = [place for place, text in enumerate(texts) if UUID_TEXT.fullmatch(text) is None]
+    body = read(raw, Acknowledgement)
+    given = {"notificationIds": body.notificationIds or [], "reinstatementIds": body.reinstatementIds or []}
+    texts = [(f"{field}[{place}]", text) for field, ids in given.items() for place, text in enumerate(ids)]
+    if not texts:
+        raise InvalidArgument(("notificationIds", "this field, or reinstatementIds, is wanted"))
+    bad = [path for path, text in texts if UUID_TEXT.fullmatch(text) is None]
     if bad:
-        raise InvalidArgument(*((f"notificationIds[{place}]", "must be a UUID, as notifications carry it") for place in bad))
-    return sorted({UUID(text) for text in texts})
+        raise InvalidArgument(*((path, "must be a UUID, as notifications carry it") for path in bad))
+    return sorted({UUID(text) for _, text in texts})
 
 
 def read_nothing(raw: bytes) -> None:

@@ -2,7 +2,8 @@
 
 -- name: read_due
 -- Why: the lane's next rows in the order of the primary key, from a key on, so that no row is locked and none is read twice in a pass.
-SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
+SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed,
+       n.undoes
   FROM registry.notification AS n
  WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > (registry.time_of($2), $2) AND n.not_before <= now()
  ORDER BY n.deadline_at, n.notification_id
@@ -19,12 +20,14 @@ WITH untried AS MATERIALIZED (
                       ORDER BY t.deadline_at, t.notification_id LIMIT 10000) AS d
      WHERE NOT EXISTS (SELECT FROM untried) ORDER BY d.attempts, d.deadline_at LIMIT 1
 )
-SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
+SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed,
+       n.undoes
   FROM (TABLE untried UNION ALL TABLE tried) AS n;
 
 -- name: read_owed
 -- Why: the pull fallback: the same order, whatever their next attempt.
-SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed
+SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identification_code, n.terminated_at, n.recorded_at, n.attempts, n.replayed,
+       n.undoes
   FROM registry.notification AS n
  WHERE n.messenger_id = $1 AND (n.deadline_at, n.notification_id) > (registry.time_of($2), $2)
  ORDER BY n.deadline_at, n.notification_id

@@ -9,7 +9,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registryd.domain.notification import Notification, event, webhook_id, wire
+from registryd.domain.notification import Notification, event, own_id, webhook_id, wire
+from registryd.domain.push_queue import PushQueue
 from registryd.domain.times import rfc3339
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_999, tzinfo=UTC)
@@ -25,6 +26,7 @@ notices = st.builds(
     terminated_at=times,
     recorded_at=times,
     attempts=st.integers(0, 9),
+    undoes=st.none(),
 )
 pushes = st.lists(notices, min_size=1, max_size=5, unique_by=lambda notice: notice.notification_id)
 
@@ -73,3 +75,28 @@ def test_number_is_told_only_where_the_agreement_says_so(notice: Notification) -
     assert list(without) == ["notificationId", "identificationCode", "generation", "terminatedAt", "deadlineAt"]
     assert str(notice.msisdn) not in str(without).replace(str(notice.notification_id), "")
     assert with_number == {**without, "phoneNumber": f"+{notice.msisdn}"}
+    assert own_id(without) == notice.notification_id
+
+
+@given(notices, st.uuids(), st.booleans())
+def test_what_undoes_a_notice_names_that_one_and_itself(notice: Notification, undone: UUID, with_phone_number: bool) -> None:
+    undoing = notice._replace(undoes=undone)
+    item = wire(undoing, with_phone_number=with_phone_number)
+    assert list(item)[:6] == ["notificationId", "reinstatementId", "identificationCode", "generation", "reinstatedAt", "deadlineAt"]
+    assert (item["notificationId"], item["reinstatementId"]) == (str(undone), str(notice.notification_id))
+    assert own_id(item) == notice.notification_id
+    told = event([undoing], with_phone_number=with_phone_number)
+    assert (told["type"], event([notice], with_phone_number=with_phone_number)["type"]) == ("binding.reinstated", "binding.terminated")
+
+
+@given(st.lists(notices, min_size=1, max_size=30, unique_by=lambda notice: notice.notification_id), st.data())
+def test_a_push_holds_notices_of_one_type(rows: list[Notification], data: st.DataObject) -> None:
+    rows = [row._replace(undoes=data.draw(st.none() | st.uuids())) for row in rows]
+    queue = PushQueue(5)
+    queue.put(rows)
+    pushed: list[Notification] = []
+    while queue:
+        batch = queue.pop()
+        assert len({row.type for row in batch}) == 1
+        pushed += batch
+    assert sorted(row.notification_id for row in pushed) == sorted(row.notification_id for row in rows)

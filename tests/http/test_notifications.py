@@ -45,7 +45,7 @@ def test_what_is_owed_is_listed_by_deadline(service: Service) -> None:
     assert listed["next"] is None
     assert [item["identificationCode"] for item in listed["notifications"]] == [f"u{number}" for number in reversed(numbers)]
     for item in listed["notifications"]:
-        assert list(item) == ["notificationId", "identificationCode", "generation", "terminatedAt", "deadlineAt"]
+        assert list(item) == ["type", "notificationId", "identificationCode", "generation", "terminatedAt", "deadlineAt"]
         ended, deadline = datetime.fromisoformat(item["terminatedAt"]), datetime.fromisoformat(item["deadlineAt"])
         assert timedelta(0) <= ended + timedelta(hours=24) - deadline < timedelta(milliseconds=1)
         assert item["generation"] == 1
@@ -143,6 +143,24 @@ def test_an_acknowledgement_holds_1_to_1000_ids(service: Service) -> None:
     answer = acknowledge(service, messenger, str(uuid4()), "not-an-id", uuid4().hex, f"{{{uuid4()}}}")
     assert answer.status == 400
     assert [error["path"] for error in answer.body["errors"]] == ["notificationIds[1]", "notificationIds[2]", "notificationIds[3]"]
+
+
+def test_a_reinstatement_is_listed_among_the_others_and_acknowledged_by_its_own_id(service: Service) -> None:
+    messenger = service.messenger()
+    terminated(service, messenger, 2)
+    undone = uuid4()
+    [first, second] = pull(service, messenger)["notifications"]
+    service.sql("UPDATE registry.notification SET undoes = $2 WHERE notification_id = $1", UUID(first["notificationId"]), undone)
+    [item, other] = pull(service, messenger)["notifications"]
+    assert other == second
+    assert (item["type"], item["notificationId"], item["reinstatementId"]) == ("binding.reinstated", str(undone), first["notificationId"])
+    assert (item["reinstatedAt"], "terminatedAt" in item) == (first["terminatedAt"], False)
+    path = "/v1/notifications/acknowledge"
+    refused: list[dict[str, list[str]]] = [{}, {"reinstatementIds": []}, {"reinstatementIds": ["no-id"]}]
+    for body in refused:
+        assert ask(service.api, "POST", path, body, headers=messenger.headers).status == 400
+    both = {"notificationIds": [second["notificationId"]], "reinstatementIds": [item["reinstatementId"]]}
+    assert ask(service.api, "POST", path, both, headers=messenger.headers).body == {"acknowledged": 2}
 
 
 def test_an_endpoint_is_tested_with_a_signed_event(service: Service) -> None:
