@@ -31,7 +31,8 @@ $revoke$;
 GRANT USAGE ON SCHEMA registry, report TO registryd_app;
 GRANT SELECT ON registry.schema_migration, registry.schema_code, registry.policy, registry.feed_state, registry.last_snapshot, registry.canary_number, registry.handover, registry.notification_delivered,
     registry.ends_recorded, registry.wave, registry.notification_held, registry.notification_withdrawn TO registryd_app;
-GRANT SELECT, INSERT, UPDATE (reason, last_at, calls), DELETE ON registry.feed_waiting TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (type, reason, occurred_at, last_at, calls, alarms), DELETE ON registry.feed_waiting TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (status, status_at, end_user, end_user_at, recorded_at) ON registry.newest_state TO registryd_app;
 GRANT SELECT, INSERT (ends, until_at, reason) ON registry.wave_allowance TO registryd_app;
 GRANT SELECT, INSERT (messenger_id, reason), UPDATE (released_at, released_by) ON registry.hold TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (refusals) ON registry.refusal_day TO registryd_app;
@@ -57,7 +58,7 @@ GRANT SELECT, INSERT (messenger_id), UPDATE (claimed_at, ended_at, delivered, ht
 GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.replayed_notification TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON registry.digest TO registryd_app;
 GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registry.time_of, registry.is_complete, registry.declare_complete,
-    registry.declare_incomplete, registry.ends_bound, registry.ends_left,
+    registry.declare_incomplete, registry.ends_bound, registry.ends_left, registry.open_feed_call,
     registry.make_import_staging, registry.load_first, registry.analyze_changes, registry.apply_snapshot, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
     registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.drop_part,
     registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.destroy_digest_keys,

@@ -103,7 +103,7 @@ async def import_contracts(
         click.echo(orjson.dumps({**_facts(done, concurrency), **why, "dryRun": dry_run, "seconds": round(seconds, 2)}))
     else:
         _tell(done, concurrency, is_changed=changed)
-        lines = len(done.refused) + done.applied + done.duplicates if isinstance(done, deltas.AppliedEvents) else done.lines
+        lines = done.lines
         out.print(f"{lines:,} lines in {seconds:.1f} s, {lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}")
     if stopped is not None:
         raise stopped
@@ -131,11 +131,13 @@ async def _apply_events(context: Context, job: FileImport) -> tuple[deltas.Appli
             done = await deltas.apply_events(feed, job.path, job.progress)
         except deltas.FileStopped as error:
             done, stopped = error.done, error.why
-    job.bad.extend(done.refused)
+    job.bad.extend(sorted([*done.refused, *done.waiting]))
     if isinstance(stopped, deltas.NoEvent):
         job.bad.append(stopped.bad)
     if stopped is None and len(done.refused) > job.rejects_max:
         stopped = ImportRefused(f"{len(done.refused):,} events contradict the registry and were not applied")
+    if stopped is None and done.waiting:
+        stopped = ImportRefused(f"{len(done.waiting):,} events do not fit yet: import the file again when what they wait for is there")
     return done, stopped
 
 
@@ -162,7 +164,10 @@ def _tell(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int, 
             there = done.lines - done.inserted
             out.print(f"{done.inserted:,} {'' if is_changed else 'would be '}inserted, {there:,} there already")
         case deltas.AppliedEvents():
-            out.print(f"{done.applied:,} events applied, {done.duplicates:,} were applied before, {len(done.refused):,} refused")
+            out.print(
+                f"{done.applied:,} events applied, {done.duplicates:,} were applied before, {len(done.refused):,} refused, "
+                f"{len(done.waiting):,} not yet"
+            )
         case Reconciled():
             _tell_changes(done, is_changed=is_changed)
             _tell_owed(done, concurrency)
@@ -199,7 +204,7 @@ def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int)
         case Imported():
             return {"lines": done.lines, "inserted": done.inserted}
         case deltas.AppliedEvents():
-            return {"applied": done.applied, "duplicates": done.duplicates, "refused": len(done.refused)}
+            return {"applied": done.applied, "duplicates": done.duplicates, "refused": len(done.refused), "notYet": len(done.waiting)}
         case Reconciled():
             return {
                 "lines": done.lines,

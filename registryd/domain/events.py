@@ -2,17 +2,20 @@
 
 `contract.apply` is the rule for one event. Here its outcomes are gathered, so that a call of ten thousand events is written by a handful of
 statements. An event that comes again changes nothing: one that was applied is told as a duplicate, one that was refused as refused for its
-first reason.
+first reason. One that waits (not_yet) is not recorded, so it is judged anew each time.
+
+Only so many contracts may end (`ends_left`). An end beyond that waits, and so do the events of its number behind it in the call; all others
+are applied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from registryd.domain import contract as rule
-from registryd.domain.contract import Contract, Event, Refused, Result
+from registryd.domain.contract import Contract, Event, Known, Lack, NotYet, Refused, Result
 from registryd.domain.identifiers import Msisdn
 
 
@@ -31,39 +34,97 @@ class Decided(NamedTuple):
     results: list[Result]
     applied: list[tuple[Event, bytes]]
     refused: list[tuple[Event, bytes, str]]
+    waiting: dict[str, tuple[Event, Lack]]
+    """By their ids, the events that wait, and for what."""
     updated: list[Contract]
     inserted: list[Contract]
+    states: dict[Msisdn, Known]
+    """The numbers of which state events told something newer."""
 
 
 def decide(
-    events: Sequence[tuple[Event, bytes]], past: Mapping[str, PastEvent], before: Mapping[Msisdn, Contract], now: datetime
+    events: Sequence[tuple[Event, bytes]],
+    past: Mapping[str, PastEvent],
+    before: Mapping[Msisdn, Known],
+    now: datetime,
+    ends_left: int,
 ) -> Decided:
-    """Decides on events with their contents. `past`: what is recorded under their ids; `before`: their numbers' latest contracts."""
-    known = dict(past)
-    latest = dict(before)
-    written: dict[tuple[Msisdn, int], Contract] = {}
-    decided = Decided([], [], [], [], [])
+    """Decides on events with their contents. `past`: what is recorded under their ids; `before`: what is known of their numbers."""
+    call = _Call(past, before, now, ends_left)
     for event, content in events:
-        former = known.get(event.event_id)
-        if former is not None:
-            decided.results.append(_repeated(event, content, former))
-            continue
-        reason: str | None = None
+        call.take(event, content)
+    return call.decided()
+
+
+class _Call:
+    """One call under way."""
+
+    def __init__(self, past: Mapping[str, PastEvent], before: Mapping[Msisdn, Known], now: datetime, ends_left: int) -> None:
+        self._before = before
+        self._now = now
+        self._ends_left = ends_left
+        self._past = dict(past)
+        self._known = dict(before)
+        self._written: dict[tuple[Msisdn, int], Contract] = {}
+        self._stopped: set[Msisdn] = set()
+        """Numbers of which an end waits because of the bound."""
+        self._decided = Decided([], [], [], {}, [], [], {})
+
+    def take(self, event: Event, content: bytes) -> None:
+        former = self._past.get(event.event_id)
+        result = self._judge(event, content) if former is None else _repeated(event, content, former)
+        self._decided.results.append(result)
+
+    def _judge(self, event: Event, content: bytes) -> Result:
         try:
-            for row in rule.apply(latest.get(event.msisdn), event, now):
-                written[row.msisdn, row.generation] = latest[row.msisdn] = row
-            decided.applied.append((event, content))
+            self._apply(event)
         except Refused as refusal:
-            reason = str(refusal)
-            decided.refused.append((event, content, reason))
-        outcome: Literal["applied", "refused"] = "applied" if reason is None else "refused"
-        known[event.event_id] = PastEvent(event.event_id, content, outcome, reason)
-        decided.results.append(Result(event.event_id, outcome, reason))
-    for row in written.values():
-        former_row = before.get(row.msisdn)
-        is_update = former_row is not None and former_row.generation == row.generation
-        (decided.updated if is_update else decided.inserted).append(row)
-    return decided
+            return self._record(event, content, str(refusal))
+        except NotYet as lack:
+            self._decided.waiting[event.event_id] = event, lack.lack
+            return Result(event.event_id, "not_yet", str(lack))
+        return self._record(event, content, None)
+
+    def _record(self, event: Event, content: bytes, refusal: str | None) -> Result:
+        self._decided.waiting.pop(event.event_id, None)
+        if refusal is None:
+            self._decided.applied.append((event, content))
+        else:
+            self._decided.refused.append((event, content, refusal))
+        recorded = PastEvent(event.event_id, content, "applied" if refusal is None else "refused", refusal)
+        self._past[event.event_id] = recorded
+        return Result(event.event_id, "applied" if refusal is None else "refused", refusal)
+
+    def _apply(self, event: Event) -> None:
+        """Raises: Refused, NotYet."""
+        known, written = rule.apply(self._known.get(event.msisdn, Known()), event, self._now)
+        if event.msisdn in self._stopped:
+            raise NotYet("follows_a_waiting_event", "an end of this number that stands before it in the call waits; send both again")
+        ends = sum(self._is_end(row) for row in written)
+        if ends > self._ends_left:
+            self._stopped.add(event.msisdn)
+            raise NotYet(
+                "too_many_ends", "more contracts have ended than may end in an hour; send it again later, or tell the registry's operators"
+            )
+        self._ends_left -= ends
+        self._known[event.msisdn] = known
+        for row in written:
+            self._written[row.msisdn, row.generation] = row
+
+    def _is_end(self, row: Contract) -> bool:
+        """Whether a contract ends that was there before the call. One that the call itself began is nobody's news, and does not count."""
+        former = self._before.get(row.msisdn, Known()).live
+        return row.ended_at is not None and former is not None and former.generation == row.generation
+
+    def decided(self) -> Decided:
+        for row in self._written.values():
+            former = self._before.get(row.msisdn, Known()).latest
+            is_update = former is not None and former.generation == row.generation
+            (self._decided.updated if is_update else self._decided.inserted).append(row)
+        for msisdn, known in self._known.items():
+            if known.state != self._before.get(msisdn, Known()).state:
+                self._decided.states[msisdn] = known
+        return self._decided
 
 
 def _repeated(event: Event, content: bytes, former: PastEvent) -> Result:

@@ -35,6 +35,11 @@ def parse_msisdn(phone_number: str) -> Msisdn:
     return Msisdn(int(phone_number[1:]))
 
 
+def begins_with_trunk_8(msisdn: Msisdn) -> bool:
+    """Whether it is a Russian mobile number as dialled inside Russia: 8 9xx … for +7 9xx …. No country code begins with 89."""
+    return 89_000_000_000 <= msisdn <= 89_999_999_999
+
+
 def parse_msisdns(phone_numbers: Sequence[str]) -> list[Msisdn]:
     """Parses many numbers several times as fast as `parse_msisdn` one by one. Raises: ValueError, where any of them is no number."""
     joined = ",".join(phone_numbers) + ","

@@ -25,11 +25,16 @@ PORTION_EVENTS = 10_000
 
 
 class AppliedEvents(NamedTuple):
-    """What became of a file's events. `refused` has the line and the reason of each refused one."""
+    """What became of a file's events. `refused` and `waiting` (not_yet) have the line and the reason of each such event."""
 
     applied: int
     duplicates: int
     refused: list[BadLine]
+    waiting: list[BadLine]
+
+    @property
+    def lines(self) -> int:
+        return self.applied + self.duplicates + len(self.refused) + len(self.waiting)
 
 
 class NoEvent(ImportRefused):
@@ -56,6 +61,7 @@ async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, 
     """
     applied = duplicates = 0
     refused: list[BadLine] = []
+    waiting: list[BadLine] = []
     with opened(path) as source:
         columns = read_header(source.first_line(), COLUMNS)
         try:
@@ -69,10 +75,12 @@ async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, 
                             duplicates += 1
                         case "refused":
                             refused.append(BadLine(line, result.reason or ""))
-                progress(source.position, applied + duplicates + len(refused))
+                        case "not_yet":
+                            waiting.append(BadLine(line, result.reason or ""))
+                progress(source.position, applied + duplicates + len(refused) + len(waiting))
         except (ImportRefused, Unavailable) as error:
-            raise FileStopped(error, AppliedEvents(applied, duplicates, refused)) from error
-    return AppliedEvents(applied, duplicates, refused)
+            raise FileStopped(error, AppliedEvents(applied, duplicates, refused, waiting)) from error
+    return AppliedEvents(applied, duplicates, refused, waiting)
 
 
 def _portions(events: Iterator[tuple[int, Event]]) -> Iterator[list[tuple[int, Event]]]:

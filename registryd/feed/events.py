@@ -1,10 +1,12 @@
-"""Applies billing's contract events: in order, one transaction a call, each event once. What they do is decided in domain/events.py."""
+"""Applies billing's contract events: in order, one transaction a call, each event once. What they do is decided in domain/events.py.
+
+They are judged by the database's clock.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from hashlib import blake2b
 
 from registryd import observe
@@ -19,10 +21,9 @@ from registryd.store.pool import Database
 class ContractFeed:
     """`digest_key` keys the digests by which a repeated event is told from a reused id."""
 
-    def __init__(self, db: Database, digest_key: bytes, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, db: Database, digest_key: bytes) -> None:
         self._db = db
         self._digest_key = digest_key
-        self._clock = clock
 
     async def apply(self, events: Sequence[Event]) -> list[Result]:
         """One result an event, in their order. Raises: Unavailable; nothing is then applied."""
@@ -36,19 +37,14 @@ class ContractFeed:
         return decided.results
 
     async def _apply(self, events: Sequence[Event]) -> Decided:
-        now = self._clock()
         # Both loops take a tenth of a second for ten thousand events: in a thread, so that this process's loop goes on meanwhile.
         with_content = await asyncio.to_thread(lambda: [(event, self._content(event)) for event in events])
         async with self._db.transaction() as connection:
-            await contracts.lock_feed(connection)
-            past = await contracts.find_events(connection, [event.event_id for event in events])
-            msisdns = sorted({event.msisdn for event in events if event.event_id not in past})
-            before = await contracts.find_latest(connection, msisdns)
-            # find_latest may have waited for another writer's lock while the number got its next holder. A second look sees that one.
-            before |= await contracts.find_latest(connection, [msisdn for msisdn, contract in before.items() if contract.ended_at])
-            decided = await asyncio.to_thread(decide, with_content, past, before, now)
-            await contracts.record_events(connection, decided.applied, decided.refused)
-            await contracts.write(connection, decided.updated, decided.inserted)
+            call = await contracts.open_call(connection, [event.event_id for event in events])
+            msisdns = sorted({event.msisdn for event in events if event.event_id not in call.past})
+            before = await contracts.find_known(connection, msisdns)
+            decided = await asyncio.to_thread(decide, with_content, call.past, before, call.now, call.ends_left)
+            await contracts.write(connection, decided)
         return decided
 
     def _content(self, event: Event) -> bytes:

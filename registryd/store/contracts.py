@@ -6,22 +6,29 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from registryd.domain.contract import Contract, Event
-from registryd.domain.events import PastEvent
+from registryd.domain.contract import Contract, Event, Known, Lack
+from registryd.domain.events import Decided, PastEvent
 from registryd.domain.identifiers import Msisdn
 from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Nothing, Query
-
-
-class Recorded(NamedTuple):
-    event_id: str
 
 
 class Locked(NamedTuple):
     locked: bool
 
 
-class ContractRow(NamedTuple):
+class Opened(NamedTuple):
+    """The database's clock and how many contracts may end, each time; and an event of the call that was recorded before, if any was."""
+
+    now: datetime
+    ends_left: int
+    event_id: str | None
+    content: bytes | None
+    outcome: str | None
+    reason: str | None
+
+
+class KnownRow(NamedTuple):
     msisdn: int
     generation: int
     status: str
@@ -30,17 +37,22 @@ class ContractRow(NamedTuple):
     started_at: datetime
     ended_at: datetime | None
     end_reason: str | None
+    snapshot_at: datetime | None
+    newest_status: str | None
+    status_at: datetime | None
+    newest_end_user: str | None
+    end_user_at: datetime | None
 
 
 class Written(NamedTuple):
     msisdn: int
 
 
-RECORD_EVENTS = Query("contracts", "record_events", Recorded, list[str], list[str], list[bytes], list[datetime])
-REFUSE_EVENTS = Query("contracts", "refuse_events", Nothing, list[str], list[str], list[bytes], list[str], list[datetime])
-FIND_EVENTS = Query("contracts", "find_events", PastEvent, list[str])
+OPEN_CALL = Query("contracts", "open_call", Opened, list[str])
+RECORD_EVENTS = Query("contracts", "record_events", Nothing, list[str], list[str], list[bytes], list[str], list[datetime])
+NOTE_WAITING = Query("contracts", "note_waiting", Nothing, list[str], list[str], list[str], list[datetime])
 LOCK_FEED = Query("contracts", "lock_feed", Locked)
-FIND_LATEST = Query("contracts", "find_latest_contracts", ContractRow, list[int])
+FIND_KNOWN = Query("contracts", "find_known", KnownRow, list[int])
 UPDATE_CONTRACTS = Query(
     "contracts", "update_contracts", Written, list[int], list[int], list[str], list[str], list[str], list[datetime], list[str]
 )
@@ -50,46 +62,96 @@ INSERT_CONTRACTS = Query(
     Written,
     *(list[int], list[int], list[str], list[str], list[str], list[datetime], list[datetime], list[str]),
 )
+WRITE_STATES = Query("contracts", "write_states", Nothing, list[int], list[str], list[datetime], list[str], list[datetime])
+
+
+class OpenCall(NamedTuple):
+    """What a call begins with: the database's clock, how many contracts may end, and which of its events were recorded before."""
+
+    now: datetime
+    ends_left: int
+    past: dict[str, PastEvent]
 
 
 async def lock_feed(connection: Connection) -> None:
-    """Waits until no other call of the feed is applied; other calls then wait for the end of this transaction."""
+    """Waits until no call of the feed is applied; other calls then wait for the end of this transaction."""
     await fetch(connection, LOCK_FEED)
 
 
-async def find_events(connection: Connection, event_ids: Sequence[str]) -> dict[str, PastEvent]:
-    return {event.event_id: event for event in await fetch(connection, FIND_EVENTS, event_ids)}
+async def open_call(connection: Connection, event_ids: Sequence[str]) -> OpenCall:
+    """Waits for the feed's lock as `lock_feed` does, and looks only then."""
+    rows = await fetch(connection, OPEN_CALL, event_ids)
+    past = {
+        row.event_id: PastEvent(row.event_id, row.content, row.outcome, row.reason)
+        for row in rows
+        if row.event_id is not None and row.content is not None and row.outcome is not None
+    }
+    return OpenCall(rows[0].now, rows[0].ends_left, past)
 
 
-async def record_events(
-    connection: Connection, applied: Sequence[tuple[Event, bytes]], refused: Sequence[tuple[Event, bytes, str]]
-) -> None:
-    """Records what became of a call's new events, with their contents and the reasons of refusals."""
-    if applied:
-        rows = [(event.event_id, event.type, content, event.occurred_at) for event, content in applied]
-        await fetch(connection, RECORD_EVENTS, *_columns(rows, 4))
-    if refused:
-        told = [(event.event_id, event.type, content, reason, event.occurred_at) for event, content, reason in refused]
-        await fetch(connection, REFUSE_EVENTS, *_columns(told, 5))
+async def find_known(connection: Connection, msisdns: Sequence[Msisdn]) -> dict[Msisdn, Known]:
+    """What is known of each number that has or had a contract. The contract of the highest generation is locked."""
+    known = _known(await fetch(connection, FIND_KNOWN, msisdns))
+    # The first look may have waited for another writer's lock while a number got its next holder. A second look sees that one.
+    if ended := [msisdn for msisdn, one in known.items() if one.live is None]:
+        known |= _known(await fetch(connection, FIND_KNOWN, ended))
+    return known
 
 
-async def find_latest(connection: Connection, msisdns: Sequence[Msisdn]) -> dict[Msisdn, Contract]:
-    """The contract of the highest generation of each number, locked."""
-    rows = await fetch(connection, FIND_LATEST, msisdns)
-    return {Msisdn(row.msisdn): Contract(**row._asdict()) for row in rows}
+def _known(rows: Sequence[KnownRow]) -> dict[Msisdn, Known]:
+    known = {}
+    for row in rows:
+        latest = Contract(
+            msisdn=Msisdn(row.msisdn),
+            generation=row.generation,
+            status=row.status,  # type: ignore[arg-type] # an enum of the database, as the three below
+            holder=row.holder,  # type: ignore[arg-type]
+            end_user=row.end_user,  # type: ignore[arg-type]
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            end_reason=row.end_reason,  # type: ignore[arg-type]
+        )
+        known[latest.msisdn] = Known(
+            latest=latest,
+            snapshot_at=row.snapshot_at,
+            status=row.newest_status,  # type: ignore[arg-type] # the table's CHECK
+            status_at=row.status_at,
+            end_user=row.newest_end_user,  # type: ignore[arg-type] # the table's CHECK
+            end_user_at=row.end_user_at,
+        )
+    return known
 
 
-async def write(connection: Connection, updated: Sequence[Contract], inserted: Sequence[Contract]) -> None:
-    """Updates come first: a number's live contract must have ended before its next generation starts."""
-    if updated:
-        rows = [(c.msisdn, c.generation, c.status, c.holder, c.end_user, c.ended_at, c.end_reason) for c in updated]
-        written = await fetch(connection, UPDATE_CONTRACTS, *_columns(rows, 7))
-        if len(written) != len(updated):
+async def write(connection: Connection, decided: Decided) -> None:
+    """Writes what a call does. Updates come before inserts: a number's live contract must have ended before its next generation starts."""
+    await _record(connection, decided.applied, decided.refused, list(decided.waiting.values()))
+    if decided.updated:
+        rows = [(c.msisdn, c.generation, c.status, c.holder, c.end_user, c.ended_at, c.end_reason) for c in decided.updated]
+        written = await fetch(connection, UPDATE_CONTRACTS, *_columns(rows))
+        if len(written) != len(rows):
             raise AssertionError("a contract that was locked and live is not there to be updated")
-    if inserted:
-        new = [(c.msisdn, c.generation, c.status, c.holder, c.end_user, c.started_at, c.ended_at, c.end_reason) for c in inserted]
-        await fetch(connection, INSERT_CONTRACTS, *_columns(new, 8))
+    if decided.inserted:
+        new = [(c.msisdn, c.generation, c.status, c.holder, c.end_user, c.started_at, c.ended_at, c.end_reason) for c in decided.inserted]
+        await fetch(connection, INSERT_CONTRACTS, *_columns(new))
+    if decided.states:
+        states = [(msisdn, k.status, k.status_at, k.end_user, k.end_user_at) for msisdn, k in decided.states.items()]
+        await fetch(connection, WRITE_STATES, *_columns(states))
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [[row[i] for row in rows] for i in range(width)]
+async def _record(
+    connection: Connection,
+    applied: Sequence[tuple[Event, bytes]],
+    refused: Sequence[tuple[Event, bytes, str]],
+    waiting: Sequence[tuple[Event, Lack]],
+) -> None:
+    """Records what became of a call's new events, and which of them wait."""
+    outcomes = [*((event, content, None) for event, content in applied), *refused]
+    if outcomes:
+        rows = [(event.event_id, event.type, content, reason, event.occurred_at) for event, content, reason in outcomes]
+        await fetch(connection, RECORD_EVENTS, *_columns(rows))
+    if waiting:
+        await fetch(connection, NOTE_WAITING, *_columns([(event.event_id, event.type, lack, event.occurred_at) for event, lack in waiting]))
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]

@@ -34,14 +34,22 @@ AS $$
 DECLARE
     over      timestamptz := (SELECT now() - p.ended_kept FROM registry.policy_in_force(now()) AS p);
     forgotten bigint;
+    gone      bigint;
 BEGIN
     DELETE FROM registry.feed_event AS f WHERE f.event_id = ANY (ARRAY(
         SELECT e.event_id FROM registry.feed_event AS e WHERE e.recorded_at < over ORDER BY e.recorded_at LIMIT batch));
     GET DIAGNOSTICS forgotten = ROW_COUNT;
-    RETURN forgotten;
+    DELETE FROM registry.newest_state AS s WHERE s.msisdn = ANY (ARRAY(
+        SELECT e.msisdn FROM registry.newest_state AS e WHERE e.recorded_at < now() - interval '30 days' ORDER BY e.recorded_at LIMIT batch));
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    forgotten := greatest(forgotten, gone);
+    DELETE FROM registry.feed_waiting AS w WHERE w.event_id = ANY (ARRAY(
+        SELECT e.event_id FROM registry.feed_waiting AS e WHERE e.last_at < now() - interval '30 days' LIMIT batch));
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    RETURN greatest(forgotten, gone);
 END
 $$;
-COMMENT ON FUNCTION registry.forget_events IS 'Deletes a batch of billing''s events that were recorded longer ago than the policy keeps ended contracts. Their figures stay in feed_movement. Returns how many.';
+COMMENT ON FUNCTION registry.forget_events IS 'Deletes a batch of billing''s events that were recorded longer ago than the policy keeps ended contracts (their figures stay in feed_movement), and a batch each of numbers'' newest states and of waiting events that are 30 days old. Returns the largest of the three numbers.';
 
 CREATE OR REPLACE FUNCTION registry.forget_records(batch integer) RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp SET timezone = 'UTC'

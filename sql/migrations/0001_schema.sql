@@ -2,7 +2,7 @@
 --
 -- Families of tables, in the order below:
 --   the law and the operator's numbers   policy, numbering_range, canary_number
---   what billing tells us                feed_state, contract, feed_event, feed_waiting
+--   what billing tells us                feed_state, contract, newest_state, feed_event, feed_waiting
 --   what messengers tell and ask us      messenger and its keys and secrets, binding, journal_page, quota_usage, enumeration_alarm
 --   what we owe messengers               notification, notification_delivered, delivery_attempt, lane, replay, handover, digest, test_push
 --   the brake and the way back           ends_recorded, wave_allowance, wave, notification_held, hold, notification_withdrawn
@@ -157,6 +157,19 @@ CREATE UNIQUE INDEX contract_live ON registry.contract (msisdn) WITH (fillfactor
 -- Retention and reports walk ended contracts by time.
 CREATE INDEX contract_ended ON registry.contract (ended_at) WHERE ended_at IS NOT NULL;
 
+-- A state event that comes late must not undo a newer one, and feed_event holds no number to find the newer one by. A column of contract would
+-- cost every changed contract 8 bytes more for ever; this costs the few numbers that had a state event lately some 100.
+CREATE TABLE registry.newest_state ( -- What the newest state events of a number said, and when that was. Kept for 30 days: an event that comes later than that is taken for a new one.
+    msisdn      bigint PRIMARY KEY CHECK (msisdn BETWEEN 10000 AND 999999999999999), -- The number.
+    status_at   timestamptz, -- When the newest of suspended and resumed happened; NULL: none was told lately.
+    end_user_at timestamptz, -- When the newest of end_user_registered and end_user_withdrawn happened; NULL: none was told lately.
+    recorded_at timestamptz NOT NULL DEFAULT now(), -- When the last of them was recorded.
+    status      registry.contract_status CHECK (status <> 'ended'), -- What the newest of suspended and resumed said.
+    end_user    registry.end_user CHECK (end_user <> 'not_required'), -- What the newest of end_user_registered and end_user_withdrawn said.
+    CHECK ((status IS NULL) = (status_at IS NULL) AND (end_user IS NULL) = (end_user_at IS NULL))
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+CREATE INDEX newest_state_recorded ON registry.newest_state (recorded_at);
+
 CREATE TABLE registry.last_snapshot ( -- The newest snapshot of billing's that was applied: one row, none before the first. An older one changes nothing.
     one   boolean PRIMARY KEY DEFAULT true CHECK (one), -- There is one row.
     as_of timestamptz NOT NULL -- When it was taken.
@@ -184,12 +197,14 @@ CREATE TABLE registry.feed_event ( -- Billing's events. They are kept so that a 
 CREATE INDEX feed_event_recorded ON registry.feed_event (recorded_at);
 
 CREATE TABLE registry.feed_waiting ( -- Events that were answered not_yet: only time, another event or a person is missing. Billing sends them again. A row leaves when its event is applied or refused.
-    event_id text COLLATE "C" PRIMARY KEY CHECK (event_id ~ '^[!-~]{1,128}$'), -- Billing's own id of the event.
-    type     text NOT NULL, -- activated, terminated, ported_out, …
-    reason   text NOT NULL, -- What it waited for when it came last.
-    first_at timestamptz NOT NULL DEFAULT now(), -- When it came first.
-    last_at  timestamptz NOT NULL DEFAULT now(), -- When it came last.
-    calls    integer NOT NULL DEFAULT 1 CHECK (calls >= 1) -- How often it came.
+    event_id    text COLLATE "C" PRIMARY KEY CHECK (event_id ~ '^[!-~]{1,128}$'), -- Billing's own id of the event.
+    type        text NOT NULL, -- activated, terminated, ported_out, …
+    reason      text NOT NULL, -- What it waited for when it came last: in_the_future, no_contract_yet, still_live, held_by_an_individual, too_many_ends or follows_a_waiting_event.
+    occurred_at timestamptz NOT NULL, -- When it happened at the operator, by its own word. The notice period of an end runs from here.
+    first_at    timestamptz NOT NULL DEFAULT now(), -- When it came first.
+    last_at     timestamptz NOT NULL DEFAULT now(), -- When it came last.
+    calls       integer NOT NULL DEFAULT 1 CHECK (calls >= 1), -- How often it came.
+    alarms      smallint NOT NULL DEFAULT 0 -- How many of its alarms were raised: after 15 minutes, and for an end at half of the notice period.
 );
 
 -- ---------------------------------------------------------------------------------------------------------------------------------

@@ -1,28 +1,49 @@
 -- What a call of billing's events reads and writes. Each statement takes all rows of the call at once.
 
--- name: record_events
--- Why: the unique key refuses an event that another call has recorded, if ever two calls ran at once.
-INSERT INTO registry.feed_event (event_id, type, content, outcome, occurred_at)
-SELECT e.event_id, e.type, e.content, 'applied', e.occurred_at
-  FROM unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[]) AS e(event_id, type, content, occurred_at)
- ORDER BY e.event_id
-    ON CONFLICT (event_id) DO NOTHING
-RETURNING event_id;
+-- name: open_call
+-- Why: a call waits for its turn and then looks, in one round trip; each event is told apart from those that were recorded before.
+SELECT o.now, o.ends_left, o.event_id, o.content, o.outcome, o.reason FROM registry.open_feed_call($1) AS o;
 
--- name: find_events
--- Why: an event that is sent again is told what became of it before.
-SELECT e.event_id, e.content, e.outcome, e.reason FROM registry.feed_event AS e WHERE e.event_id = ANY ($1::text[]);
+-- name: record_events
+-- Why: one statement records all outcomes, so that the trigger that counts them runs once. What was recorded no longer waits. The unique key
+-- refuses an event that another call has recorded, if ever two calls ran at once.
+WITH told AS (
+    SELECT e.event_id, e.type, e.content, e.reason, e.occurred_at
+      FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::timestamptz[]) AS e(event_id, type, content, reason, occurred_at)
+), gone AS (
+    DELETE FROM registry.feed_waiting AS w USING told AS t WHERE w.event_id = t.event_id
+)
+INSERT INTO registry.feed_event (event_id, type, content, outcome, reason, occurred_at)
+SELECT t.event_id, t.type, t.content, CASE WHEN t.reason IS NULL THEN 'applied' ELSE 'refused' END::registry.feed_outcome, t.reason, t.occurred_at
+  FROM told AS t
+ ORDER BY t.event_id
+    ON CONFLICT (event_id) DO NOTHING;
+
+-- name: note_waiting
+-- Why: an event that waits is not recorded, so that it is judged anew; that it waits must not be forgotten.
+INSERT INTO registry.feed_waiting AS w (event_id, type, reason, occurred_at)
+SELECT e.event_id, e.type, e.reason, e.occurred_at
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS e(event_id, type, reason, occurred_at)
+ ORDER BY e.event_id
+    ON CONFLICT (event_id) DO UPDATE
+   SET type = excluded.type, reason = excluded.reason, occurred_at = excluded.occurred_at, last_at = now(), calls = w.calls + 1;
 
 -- name: lock_feed
 -- Why: events are applied in order, so one call is applied at a time. A lock for each number would exhaust the lock table.
 SELECT true AS locked FROM (SELECT pg_advisory_xact_lock(hashtextextended('registry.feed', 0))) AS waited;
 
--- name: find_latest_contracts
--- Why: an event is judged by its number's contract of the highest generation, live or ended. It is locked, so that a DBA's update waits.
-SELECT c.msisdn, c.generation, c.status, c.holder, c.end_user, c.started_at, c.ended_at, c.end_reason
+-- name: find_known
+-- Why: an event is judged by its number's contract of the highest generation, live or ended. It is locked, so that a DBA's update waits. A time
+-- that Python has no word for (infinity) is taken for the last or first one that it has: one odd row must not stop a whole call.
+SELECT c.msisdn, c.generation, c.status, c.holder, c.end_user,
+       greatest(least(c.started_at, '9999-12-31 00:00:00+00'), '0001-01-02 00:00:00+00') AS started_at,
+       CASE WHEN c.ended_at IS NOT NULL THEN greatest(least(c.ended_at, '9999-12-31 00:00:00+00'), '0001-01-02 00:00:00+00') END AS ended_at,
+       c.end_reason, CASE WHEN c.recorded_at IS NULL THEN (SELECT l.as_of FROM registry.last_snapshot AS l WHERE l.one AND isfinite(l.as_of)) END AS snapshot_at,
+       s.status AS newest_status, s.status_at, s.end_user AS newest_end_user, s.end_user_at
   FROM (SELECT DISTINCT m AS msisdn FROM unnest($1::bigint[]) AS m) AS n
  CROSS JOIN LATERAL (SELECT max(g.generation) AS generation FROM registry.contract AS g WHERE g.msisdn = n.msisdn) AS latest
   JOIN registry.contract AS c ON c.msisdn = n.msisdn AND c.generation = latest.generation
+  LEFT JOIN registry.newest_state AS s ON s.msisdn = c.msisdn
  ORDER BY c.msisdn
    FOR NO KEY UPDATE OF c;
 
@@ -45,9 +66,11 @@ SELECT n.msisdn, n.generation, n.status::registry.contract_status, n.holder::reg
        AS n(msisdn, generation, status, holder, end_user, started_at, ended_at, end_reason)
 RETURNING msisdn;
 
--- name: refuse_events
--- Why: a refused event that is sent again is refused for the same reason.
-INSERT INTO registry.feed_event (event_id, type, content, outcome, reason, occurred_at)
-SELECT e.event_id, e.type, e.content, 'refused', e.reason, e.occurred_at
-  FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::timestamptz[]) AS e(event_id, type, content, reason, occurred_at)
-    ON CONFLICT (event_id) DO NOTHING;
+-- name: write_states
+-- Why: a state event that comes after a newer one must have no effect, so the newest of each kind is kept.
+INSERT INTO registry.newest_state AS s (msisdn, status, status_at, end_user, end_user_at)
+SELECT n.msisdn, n.status::registry.contract_status, n.status_at, n.end_user::registry.end_user, n.end_user_at
+  FROM unnest($1::bigint[], $2::text[], $3::timestamptz[], $4::text[], $5::timestamptz[]) AS n(msisdn, status, status_at, end_user, end_user_at)
+    ON CONFLICT (msisdn) DO UPDATE
+   SET status = excluded.status, status_at = excluded.status_at, end_user = excluded.end_user, end_user_at = excluded.end_user_at,
+       recorded_at = now();

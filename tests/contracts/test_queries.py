@@ -358,7 +358,7 @@ def test_events_find_their_contracts_by_the_key(populated: TestDatabase) -> None
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:
             numbers = list(range(FIRST + ENDED, FIRST + ENDED + 100))
-            found = await planned(explained, contracts.FIND_LATEST, numbers)
+            found = await planned(explained, contracts.FIND_KNOWN, numbers)
             now = datetime.now(UTC)
             ends = [numbers, *([word] * 100 for word in (1, "ended", "individual", "not_required", now, "terminated"))]
             ended = await planned(explained, contracts.UPDATE_CONTRACTS, *ends)

@@ -44,12 +44,12 @@ def test_a_files_events_are_applied_in_order_and_once(database: TestDatabase, tm
     ends = [f"t{i},terminated,{FIRST + i},2024-03-01T00:00:00Z,," for i in range(5)]
     path = write(tmp_path / "events.csv", *activations, *ends, f"t9,terminated,{FIRST + 4},2024-03-02T00:00:00Z,,")
     path.write_bytes(gzip.compress(path.read_bytes()))
-    refusal = BadLine(len(activations) + 7, "the number has no live contract: send activated first")
-    assert apply(database, path) == AppliedEvents(len(activations) + 5, 0, [refusal])
+    waits = BadLine(len(activations) + 7, "no_contract_yet: the number has no live contract at that time; send activated, then this again")
+    assert apply(database, path) == AppliedEvents(len(activations) + 5, 0, [], [waits])
     count = "SELECT count(*) FILTER (WHERE end_reason = 'terminated'), count(*) FILTER (WHERE ended_at IS NULL) FROM registry.contract"
     assert database.psql("-Atc", count).stdout == f"5|{len(activations) - 5}\n"
     before = stored(database)
-    assert apply(database, path) == AppliedEvents(0, len(activations) + 5, [refusal])
+    assert apply(database, path) == AppliedEvents(0, len(activations) + 5, [], [waits])
     assert stored(database) == before
 
 
@@ -98,7 +98,7 @@ def test_a_line_that_is_no_event_stops_the_file_there_and_is_named(database: Tes
     assert isinstance(stopped.value.why, NoEvent)
     assert str(stopped.value.why).startswith(f"line 3: {says}")
     assert str(FIRST) not in str(stopped.value.why)
-    assert (stopped.value.why.bad.line, stopped.value.done) == (3, AppliedEvents(1, 0, []))
+    assert (stopped.value.why.bad.line, stopped.value.done) == (3, AppliedEvents(1, 0, [], []))
     count = "SELECT count(*) FILTER (WHERE ended_at IS NULL), count(*) FROM registry.contract"
     assert database.psql("-Atc", count).stdout == "1|1\n"
 
@@ -107,12 +107,12 @@ def test_what_stops_a_file_in_a_later_call_tells_all_that_was_done(database: Tes
     activations = [f"a{i},activated,{FIRST + i},{AT},," for i in range(deltas.PORTION_EVENTS)]
     last = f"t0,terminated,{FIRST},2024-03-01T00:00:00Z,,"
     path = write(tmp_path / "events.csv", f"t9,terminated,{FIRST - 1},{AT},,", *activations, last, "no event", last)
-    refusal = BadLine(2, "the number has no live contract: send activated first")
+    waits = BadLine(2, "no_contract_yet: the number has no live contract at that time; send activated, then this again")
     with pytest.raises(FileStopped, match=f"^line {len(activations) + 4}: ") as stopped:
         apply(database, path)
-    assert stopped.value.done == AppliedEvents(len(activations) + 1, 0, [refusal])
+    assert stopped.value.done == AppliedEvents(len(activations) + 1, 0, [], [waits])
     path.write_bytes(gzip.compress(path.read_bytes())[:-9])
     with pytest.raises(FileStopped, match="damaged") as stopped:
         apply(database, path)
     assert isinstance(stopped.value.why, ImportRefused)
-    assert stopped.value.done == AppliedEvents(0, 0, []), "nothing of a call is applied whose file turns out to be damaged"
+    assert stopped.value.done == AppliedEvents(0, 0, [], []), "nothing of a call is applied whose file turns out to be damaged"

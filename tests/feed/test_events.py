@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registryd.domain.contract import Contract, Event, Refused, apply
+from registryd.domain.contract import Contract, Event, Known, NotYet, Refused, apply
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import Msisdn
 from registryd.feed.events import ContractFeed
@@ -110,37 +110,85 @@ def test_each_type_does_what_it_says(service: Service) -> None:
     assert [tuple(row) for row in stored] == [(NOW - 9 * day, NOW - 6 * day), (NOW - 6 * day, NOW - 4 * day)]
 
 
+def told(service: Service, cases: list[tuple[dict[str, str], str]], outcome: str) -> None:
+    """Each event is told that outcome with those words in its reason, and none changes anything that an answer could show."""
+    before = everything(service)[:3]
+    for (sent, reason), result in zip(cases, send(service, *(sent for sent, _ in cases)), strict=True):
+        assert result["outcome"] == outcome, sent
+        assert reason in result["reason"], sent
+        assert sent["phoneNumber"][1:] not in result["reason"]
+    assert everything(service)[:3] == before
+
+
 def test_event_that_contradicts_the_state_is_refused_with_a_reason_and_changes_nothing(service: Service) -> None:
     never, (live,), ended = new_number(), service.contracts(), new_number()
-    [company] = service.contracts(holder="organisation", end_user="registered")
-    [suspended] = service.contracts(status="suspended")
     send(service, event("activated", ended, ago(days=9)), event("terminated", ended, ago(days=2)))
     cases = [
-        (event("terminated", never), "no live contract: send activated first"),
-        (event("suspended", never), "no live contract: send activated first"),
-        (event("ported_out", ended), "no live contract: send activated first"),
-        (event("activated", live), "the number has a live contract (generation 1): send terminated, ported_out or holder_changed"),
-        (event("activated", suspended), "the number has a live contract (generation 1)"),
+        (event("ported_out", ended, ago(days=2)), "its end is known"),
+        (event("activated", live, "2020-01-01T00:00:00Z"), "the activation is known"),
         (event("activated", ended, ago(days=3)), "before generation 1 ended"),
         (event("terminated", live, "2019-12-31T23:59:59Z"), "before the live contract (generation 1) started"),
-        (event("terminated", live, ago(hours=-1)), "lies in the future"),
         (event("activated", never, "1026-01-01T00:00:00Z"), "before 1970: correct the year"),
-        (event("suspended", suspended), "suspended already"),
-        (event("resumed", live), "active already"),
-        (event("end_user_registered", live), "individual, who needs no registered end user"),
-        (event("end_user_registered", company), "registered already"),
+        (event("activated", 89_161_234_567), "begins with 8, which is dialled inside Russia for +7: send it with +7"),
         (event("suspended", live, holder="organisation"), "do not belong to suspended"),
         (event("terminated", live, endUser="registered"), "do not belong to terminated"),
         (event("activated", never, holder="individual", endUser="registered"), "endUser belongs to an organisation or sole trader"),
         (event("holder_changed", live, endUser="unregistered"), "endUser belongs to an organisation or sole trader"),
     ]
-    before = everything(service)[:3]
-    results = send(service, *(sent for sent, _ in cases))
-    for (sent, reason), result in zip(cases, results, strict=True):
-        assert result["outcome"] == "refused", sent
-        assert reason in result["reason"], sent
-        assert sent["phoneNumber"][1:] not in result["reason"]
-    assert everything(service)[:3] == before
+    told(service, cases, "refused")
+
+
+def waiting(service: Service, *events: dict[str, str]) -> list[tuple[Any, ...]]:
+    """(type, reason, calls) of those events that wait."""
+    rows = service.sql(
+        "SELECT type, reason, calls FROM registry.feed_waiting WHERE event_id = ANY ($1) ORDER BY array_position($1, event_id)",
+        [sent["eventId"] for sent in events],
+    )
+    return [tuple(row) for row in rows]
+
+
+def test_event_that_waits_says_for_what_and_is_kept_until_it_is_applied(service: Service) -> None:
+    never, (live,), ended = new_number(), service.contracts(), new_number()
+    send(service, event("activated", ended, ago(days=9)), event("terminated", ended, ago(days=2)))
+    cases = [
+        (event("terminated", never), "no_contract_yet: "),
+        (event("suspended", never), "no_contract_yet: "),
+        (event("ported_out", ended), "no_contract_yet: "),
+        (event("activated", live), "still_live: "),
+        (event("terminated", live, ago(hours=-1)), "in_the_future: "),
+        (event("end_user_registered", live), "held_by_an_individual: "),
+    ]
+    told(service, cases, "not_yet")
+    told(service, cases, "not_yet")
+    sent = [event for event, _ in cases]
+    assert waiting(service, *sent) == [(one["type"], reason[:-2], 2) for one, reason in cases]
+    assert service.sql("SELECT FROM registry.feed_event WHERE event_id = ANY ($1)", [one["eventId"] for one in sent]) == []
+    assert outcomes(service, event("activated", never, ago(days=1)), sent[0], sent[1]) == ["applied"] * 3, "suspended before it ended"
+    assert outcomes(service, event("terminated", live, ago(minutes=2)), sent[3], sent[5]) == ["applied", "applied", "not_yet"]
+    assert waiting(service, *sent) == [
+        ("ported_out", "no_contract_yet", 2),
+        ("terminated", "in_the_future", 2),
+        ("end_user_registered", "held_by_an_individual", 3),
+    ]
+    other = {**sent[4], "occurredAt": ago(seconds=30)}
+    assert outcomes(service, other) == ["applied"], "what was not recorded may be corrected under its id"
+    assert waiting(service, sent[4]) == []
+
+
+def test_an_end_told_before_its_beginning_or_before_its_time_is_done_when_the_call_comes_again(service: Service) -> None:
+    messenger = service.messenger()
+    never, [live] = new_number(), service.contracts()
+    bind(service, live, "early", messenger.messenger_id)
+    begin, end = event("activated", never, ago(days=1)), event("terminated", never)
+    assert outcomes(service, end) == ["not_yet"]
+    assert outcomes(service, begin) == ["applied"]
+    assert outcomes(service, end) == ["applied"]
+    handed = [event("terminated", live, ago(minutes=9)), event("activated", live, ago(minutes=8))]
+    assert outcomes(service, handed[1]) == ["not_yet"], "the next holder's call was faster, on another connection"
+    assert outcomes(service, handed[0]) == ["applied"]
+    assert outcomes(service, *handed) == ["duplicate", "applied"]
+    assert [row[:2] for row in contracts(service, live)] == [(1, "ended"), (2, "active")]
+    assert owed(service, live) == [(1, "early")]
 
 
 def test_what_is_not_refused_in_a_call_is_applied(service: Service) -> None:
@@ -149,10 +197,10 @@ def test_what_is_not_refused_in_a_call_is_applied(service: Service) -> None:
         event("activated", first, ago(days=2)),
         event("terminated", second),
         event("activated", third, ago(days=2)),
-        event("resumed", third),
+        event("terminated", third, ago(days=3)),
         event("suspended", third),
     ]
-    assert outcomes(service, *sent) == ["applied", "refused", "applied", "refused", "applied"]
+    assert outcomes(service, *sent) == ["applied", "not_yet", "applied", "refused", "applied"]
     assert [row[1] for number in (first, second, third) for row in contracts(service, number)] == ["active", "suspended"]
 
 
@@ -213,10 +261,10 @@ def test_replay_of_a_call_changes_nothing_and_says_the_same(service: Service) ->
     [number] = service.contracts()
     bind(service, number, "replayed", messenger.messenger_id)
     sent = [
-        event("activated", number),
+        event("activated", number, "2019-12-31T23:59:59Z"),
         event("terminated", number, ago(minutes=9)),
         event("activated", number, ago(minutes=8)),
-        event("resumed", number),
+        event("ported_out", number, ago(minutes=9)),
     ]
     first = send(service, *sent)
     assert [result["outcome"] for result in first] == ["refused", "applied", "applied", "refused"]
@@ -232,10 +280,44 @@ def test_replay_of_a_call_changes_nothing_and_says_the_same(service: Service) ->
 
 def test_refused_event_stays_refused_though_it_would_fit_now(service: Service) -> None:
     number = new_number()
-    early = event("terminated", number)
-    assert outcomes(service, early) == ["refused"]
-    assert outcomes(service, event("activated", number, ago(days=1)), early) == ["applied", "refused"]
-    assert outcomes(service, {**early, "eventId": "under-another-id"}) == ["applied"]
+    known = event("activated", number, ago(days=1))
+    again = event("activated", number, ago(days=1))
+    assert outcomes(service, known, again) == ["applied", "refused"]
+    assert outcomes(service, event("terminated", number, ago(days=1)), again) == ["applied", "refused"]
+    assert outcomes(service, {**again, "eventId": "under-another-id"}) == ["applied"]
+
+
+def test_a_state_event_that_comes_after_a_newer_one_has_no_effect(service: Service) -> None:
+    [number], [company] = service.contracts(), service.contracts(holder="organisation", end_user="unregistered")
+    assert outcomes(service, event("resumed", number, ago(hours=1))) == ["applied"]
+    assert outcomes(service, event("suspended", number, ago(hours=2))) == ["applied"]
+    assert (
+        outcomes(service, event("end_user_registered", company, ago(hours=1)), event("end_user_withdrawn", company, ago(hours=2)))
+        == ["applied"] * 2
+    )
+    assert contracts(service, number) == [(1, "active", "individual", "not_required", None)]
+    assert contracts(service, company) == [(1, "active", "organisation", "registered", None)]
+    assert outcomes(service, event("suspended", number, ago(minutes=59))) == ["applied"]
+    assert contracts(service, number)[0][1] == "suspended"
+
+
+@pytest.mark.parametrize(
+    ("started_at", "ended_at"), [("-infinity", None), ("infinity", None), ("4000-01-01 BC", None), ("2020-01-01", "infinity")]
+)
+def test_an_odd_time_in_a_contract_spoils_nobody_elses_event(service: Service, started_at: str, ended_at: str | None) -> None:
+    odd, number = new_number(), new_number()
+    end = f"'ended', 'terminated', '{started_at}', '{ended_at}'" if ended_at else f"'active', NULL, '{started_at}', NULL"
+    service.sql(
+        "INSERT INTO registry.contract (msisdn, generation, holder, end_user, status, end_reason, started_at, ended_at)"
+        f" VALUES ($1, 1, 'individual', 'not_required', {end})",
+        odd,
+    )
+    results = send(
+        service, event("activated", number, ago(days=1)), event("terminated", odd), event("activated", odd), event("suspended", odd)
+    )
+    assert results[0]["outcome"] == "applied"
+    if started_at in ("-infinity", "4000-01-01 BC"):
+        assert contracts(service, odd)[0][1] == "ended"
 
 
 def test_event_id_used_for_something_else_is_refused_and_not_taken_for_a_replay(service: Service) -> None:
@@ -282,12 +364,13 @@ def test_times_at_the_ends_of_the_calendar_spoil_nobody_elses_event(service: Ser
     if answer.status == 400:
         assert answer.body["errors"][0]["path"] == "events[0].occurredAt"
     else:
-        assert [result["outcome"] for result in answer.body["results"]] == ["refused", "applied"]
+        outcome = "not_yet" if occurred_at.startswith("9999") else "refused"
+        assert [result["outcome"] for result in answer.body["results"]] == [outcome, "applied"]
 
 
 def test_feed_remembers_events_without_their_numbers(service: Service) -> None:
     number = new_number()
-    sent = [event("activated", number, ago(days=1)), event("activated", number), event("terminated", number)]
+    sent = [event("activated", number, ago(days=1)), event("activated", number, ago(days=2)), event("terminated", number)]
     assert outcomes(service, *sent) == ["applied", "refused", "applied"]
     rows = service.sql("SELECT f.*, f::text AS whole FROM registry.feed_event AS f WHERE event_id = ANY ($1)", [e["eventId"] for e in sent])
     assert len(rows) == 3
@@ -390,7 +473,7 @@ def test_event_that_waited_for_a_dba_is_judged_by_what_is_then(service: Service)
     )
     unchanged, ended, passed_on = service.contracts(3)
     assert while_a_dba_works(service, unchanged, event("terminated", unchanged))["outcome"] == "applied"
-    assert "no live contract" in while_a_dba_works(service, ended, event("terminated", ended), end)["reason"]
+    assert while_a_dba_works(service, ended, event("terminated", ended), end)["outcome"] == "not_yet"
     assert while_a_dba_works(service, passed_on, event("terminated", passed_on), end, begin)["outcome"] == "applied"
     assert [row[:2] for row in contracts(service, passed_on)] == [(1, "ended"), (2, "ended")], "the next holder's contract was meant"
 
@@ -413,7 +496,7 @@ any_calls = st.lists(st.lists(any_event, min_size=1, max_size=12), min_size=1, m
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(any_calls)
 def test_database_holds_what_the_rule_says_however_events_fall_into_calls(database: TestDatabase, sent: list[list[Event]]) -> None:
-    latest: dict[Msisdn, Contract] = {}
+    known: dict[Msisdn, Known] = {}
     rows: dict[tuple[int, int], Contract] = {}
     seen: dict[str, tuple[Event, str]] = {}
     expected: list[str] = []
@@ -423,19 +506,25 @@ def test_database_holds_what_the_rule_says_however_events_fall_into_calls(databa
             expected.append("refused" if former != one or outcome == "refused" else "duplicate")
             continue
         try:
-            for row in apply(latest.get(one.msisdn), one, NOW):
-                latest[one.msisdn] = rows[row.msisdn, row.generation] = row
+            known[one.msisdn], written = apply(known.get(one.msisdn, Known()), one, NOW)
         except Refused:
             seen[one.event_id] = one, "refused"
+        except NotYet:
+            expected.append("not_yet")
+            continue
         else:
             seen[one.event_id] = one, "applied"
+            rows |= {(row.msisdn, row.generation): row for row in written}
         expected.append(seen[one.event_id][1])
 
-    async def run() -> tuple[list[str], list[tuple[Any, ...]]]:
+    async def run() -> tuple[list[str], list[tuple[Any, ...]], set[str]]:
         told: list[str] = []
         async with database.connect() as dba, database.pool(1) as pool:
-            await dba.execute("DELETE FROM registry.contract; DELETE FROM registry.feed_event")
-            feed = ContractFeed(pool, b"k" * 32, lambda: NOW)
+            await dba.execute(
+                "DELETE FROM registry.contract; DELETE FROM registry.newest_state; DELETE FROM registry.feed_event; "
+                "DELETE FROM registry.feed_waiting"
+            )
+            feed = ContractFeed(pool, b"k" * 32)
             for events in sent:
                 told += [result.outcome for result in await feed.apply(events)]
             stored = await dba.fetch(
@@ -443,10 +532,12 @@ def test_database_holds_what_the_rule_says_however_events_fall_into_calls(databa
                 "ended_at, end_reason::text"
                 " FROM registry.contract ORDER BY 1, 2"
             )
-        return told, [tuple(row) for row in stored]
+            waits = await dba.fetch("SELECT event_id FROM registry.feed_waiting")
+        return told, [tuple(row) for row in stored], {row["event_id"] for row in waits}
 
-    told, stored = asyncio.run(run())
+    told, stored, waits = asyncio.run(run())
     assert told == expected
+    assert waits == {one.event_id for one, outcome in zip(itertools.chain(*sent), told, strict=True) if outcome == "not_yet"} - seen.keys()
     assert stored == [
         (c.msisdn, c.generation, c.status, c.holder, c.end_user, c.started_at, c.ended_at, c.end_reason) for _, c in sorted(rows.items())
     ]

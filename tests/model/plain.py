@@ -81,6 +81,15 @@ class Notice:
     """Owed again by a replay."""
 
 
+STATES = {
+    "suspended": ("status", "suspended"),
+    "resumed": ("status", "active"),
+    "end_user_registered": ("end_user", "registered"),
+    "end_user_withdrawn": ("end_user", "unregistered"),
+}
+"""What state events say: which state of the contract, and how it is."""
+
+
 @dataclass
 class Plain:
     messengers: Sequence[int]
@@ -95,6 +104,8 @@ class Plain:
     """With the channel."""
     events: dict[str, tuple[Event, str]] = field(default_factory=dict)
     """What is kept: applied and refused ones."""
+    states: dict[tuple[int, str], tuple[datetime, str]] = field(default_factory=dict)
+    """By number and kind (status or end_user), the newest state that an event told, and its time."""
     last_snapshot: datetime | None = None
     attempts: Counter[tuple[int, str, int]] = field(default_factory=Counter)
     """Notifications pushed, by messenger, outcome and status."""
@@ -203,43 +214,63 @@ class Plain:
         """Applies one new event, or says why not."""
         at, number = event.occurred_at, event.number
         live, latest = self.live(number), self.latest(number)
+        begins = event.type in ("activated", "holder_changed")
+        if not begins and (event.holder or event.end_user):
+            return "refused"
+        if begins and event.end_user and (event.holder or "individual") == "individual":
+            return "refused"
         if at > self.now + CLOCKS_DIFFER:
-            return "refused"
-        if event.type not in ("activated", "holder_changed") and (event.holder or event.end_user):
-            return "refused"
-        if event.type in ("activated", "holder_changed") and event.end_user and (event.holder or "individual") == "individual":
-            return "refused"
+            return "not_yet"
+        is_over = latest is not None and latest.ended_at is not None and at <= latest.ended_at
         if event.type == "activated":
-            if live is not None or (latest is not None and latest.ended_at is not None and at < latest.ended_at):
-                return "refused"
-            self._begin(event)
-            return "applied"
-        if live is None or at < live.started_at:
-            return "refused"
-        match event.type:
-            case "terminated" | "ported_out":
-                self._end(number, at, event.type, self.stamp)
-            case "holder_changed":
-                if at == live.started_at:
+            if live is None:
+                if is_over and latest is not None and at != latest.ended_at:
                     return "refused"
-                self._end(number, at, event.type, self.stamp)
                 self._begin(event)
-            case "suspended" | "resumed":
-                status = "suspended" if event.type == "suspended" else "active"
-                if live.status == status:
-                    return "refused"
-                self._write(number, replace(live, status=status, learned_at=self.stamp))
-            case _:
-                end_user = "registered" if event.type == "end_user_registered" else "unregistered"
-                if live.holder == "individual" or live.end_user == end_user:
-                    return "refused"
-                self._write(number, replace(live, end_user=end_user, learned_at=self.stamp))
+                return "applied"
+            return "refused" if at <= live.started_at or self._is_in_snapshot(live, event) else "not_yet"
+        if event.type in ("terminated", "ported_out", "holder_changed"):
+            if live is None:
+                return "refused" if is_over else "not_yet"
+            if at < live.started_at or (begins and (at == live.started_at or self._is_in_snapshot(live, event))):
+                return "refused"
+            self._end(number, at, event.type, self.stamp)
+            if begins:
+                self._begin(event)
+            return "applied"
+        return self._change_state(event, live, is_over=is_over)
+
+    def _change_state(self, event: Event, live: Contract | None, *, is_over: bool) -> str:
+        if live is None:
+            return "applied" if is_over else "not_yet"
+        kind, told = STATES[event.type]
+        newest = self.states.get((event.number, kind))
+        if event.occurred_at < live.started_at or (newest is not None and event.occurred_at < newest[0]):
+            return "applied"
+        if kind == "end_user" and live.holder == "individual":
+            return "not_yet"
+        self.states[event.number, kind] = event.occurred_at, told
+        changed = replace(live, status=told) if kind == "status" else replace(live, end_user=told)
+        self._write(event.number, replace(changed, learned_at=self.stamp))
         return "applied"
 
+    def _is_in_snapshot(self, live: Contract, event: Event) -> bool:
+        """Whether the newest snapshot has the live contract, and may mean by it what the event tells late, to the day."""
+        return (
+            live.learned_at is None
+            and self.last_snapshot is not None
+            and event.occurred_at <= self.last_snapshot
+            and live.started_at <= event.occurred_at < live.started_at + timedelta(days=1)
+            and (event.holder or "individual") == live.holder
+        )
+
     def _begin(self, event: Event) -> None:
+        """What was told of the state at a later time than the start is the state it begins with."""
+        later = {kind: told for (number, kind), (at, told) in self.states.items() if number == event.number and at > event.occurred_at}
         holder = event.holder or "individual"
-        end_user = "not_required" if holder == "individual" else event.end_user or "unregistered"
-        self.contracts.setdefault(event.number, []).append(Contract("active", holder, end_user, event.occurred_at, learned_at=self.stamp))
+        end_user = "not_required" if holder == "individual" else later.get("end_user", event.end_user or "unregistered")
+        begun = Contract(later.get("status", "active"), holder, end_user, event.occurred_at, learned_at=self.stamp)
+        self.contracts.setdefault(event.number, []).append(begun)
 
     # Snapshots
 

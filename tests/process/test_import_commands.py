@@ -91,19 +91,26 @@ def test_a_snapshot_is_counted_refused_and_applied_by_command(site: Site, tmp_pa
         assert run(site, *words, *wrong).exit_code == 2
 
 
-def test_events_come_from_a_file_and_refused_ones_are_an_error(site: Site, tmp_path: Path) -> None:
+def test_events_come_from_a_file_and_what_was_not_applied_is_an_error(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "events.csv"
     file.write_text(
         "event_id,type,msisdn,occurred_at,holder,end_user\n"
-        "e1,activated,79010800002,2024-01-01T00:00:00Z,,\n"
-        "e2,terminated,79010800003,2024-01-01T00:00:00Z,,\n"
+        "e1,activated,79010800002,2024-01-01T00:00:00.123456789+03:00,,\n"
+        "e2,activated,79010800003,1964-01-01T00:00:00Z,,\n"
+        "e3,terminated,79010800003,2024-01-01T00:00:00Z,,\n"
     )
     words = ("contracts", "import", str(file), "--delta")
     refused = run(site, *words)
-    assert (refused.exit_code, "1 events applied, 0 were applied before, 1 refused" in refused.stdout) == (1, True)
-    assert Path(f"{file}.rejects.csv").read_text() == "line,reason\n3,the number has no live contract: send activated first\n"
+    assert (refused.exit_code, "1 events applied, 0 were applied before, 1 refused, 1 not yet" in refused.stdout) == (1, True)
+    rows = Path(f"{file}.rejects.csv").read_text().splitlines()
+    assert [row.split(":")[0] for row in rows] == ["line,reason", "3,occurredAt lies before 1970", '4,"no_contract_yet']
+    waits = run(site, *words, "--max-rejects", "1", "--json")
+    assert waits.exit_code == 1, "what waits is no bad line that one could do without"
+    facts = json.loads(waits.stdout)
+    assert (facts["applied"], facts["duplicates"], facts["refused"], facts["notYet"]) == (0, 1, 1, 1)
+    file.write_text(file.read_text().replace("\ne3,", "\ne4,activated,79010800003,2023-01-01T00:00:00Z,,\ne3,"))
     done = told(site, *words, "--max-rejects", "1")
-    assert (done["applied"], done["duplicates"], done["refused"]) == (0, 1, 1)
+    assert (done["applied"], done["duplicates"], done["refused"], done["notYet"]) == (2, 1, 1, 0)
     for wrong in (("--dry-run",), ("--as-of", "2026-01-02T00:00:00Z")):
         assert run(site, *words, *wrong).exit_code == 2
 
@@ -117,12 +124,12 @@ def test_a_delta_that_stops_tells_what_was_done_before(site: Site, tmp_path: Pat
         "e3,terminated,79010800002,yesterday,,\n"
     )
     stopped = run(site, "contracts", "import", str(file), "--delta")
-    assert (stopped.exit_code, "1 events applied, 0 were applied before, 1 refused" in stopped.stdout) == (1, True)
+    assert (stopped.exit_code, "1 events applied, 0 were applied before, 0 refused, 1 not yet" in stopped.stdout) == (1, True)
     assert "line 4: occurred_at: " in stopped.stderr
     assert [row.split(",")[0] for row in Path(f"{file}.rejects.csv").read_text().splitlines()] == ["line", "3", "4"]
     again = run(site, "contracts", "import", str(file), "--delta", "--json")
     facts = json.loads(again.stdout)
-    assert (again.exit_code, facts["applied"], facts["duplicates"], facts["refused"]) == (1, 0, 1, 1)
+    assert (again.exit_code, facts["applied"], facts["duplicates"], facts["notYet"]) == (1, 0, 1, 1)
     assert facts["stopped"].startswith("line 4: occurred_at: ")
 
 

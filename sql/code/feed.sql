@@ -1,0 +1,16 @@
+-- Billing's events: the beginning of a call.
+
+CREATE OR REPLACE FUNCTION registry.open_feed_call(event_ids text[])
+RETURNS TABLE (now timestamptz, ends_left bigint, event_id text, content bytea, outcome registry.feed_outcome, reason text)
+LANGUAGE plpgsql VOLATILE ROWS 10 SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('registry.feed', 0));
+    -- A statement of its own sees what the calls committed that were waited for. The clock is read after the wait, too.
+    RETURN QUERY
+    SELECT c.now, c.ends_left, e.event_id, e.content, e.outcome, e.reason
+      FROM (SELECT clock_timestamp() AS now, registry.ends_left() AS ends_left) AS c
+      LEFT JOIN registry.feed_event AS e ON e.event_id = ANY (open_feed_call.event_ids);
+END
+$$;
+COMMENT ON FUNCTION registry.open_feed_call IS 'Waits until no other call of billing''s events is applied, and then tells the time, how many contracts may end, and which of the call''s events were recorded before: a row for each of these, one at least.';
