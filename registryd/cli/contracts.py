@@ -14,7 +14,7 @@ import orjson
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from registryd.cli.kinds import ContractsMax, Moment
+from registryd.cli.kinds import Moment, max_absent_option, max_terminations_option
 from registryd.cli.rejects import RejectFile, beside
 from registryd.cli.running import Context, command, err, json_option, out, pass_context
 from registryd.domain.errors import Unavailable
@@ -22,6 +22,7 @@ from registryd.domain.files import ImportRefused
 from registryd.feed import deltas, snapshot
 from registryd.feed.events import ContractFeed
 from registryd.feed.snapshot import FileImport
+from registryd.store.bounds import ContractsMax
 from registryd.store.imports import Imported
 from registryd.store.snapshots import Reconciled, TooManyEnds
 
@@ -40,15 +41,15 @@ def contracts() -> None:
     "--delta", "kind", flag_value="delta", help="FILE holds contract events in order, as POST /operator/v1/contract-events takes them."
 )
 @click.option("--as-of", type=Moment(), help="When the snapshot was true; default, where nothing feeds events: when FILE was written.")
-@click.option(
-    "--max-terminations", type=ContractsMax(), default="1%", show_default=True, help="Refuse a snapshot that ends more live contracts."
-)
+@max_terminations_option
+@max_absent_option
 @click.option("--max-rejects", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Go on without so many bad lines.")
 @click.option(
     "--rejects",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where bad lines are told by number and reason; default: FILE.rejects.csv, of a pipe contracts.rejects.csv.",
 )
+@click.option("--whole", is_flag=True, help="The history holds every live contract: from now on queries are answered.")
 @click.option("--dry-run", is_flag=True, help="Check and count everything, and change nothing.")
 @json_option
 @pass_context
@@ -59,9 +60,11 @@ async def import_contracts(
     file: Path,
     kind: str | None,
     as_of: datetime | None,
-    max_terminations: Callable[[int], int],
+    max_terminations: ContractsMax | None,
+    max_absent: ContractsMax | None,
     max_rejects: int,
     rejects: Path | None,
+    whole: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -80,16 +83,18 @@ async def import_contracts(
         raise click.UsageError("--dry-run is for snapshots and histories: what an event does is known once those before it are applied")
     if as_of is not None and kind != "snapshot":
         raise click.UsageError("--as-of is for snapshots: say --snapshot too")
+    if whole and kind is not None:
+        raise click.UsageError("--whole is for histories: a snapshot is whole, and events are not")
     done: Imported | Reconciled | deltas.AppliedEvents
     stopped: ImportRefused | Unavailable | None
     started = time.perf_counter()
     with RejectFile(rejects or beside(file)) as kept, _progress(file, as_json) as (progress, step):
-        job = FileImport(file, max_rejects, dry_run, progress, step)
+        job = FileImport(file, max_rejects, dry_run, whole, progress, step)
         try:
             if kind == "delta":
                 done, stopped = await _apply_events(context, job)
             else:
-                done, stopped = await _import_whole(context, job, as_of, max_terminations if kind == "snapshot" else None)
+                done, stopped = await _import_whole(context, job, kind, as_of, max_terminations, max_absent)
         finally:
             if job.bad:
                 kept.write(job.bad)
@@ -110,14 +115,14 @@ async def import_contracts(
 
 
 async def _import_whole(
-    context: Context, job: FileImport, as_of: datetime | None, max_terminations: Callable[[int], int] | None
+    context: Context, job: FileImport, kind: str | None, as_of: datetime | None, *maxima: ContractsMax | None
 ) -> tuple[Imported | Reconciled, ImportRefused | None]:
-    """Imports a snapshot, or a history where `max_terminations` is None. Returns the counts, and the refusal if there was one."""
+    """Imports a snapshot, or a history. Returns the counts, and the refusal if there was one."""
     dsn = context.settings.file.database.dsn
-    if max_terminations is None:
+    if kind is None:
         return await snapshot.import_contracts(dsn, context.password, job), None
     try:
-        return await snapshot.reconcile(dsn, context.password, job, as_of, max_terminations), None
+        return await snapshot.reconcile(dsn, context.password, job, as_of, *maxima), None
     except TooManyEnds as error:
         return error.would, error
 
@@ -181,6 +186,7 @@ def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
         ("activated", found.activated),
         ("terminated", found.terminated),
         ("passed to the next holder", found.holder_changed),
+        ("  of them, within a day of its start", found.near),
         ("updated", found.updated),
         ("unchanged", max(unchanged, 0)),
         ("left: changed after the snapshot was taken", found.newer),
@@ -188,6 +194,9 @@ def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
     ):
         table.add_row(what, f"{number:,}")
     out.print(table)
+    out.print(f"{found.absent:,} of {found.live:,} live contracts {'turned' if is_changed else 'would turn'} absent")
+    if is_changed and not found.is_complete:
+        out.print("the registry was not declared complete: lines were bad, or a newer snapshot was applied before", soft_wrap=True)
 
 
 def _tell_owed(found: Reconciled, concurrency: int) -> None:
@@ -202,7 +211,7 @@ def _tell_owed(found: Reconciled, concurrency: int) -> None:
 def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int) -> dict[str, Any]:
     match done:
         case Imported():
-            return {"lines": done.lines, "inserted": done.inserted}
+            return {"lines": done.lines, "inserted": done.inserted, "complete": done.is_complete}
         case deltas.AppliedEvents():
             return {"applied": done.applied, "duplicates": done.duplicates, "refused": len(done.refused), "notYet": len(done.waiting)}
         case Reconciled():
@@ -212,6 +221,9 @@ def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int)
                 "activated": done.activated,
                 "terminated": done.terminated,
                 "holderChanged": done.holder_changed,
+                "nextHolderWithinADay": done.near,
+                "turnedAbsent": done.absent,
+                "complete": done.is_complete,
                 "updated": done.updated,
                 "newer": done.newer,
                 "unread": done.unread,

@@ -27,6 +27,14 @@ class ContractsMax(click.ParamType[Callable[[int], int]]):
         return lambda live: math.ceil(live * share)
 
 
+max_terminations_option = click.option(
+    "--max-terminations", type=ContractsMax(), help="Let so many live contracts end; default: what the policy still lets end in this hour."
+)
+max_absent_option = click.option(
+    "--max-absent", type=ContractsMax(), help="Let so many live contracts turn absent; default: as many as may end."
+)
+
+
 class Moment(click.ParamType[datetime]):
     """A time with its offset from UTC: without one, nobody can tell whether Moscow's midnight is meant."""
 

@@ -17,6 +17,7 @@ from registryd.domain.files import BadLine, ImportRefused
 from registryd.feed.lines import HISTORY_COLUMNS, SNAPSHOT_COLUMNS, Lines, read_header
 from registryd.feed.source import Source, opened
 from registryd.store import imports, snapshots
+from registryd.store.bounds import ContractsMax
 from registryd.store.imports import Imported
 from registryd.store.migrations import connect
 from registryd.store.snapshots import Reconciled, Snapshot
@@ -30,6 +31,8 @@ class FileImport:
     path: Path
     rejects_max: int = 0
     dry_run: bool = False
+    is_whole: bool = False
+    """Of a history: it holds every live contract there is."""
     progress: Callable[[int, int], None] = lambda *_: None
     step: Callable[[str], None] = lambda _: None
     bad: list[BadLine] = field(default_factory=list)
@@ -43,13 +46,21 @@ async def import_contracts(dsn: str, password: str | None, job: FileImport) -> I
         lines = Lines(columns, datetime.now(UTC), job.rejects_max)
         connection = await connect(dsn, password=password)
         try:
-            return await imports.import_contracts(connection, _staged(job, source, lines), dry_run=job.dry_run)
+            staged = _staged(job, source, lines)
+            return await imports.import_contracts(connection, staged, dry_run=job.dry_run, is_whole=lambda: job.is_whole and not lines.bad)
         finally:
             job.bad.extend(lines.bad)
             await connection.close()
 
 
-async def reconcile(dsn: str, password: str | None, job: FileImport, as_of: datetime | None, ends_max: Callable[[int], int]) -> Reconciled:
+async def reconcile(
+    dsn: str,
+    password: str | None,
+    job: FileImport,
+    as_of: datetime | None,
+    ends_max: ContractsMax | None = None,
+    absent_max: ContractsMax | None = None,
+) -> Reconciled:
     """Makes the registry's live contracts those of a snapshot that was true at `as_of`.
 
     `as_of` None means when the file was last written. That is refused where events are applied too: the file was true when billing began to
@@ -74,7 +85,9 @@ async def reconcile(dsn: str, password: str | None, job: FileImport, as_of: date
                     "it, and events of that day were applied, which it must not undo: give that time with --as-of"
                 )
             snapshot = Snapshot(_staged(job, source, lines), as_of, lambda: lines.unread)
-            return await snapshots.reconcile(connection, snapshot, ends_max=ends_max, dry_run=job.dry_run, progress=job.step)
+            return await snapshots.reconcile(
+                connection, snapshot, ends_max=ends_max, absent_max=absent_max, dry_run=job.dry_run, progress=job.step
+            )
         finally:
             job.bad.extend(lines.bad)
             await connection.close()

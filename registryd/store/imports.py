@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -24,6 +25,12 @@ class Inserted(NamedTuple):
 class Imported(NamedTuple):
     lines: int
     inserted: int
+    is_complete: bool = False
+    """Whether the file declares the registry complete: it is said to be whole, it was applied, and no line of it was bad."""
+
+
+class Declared(NamedTuple):
+    declared: bool
 
 
 IS_EMPTY = Query("imports", "is_empty", IsEmpty)
@@ -32,17 +39,27 @@ FIND_BURIED = Query("imports", "find_buried", BadLine, int)
 INSERT_STAGED = Query("imports", "insert_staged", Nothing)
 FIND_REPEATED_LINES = Query("imports", "find_repeated_lines", BadLine, int)
 FIND_SECOND_LIVE = Query("imports", "find_second_live", BadLine, int)
+DECLARE_COMPLETE = Query("imports", "declare_complete", Declared, str)
 
 
-async def import_contracts(connection: asyncpg.Connection[asyncpg.Record], file: Staged, *, dry_run: bool) -> Imported:
-    """Imports the whole file, or nothing of it. Raises: ImportRefused, Unavailable."""
+async def import_contracts(
+    connection: asyncpg.Connection[asyncpg.Record], file: Staged, *, dry_run: bool, is_whole: Callable[[], bool] = lambda: False
+) -> Imported:
+    """Imports the whole file, or nothing of it. Once the file is read, `is_whole()` says whether it holds every live contract there is.
+
+    A history only adds contracts. The database refuses a contract above a live one, so nobody ends or turns absent by it.
+    Raises: ImportRefused, Unavailable.
+    """
     async with importing(connection, dry_run=dry_run):
         lines = await stage(connection, file)
         if (await fetch(connection, IS_EMPTY))[0].empty:
             inserted = await load_first(connection, file)
         else:
             inserted = await _insert_staged(connection, file, lines)
-        return Imported(lines, inserted)
+        is_complete = not dry_run and is_whole()
+        if is_complete:
+            await fetch(connection, DECLARE_COMPLETE, f"a whole history of {lines} lines")
+        return Imported(lines, inserted, is_complete)
 
 
 async def _insert_staged(connection: asyncpg.Connection[asyncpg.Record], file: Staged, lines: int) -> int:

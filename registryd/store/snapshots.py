@@ -12,7 +12,8 @@ from typing import NamedTuple
 import asyncpg
 
 from registryd.domain.files import ImportRefused
-from registryd.store import contracts, imports
+from registryd.store import bounds, contracts, imports
+from registryd.store.bounds import ContractsMax
 from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
 from registryd.store.staging import Staged, StagingMade, importing, refuse_lines, stage
@@ -34,6 +35,15 @@ class LockedContracts(NamedTuple):
 class Kind(NamedTuple):
     kind: str
     contracts: int
+
+
+class Turned(NamedTuple):
+    absent: int
+    near: int
+
+
+class Declared(NamedTuple):
+    declared: bool
 
 
 class Fed(NamedTuple):
@@ -65,6 +75,8 @@ LOCK_CHANGING = Query("snapshots", "lock_changing", LockedContracts)
 YIELD_CHANGED = Query("snapshots", "yield_changed", Nothing, datetime)
 FOLLOW_EARLIER = Query("snapshots", "follow_earlier", Nothing, datetime)
 COUNT_CHANGES = Query("snapshots", "count_changes", Kind)
+COUNT_TURNED = Query("snapshots", "count_turned", Turned)
+DECLARE_COMPLETE = Query("snapshots", "declare_complete", Declared, datetime, str)
 COUNT_OWED = Query("snapshots", "count_owed", Owed, bool)
 APPLY_CHANGES = Query("snapshots", "apply_changes", AppliedChanges, datetime)
 
@@ -95,6 +107,12 @@ class Reconciled(NamedTuple):
     unread: int
     """Contracts left as they are because their lines are bad."""
     owed: list[Owed]
+    absent: int = 0
+    """Contracts that turn from present to absent by the policy in force: by their end, or by another status or end user."""
+    near: int = 0
+    """Of those that pass to the next holder, how many do so within a day of their start."""
+    is_complete: bool = False
+    """Whether the snapshot declares the registry complete: it was applied, it is the newest, and no line of it was bad."""
 
     @property
     def ends(self) -> int:
@@ -120,14 +138,12 @@ class Reconciled(NamedTuple):
 
 
 class TooManyEnds(ImportRefused):
-    """A snapshot would end more contracts than it may."""
+    """A snapshot would end, or turn absent, more contracts than it may."""
 
-    def __init__(self, would: Reconciled) -> None:
-        super().__init__(
-            f"the snapshot would end {would.ends:,} of {would.live:,} live contracts ({would.ends / would.live:.2%}), more than "
-            f"--max-terminations allows, and nothing was changed. Look at what is gone; if it is right, import again with "
-            f"--max-terminations {would.ends}"
-        )
+    def __init__(self, would: Reconciled, allowed: bounds.Bounds) -> None:
+        told = bounds.too_many("the snapshot", would.ends, would.absent, would.live, allowed)
+        near = f". {would.near:,} of them would pass to the next holder within a day of their start: does billing write another time now?"
+        super().__init__(told + (near if would.near else ""))
         self.would = would
 
 
@@ -140,12 +156,13 @@ async def reconcile(
     connection: asyncpg.Connection[asyncpg.Record],
     snapshot: Snapshot,
     *,
-    ends_max: Callable[[int], int],
+    ends_max: ContractsMax | None = None,
+    absent_max: ContractsMax | None = None,
     dry_run: bool,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Reconciled:
-    """Makes the registry's live contracts those of the snapshot. `ends_max(live)` says how many may end; `progress(step)` is called
-    before each step.
+    """Makes the registry's live contracts those of the snapshot. `ends_max(live)` and `absent_max(live)` say how many may end and turn
+    absent, where a person gave that; else the policy does. `progress(step)` is called before each step.
 
     Raises: TooManyEnds, ImportRefused, Unavailable; nothing was changed then.
     """
@@ -153,7 +170,8 @@ async def reconcile(
         lines = await stage(connection, snapshot.file)
         if not dry_run and (await fetch(connection, imports.IS_EMPTY))[0].empty:
             progress("loading")
-            return Reconciled(lines, 0, await imports.load_first(connection, snapshot.file, snapshot.as_of), 0, 0, 0, 0, 0, [])
+            loaded = Reconciled(lines, 0, await imports.load_first(connection, snapshot.file, snapshot.as_of), 0, 0, 0, 0, 0, [])
+            return loaded._replace(is_complete=await _declare(connection, snapshot, lines))
         progress("comparing")
         found = (await fetch(connection, COMPARE_SNAPSHOT, snapshot.as_of, snapshot.unread()))[0]
         if lines - found.unknown != found.live - found.missing or found.unknown != found.unknown_numbers:
@@ -166,19 +184,33 @@ async def reconcile(
             await fetch(connection, LOCK_CHANGING)
         await fetch(connection, YIELD_CHANGED, snapshot.as_of)
         await fetch(connection, FOLLOW_EARLIER, snapshot.as_of)
-        would = await _count(connection, lines, found.live, is_applied=False)
-        if would.ends > ends_max(found.live):
-            raise TooManyEnds(would)
+        turned = (await fetch(connection, COUNT_TURNED))[0]
+        would = (await _count(connection, lines, found.live, is_applied=False))._replace(**turned._asdict())
+        allowed = await bounds.bounds(connection, found.live, ends_max, absent_max)
+        if would.ends > allowed.ends or would.absent > allowed.absent:
+            raise TooManyEnds(would, allowed)
         if dry_run:
             return would
+        if would.ends > allowed.left:
+            await bounds.allow_now(connection, would.ends, f"an import of a snapshot with --max-terminations for {would.ends} ends")
         await _apply(connection, would, snapshot.as_of)
-        return await _count(connection, lines, found.live, is_applied=True)
+        done = (await _count(connection, lines, found.live, is_applied=True))._replace(**turned._asdict())
+        return done._replace(is_complete=await _declare(connection, snapshot, lines))
 
 
 async def _count(connection: asyncpg.Connection[asyncpg.Record], lines: int, live: int, *, is_applied: bool) -> Reconciled:
     of = {row.kind: row.contracts for row in await fetch(connection, COUNT_CHANGES)}
     owed = await fetch(connection, COUNT_OWED, is_applied)
-    return Reconciled(lines, live, **{kind: of.get(kind, 0) for kind in KINDS}, owed=owed)
+    activated, terminated, holder_changed, updated, newer, unread = (of.get(kind, 0) for kind in KINDS)
+    return Reconciled(lines, live, activated, terminated, holder_changed, updated, newer, unread, owed)
+
+
+async def _declare(connection: asyncpg.Connection[asyncpg.Record], snapshot: Snapshot, lines: int) -> bool:
+    """Declares the registry complete, unless a newer snapshot was applied before, or a line was bad: it may be of a new subscriber."""
+    if snapshot.unread():
+        return False
+    reason = f"a snapshot of {lines} lines as of {snapshot.as_of:%Y-%m-%dT%H:%M:%S%z}"
+    return bool(await fetch(connection, DECLARE_COMPLETE, snapshot.as_of, reason))
 
 
 async def _apply(connection: asyncpg.Connection[asyncpg.Record], found: Reconciled, as_of: datetime) -> None:

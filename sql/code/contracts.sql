@@ -50,8 +50,10 @@ CREATE OR REPLACE FUNCTION registry.stamp_recorded() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    -- registry.apply_snapshot, which runs as the owner, asks for NULL by writing -infinity. Nobody else's UPDATE can choose a time.
-    NEW.recorded_at := CASE WHEN NEW.recorded_at = '-infinity' AND current_user = 'registryd_owner' THEN NULL ELSE now() END;
+    -- registry.apply_snapshot, which runs as the owner, writes the snapshot's time, or asks for NULL by writing -infinity. Nobody else's UPDATE
+    -- can choose a time.
+    NEW.recorded_at := CASE WHEN current_user = 'registryd_owner' AND NEW.recorded_at IS DISTINCT FROM OLD.recorded_at
+                            THEN nullif(NEW.recorded_at, '-infinity') ELSE now() END;
     RETURN NEW;
 END
 $$;

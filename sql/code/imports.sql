@@ -1,7 +1,8 @@
 -- Imports of billing's files: staging, the fast first load, and applying the differences of a snapshot.
 --
 -- A snapshot is true as of a time, and leaves alone what the registry learned after that time. contract.recorded_at says when an event, an
--- import or a person last changed a contract; NULL says that the contract is as the newest snapshot has it.
+-- import or a person last changed a contract; NULL says that the contract is as the newest snapshot has it. What a snapshot ends, or changes of a
+-- contract that others told of, is recorded as of the snapshot's time.
 --
 -- A function of the owner's makes the staging tables. The functions that read them run with the owner's rights, so they must be sure that nobody
 -- else could put a rule or a trigger on these tables.
@@ -56,18 +57,18 @@ BEGIN
     -- after the last one has ended.
     EXECUTE $ends$
         UPDATE registry.contract AS c
-           SET ended_at = n.ended_at, recorded_at = '-infinity',
+           SET ended_at = n.ended_at, recorded_at = $1,
                end_reason = CASE n.kind WHEN 'terminated' THEN 'terminated'::registry.end_reason ELSE 'holder_changed' END
           FROM pg_temp.import_change AS n
          WHERE n.kind IN ('terminated', 'holder_changed') AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL
-    $ends$;
+    $ends$ USING as_of;
     GET DIAGNOSTICS ended = ROW_COUNT;
     EXECUTE $updates$
         UPDATE registry.contract AS c
-           SET status = n.status, end_user = n.end_user, recorded_at = '-infinity'
+           SET status = n.status, end_user = n.end_user, recorded_at = CASE WHEN c.recorded_at IS NULL THEN '-infinity' ELSE $1 END
           FROM pg_temp.import_change AS n
          WHERE n.kind = 'updated' AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL
-    $updates$;
+    $updates$ USING as_of;
     GET DIAGNOSTICS updated = ROW_COUNT;
     EXECUTE $starts$
         INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at, recorded_at)

@@ -137,7 +137,7 @@ CREATE TABLE registry.canary_number ( -- Numbers that were never issued to anyon
 CREATE TABLE registry.contract ( -- One MSISDN held by one subscriber over one period. Set ended_at to end it: bindings end and notifications are written in the same transaction. Ended is final. A number has one live contract at most: end that one before you insert the next generation.
     msisdn      bigint NOT NULL CHECK (msisdn BETWEEN 10000 AND 999999999999999), -- The number: E.164 digits without the plus.
     started_at  timestamptz NOT NULL, -- When the holder got the number.
-    recorded_at timestamptz DEFAULT now(), -- When an event, an import of a history or a person last changed the contract. NULL: it is as the newest snapshot has it (registry.last_snapshot).
+    recorded_at timestamptz DEFAULT now(), -- When an event, an import of a history or a person last changed the contract, or the time of the snapshot that ended it. NULL: it is as the newest snapshot has it (registry.last_snapshot).
     status      registry.contract_status NOT NULL, -- active, suspended or ended. Ended is final: a restored subscriber gets the next generation.
     holder      registry.holder NOT NULL, -- Who holds the contract. With policy.organisation_rule it decides whether an end user must be registered.
     end_user    registry.end_user NOT NULL, -- Whether the person who uses an organisation's number is registered; not_required for individuals.
@@ -151,6 +151,9 @@ CREATE TABLE registry.contract ( -- One MSISDN held by one subscriber over one p
     CONSTRAINT ended_contracts_say_when_and_why
         CHECK ((status = 'ended') = (ended_at IS NOT NULL) AND (ended_at IS NULL) = (end_reason IS NULL)),
     CONSTRAINT contracts_end_after_they_start CHECK (ended_at >= started_at),
+    -- Landlines are older than 1970. No end is, because the id of a notification begins with a time that counts from there.
+    CONSTRAINT contracts_are_of_our_time CHECK (started_at >= '1900-01-01 00:00:00+00' AND started_at < 'infinity'
+                                                AND ended_at >= '1970-01-01 00:00:00+00' AND ended_at < 'infinity'),
     CONSTRAINT individuals_are_their_own_end_user CHECK ((holder = 'individual') = (end_user = 'not_required'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_insert_scale_factor = 0.01);
 CREATE UNIQUE INDEX contract_live ON registry.contract (msisdn) WITH (fillfactor = 100) WHERE ended_at IS NULL;

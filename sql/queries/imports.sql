@@ -23,6 +23,10 @@ SELECT s.msisdn, s.generation, s.status, s.holder, s.end_user, s.started_at, s.e
  ORDER BY s.msisdn, s.generation
     ON CONFLICT (msisdn, generation) DO NOTHING;
 
+-- name: declare_complete
+-- Why: whoever imports a history says whether it holds every live contract; the file itself cannot.
+SELECT true AS declared FROM (SELECT registry.declare_complete('history', $1)) AS said;
+
 -- name: find_repeated_lines
 -- Why: we cannot know which of two lines on one contract is right. The row number is the line's place among the good lines.
 SELECT again.line, CASE WHEN again.generation IS NULL THEN 'the same msisdn stands on an earlier line'

@@ -13,7 +13,8 @@ SELECT EXISTS (SELECT FROM registry.feed_event AS e WHERE e.recorded_at > $1::ti
 -- name: compare_snapshot
 -- Why: one pass over both tables. A later started_at, or another kind of holder, means another holder; for the latter the change is dated to the
 -- snapshot's own time, because nothing better is known. An earlier started_at is no change: billing may know the day where an event told the
--- second. The counts also tell whether a number stands twice in the file: then the lines that met a contract are more than the contracts that
+-- second. Nor is one that is later by less than a day, where the start did not come from a snapshot (recorded_at is not NULL): of the two sources
+-- one lacks the fraction of a second, or writes a local day as a day of UTC. Nor is one before 1970, when nobody had to be told. The counts also tell whether a number stands twice in the file: then the lines that met a contract are more than the contracts that
 -- met a line.
 WITH changes AS (
     INSERT INTO import_change (kind, msisdn, generation, ended_at, started_at, status, holder, end_user)
@@ -21,17 +22,19 @@ WITH changes AS (
                 WHEN c.msisdn IS NULL THEN 'activated'
                 WHEN c.msisdn = ANY ($2::bigint[]) THEN 'unread'
                 WHEN s.msisdn IS NULL THEN 'terminated'
-                WHEN s.started_at > c.started_at OR s.holder <> c.holder THEN 'holder_changed'
+                WHEN s.started_at > c.same_until OR s.holder <> c.holder THEN 'holder_changed'
                 ELSE 'updated' END,
            coalesce(s.msisdn, c.msisdn), c.generation,
-           CASE WHEN s.started_at > c.started_at THEN s.started_at ELSE $1 END,
-           CASE WHEN s.started_at > c.started_at OR c.msisdn IS NULL THEN s.started_at ELSE $1 END,
+           CASE WHEN s.started_at > c.started_at AND s.started_at >= 'epoch' THEN s.started_at ELSE $1 END,
+           CASE WHEN s.started_at > c.started_at AND s.started_at >= 'epoch' OR c.msisdn IS NULL THEN s.started_at ELSE $1 END,
            s.status, s.holder, s.end_user
       FROM import_contract AS s
-      FULL JOIN (SELECT l.msisdn, l.generation, l.started_at, l.recorded_at, l.status, l.holder, l.end_user
+      FULL JOIN (SELECT l.msisdn, l.generation, l.started_at, l.recorded_at, l.status, l.holder, l.end_user,
+                        greatest(CASE WHEN l.recorded_at IS NULL THEN l.started_at ELSE l.started_at + interval '23:59:59.999999' END,
+                                 '1969-12-31 23:59:59.999999+00') AS same_until
                    FROM registry.contract AS l WHERE l.ended_at IS NULL) AS c ON c.msisdn = s.msisdn
      WHERE s.msisdn IS NULL OR c.msisdn IS NULL
-        OR s.started_at > c.started_at OR s.holder <> c.holder OR s.status <> c.status OR s.end_user <> c.end_user
+        OR s.started_at > c.same_until OR s.holder <> c.holder OR s.status <> c.status OR s.end_user <> c.end_user
     RETURNING msisdn, generation, status
 )
 SELECT (SELECT count(*) FROM registry.contract AS l WHERE l.ended_at IS NULL) AS live,
@@ -70,6 +73,23 @@ UPDATE import_change AS n
 
 -- name: count_changes
 SELECT n.kind, count(*) AS contracts FROM import_change AS n GROUP BY n.kind;
+
+-- name: count_turned
+-- Why: who would turn from present to absent, by the rule that answers queries and the policy in force. It is counted before anything is applied. `near`
+-- are those whose next holder would start within a day of them: a feed that tells another time of the same start looks like that.
+SELECT count(*) FILTER (WHERE registry.is_present(c.status, c.unverified, p.organisation_rule, p.suspended_is_present)
+                          AND (n.kind = 'terminated'
+                               OR NOT registry.is_present(n.status, n.end_user = 'unregistered', p.organisation_rule, p.suspended_is_present))) AS absent,
+       count(*) FILTER (WHERE n.kind = 'holder_changed' AND n.ended_at < c.started_at + interval '1 day') AS near
+  FROM import_change AS n
+  JOIN registry.contract AS c ON c.msisdn = n.msisdn AND c.generation = n.generation
+  LEFT JOIN registry.policy_in_force(now()) AS p ON true
+ WHERE n.kind IN ('terminated', 'holder_changed', 'updated') AND c.ended_at IS NULL;
+
+-- name: declare_complete
+-- Why: a whole snapshot is every contract there is, unless a newer one was applied before ($1: when this one was taken).
+SELECT true AS declared
+  FROM (SELECT registry.declare_complete('snapshot', $2) FROM registry.last_snapshot AS l WHERE l.as_of <= $1) AS said;
 
 -- name: count_owed
 -- Why: the notifications that the ends cause are counted from bindings: before applying ($1 false) from live ones, afterwards from those that

@@ -294,24 +294,27 @@ class Plain:
             return "unchanged"
         if line is not None and live is not None:
             same = (line.holder, line.status, line.end_user) == (live.holder, live.status, live.end_user)
-            if same and line.started_at <= live.started_at:
+            # Where somebody else told of the start, billing's table may have it later by less than a day.
+            later_by = line.started_at - live.started_at
+            is_later = later_by > timedelta(0) if live.learned_at is None else later_by >= timedelta(hours=24)
+            if same and not is_later:
                 return "unchanged"
         known = [self.last_snapshot, *((latest.learned_at, latest.started_at, latest.ended_at) if latest is not None else ())]
         if any(at is not None and at > as_of for at in known):
             return "newer"
         if line is None:
-            self._end(number, as_of, "terminated", None)
+            self._end(number, as_of, "terminated", as_of)
             return "terminated"
         if live is None:
             starts = max(filter(None, (line.started_at, latest.ended_at if latest is not None else None)))
             self.contracts.setdefault(number, []).append(Contract(line.status, line.holder, line.end_user, starts))
             return "activated"
-        if line.started_at > live.started_at or line.holder != live.holder:
+        if is_later or line.holder != live.holder:
             at = line.started_at if line.started_at > live.started_at else as_of
-            self._end(number, at, "holder_changed", None)
+            self._end(number, at, "holder_changed", as_of)
             self.contracts[number].append(Contract(line.status, line.holder, line.end_user, at))
             return "holder_changed"
-        self._write(number, replace(live, status=line.status, end_user=line.end_user, learned_at=None))
+        self._write(number, replace(live, status=line.status, end_user=line.end_user, learned_at=as_of if live.learned_at else None))
         return "updated"
 
     # Deliveries

@@ -72,9 +72,9 @@ def test_a_snapshot_is_counted_refused_and_applied_by_command(site: Site, tmp_pa
     assert (bad.exit_code, "line 3: status: active or suspended" in bad.stderr) == (1, True)
     assert rejects.read_text() == "line,reason\n3,status: active or suspended\n"
     assert rejects.stat().st_mode & 0o777 == 0o600
-    many = run(site, *words, "--max-rejects", "1", "--dry-run")
+    many = run(site, *words, "--max-rejects", "1", "--dry-run", "--max-terminations", "1%")
     assert many.exit_code == 1
-    assert "would end 98 of 100 live contracts (98.00%)" in many.stderr
+    assert "would end 98 of 100 live contracts (98.00%) and turn 98 absent" in many.stderr
     assert "98 notifications to alpha" in many.stdout
     wanted = (*words, "--max-rejects", "1", "--max-terminations")
     would = told(site, *wanted, "98", "--dry-run")
@@ -157,4 +157,10 @@ def test_population_file_is_one_the_import_takes(site: Site, tmp_path: Path) -> 
     ranges = population.read_ranges(resources.path("tests/data/numbering_ranges.csv"))
     file = tmp_path / "contracts.csv"
     population.write_csv(file, population.generate(ranges, 5_000))
-    assert told(site, "contracts", "import", str(file)) | {"seconds": 0} == {"lines": 5000, "inserted": 5000, "dryRun": False, "seconds": 0}
+    assert told(site, "contracts", "import", str(file)) | {"seconds": 0} == {
+        "lines": 5000,
+        "inserted": 5000,
+        "complete": False,
+        "dryRun": False,
+        "seconds": 0,
+    }

@@ -6,9 +6,10 @@ import asyncio
 import gzip
 import os
 import random
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from registryd.feed import snapshot
 from registryd.feed.events import ContractFeed
 from registryd.feed.lines import SNAPSHOT_COLUMNS
 from registryd.feed.snapshot import FileImport
+from registryd.store.bounds import ContractsMax
 from registryd.store.snapshots import Owed, Reconciled, TooManyEnds
 from tests.conftest import Site, TestDatabase, eventually, make_site
 from tests.store.conftest import add_messengers, bind, explaining, waits
@@ -53,10 +55,21 @@ def write(path: Path, table: Table, *more: str) -> Path:
 
 
 def take(
-    database: TestDatabase, path: Path, *, as_of: datetime | None = None, ends_max: Callable[[int], int] = lambda live: live, **job: object
+    database: TestDatabase,
+    path: Path,
+    *,
+    as_of: datetime | None = None,
+    ends_max: ContractsMax | None = lambda live: live,
+    absent_max: ContractsMax | None = None,
+    **job: object,
 ) -> Reconciled:
     made = FileImport(path, **job)  # type: ignore[arg-type]
-    return asyncio.run(snapshot.reconcile(database.dsn("registryd_app"), None, made, as_of or datetime.now(UTC), ends_max))
+    return asyncio.run(snapshot.reconcile(database.dsn("registryd_app"), None, made, as_of or datetime.now(UTC), ends_max, absent_max))
+
+
+def counts(found: Reconciled) -> Reconciled:
+    """What became of contracts, without what it means for answers and notifications."""
+    return found._replace(owed=[], absent=0, near=0, is_complete=False)
 
 
 def live(database: TestDatabase) -> Table:
@@ -119,7 +132,7 @@ def changed(table: Table, share: float) -> tuple[Table, dict[str, list[int]]]:
 def test_a_later_snapshot_changes_exactly_what_differs_and_its_dry_run_says_so(database: TestDatabase, tmp_path: Path) -> None:
     before = billing(20_000)
     path = write(tmp_path / "billing.csv", before)
-    assert take(database, path) == Reconciled(20_000, 0, 20_000, 0, 0, 0, 0, 0, [])
+    assert take(database, path) == Reconciled(20_000, 0, 20_000, 0, 0, 0, 0, 0, [], is_complete=True)
     assert live(database) == before
     names = add_bindings(database, 20_000, 7_000)
     after, changes = changed(before, 0.05)
@@ -139,9 +152,10 @@ def test_a_later_snapshot_changes_exactly_what_differs_and_its_dry_run_says_so(d
         owed,
     )
     untouched = everything(database)
-    assert take(database, path, as_of=as_of, dry_run=True) == expected
+    would = take(database, path, as_of=as_of, dry_run=True)
+    assert would == expected._replace(absent=would.absent)
     assert everything(database) == untouched
-    assert take(database, path, as_of=as_of) == expected
+    assert take(database, path, as_of=as_of) == expected._replace(absent=would.absent, is_complete=True)
     # Of a holder of another kind, when it changed is known no closer than by the snapshot's own time.
     wanted = {
         number: (*facts[:3], f"{as_of:%Y-%m-%dT%H:%M:%SZ}" if number in set(changes["kind"]) else facts[3])
@@ -161,7 +175,7 @@ def test_a_later_snapshot_changes_exactly_what_differs_and_its_dry_run_says_so(d
         == f"{27_000 - expected.notifications}\n"
     )
     untouched = everything(database)
-    assert take(database, path) == Reconciled(len(after), len(after), 0, 0, 0, 0, 0, 0, [])
+    assert take(database, path) == Reconciled(len(after), len(after), 0, 0, 0, 0, 0, 0, [], is_complete=True)
     assert everything(database) == untouched
 
 
@@ -241,13 +255,13 @@ def test_what_the_registry_learned_after_the_snapshot_is_not_undone(database: Te
     # The snapshot does not know of any of them, and lacks one that was not touched since.
     del table[FIRST + 5]
     found = take(database, write(path, table), as_of=as_of)
-    assert found._replace(owed=[]) == Reconciled(7, 8, 0, 1, 0, 0, 5, 0, [])
+    assert counts(found) == Reconciled(7, 8, 0, 1, 0, 0, 5, 0, [])
     assert history(database, FIRST + 5)[0][3] == "terminated"
     assert len(set(after.splitlines()) - set(everything(database).splitlines())) == 1
     # A snapshot of later is believed again.
     table[new] = ("individual", "not_required", "active", STARTED)
     found = take(database, write(path, table))
-    assert found._replace(owed=[]) == Reconciled(8, 7, 1, 0, 1, 2, 0, 0, [])
+    assert counts(found) == Reconciled(8, 7, 1, 0, 1, 2, 0, 0, [])
 
 
 def test_what_changes_while_a_snapshot_is_compared_is_newer_too(database: TestDatabase, tmp_path: Path) -> None:
@@ -270,7 +284,7 @@ def test_what_changes_while_a_snapshot_is_compared_is_newer_too(database: TestDa
             assert done.returncode == 0, done.stderr
 
     # The first of the numbers was suspended from the beginning.
-    assert take(database, write(path, table), step=step)._replace(owed=[]) == Reconciled(6, 6, 0, 0, 0, 2, 4, 0, [])
+    assert counts(take(database, write(path, table), step=step)) == Reconciled(6, 6, 0, 0, 0, 2, 4, 0, [])
     assert [facts[2] for facts in live(database).values()] == ["suspended"] * 4 + ["active"]
 
 
@@ -327,7 +341,9 @@ def test_a_snapshot_that_would_end_too_many_is_refused_and_says_how_to_go_on(dat
     before = everything(database)
     write(path, billing(98))
     for dry_run in (True, False):
-        with pytest.raises(TooManyEnds, match=r"would end 2 of 100 live contracts \(2.00%\).*--max-terminations 2$") as refused:
+        with pytest.raises(
+            TooManyEnds, match=r"would end 2 of 100 live contracts \(2.00%\) and turn 1 absent, .*--max-terminations 2 --max-absent 1$"
+        ) as refused:
             take(database, path, ends_max=lambda live: live // 100, dry_run=dry_run)
         assert refused.value.would.terminated == 2
         assert everything(database) == before
@@ -416,8 +432,12 @@ def test_what_a_snapshot_wrote_is_as_old_as_the_snapshot_so_that_the_next_may_ch
     assert (stale.newer, stale.ends, stale.updated) == (3, 0, 0), "what a later snapshot said stands"
     changed = take(database, write(path, {FIRST: (*active, one), FIRST + 1: (*active, four)}), as_of=third)
     assert (changed.updated, changed.holder_changed, changed.terminated, changed.newer) == (1, 1, 1, 0)
-    at = database.psql("-Atc", "SELECT DISTINCT recorded_at IS NULL FROM registry.contract")
-    assert at.stdout == "t\n"
+    learned = "count(*) FILTER (WHERE ended_at IS NULL AND recorded_at IS NOT NULL), string_agg(DISTINCT recorded_at::text, ' ')"
+    at = database.psql("-Atc", f"SET timezone = 'UTC'; SELECT {learned} FROM registry.contract").stdout.split("|")
+    assert at[0] == "0"
+    assert [datetime.fromisoformat(f"{text}:00") for text in re.findall(r"\S+ \S+", at[1])] == [second, third], (
+        "ends are told as of the snapshot"
+    )
     database.psql("-c", f"UPDATE registry.contract SET status = 'suspended' WHERE msisdn = {FIRST} AND ended_at IS NULL")
     assert take(database, path, as_of=third).newer == 1, "and what a DBA did since, too"
 
