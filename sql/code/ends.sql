@@ -5,6 +5,9 @@
 -- table, so that a million ends are one statement too. EXECUTE plans it anew for each statement, because a plan that PL/pgSQL keeps from a
 -- statement of one row takes quadratic time for a million.
 --
+-- A statement whose ends go beyond the bound of an hour (waves.sql) is a mistake until a person says otherwise: its notifications are written as
+-- held, and nobody is told.
+--
 -- No binding can slip in while its contract ends: it is written only under a share lock that keeps the contract from ending
 -- (guard_new_bindings). An end that comes meanwhile waits and then sees the binding. This needs READ COMMITTED, where each statement sees what
 -- was committed before it, so ends under a stricter isolation are refused.
@@ -45,6 +48,10 @@ COMMENT ON FUNCTION registry.complete_end IS 'Fills in the rest of an end. Setti
 CREATE OR REPLACE FUNCTION registry.notify_messengers_of_ends() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
+DECLARE
+    ending  bigint;
+    wave    bigint;
+    written bigint;
 BEGIN
     -- An ended row cannot be updated (refuse_reopening), so every ended row here ended in this very statement.
     IF NOT EXISTS (SELECT FROM changed WHERE ended_at IS NOT NULL) THEN
@@ -55,7 +62,9 @@ BEGIN
             USING ERRCODE = 'invalid_transaction_state',
                   HINT = 'A stricter isolation would not see a binding that was recorded meanwhile, and its messenger would never be notified.';
     END IF;
-    EXECUTE $fan_out$
+    EXECUTE 'SELECT count(*) FROM changed WHERE ended_at IS NOT NULL' INTO ending;
+    wave := registry.wave_of(ending);
+    EXECUTE format($fan_out$
         WITH ended AS (
             UPDATE registry.binding AS b
                SET ended_at = greatest(c.ended_at, b.bound_at), end_reason = 'terminated'
@@ -69,10 +78,15 @@ BEGIN
                        (SELECT p.notice_within FROM registry.policy_in_force(e.terminated_at) AS p), interval '24 hours'))) AS deadline_at
               FROM ended AS e
         )
-        INSERT INTO registry.notification (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, identification_code)
-        SELECT o.messenger_id, o.generation, o.deadline_at, registry.id_at(o.deadline_at), o.msisdn, o.terminated_at, o.identification_code
+        INSERT INTO registry.%s (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, identification_code%s)
+        SELECT o.messenger_id, o.generation, o.deadline_at, registry.id_at(o.deadline_at), o.msisdn, o.terminated_at, o.identification_code%s
           FROM owed AS o
-    $fan_out$;
+    $fan_out$, CASE WHEN wave IS NULL THEN 'notification' ELSE 'notification_held' END, CASE WHEN wave IS NOT NULL THEN ', wave_id' END, ', ' || wave);
+    IF wave IS NOT NULL THEN
+        GET DIAGNOSTICS written = ROW_COUNT;
+        UPDATE registry.wave AS w SET ends = w.ends + ending, notifications = w.notifications + written, last_at = now()
+         WHERE w.wave_id = wave;
+    END IF;
     EXECUTE $count$
         INSERT INTO registry.contract_movement (day, terminated, ported_out, holder_changed)
         SELECT (c.ended_at AT TIME ZONE 'UTC')::date, count(*) FILTER (WHERE c.end_reason = 'terminated'),
@@ -82,7 +96,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION registry.notify_messengers_of_ends IS 'Decree 1801 of 2021: whatever path ends a contract, its bindings end and a notification is owed for each, in the same transaction.';
+COMMENT ON FUNCTION registry.notify_messengers_of_ends IS 'Decree 1801 of 2021: whatever path ends a contract, its bindings end and a notification is owed for each, in the same transaction. Those of a wave beyond the bound are held.';
 
 CREATE OR REPLACE FUNCTION registry.wake_delivery() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp

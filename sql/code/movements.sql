@@ -49,6 +49,20 @@ END
 $$;
 COMMENT ON FUNCTION registry.count_notifications IS 'Appends to notification_movement what a statement wrote or settled.';
 
+CREATE OR REPLACE FUNCTION registry.count_held_notifications() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    INSERT INTO registry.notification_movement (messenger_id, day, due, pending, held)
+    SELECT f.messenger_id, f.day, f.due, f.notifications, f.notifications
+      FROM (SELECT c.messenger_id, (c.terminated_at AT TIME ZONE 'UTC')::date AS day, date_trunc('minute', c.deadline_at) + interval '1 minute' AS due,
+                   CASE TG_OP WHEN 'INSERT' THEN count(*) ELSE -count(*) END AS notifications
+              FROM changed AS c GROUP BY 1, 2, 3) AS f;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.count_held_notifications IS 'Appends to notification_movement what a statement held, or took out of a wave: held notifications are owed as well.';
+
 CREATE OR REPLACE FUNCTION registry.lag_of(recorded_at timestamptz, occurred_at timestamptz) RETURNS interval
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 AS $$ SELECT CASE WHEN isfinite(occurred_at) THEN recorded_at - occurred_at ELSE interval '0' END $$;
@@ -105,8 +119,13 @@ BEGIN
     SELECT f.messenger_id, sum(f.recorded), sum(f.terminated), sum(f.replaced), sum(f.removed) FROM folded AS f GROUP BY f.messenger_id;
 
     WITH folded AS (DELETE FROM registry.notification_movement RETURNING *)
-    INSERT INTO registry.notification_movement (messenger_id, day, due, pending)
-    SELECT f.messenger_id, f.day, f.due, sum(f.pending) FROM folded AS f GROUP BY 1, 2, 3 HAVING sum(f.pending) <> 0;
+    INSERT INTO registry.notification_movement (messenger_id, day, due, pending, held)
+    SELECT f.messenger_id, f.day, f.due, sum(f.pending), sum(f.held) FROM folded AS f GROUP BY 1, 2, 3 HAVING sum(f.pending) <> 0 OR sum(f.held) <> 0;
+
+    -- The bound looks back an hour. A minute's ends stand at its last moment, so that they count for no less than an hour.
+    WITH folded AS (DELETE FROM registry.ends_recorded RETURNING *)
+    INSERT INTO registry.ends_recorded (recorded_at, ends)
+    SELECT max(f.recorded_at), sum(f.ends) FROM folded AS f WHERE f.recorded_at > now() - interval '1 hour' GROUP BY date_trunc('minute', f.recorded_at);
 
     -- Years of days gather here, so only days that have something to fold are taken.
     WITH folded AS (

@@ -483,6 +483,10 @@ CREATE TABLE registry.wave ( -- Waves of ends beyond the bound. Their notificati
     notifications bigint NOT NULL DEFAULT 0, -- Notifications that were written as held.
     released      bigint NOT NULL DEFAULT 0, -- Of them, released since.
     withdrawn     bigint NOT NULL DEFAULT 0, -- Of them, withdrawn since.
+    released_at   timestamptz, -- When a person began to release it; NULL: it is held.
+    released_by   text, -- Which database user released it.
+    release_reason text, -- Why.
+    CHECK ((released_at IS NULL) = (released_by IS NULL) AND (released_at IS NULL) = (release_reason IS NULL)),
     CONSTRAINT what_left_a_wave_was_in_it CHECK (released + withdrawn <= notifications)
 ) WITH (fillfactor = 50);
 
@@ -498,7 +502,7 @@ CREATE TABLE registry.notification_held ( -- Notifications of a held wave: owed,
     identification_code text COLLATE "C" NOT NULL, -- The messenger's code for its user.
     PRIMARY KEY (messenger_id, deadline_at, notification_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX notification_held_wave ON registry.notification_held (wave_id);
+CREATE INDEX notification_held_wave ON registry.notification_held (wave_id, deadline_at);
 
 CREATE TABLE registry.hold ( -- The brake by hand: while a hold is in force no new push begins to its messenger, and pull answers 503. Deadlines run on.
     hold_id      bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The hold's number.
@@ -553,7 +557,8 @@ CREATE TABLE registry.notification_movement ( -- How many notifications each sta
     messenger_id integer NOT NULL, -- Who is owed them.
     day          date NOT NULL, -- The day of the contract's end (UTC).
     due          timestamptz NOT NULL, -- The end of the minute of their deadline. From then on reports call them overdue.
-    pending      bigint NOT NULL -- Written less settled.
+    pending      bigint NOT NULL, -- Written less settled.
+    held         bigint NOT NULL DEFAULT 0 -- Of them, held in a wave.
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE registry.feed_movement ( -- How many of billing's events each statement recorded, and how late; report.feed_lag sums these rows. Triggers append them, a job folds them.
@@ -722,6 +727,14 @@ CREATE TRIGGER wake_delivery AFTER INSERT ON registry.notification
     REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION registry.wake_delivery();
 CREATE TRIGGER count_settled_notifications AFTER DELETE ON registry.notification
     REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_notifications();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification_held FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+CREATE TRIGGER count_held_notifications AFTER INSERT ON registry.notification_held
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_held_notifications();
+CREATE TRIGGER count_unheld_notifications AFTER DELETE ON registry.notification_held
+    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_held_notifications();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification_withdrawn FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification_delivered FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 CREATE TRIGGER count_delivered AFTER INSERT ON registry.notification_delivered

@@ -60,12 +60,15 @@ CREATE OR REPLACE VIEW report.notification_backlog AS
 SELECT m.name AS messenger, coalesce(owed.pending, 0) AS pending, coalesce(owed.overdue, 0) AS overdue,
        oldest.deadline_at AS oldest_deadline_at, oldest.deadline_at - now() AS slack,
        coalesce(pace.delivered, 0) AS delivered_last_hour,
-       coalesce(owed.pending, 0) * interval '1 hour' / pace.delivered AS eta
+       coalesce(owed.pending, 0) * interval '1 hour' / pace.delivered AS eta, coalesce(owed.held, 0) AS held
   FROM registry.messenger AS m
-  LEFT JOIN (SELECT n.messenger_id, sum(n.pending)::bigint AS pending, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0)::bigint AS overdue
+  LEFT JOIN (SELECT n.messenger_id, sum(n.pending)::bigint AS pending, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0)::bigint AS overdue,
+                    sum(n.held)::bigint AS held
                FROM registry.notification_movement AS n GROUP BY n.messenger_id) AS owed ON owed.messenger_id = m.messenger_id
-  LEFT JOIN LATERAL (SELECT n.deadline_at FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id
-                      ORDER BY n.deadline_at LIMIT 1) AS oldest ON true
+  LEFT JOIN LATERAL (SELECT least((SELECT n.deadline_at FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id
+                                    ORDER BY n.deadline_at LIMIT 1),
+                                  (SELECT h.deadline_at FROM registry.notification_held AS h WHERE h.messenger_id = m.messenger_id
+                                    ORDER BY h.deadline_at LIMIT 1)) AS deadline_at) AS oldest ON true
   LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id;
 COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace. What a replay owes again was delivered before, and is not counted.';
 COMMENT ON COLUMN report.notification_backlog.messenger IS 'Who is owed.';
@@ -74,7 +77,29 @@ COMMENT ON COLUMN report.notification_backlog.overdue IS 'Of them, past their de
 COMMENT ON COLUMN report.notification_backlog.oldest_deadline_at IS 'The earliest deadline among them.';
 COMMENT ON COLUMN report.notification_backlog.slack IS 'From now to it; negative: overdue.';
 COMMENT ON COLUMN report.notification_backlog.delivered_last_hour IS 'Delivered in the last hour, by push and pull.';
+COMMENT ON COLUMN report.notification_backlog.held IS 'Of pending, held in a wave of ends beyond the bound, until a person releases or withdraws it.';
 COMMENT ON COLUMN report.notification_backlog.eta IS 'How long pending takes at that pace; NULL where nothing was delivered.';
+
+CREATE OR REPLACE VIEW report.wave AS
+SELECT w.wave_id, w.began_at, w.last_at, w.ended_by, w.ends, w.notifications, w.notifications - w.released - w.withdrawn AS held,
+       w.released, w.withdrawn, oldest.deadline_at AS oldest_deadline_at, w.released_at, w.released_by, w.release_reason
+  FROM registry.wave AS w
+  LEFT JOIN LATERAL (SELECT h.deadline_at FROM registry.notification_held AS h WHERE h.wave_id = w.wave_id
+                      ORDER BY h.deadline_at LIMIT 1) AS oldest ON true;
+COMMENT ON VIEW report.wave IS 'Waves of ends beyond the bound of an hour. Their notifications are held until a person releases or withdraws them.';
+COMMENT ON COLUMN report.wave.wave_id IS 'The wave''s number.';
+COMMENT ON COLUMN report.wave.began_at IS 'When its first statement ran.';
+COMMENT ON COLUMN report.wave.last_at IS 'When its last statement ran.';
+COMMENT ON COLUMN report.wave.ended_by IS 'Which database user ended the contracts.';
+COMMENT ON COLUMN report.wave.ends IS 'Contracts that ended.';
+COMMENT ON COLUMN report.wave.notifications IS 'Notifications that are owed for them.';
+COMMENT ON COLUMN report.wave.held IS 'Of them, still held.';
+COMMENT ON COLUMN report.wave.released IS 'Of them, released by a person.';
+COMMENT ON COLUMN report.wave.withdrawn IS 'Of them, withdrawn by two persons.';
+COMMENT ON COLUMN report.wave.oldest_deadline_at IS 'The earliest deadline among those held.';
+COMMENT ON COLUMN report.wave.released_at IS 'When a person began to release it.';
+COMMENT ON COLUMN report.wave.released_by IS 'Which database user that was.';
+COMMENT ON COLUMN report.wave.release_reason IS 'Why.';
 
 CREATE OR REPLACE VIEW report.notification_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pending)::bigint AS owed, sum(f.in_time)::bigint AS in_time,
