@@ -30,3 +30,5 @@ class Bound(NamedTuple):
     outcome: Outcome
     bound_at: datetime | None
     """When the binding was recorded; None for `code_in_use`."""
+    generation: int | None
+    """Of the contract that it is on; None for `code_in_use`."""

@@ -29,7 +29,8 @@ class BindingHandlers:
         if answer.bound is None or answer.bound.bound_at is None:
             raise NotPresent
         status = 201 if answer.bound.outcome is Outcome.RECORDED else 200
-        return wire.json_response({"binding": answer.bound.outcome, "boundAt": rfc3339(answer.bound.bound_at)}, status)
+        bound_at = rfc3339(answer.bound.bound_at)
+        return wire.json_response({"binding": answer.bound.outcome, "generation": answer.bound.generation, "boundAt": bound_at}, status)
 
     async def retrieve(self, call: Call[Messenger]) -> Reply:
         return _view(await bindings.find(self.db, call.caller.messenger_id, call.content))
@@ -44,6 +45,7 @@ def _view(row: BindingRow | None) -> Reply:
     return wire.json_response(
         {
             "identificationCode": row.identification_code,
+            "generation": row.generation,
             "state": "active" if row.ended_at is None else "ended",
             "boundAt": rfc3339(row.bound_at),
             "endedAt": rfc3339(row.ended_at) if row.ended_at else None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
 
-from registryd.domain.binding import Outcome
+from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.domain.times import rfc3339
@@ -21,11 +21,18 @@ from registryd.store.messengers import Messenger
 RECORDED_AT_ONCE = 1_000
 """How many numbers of a batch are counted at once. Between two parts the event loop serves others."""
 
+_QUOTED: Mapping[Outcome | None, str] = {None: "null", **{outcome: f'"{outcome}"' for outcome in Outcome}}
 _VERDICTS: Mapping[tuple[bool, Outcome | None], str] = {
-    (present, outcome): f'"present":{"true" if present else "false"},"binding":' + (f'"{outcome}"' if outcome else "null")
+    (present, outcome): f'"present":{str(present).lower()},"binding":{_QUOTED[outcome]},"generation":'
     for present, outcome in product((True, False), (None, *Outcome))
 }
-"""Every answer that a query can have, as ready JSON. The rest of a reply is ids and times, which need no escaping."""
+"""Every answer that a query can have, as ready JSON. The rest of a reply is ids, numbers and times, which need no escaping."""
+
+
+def _verdict(present: bool, bound: Bound | None) -> str:
+    if bound is None or bound.generation is None:
+        return f"{_VERDICTS[present, bound.outcome if bound else None]}null"
+    return f"{_VERDICTS[present, bound.outcome]}{bound.generation}"
 
 
 async def answer_one(answerer: Answerer, call: Call[Messenger]) -> Answer:
@@ -48,7 +55,7 @@ class PresenceHandlers:
 
     async def answer(self, call: Call[Messenger]) -> Reply:
         answer = await answer_one(self.answerer, call)
-        verdict = _VERDICTS[answer.present, answer.bound.outcome if answer.bound else None]
+        verdict = _verdict(answer.present, answer.bound)
         return Reply(f'{{"queryId":"{answer.query_id}",{verdict},{self._times(answer.received_at, answer.answered_at)}}}'.encode())
 
     async def answer_batch(self, call: Call[Messenger]) -> Reply:
@@ -59,7 +66,7 @@ class PresenceHandlers:
             part = slice(start, start + RECORDED_AT_ONCE)
             call.reserved.record([query.msisdn for query in queries[part]], [present for present, _ in batch.answers[part]])
             await asyncio.sleep(0)
-        results = "},{".join([_VERDICTS[present, bound.outcome if bound else None] for present, bound in batch.answers])
+        results = "},{".join([_verdict(present, bound) for present, bound in batch.answers])
         times = self._times(batch.received_at, batch.answered_at)
         return Reply(f'{{"batchId":"{batch.batch_id}",{times},"results":[{{{results}}}]}}'.encode())
 

@@ -221,8 +221,8 @@ class Answerer:
             ask.present = result.bits[places]
             ask.bound = None
             if isinstance(result, store.AnsweredAndBound):
-                pairs = zip(result.outcomes[places], result.bound_at[places], strict=True)
-                ask.bound = [None if outcome is None else Bound(Outcome(outcome), bound_at) for outcome, bound_at in pairs]
+                told = zip(result.outcomes[places], result.bound_at[places], result.generations[places], strict=True)
+                ask.bound = [None if outcome is None else Bound(Outcome(outcome), at, generation) for outcome, at, generation in told]
             if not ask.done.done():
                 ask.done.set_result(result.answered_at)
 

@@ -12,6 +12,7 @@ from registryd.store.queries import Query
 
 class BindingRow(NamedTuple):
     identification_code: str
+    generation: int
     bound_at: datetime
     ended_at: datetime | None
     end_reason: str | None

@@ -40,6 +40,7 @@ class AnsweredAndBound(NamedTuple):
     bits: str
     outcomes: list[str | None]
     bound_at: list[datetime | None]
+    generations: list[int | None]
 
 
 _GROUP = (list[int], list[int], list[int], list[int], list[int], bytes, int)

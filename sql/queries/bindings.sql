@@ -2,7 +2,7 @@
 
 -- name: find_binding
 -- Why: the live binding of a code, else the one that ended last. Each branch is one probe of an index of its own.
-SELECT b.identification_code, b.bound_at, b.ended_at, b.end_reason
+SELECT b.identification_code, b.generation, b.bound_at, b.ended_at, b.end_reason
   FROM ((SELECT * FROM registry.binding AS live
           WHERE live.messenger_id = $1 AND live.identification_code = $2 AND live.ended_at IS NULL)
         UNION ALL
@@ -17,4 +17,4 @@ SELECT b.identification_code, b.bound_at, b.ended_at, b.end_reason
 UPDATE registry.binding AS b
    SET ended_at = clock_timestamp(), end_reason = 'removed'
  WHERE b.messenger_id = $1 AND b.identification_code = $2 AND b.ended_at IS NULL
-RETURNING b.identification_code, b.bound_at, b.ended_at, b.end_reason;
+RETURNING b.identification_code, b.generation, b.bound_at, b.ended_at, b.end_reason;

@@ -83,7 +83,8 @@ WITH rule AS MATERIALIZED (
     SELECT string_agg(CASE WHEN j.present THEN '1' ELSE '0' END, '' ORDER BY j.position) AS bits,
            CASE WHEN bool_or(j.outcome = 'busy') THEN string_agg(CASE j.outcome WHEN 'busy' THEN '0' ELSE '1' END, '' ORDER BY j.position) END AS told,
            array_agg(j.outcome ORDER BY j.position) AS outcomes,
-           array_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN j.bound_at END ORDER BY j.position) AS bound_at
+           array_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN j.bound_at END ORDER BY j.position) AS bound_at,
+           array_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN j.generation END ORDER BY j.position) AS generations
       FROM judged AS j
 ), journaled AS (
     INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, told)
@@ -91,4 +92,4 @@ WITH rule AS MATERIALIZED (
      WHERE g.bits IS NOT NULL
     RETURNING page_id, answered_at
 )
-SELECT j.page_id, j.answered_at, g.bits, g.outcomes, g.bound_at FROM journaled AS j CROSS JOIN gathered AS g;
+SELECT j.page_id, j.answered_at, g.bits, g.outcomes, g.bound_at, g.generations FROM journaled AS j CROSS JOIN gathered AS g;

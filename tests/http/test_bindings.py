@@ -36,13 +36,28 @@ def test_recording_is_idempotent(service: Service) -> None:
     messenger = service.messenger()
     [number] = service.contracts()
     first = bind(service, messenger, number, "a")
-    assert (first.status, first.body["binding"], list(first.body)) == (201, "recorded", ["binding", "boundAt"])
+    assert (first.status, first.body["binding"], list(first.body)) == (201, "recorded", ["binding", "generation", "boundAt"])
     again = bind(service, messenger, number, "a")
-    assert (again.status, again.body) == (200, {"binding": "unchanged", "boundAt": first.body["boundAt"]})
+    assert (again.status, again.body) == (200, {"binding": "unchanged", "generation": 1, "boundAt": first.body["boundAt"]})
     replaced = bind(service, messenger, number, "b")
     assert (replaced.status, replaced.body["binding"]) == (200, "replaced")
     assert datetime.fromisoformat(replaced.body["boundAt"]) >= datetime.fromisoformat(first.body["boundAt"])
-    assert bind(service, messenger, number, "b").body == {"binding": "unchanged", "boundAt": replaced.body["boundAt"]}
+    assert bind(service, messenger, number, "b").body == {"binding": "unchanged", "generation": 1, "boundAt": replaced.body["boundAt"]}
+
+
+def test_a_binding_tells_the_generation_that_it_is_on(service: Service) -> None:
+    messenger = service.messenger()
+    [number] = service.contracts()
+    assert bind(service, messenger, number, "a").body["generation"] == 1
+    end(service, number)
+    service.sql(
+        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+        "VALUES ($1, 2, 'active', 'individual', 'not_required', now())",
+        number,
+    )
+    assert about(service, messenger, "retrieve", "a").body["generation"] == 1
+    assert bind(service, messenger, number, "a").body["generation"] == 2
+    assert [about(service, messenger, verb, "a").body["generation"] for verb in ("retrieve", "remove")] == [2, 2]
 
 
 def test_a_code_is_bound_to_one_number(service: Service) -> None:
@@ -89,7 +104,7 @@ def test_retrieving_tells_the_binding_s_state(service: Service) -> None:
     def retrieved(number: int) -> Any:
         answer = about(service, messenger, "retrieve", f"u{number}")
         assert answer.status == 200
-        assert list(answer.body) == ["identificationCode", "state", "boundAt", "endedAt", "endReason"]
+        assert list(answer.body) == ["identificationCode", "generation", "state", "boundAt", "endedAt", "endReason"]
         assert answer.body["boundAt"] == bound[number]
         return answer.body["state"], answer.body["endedAt"] is None, answer.body["endReason"]
 

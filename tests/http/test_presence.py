@@ -80,7 +80,7 @@ def test_an_answer_leads_to_its_journal_page(service: Service) -> None:
     for number, expected in ((present, True), (new_number(), False)):
         answer = query(service, messenger, number)
         assert answer.status == 200
-        assert list(answer.body) == ["queryId", "present", "binding", "receivedAt", "answeredAt", "deadlineAt"]
+        assert list(answer.body) == ["queryId", "present", "binding", "generation", "receivedAt", "answeredAt", "deadlineAt"]
         assert (answer.body["present"], answer.body["binding"]) == (expected, None)
         received, answered, deadline = (datetime.fromisoformat(answer.body[name]) for name in ("receivedAt", "answeredAt", "deadlineAt"))
         assert received <= answered < deadline == received + TWENTY_MINUTES
@@ -136,7 +136,7 @@ def test_the_policy_says_who_is_present(service: Service, facts: dict[str, str])
     messenger = service.messenger()
     [number] = service.contracts(1, **facts)
     assert query(service, messenger, number, "code").body["present"] is True
-    assert batch(service, messenger, (number, None))["results"] == [{"present": True, "binding": None}]
+    assert batch(service, messenger, (number, None))["results"] == [{"present": True, "binding": None, "generation": None}]
 
 
 def test_a_code_binds_to_a_present_number(service: Service) -> None:
@@ -204,7 +204,8 @@ def test_a_batch_is_as_its_queries_one_after_another(service: Service) -> None:
         (one, "b", "unchanged"),
     ]
     results = batch(service, messenger, *((number, code) for number, code, _ in items))["results"]
-    assert results == [{"present": number != absent, "binding": outcome} for number, _, outcome in items]
+    assert [(result["present"], result["binding"]) for result in results] == [(number != absent, outcome) for number, _, outcome in items]
+    assert [result["generation"] for result in results] == [1 if outcome not in (None, "code_in_use") else None for _, _, outcome in items]
     assert live_bindings(service, messenger) == {one: "b", two: "a", three: "elsewhere"}
     [count] = service.sql("SELECT count(*) FROM registry.presence_query WHERE messenger_id = $1", messenger.messenger_id)
     assert count["count"] == 1 + len(items)
@@ -215,7 +216,8 @@ def test_ten_thousand_queries_are_answered_in_parts_and_in_their_order(service: 
     numbers = service.contracts(5_000)
     items = [(number, f"u-{number}") for number in numbers] + [(new_number(), None) for _ in numbers]
     results = batch(service, messenger, *items)["results"]
-    recorded, absent = {"present": True, "binding": "recorded"}, {"present": False, "binding": None}
+    recorded = {"present": True, "binding": "recorded", "generation": 1}
+    absent = {"present": False, "binding": None, "generation": None}
     assert results == [recorded] * 5_000 + [absent] * 5_000
     pages = service.sql(
         "SELECT queries, bit_count(present) FROM registry.journal_page WHERE $1 = ANY (messenger_ids)", messenger.messenger_id
