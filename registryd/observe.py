@@ -61,6 +61,13 @@ enumeration_alarms = Counter(
 )
 messengers_throttled = Gauge("registryd_messengers_throttled", "Messengers slowed down by an enumeration alarm.", registry=METRICS)
 events_applied = Counter("registryd_contract_events", "Contract events by type and outcome.", ["type", "outcome"], registry=METRICS)
+feed_event_age = Gauge("registryd_feed_event_age_seconds", "Since billing's last event was recorded.", registry=METRICS)
+feed_snapshot_age = Gauge("registryd_feed_snapshot_age_seconds", "Since the newest snapshot was taken.", registry=METRICS)
+feed_waiting = Gauge("registryd_feed_waiting", "Events that are not yet applied, by what they wait for.", ["reason"], registry=METRICS)
+feed_waiting_age = Gauge(
+    "registryd_feed_waiting_oldest_age_seconds", "Since the oldest of them came first; 0: none waits.", registry=METRICS
+)
+ends_left = Gauge("registryd_ends_left", "Contracts that may still end in this hour.", registry=METRICS)
 lanes_leased = Gauge("registryd_lanes_leased", "Lanes this process holds.", registry=METRICS)
 pushes = Counter("registryd_pushes", "Delivery attempts.", ["messenger", "outcome"], registry=METRICS)
 push_seconds = Histogram("registryd_push_seconds", "One push, from start to answer.", ["messenger"], buckets=_SECONDS, registry=METRICS)
@@ -135,6 +142,7 @@ Event = Literal[
     "forgotten",
     "rows_unplaced",
     "reports_ended",
+    "feed_waiting",
     "background_failed",
     "all_started",
     "process_ended",

@@ -30,6 +30,7 @@ COMMANDS = {
     "messenger": ("messenger", "Add, change and show messengers, their keys, signing secrets and endpoints."),
     "operator": ("operator", "Make, list, rotate and revoke keys of the operator API."),
     "contracts": ("contracts", "Import billing's contracts in bulk."),
+    "feed": ("feed", "Look at billing's feed, say that the registry is complete, and let a known wave of ends through."),
     "ranges": ("ranges", "Import the operator's numbering capacity."),
     "notifications": ("notifications", "Look at notifications, deliver them again, or deliver them by hand."),
     "secrets": ("secrets", "Change the key under which messengers' signing secrets are sealed."),

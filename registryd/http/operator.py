@@ -39,7 +39,7 @@ class OperatorHandlers:
 def operator_app(limits: ApiSection, keys: Keys[Operator], handlers: OperatorHandlers) -> App[Operator]:
     routes: Routes[Operator] = {
         "/operator/v1/contract-events": {
-            "POST": Route("contract_events", handlers.contract_events, Budget(16, 6_000), bytes, shares_pool=True, scope="feed")
+            "POST": Route("contract_events", handlers.contract_events, Budget(16, 6_000), bytes, scope="feed")
         },
     }
     return App("operator", limits, routes, Admission(keys, _may, label="operator/"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registryd.keep import breakglass, days, digests, erasure, replays, seals
+from registryd.keep import breakglass, days, digests, erasure, feed, replays, seals
 from registryd.keep.backlogs import BacklogWatch
 from registryd.keep.timer import Job
 from registryd.store import reports, test_pushes
@@ -16,6 +16,7 @@ BACKLOGS_S = 15.0
 REPLAYS_S = 1.0
 DIGESTS_S = 30.0
 SEALS_S = 10.0
+FEED_S = 15.0
 
 
 def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
@@ -26,6 +27,7 @@ def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
         Job("seals", SEALS_S, lambda: seals.seal_windows(db)),
         Job("days", RETENTION_S, lambda: days.keep_days(db)),
         Job("backlogs", BACKLOGS_S, BacklogWatch(db).look),
+        Job("feed", FEED_S, lambda: feed.watch(db)),
         Job("replays", REPLAYS_S, lambda: replays.let_in(db)),
         Job("digests", DIGESTS_S, lambda: digests.make(db)),
         Job("test pushes", RETENTION_S, lambda: test_pushes.forget(db)),

@@ -1,4 +1,4 @@
--- Billing's events: the beginning of a call.
+-- Billing's feed: the beginning of a call of events, and what report.feed_status tells of ends.
 
 CREATE OR REPLACE FUNCTION registry.open_feed_call(event_ids text[])
 RETURNS TABLE (now timestamptz, ends_left bigint, event_id text, content bytea, outcome registry.feed_outcome, reason text)
@@ -14,3 +14,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION registry.open_feed_call IS 'Waits until no other call of billing''s events is applied, and then tells the time, how many contracts may end, and which of the call''s events were recorded before: a row for each of these, one at least.';
+
+CREATE OR REPLACE FUNCTION registry.ends_allowed() RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$ SELECT coalesce(sum(a.ends - a.used), 0)::bigint FROM registry.wave_allowance AS a WHERE a.until_at > now() $$;
+COMMENT ON FUNCTION registry.ends_allowed IS 'How many ends beyond the hour''s bound the allowances in force still let through.';

@@ -34,10 +34,10 @@ SELECT true AS locked FROM (SELECT pg_advisory_xact_lock(hashtextextended('regis
 
 -- name: find_known
 -- Why: an event is judged by its number's contract of the highest generation, live or ended. It is locked, so that a DBA's update waits. A time
--- that Python has no word for (infinity) is taken for the last or first one that it has: one odd row must not stop a whole call.
+-- beyond Python's calendar is taken for its end: one odd row must not stop a whole call.
 SELECT c.msisdn, c.generation, c.status, c.holder, c.end_user,
-       greatest(least(c.started_at, '9999-12-31 00:00:00+00'), '0001-01-02 00:00:00+00') AS started_at,
-       CASE WHEN c.ended_at IS NOT NULL THEN greatest(least(c.ended_at, '9999-12-31 00:00:00+00'), '0001-01-02 00:00:00+00') END AS ended_at,
+       least(c.started_at, '9999-12-31 00:00:00+00') AS started_at,
+       CASE WHEN c.ended_at IS NOT NULL THEN least(c.ended_at, '9999-12-31 00:00:00+00') END AS ended_at,
        c.end_reason, CASE WHEN c.recorded_at IS NULL THEN (SELECT l.as_of FROM registry.last_snapshot AS l WHERE l.one AND isfinite(l.as_of)) END AS snapshot_at,
        s.status AS newest_status, s.status_at, s.end_user AS newest_end_user, s.end_user_at
   FROM (SELECT DISTINCT m AS msisdn FROM unnest($1::bigint[]) AS m) AS n

@@ -209,6 +209,48 @@ COMMENT ON COLUMN report.feed_lag.events IS 'Billing''s events.';
 COMMENT ON COLUMN report.feed_lag.mean_lag IS 'The mean time from occurring to being recorded.';
 COMMENT ON COLUMN report.feed_lag.worst_lag IS 'The longest.';
 
+CREATE OR REPLACE VIEW report.feed_waiting AS
+SELECT regexp_replace(w.event_id, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') AS event_id, w.type, w.reason, w.occurred_at, w.first_at, w.last_at, w.calls,
+       w.last_at - w.first_at AS repeated_for, now() - w.first_at AS waited, extract(epoch FROM now() - w.first_at)::float8 AS waited_seconds
+  FROM registry.feed_waiting AS w;
+COMMENT ON VIEW report.feed_waiting IS 'Billing''s events that were answered not_yet and wait to be sent again: each may be a subscriber who is answered wrongly, or an end that nobody was told of.';
+COMMENT ON COLUMN report.feed_waiting.event_id IS 'Billing''s own id of the event. Digits that might be a number are a star.';
+COMMENT ON COLUMN report.feed_waiting.type IS 'activated, terminated, ported_out, …';
+COMMENT ON COLUMN report.feed_waiting.reason IS 'What it waits for: in_the_future, no_contract_yet, still_live, held_by_an_individual, too_many_ends or follows_a_waiting_event.';
+COMMENT ON COLUMN report.feed_waiting.occurred_at IS 'When it happened, by its own word.';
+COMMENT ON COLUMN report.feed_waiting.first_at IS 'When it came first.';
+COMMENT ON COLUMN report.feed_waiting.last_at IS 'When it came last. Long ago: billing has stopped to send it again.';
+COMMENT ON COLUMN report.feed_waiting.calls IS 'How often it came.';
+COMMENT ON COLUMN report.feed_waiting.repeated_for IS 'From its first call to its last.';
+COMMENT ON COLUMN report.feed_waiting.waited IS 'Since it came first.';
+COMMENT ON COLUMN report.feed_waiting.waited_seconds IS 'The same in seconds.';
+
+CREATE OR REPLACE VIEW report.feed_status AS
+SELECT registry.is_complete() AS complete, s.complete_since, s.source, s.declared_by, s.reason, e.last_event_at, l.as_of AS last_snapshot_at,
+       w.waiting, w.oldest_waiting_at, registry.ended_last_hour() AS ends_last_hour, registry.ends_bound() AS ends_bound,
+       registry.ends_allowed() AS ends_allowed, registry.ends_left() AS ends_left,
+       extract(epoch FROM now() - e.last_event_at)::float8 AS last_event_seconds, extract(epoch FROM now() - l.as_of)::float8 AS last_snapshot_seconds
+  FROM (SELECT count(*) AS waiting, min(f.first_at) AS oldest_waiting_at FROM registry.feed_waiting AS f) AS w
+ CROSS JOIN (SELECT (SELECT f.recorded_at FROM registry.feed_event AS f ORDER BY f.recorded_at DESC LIMIT 1) AS last_event_at) AS e
+  LEFT JOIN registry.feed_state AS s ON s.one
+  LEFT JOIN registry.last_snapshot AS l ON l.one;
+COMMENT ON VIEW report.feed_status IS 'Billing''s feed in one row: whether the registry is complete and may answer, when billing last spoke, what waits, and how many contracts may still end in this hour.';
+COMMENT ON COLUMN report.feed_status.complete IS 'Whether the registry holds every contract. Where it does not, every query is 503.';
+COMMENT ON COLUMN report.feed_status.complete_since IS 'Since when. There, but complete is false: it was said in another database cluster, before this one was restored.';
+COMMENT ON COLUMN report.feed_status.source IS 'What said so: snapshot, history or person.';
+COMMENT ON COLUMN report.feed_status.declared_by IS 'The database user that said so.';
+COMMENT ON COLUMN report.feed_status.reason IS 'Why.';
+COMMENT ON COLUMN report.feed_status.last_event_at IS 'When the last event was recorded; NULL: none ever, or not for as long as ended contracts are kept.';
+COMMENT ON COLUMN report.feed_status.last_snapshot_at IS 'When the newest snapshot was taken.';
+COMMENT ON COLUMN report.feed_status.waiting IS 'Events that wait: report.feed_waiting.';
+COMMENT ON COLUMN report.feed_status.oldest_waiting_at IS 'When the first of them came.';
+COMMENT ON COLUMN report.feed_status.ends_last_hour IS 'Contracts that ended in the last hour, by the time of recording.';
+COMMENT ON COLUMN report.feed_status.ends_bound IS 'How many may, by the policy in force.';
+COMMENT ON COLUMN report.feed_status.ends_allowed IS 'How many more allowances in force let through (registryd feed allow-ends).';
+COMMENT ON COLUMN report.feed_status.ends_left IS 'How many may still end now.';
+COMMENT ON COLUMN report.feed_status.last_event_seconds IS 'Seconds since last_event_at.';
+COMMENT ON COLUMN report.feed_status.last_snapshot_seconds IS 'Seconds since last_snapshot_at.';
+
 CREATE OR REPLACE VIEW report.policy AS
 SELECT p.*, lead(p.effective_from) OVER (ORDER BY p.effective_from) AS superseded_at,
        p.effective_from = (SELECT max(b.effective_from) FROM registry.policy AS b WHERE b.effective_from <= now()) AS in_force

@@ -54,7 +54,9 @@ async def seed(database: TestDatabase) -> None:
             "terminated_at, recorded_at, now(), 1, identification_code, 'a mistake' FROM registry.notification"
         )
         await dba.execute(
-            "INSERT INTO registry.feed_event VALUES ('e', 'terminated', decode(repeat('00', 16), 'hex'), 'applied', NULL, now()); ANALYZE"
+            "INSERT INTO registry.feed_event VALUES ('e', 'terminated', decode(repeat('00', 16), 'hex'), 'applied', NULL, now()); "
+            f"INSERT INTO registry.feed_waiting (event_id, type, reason, occurred_at) "
+            f"VALUES ('e-{FIRST}', 'terminated', 'no_contract_yet', now()); ANALYZE"
         )
 
 

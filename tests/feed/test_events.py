@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from registryd.domain.contract import Contract, Event, Known, NotYet, Refused, apply
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import Msisdn
+from registryd.feed import events as feed_events
 from registryd.feed.events import ContractFeed
-from tests.conftest import TestDatabase, wait_for
+from tests.conftest import TestDatabase, eventually, wait_for
 from tests.delivery.conftest import database_away
 from tests.http.conftest import Answer, Service, ask, new_number
 
@@ -301,9 +302,7 @@ def test_a_state_event_that_comes_after_a_newer_one_has_no_effect(service: Servi
     assert contracts(service, number)[0][1] == "suspended"
 
 
-@pytest.mark.parametrize(
-    ("started_at", "ended_at"), [("-infinity", None), ("infinity", None), ("4000-01-01 BC", None), ("2020-01-01", "infinity")]
-)
+@pytest.mark.parametrize(("started_at", "ended_at"), [("20000-01-01", None), ("2020-01-01", "20000-01-01")])
 def test_an_odd_time_in_a_contract_spoils_nobody_elses_event(service: Service, started_at: str, ended_at: str | None) -> None:
     odd, number = new_number(), new_number()
     end = f"'ended', 'terminated', '{started_at}', '{ended_at}'" if ended_at else f"'active', NULL, '{started_at}', NULL"
@@ -316,8 +315,6 @@ def test_an_odd_time_in_a_contract_spoils_nobody_elses_event(service: Service, s
         service, event("activated", number, ago(days=1)), event("terminated", odd), event("activated", odd), event("suspended", odd)
     )
     assert results[0]["outcome"] == "applied"
-    if started_at in ("-infinity", "4000-01-01 BC"):
-        assert contracts(service, odd)[0][1] == "ended"
 
 
 def test_event_id_used_for_something_else_is_refused_and_not_taken_for_a_replay(service: Service) -> None:
@@ -548,5 +545,30 @@ def test_database_away_applies_nothing_and_says_so() -> None:
         async with database_away() as pool:
             with pytest.raises(Unavailable):
                 await ContractFeed(pool, b"k" * 32).apply([Event(event_id="e", type="activated", msisdn=SOME_NUMBERS[0], occurred_at=NOW)])
+
+    asyncio.run(run())
+
+
+def test_calls_wait_for_their_turn_without_a_connection_and_not_for_ever(database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process holds the feed's lock. One connection waits for it, however many calls come, and the pool serves everybody else."""
+    monkeypatch.setattr(feed_events, "TURN_WAIT_S", 1.0)
+
+    async def run() -> None:
+        async with database.connect() as dba, database.pool(2) as pool:
+            feed = ContractFeed(pool, b"k" * 32)
+            transaction = dba.transaction()
+            await transaction.start()
+            await dba.execute("SELECT pg_advisory_xact_lock(hashtextextended('registry.feed', 0))")
+            event = Event(event_id="e", type="activated", msisdn=SOME_NUMBERS[0], occurred_at=NOW)
+            calls = [asyncio.create_task(feed.apply([event])) for _ in range(feed_events.CALLS_WAITING_MAX + 5)]
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'registryd_app'"
+            await eventually(lambda: dba.fetchval(waits))
+            outcomes = await asyncio.gather(*calls[1:], return_exceptions=True)
+            assert await dba.fetchval(waits) == 1
+            assert [type(outcome) for outcome in outcomes] == [Unavailable] * len(outcomes)
+            await transaction.rollback()
+            first = await asyncio.gather(calls[0], return_exceptions=True)
+            assert isinstance(first[0], (list, Unavailable)), "its statement waits for two seconds"
+            assert [result.outcome for result in await feed.apply([event])] in (["applied"], ["duplicate"])
 
     asyncio.run(run())

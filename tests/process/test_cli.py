@@ -86,7 +86,7 @@ def test_report_shows_every_view_three_ways(site: Site) -> None:
 
     asyncio.run(fill())
     names = [line.split()[0] for line in run(site, "report").output.splitlines() if line[:1].isalpha() and "_" in line.split()[0]]
-    assert len(names) == 11
+    assert len(names) >= 11
     for name in names:
         rows = told(site, "report", name)
         header, *lines = run(site, "report", name, "--csv").stdout.splitlines()

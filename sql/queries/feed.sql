@@ -1,0 +1,51 @@
+-- The state of billing's feed, for people, metrics and alarms.
+
+-- name: read_status
+-- Why: what a person asks first: may the registry answer, does billing speak, does anything wait, how many contracts may still end.
+SELECT s.complete, s.complete_since, s.source, s.declared_by, s.reason, s.last_event_at, s.last_snapshot_at, s.waiting, s.oldest_waiting_at,
+       s.ends_last_hour, s.ends_bound, s.ends_allowed, s.ends_left, now() AS now
+  FROM report.feed_status AS s;
+
+-- name: read_waiting
+-- Why: which events to ask billing for, the one that has waited longest first.
+SELECT w.event_id, w.type, w.reason, w.occurred_at, w.first_at, w.last_at, w.calls FROM report.feed_waiting AS w ORDER BY w.first_at LIMIT $1;
+
+-- name: count_waiting
+-- Why: what they wait for says whom to ask.
+SELECT w.reason, count(*) AS events FROM registry.feed_waiting AS w GROUP BY w.reason;
+
+-- name: read_lag
+-- Why: how long after it happened billing tells things, today (UTC).
+SELECT l.type, l.outcome, l.events, l.mean_lag, l.worst_lag FROM report.feed_lag AS l WHERE l.day = (now() AT TIME ZONE 'UTC')::date ORDER BY 1, 2;
+
+-- name: read_allowances
+-- Why: which known waves are let through now.
+SELECT a.allowance_id, a.ends, a.used, a.until_at, a.reason, a.made_by, a.made_at
+  FROM registry.wave_allowance AS a WHERE a.until_at > now() ORDER BY a.made_at;
+
+-- name: allow_ends
+-- Why: a wave that somebody knows of goes through; one that is allowed for ever would be no bound.
+INSERT INTO registry.wave_allowance (ends, until_at, reason)
+SELECT $1::bigint, $2::timestamptz, $3::text WHERE $2::timestamptz > now() AND $2::timestamptz <= now() + interval '7 days'
+RETURNING allowance_id, ends, used, until_at, reason, made_by, made_at;
+
+-- name: declare_complete
+-- Why: from then on queries are answered.
+SELECT true AS declared FROM registry.declare_complete($1, $2);
+
+-- name: declare_incomplete
+-- Why: from then on nothing is answered, because an answer might be wrong.
+SELECT true AS declared FROM registry.declare_incomplete($1);
+
+-- name: note_waiting_alarms
+-- Why: an event that billing never sends again would be a subscriber who is answered wrongly or never told of. Which alarms were raised is kept, so
+-- that each is told once for all processes. The notice period of an end runs since it happened.
+WITH told AS (
+    UPDATE registry.feed_waiting AS w SET alarms = d.alarms
+      FROM (SELECT e.event_id, CASE WHEN e.type IN ('terminated', 'ported_out', 'holder_changed') AND e.occurred_at <= now() - p.notice_within / 2
+                                    THEN 2 ELSE 1 END AS alarms
+              FROM registry.feed_waiting AS e CROSS JOIN registry.policy_in_force(now()) AS p
+             WHERE e.first_at <= now() - interval '15 minutes') AS d
+     WHERE w.event_id = d.event_id AND w.alarms < d.alarms
+    RETURNING w.type, w.reason, w.alarms = 2 AS grave)
+SELECT t.type, t.reason, t.grave, count(*) AS events FROM told AS t GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
