@@ -43,6 +43,9 @@ def contracts() -> None:
 @click.option("--as-of", type=Moment(), help="When the snapshot was true; default, where nothing feeds events: when FILE was written.")
 @max_terminations_option
 @max_absent_option
+@click.option(
+    "--lines", type=click.IntRange(0), help="How many lines there must be after the header: a file that was cut short changes nothing."
+)
 @click.option("--max-rejects", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Go on without so many bad lines.")
 @click.option(
     "--rejects",
@@ -62,6 +65,7 @@ async def import_contracts(
     as_of: datetime | None,
     max_terminations: ContractsMax | None,
     max_absent: ContractsMax | None,
+    lines: int | None,
     max_rejects: int,
     rejects: Path | None,
     whole: bool,
@@ -89,7 +93,7 @@ async def import_contracts(
     stopped: ImportRefused | Unavailable | None
     started = time.perf_counter()
     with RejectFile(rejects or beside(file)) as kept, _progress(file, as_json) as (progress, step):
-        job = FileImport(file, max_rejects, dry_run, whole, progress, step)
+        job = FileImport(file, max_rejects, dry_run, lines, whole, progress, step)
         try:
             if kind == "delta":
                 done, stopped = await _apply_events(context, job)
@@ -108,8 +112,9 @@ async def import_contracts(
         click.echo(orjson.dumps({**_facts(done, concurrency), **why, "dryRun": dry_run, "seconds": round(seconds, 2)}))
     else:
         _tell(done, concurrency, is_changed=changed)
-        lines = done.lines
-        out.print(f"{lines:,} lines in {seconds:.1f} s, {lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}")
+        out.print(
+            f"{done.lines:,} lines in {seconds:.1f} s, {done.lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}"
+        )
     if stopped is not None:
         raise stopped
 
@@ -133,7 +138,7 @@ async def _apply_events(context: Context, job: FileImport) -> tuple[deltas.Appli
     async with context.database() as database:
         feed = ContractFeed(database, context.settings.credentials.key("feed-key"))
         try:
-            done = await deltas.apply_events(feed, job.path, job.progress)
+            done = await deltas.apply_events(feed, job.path, job.progress, job.lines)
         except deltas.FileStopped as error:
             done, stopped = error.done, error.why
     job.bad.extend(sorted([*done.refused, *done.waiting]))

@@ -14,10 +14,10 @@ from registryd.domain.contract import EVENT_ID, EVENT_ID_WANTED, EVENT_TYPES, HO
 from registryd.domain.errors import Unavailable
 from registryd.domain.files import BadLine, ImportRefused, one_of, told
 from registryd.domain.identifiers import MSISDN, MSISDN_WANTED, Msisdn
-from registryd.domain.times import parse_rfc3339
+from registryd.domain.times import parse_file_time, parse_rfc3339
 from registryd.feed.events import ContractFeed
 from registryd.feed.faults import RFC3339_WANTED
-from registryd.feed.lines import read_header, split
+from registryd.feed.lines import Header, read_header, split
 from registryd.feed.source import Source, opened
 
 COLUMNS = ("event_id", "type", "msisdn", "occurred_at", "holder", "end_user")
@@ -54,8 +54,10 @@ class FileStopped(Exception):
         self.done = done
 
 
-async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, int], None] = lambda *_: None) -> AppliedEvents:
-    """Applies a file's events; `progress(bytes, events)` is called after each portion.
+async def apply_events(
+    feed: ContractFeed, path: Path, progress: Callable[[int, int], None] = lambda *_: None, lines: int | None = None
+) -> AppliedEvents:
+    """Applies a file's events; `progress(bytes, events)` is called after each portion. `lines`: how many there must be.
 
     Raises: ImportRefused for the header; FileStopped at a line that is no event, or where the file is damaged or the database is away.
     """
@@ -63,9 +65,9 @@ async def apply_events(feed: ContractFeed, path: Path, progress: Callable[[int, 
     refused: list[BadLine] = []
     waiting: list[BadLine] = []
     with opened(path) as source:
-        columns = read_header(source.first_line(), COLUMNS)
+        header = read_header(source.first_line(), COLUMNS)
         try:
-            for portion in _portions(_events(source, columns)):
+            for portion in _portions(_events(source, header, lines)):
                 results = await feed.apply([event for _, event in portion])
                 for (line, _), result in zip(portion, results, strict=True):
                     match result.outcome:
@@ -103,14 +105,19 @@ def _portions(events: Iterator[tuple[int, Event]]) -> Iterator[list[tuple[int, E
         yield portion
 
 
-def _events(source: Source, columns: list[str]) -> Iterator[tuple[int, Event]]:
+def _events(source: Source, header: Header, lines: int | None) -> Iterator[tuple[int, Event]]:
     """Each event with the number of its line. Raises: NoEvent, ImportRefused."""
-    number = 1
+    columns, number = header.columns, 1
     while block := source.block():
         # The values of an event hold no line feed, so the lines of a block are its rows.
-        for text in block.decode("utf-8", "replace").split("\n")[:-1]:
+        texts = block.decode("utf-8", "replace").split("\n")[:-1]
+        for place, text in enumerate(texts, 1):
             number += 1
-            fields = split(text.rstrip("\r"))
+            if source.is_cut and place == len(texts) and number - 1 != lines:
+                raise NoEvent(
+                    BadLine(number, "has no line end, so it may have been cut short: say how many lines there must be with --lines N")
+                )
+            fields = split(text.rstrip("\r"), header.separator)
             if isinstance(fields, str):
                 raise NoEvent(BadLine(number, fields))
             if len(fields) != len(columns):
@@ -119,11 +126,15 @@ def _events(source: Source, columns: list[str]) -> Iterator[tuple[int, Event]]:
             if isinstance(event, str):
                 raise NoEvent(BadLine(number, event))
             yield number, event
+    if lines is not None and number - 1 != lines:
+        raise NoEvent(
+            BadLine(number, f"is the last, and the file must have {lines:,} lines after its header: it was cut short, or another was meant")
+        )
 
 
 def _event(row: dict[str, str]) -> Event | str:
     """The event, or a text that says what is wrong with its line."""
-    occurred_at = parse_rfc3339(row["occurred_at"])
+    occurred_at = parse_rfc3339(row["occurred_at"]) or parse_file_time(row["occurred_at"])
     if EVENT_ID.fullmatch(row["event_id"]) is None:
         return f"event_id: {EVENT_ID_WANTED}"
     if row["type"] not in EVENT_TYPES:

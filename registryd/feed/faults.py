@@ -6,23 +6,22 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
-from registryd.domain.contract import END_REASONS, END_USERS, HOLDERS, STATUSES
+from registryd.domain.contract import EARLIEST, END_REASONS, END_USERS, HOLDERS, STATUSES
 from registryd.domain.files import one_of
 from registryd.domain.identifiers import MSISDN, MSISDN_WANTED
+from registryd.domain.times import parse_file_time
 
 LIVE_STATUSES = tuple(status for status in STATUSES if status != "ended")
 RFC3339_WANTED = "an RFC 3339 time such as 2026-01-02T03:04:05Z"
-# Narrower than RFC 3339: PostgreSQL reads the text itself, so this takes only what PostgreSQL takes too.
-_TIME = re.compile(
-    r"(?:19|2[0-9])[0-9]{2}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-](?:0[0-9]|1[0-5]):[0-5][0-9])"
-)
+_TRUNK_8 = re.compile("89[0-9]{9}", re.ASCII)
+"""No country code begins with 89. A number in this form is a Russian one as it is dialled within Russia."""
 _GENERATION = re.compile("[1-9][0-9]{0,3}+", re.ASCII)
 
 
 def snapshot_fault(row: Mapping[str, str], latest: datetime) -> str | None:
     """The first thing wrong with a snapshot's line, in the order in which one would mend it. Nothing happened after `latest`."""
-    if MSISDN.fullmatch(row["msisdn"]) is None:
-        return f"msisdn: {MSISDN_WANTED}"
+    if fault := msisdn_fault(row["msisdn"]):
+        return fault
     if row["status"] not in LIVE_STATUSES:
         return f"status: {one_of(LIVE_STATUSES)}"
     return _holder_fault(row) or _time_fault(row, "started_at", latest, "lies after the snapshot was taken (--as-of)")
@@ -30,13 +29,19 @@ def snapshot_fault(row: Mapping[str, str], latest: datetime) -> str | None:
 
 def history_fault(row: Mapping[str, str], latest: datetime) -> str | None:
     """The first thing wrong with a line of contracts with their history."""
-    if MSISDN.fullmatch(row["msisdn"]) is None:
-        return f"msisdn: {MSISDN_WANTED}"
+    if fault := msisdn_fault(row["msisdn"]):
+        return fault
     if _GENERATION.fullmatch(row["generation"]) is None:
         return "generation: 1 to 9999"
     if row["status"] not in STATUSES:
         return f"status: {one_of(STATUSES)}"
     return _holder_fault(row) or _time_fault(row, "started_at", latest) or _end_fault(row, latest)
+
+
+def msisdn_fault(text: str) -> str | None:
+    if _TRUNK_8.fullmatch(text):
+        return "msisdn: begins with 8 for 7, as it is dialled within Russia: write the country code, 79…"
+    return None if MSISDN.fullmatch(text) else f"msisdn: {MSISDN_WANTED}"
 
 
 def _holder_fault(row: Mapping[str, str]) -> str | None:
@@ -58,17 +63,16 @@ def _end_fault(row: Mapping[str, str], latest: datetime) -> str | None:
         return None
     if fault := _time_fault(row, "ended_at", latest):
         return fault
-    if datetime.fromisoformat(row["ended_at"]) < datetime.fromisoformat(row["started_at"]):
+    ended_at = datetime.fromisoformat(row["ended_at"])
+    if ended_at < EARLIEST:
+        return "ended_at: lies before 1970"
+    if ended_at < datetime.fromisoformat(row["started_at"]):
         return "ended_at: lies before started_at"
     return None if row["end_reason"] in END_REASONS else f"end_reason: {one_of(END_REASONS)}"
 
 
 def _time_fault(row: Mapping[str, str], column: str, latest: datetime, late: str = "lies in the future") -> str | None:
-    text = row[column]
-    try:
-        moment = datetime.fromisoformat(text) if _TIME.fullmatch(text) else None
-    except ValueError:
-        moment = None
+    moment = parse_file_time(row[column])
     if moment is None:
         return f"{column}: {RFC3339_WANTED}"
     return f"{column}: {late}" if moment > latest else None
@@ -79,12 +83,12 @@ def plain_lines(columns: Sequence[str], today: date) -> re.Pattern[bytes]:
 
     Every quantifier is possessive: the pattern never goes back, so a block costs no memory and no more time than its length.
     """
-    clock = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6}+)?+"
+    clock = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9}+)?+"
     values = {
-        "msisdn": MSISDN.pattern,
+        "msisdn": rf"(?!{_TRUNK_8.pattern}[,\n]){MSISDN.pattern}",
         "generation": _GENERATION.pattern,
         "status": f"(?:{'|'.join(LIVE_STATUSES)})",
-        "started_at": rf"(?:{_days_before_month(today)})T{clock}(?:Z|\+(?:0[0-9]|1[0-5]):[0-5][0-9])",
+        "started_at": rf"(?:{_days_before_month(today)})[T ]{clock}(?:Z|\+(?:0[0-9]|1[0-5])(?::?+[0-5][0-9])?+)",
         "ended_at": "",
         "end_reason": "",
     }

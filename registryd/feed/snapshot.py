@@ -31,6 +31,8 @@ class FileImport:
     path: Path
     rejects_max: int = 0
     dry_run: bool = False
+    lines: int | None = None
+    """How many lines there must be after the header; None: nobody said so."""
     is_whole: bool = False
     """Of a history: it holds every live contract there is."""
     progress: Callable[[int, int], None] = lambda *_: None
@@ -42,8 +44,8 @@ class FileImport:
 async def import_contracts(dsn: str, password: str | None, job: FileImport) -> Imported:
     """Imports contracts with their history. Raises: ImportRefused, Unavailable."""
     with opened(job.path) as source:
-        columns = read_header(source.first_line(), HISTORY_COLUMNS)
-        lines = Lines(columns, datetime.now(UTC), job.rejects_max)
+        header = read_header(source.first_line(), HISTORY_COLUMNS)
+        lines = Lines(header.columns, datetime.now(UTC), job.rejects_max, header.separator)
         connection = await connect(dsn, password=password)
         try:
             staged = _staged(job, source, lines)
@@ -75,8 +77,8 @@ async def reconcile(
             raise ImportRefused("a pipe does not say when its snapshot was taken: give --as-of TIME")
         if as_of > datetime.now(UTC) + CLOCK_SKEW_MAX:
             raise ImportRefused("--as-of lies in the future: a snapshot says what was")
-        columns = read_header(source.first_line(), SNAPSHOT_COLUMNS)
-        lines = Lines(columns, as_of, job.rejects_max)
+        header = read_header(source.first_line(), SNAPSHOT_COLUMNS)
+        lines = Lines(header.columns, as_of, job.rejects_max, header.separator)
         connection = await connect(dsn, password=password)
         try:
             if not is_said and await snapshots.is_fed(connection, as_of):
@@ -114,4 +116,7 @@ async def _blocks(job: FileImport, source: Source, lines: Lines) -> AsyncIterato
         # The file must not be closed while the thread reads it, also where the import was cancelled or refused.
         with suppress(Exception):
             await asyncio.shield(ahead)
+    if not lines.is_hopeless:
+        needs_count = source.is_pipe and (job.is_whole or lines.is_snapshot)
+        lines.refuse_short(job.lines, is_cut=source.is_cut, needs_count=needs_count)
     lines.refuse_bad()

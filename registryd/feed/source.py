@@ -1,6 +1,7 @@
 """Reads a file or standard input in blocks of whole lines: plain, gzip or zstd, told by the first bytes.
 
-A compressed file that is cut short is refused. Were it taken for a shorter one, a snapshot would end the contracts that it lacks.
+A compressed file that is cut short is refused. Were it taken for a shorter one, a snapshot would end the contracts that it lacks. Of a
+plain one, `is_cut` says that its last line has no line end: it may have been cut within that line. Empty lines at the end are nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ class Source:
         self.written_at = datetime.fromtimestamp(facts.st_mtime, UTC) if self._is_regular else None
         self._content = _decompressed(file)
         self._rest = b""
+        self._blank = b""
+        """Line ends that were read and are nothing, unless a line follows."""
+        self.is_cut = False
+        """Whether the last line that was read has no line end. It is known once `block` has returned that line."""
+
+    @property
+    def is_pipe(self) -> bool:
+        return not self._is_regular
 
     @property
     def position(self) -> int:
@@ -49,25 +58,44 @@ class Source:
     def first_line(self) -> str:
         """The header, without line end and byte order mark. Raises: ImportRefused."""
         self._rest = self._read()
-        line, _, self._rest = self._rest.partition(b"\n")
+        line, newline, self._rest = self._rest.partition(b"\n")
+        self.is_cut = not newline
         try:
             return line.decode("utf-8-sig").rstrip("\r")
         except UnicodeDecodeError:
-            raise ImportRefused("line 1: the header is not UTF-8 text") from None
+            hint = ": it is UTF-16, save the file as UTF-8" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+            raise ImportRefused(f"line 1: the header is not UTF-8 text{hint}") from None
 
     def block(self) -> bytes:
         """The next whole lines, each with its line feed; empty at the end of the file. Raises: ImportRefused."""
         while read := self._read():
             whole, newline, rest = read.rpartition(b"\n")
             if newline:
-                block = self._rest + whole + newline
+                block = self._filled(self._rest + whole + newline)
                 self._rest = rest
-                return block
+                if block:
+                    return block
+                continue
             self._rest += rest
             if len(self._rest) > LINE_MAX_BYTES:
                 raise ImportRefused(f"a line is longer than {LINE_MAX_BYTES} bytes: this is no file of lines")
         last, self._rest = self._rest, b""
-        return last if not last or last.endswith(b"\n") else last + b"\n"
+        block = self._filled(last if last.endswith(b"\n") else last + b"\n")
+        if block:
+            self.is_cut = not last.endswith((b"\n", b"\r"))
+        return block
+
+    def _filled(self, lines: bytes) -> bytes:
+        """Whole lines, after the blank ones that came before them and without those at their end."""
+        lines = self._blank + lines
+        kept = len(lines.rstrip(b"\r\n"))
+        if kept == 0 and len(lines) < BLOCK_BYTES:
+            self._blank = lines
+            return b""
+        end = lines.index(b"\n", kept) + 1
+        self._blank = lines[end:]
+        self.is_cut = False
+        return lines[:end]
 
     def _read(self) -> bytes:
         try:

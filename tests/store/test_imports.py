@@ -106,7 +106,7 @@ def test_columns_come_in_any_order_in_any_dress_of_csv(database: TestDatabase, t
     text = (
         "\ufeffstarted_at, msisdn ,generation,status,holder,end_reason,ended_at,end_user\r\n"
         '2020-02-29T23:59:59.123456+03:00,"79160000001",2,suspended,sole_trader,,,unregistered\r\n'
-        "2019-01-01T00:00:00Z,79160000001,1,ended,organisation,ported_out,2019-06-01T12:00:00-05:30,registered"
+        "2019-01-01T00:00:00Z,79160000001,1,ended,organisation,ported_out,2019-06-01T12:00:00-05:30,registered\r\n"
     )
     path.write_bytes(text.encode())
     assert load_file(database, path) == Imported(2, 2)
@@ -152,11 +152,13 @@ BAD_LINES = [
     (line(holder="organisation"), "end_user: not_required for an individual, and for nobody else"),
     (line(started_at=""), f"started_at: {TIME}"),
     (line(started_at="2020-01-01 00:00:00"), f"started_at: {TIME}"),
+    (line(89160000001), "msisdn: begins with 8 for 7, as it is dialled within Russia: write the country code, 79…"),
+    (ended(started_at="1920-01-01T00:00:00Z", ended_at="1969-12-31T23:59:59Z"), "ended_at: lies before 1970"),
     (line(started_at="2999-01-01T00:00:00Z"), "started_at: lies in the future"),
     (line(ended_at="2021-01-01T00:00:00Z"), "ended_at: given where status is ended, and only there"),
-    (ended(ended_at=""), "ended_at: given where status is ended, and only there"),
 ]
 MORE_BAD_LINES = [
+    (ended(ended_at=""), "ended_at: given where status is ended, and only there"),
     (line(end_reason="terminated"), "end_reason: given where status is ended, and only there"),
     (ended(end_reason=""), "end_reason: given where status is ended, and only there"),
     (ended(end_reason="died"), "end_reason: terminated, ported_out or holder_changed"),
@@ -189,8 +191,9 @@ def test_a_time_is_taken_exactly_where_the_calendar_has_it(database: TestDatabas
     texts = {
         f"{year:04}-{month:02}-{day:02}T00:00:00Z": year in range(1900, 3000) and exists(year, month, day) for year, month, day in days
     }
-    for good in ("23:59:59Z", "00:00:00.1Z", "00:00:00.123456Z", "00:00:00+00:00", "00:00:00-15:59", "00:00:00+15:59"):
-        texts[f"2020-06-15T{good}"] = True
+    goods = ("23:59:59Z", "00:00:00.1Z", "00:00:00.123456Z", "00:00:00+00:00", "00:00:00-15:59", "00:00:00+15:59")
+    for good in (*goods, "00:00:00.1234567Z", "00:00:00.123456789+03", "00:00:00-1130"):
+        texts[f"2020-06-15T{good}"] = texts[f"2020-06-15 {good}"] = True
     for wrong in (
         "24:00:00Z",
         "23:60:00Z",
@@ -198,7 +201,7 @@ def test_a_time_is_taken_exactly_where_the_calendar_has_it(database: TestDatabas
         "00:00:00",
         "00:00Z",
         "00:00:00.Z",
-        "00:00:00.1234567Z",
+        "00:00:00.1234567890Z",
         "00:00:00+16:00",
         "00:00:00z",
     ):
@@ -260,10 +263,9 @@ def test_an_open_quote_and_bytes_that_are_no_text_are_named(database: TestDataba
         HEADER + ",name",
         HEADER.replace("holder", "owner"),
         HEADER.replace("holder", "status"),
-        HEADER.replace(",", ";"),
         "\xff",
     ],
-    ids=["none", "one", "more", "another", "twice", "semicolons", "no text"],
+    ids=["none", "one", "more", "another", "twice", "no text"],
 )
 def test_a_header_without_exactly_the_columns_is_refused(database: TestDatabase, tmp_path: Path, header: str) -> None:
     path = tmp_path / "contracts.csv"

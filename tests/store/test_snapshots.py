@@ -486,6 +486,8 @@ def slow_pipe(database: TestDatabase, tmp_path: Path) -> Iterator[subprocess.Pop
         f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
         "--max-terminations",
         "100%",
+        "--lines",
+        "20000",
     ]
     command = [sys.executable, "-m", "registryd", "--config", str(site.path), *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as process:
