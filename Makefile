@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test check-all lint serve bench bench-days bench-evidence bench-100m failover scans crash kills model lock audit clean
+.PHONY: help demo test check-all lint serve bench bench-days bench-evidence bench-100m failover scans crash kills model history lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -60,6 +60,10 @@ kills: $(STAMP)
 ## make model   15,000 random steps of billing, messengers, deliveries and persons against a plain model of the registry
 model: $(STAMP)
 	REGISTRYD_LONG=1 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/model/test_model.py
+
+## make history   200,000 operations of 16 clients over HTTP: some order of them must explain every answer (ARGS='--operations N --seed N')
+history: $(STAMP)
+	$(BIN)/python -m tests.history $(ARGS)
 
 ## make bench   what it does in a second here, beside baselines of the same run (ARGS='queries --scale 10 --json FILE')
 bench: $(STAMP)

@@ -415,9 +415,9 @@ class Inbox:
 
 
 @asynccontextmanager
-async def receiving(secret: SigningSecret, port: int = 0, status: int = 204) -> AsyncIterator[tuple[Receiver, Inbox]]:
+async def receiving(secret: SigningSecret, port: int = 0, status: int = 204, **faults: Any) -> AsyncIterator[tuple[Receiver, Inbox]]:
     inbox = Inbox()
-    async with Receiver(secret, port=port, status=status, on_receipt=inbox.receipts.append) as receiver:
+    async with Receiver(secret, port=port, status=status, on_receipt=inbox.receipts.append, **faults) as receiver:
         yield receiver, inbox
 
 

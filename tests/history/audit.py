@@ -1,0 +1,57 @@
+"""Judges what is in the tables against what clients were told and what endpoints received. Each fault is a line of text."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from tests.history.checker import Operation
+
+
+class Row(NamedTuple):
+    """A row of registry.binding."""
+
+    number: int
+    generation: int
+    messenger: int
+    code: str
+    end_reason: str | None
+
+
+class Notice(NamedTuple):
+    """A notice as a table has it, or as an endpoint received it."""
+
+    notification_id: str
+    messenger: int
+    generation: int
+    code: str
+
+
+def faults(
+    operations: Sequence[tuple[int, Operation]], rows: Sequence[Row], notices: Sequence[Notice], received: Iterable[Notice]
+) -> list[str]:
+    """`operations`: with their numbers. `notices`: all that is owed or was delivered. `received`: in any order, repeats included."""
+    found = []
+    of_code: defaultdict[tuple[int, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        of_code[row.messenger, row.code].append(row)
+    for number, op in operations:
+        if op.kind == "bind" and op.told in ("recorded", "replaced"):
+            bound = of_code[op.messenger, op.code]
+            if [row.number for row in bound] != [number]:
+                found.append(f"an acknowledged binding has {len(bound)} rows, or one on another number: {op.code}")
+    told = Counter((notice.messenger, notice.code) for notice in notices)
+    for row in rows:
+        expected = 1 if row.end_reason == "terminated" else 0
+        if told[row.messenger, row.code] != expected:
+            found.append(f"a binding that ended as {row.end_reason} has {told[row.messenger, row.code]} notices: {row.code}")
+    rows_told = {(row.messenger, row.generation, row.code) for row in rows}
+    right = set(notices)
+    found += [f"a notice without a binding: {n.code}" for n in notices if (n.messenger, n.generation, n.code) not in rows_told]
+    found += [f"pushed what is not owed: {n.code}" for n in set(received) if n not in right]
+    ids: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
+    for notice in received:
+        ids[notice.messenger, notice.code].add(notice.notification_id)
+    found += [f"one notice came under {len(of)} ids: {code}" for (_, code), of in ids.items() if len(of) > 1]
+    return found

@@ -1,0 +1,146 @@
+"""Sixteen clients over HTTP: what each asked, when, and what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from registryd.client.receiver import Receipt
+from registryd.store import keys
+from tests.conftest import Site, TestMessenger
+from tests.history.audit import Notice
+from tests.history.checker import Operation
+
+CLIENTS = 16
+SHARES = {"bind": 60, "ask": 10, "terminate": 15, "activate": 15}
+PULL_S = 0.5
+
+
+class Addresses(NamedTuple):
+    api: str
+    operator: str
+
+
+class Clients:
+    """Runs so many operations. `operations` then holds them with their numbers; `told` counts answers and refusals."""
+
+    def __init__(self, addresses: Addresses, messengers: Sequence[TestMessenger], numbers: Sequence[int], count: int, seed: int) -> None:
+        self.operations: list[tuple[int, Operation]] = []
+        self.told: Counter[str] = Counter()
+        self.pulled: list[Notice] = []
+        self._addresses = addresses
+        self._messengers = messengers
+        self._numbers = numbers
+        self._left = count
+        self._seed = seed
+        self._names = 0
+
+    async def run(self, operator_keys: Sequence[str]) -> None:
+        await asyncio.gather(*(self._client(random.Random(f"{self._seed} {i}"), key) for i, key in enumerate(operator_keys)))
+
+    async def _client(self, random_: random.Random, operator_key: str) -> None:
+        async with (
+            aiohttp.ClientSession(self._addresses.api) as api,
+            aiohttp.ClientSession(self._addresses.operator, headers={"Authorization": f"Bearer {operator_key}"}) as operator,
+        ):
+            while self._left > 0:
+                self._left -= 1
+                # Some numbers are asked for much more often than others, so that operations on one number overlap.
+                number = self._numbers[int(len(self._numbers) * random_.random() ** 3)]
+                kind = random_.choices(list(SHARES), list(SHARES.values()))[0]
+                if kind in ("bind", "ask"):
+                    await self._ask(api, random_.choice(self._messengers), number, kind)
+                else:
+                    await self._event(operator, number, kind)
+
+    def _fresh(self, what: str) -> str:
+        self._names += 1
+        return f"{what}{self._names}"
+
+    async def _ask(self, api: aiohttp.ClientSession, messenger: TestMessenger, number: int, kind: str) -> None:
+        code = self._fresh("c") if kind == "bind" else ""
+        body = {"phoneNumber": f"+{number}"} | ({"identificationCode": code} if code else {})
+        began = time.monotonic()
+        status, answer = await self._post(api, "/v1/presence", body, messenger.headers)
+        ended = time.monotonic()
+        if status == 200:
+            told = answer["binding"] or ("present" if answer["present"] else "absent")
+        elif status == 429:
+            return
+        else:
+            told = None
+        self._note(number, Operation(kind, began, ended, told, messenger.messenger_id, code))  # type: ignore[arg-type] # of SHARES
+
+    async def _event(self, operator: aiohttp.ClientSession, number: int, kind: str) -> None:
+        at = datetime.now(UTC)
+        types = {"terminate": "terminated", "activate": "activated"}
+        event = {"eventId": self._fresh("e"), "type": types[kind], "phoneNumber": f"+{number}", "occurredAt": at.isoformat()}
+        began = time.monotonic()
+        status, answer = await self._post(operator, "/operator/v1/contract-events", {"events": [event]}, {})
+        ended = time.monotonic()
+        told: str | None = None
+        if status == 200:
+            outcome = answer["results"][0]["outcome"]
+            self.told[outcome] += 1
+            # Refused or not yet: it has changed nothing.
+            told = "applied" if outcome == "applied" else "nothing"
+        elif status == 429:
+            return
+        self._note(number, Operation(kind, began, ended, told, at=at.timestamp()))  # type: ignore[arg-type] # of SHARES
+
+    async def _post(self, session: aiohttp.ClientSession, path: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
+        try:
+            async with session.post(path, json=body, headers=headers) as response:
+                answer = await response.json(content_type=None)
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError):
+            status, answer = 0, None
+        if status != 200:
+            self.told[f"status {status}"] += 1
+        return status, answer
+
+    def _note(self, number: int, op: Operation) -> None:
+        self.operations.append((number, op))
+        self.told[f"{op.kind} {op.told}"] += 1
+
+    async def pull(self, messenger: TestMessenger, over: asyncio.Event) -> None:
+        """What a messenger without an endpoint does, until `over` and there is nothing left."""
+        async with aiohttp.ClientSession(self._addresses.api, headers=messenger.headers) as api:
+            while True:
+                is_over = over.is_set()
+                async with api.get("/v1/notifications", params={"limit": 1000}) as response:
+                    owed = (await response.json())["notifications"] if response.status == 200 else None
+                if owed == [] and is_over:
+                    return
+                if owed:
+                    self.pulled += [notice_of(messenger.messenger_id, item) for item in owed]
+                    ids = [item["notificationId"] for item in owed]
+                    async with api.post("/v1/notifications/acknowledge", json={"notificationIds": ids}) as response:
+                        await response.read()
+                await asyncio.sleep(PULL_S)
+
+
+def notice_of(messenger_id: int, item: dict[str, Any]) -> Notice:
+    return Notice(item["notificationId"], messenger_id, item["generation"], item["identificationCode"])
+
+
+def pushed(messenger_id: int, receipts: Sequence[Receipt]) -> list[Notice]:
+    return [notice_of(messenger_id, item) for receipt in receipts if receipt.kind == "binding.terminated" for item in receipt.notifications]
+
+
+async def operator_keys(site: Site) -> list[str]:
+    """A key for each client: a key has a budget of calls a minute."""
+    made = [keys.new_key("ok") for _ in range(CLIENTS)]
+    async with site.database.connect() as connection:
+        await connection.executemany(
+            "INSERT INTO registry.operator_key (key_id, name, scopes, secret_sha256) VALUES ($1, $2, '{feed}', $3)",
+            [(key.key_id, f"client-{key.key_id}", key.secret_sha256) for key in made],
+        )
+    return [key.shown for key in made]
