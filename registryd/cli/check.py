@@ -126,7 +126,7 @@ async def _database(context: Context) -> list[CheckResult]:
                     CheckResult("settings", f"{'; '.join(unset)}: connect as registryd_app, or run sql/roles.sql again", Exit.FAILED)
                 )
             else:
-                found.append(CheckResult("settings", "as sql/roles.sql sets them"))
+                found.append(CheckResult("settings", "as sql/roles.sql and the daemon set them"))
             found.append(await _secrets(connection, context.settings))
     except Unavailable as error:
         found.append(CheckResult("database", explain(error), Exit.DATABASE_AWAY))

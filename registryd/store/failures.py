@@ -6,6 +6,7 @@ import asyncpg
 from asyncpg.exceptions import TargetServerAttributeNotMatched
 
 from registryd.domain.errors import Unavailable
+from registryd.store.session import TransactionPooling
 
 TRANSIENT = (
     asyncpg.PostgresConnectionError,
@@ -16,6 +17,10 @@ TRANSIENT = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.QueryCanceledError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.PostgresSystemError,
+    asyncpg.DataCorruptedError,
+    asyncpg.IndexCorruptedError,
     asyncpg.LockNotAvailableError,
     TargetServerAttributeNotMatched,
     asyncpg.InvalidCatalogNameError,
@@ -23,7 +28,12 @@ TRANSIENT = (
     OSError,
     TimeoutError,
 )
-"""The database is away, starting, stopping, demoted, too slow or closed to us. Nothing is known then, so nothing is answered."""
+"""The database is away, starting, stopping, demoted, too slow, closed to us or broken: its disk is full or fails, it has no transaction ids
+left, its data is damaged. Nothing is known then, so nothing is answered.
+"""
+
+MISTAKES = (asyncpg.StatementTooComplexError, asyncpg.TooManyColumnsError, asyncpg.TooManyArgumentsError)
+"""Limits that only a statement of ours can meet, though they are of a kind with those that a server meets."""
 
 CLIENT_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 """asyncpg raises these for a lost connection and for a wrong call of ours alike. The state of the connection tells which."""
@@ -40,6 +50,8 @@ CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.
 
 def explain(error: Unavailable) -> str:
     """Why the database is away and what to do about it."""
+    if isinstance(error, TransactionPooling):
+        return str(error)
     match error.__cause__:
         case asyncpg.InvalidPasswordError() as cause:
             return (

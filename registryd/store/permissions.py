@@ -14,6 +14,7 @@ from typing import NamedTuple
 import asyncpg
 
 from registryd import resources, store
+from registryd.store import session
 from registryd.store.pool import Connection, fetch
 from registryd.store.queries import DECLARED, Query
 
@@ -53,12 +54,12 @@ async def lacking(connection: Connection) -> list[str]:
 
 
 async def unset(connection: Connection) -> list[str]:
-    """The settings of sql/roles.sql that are not in force for this role; empty when all is well."""
+    """The settings of sql/roles.sql and of our sessions that are not in force on this connection; empty when all is well."""
     text = resources.path("sql/roles.sql").read_text("utf-8")
     wanted = re.findall(r"^ALTER ROLE registryd_app SET (\S+) = '?([^';]+)'?;", text, re.MULTILINE)
     missing = []
-    for name, value in wanted:
+    for name, value in [*wanted, *session.SETTINGS.items()]:
         (row,) = await fetch(connection, READ_SETTING, name)
-        if row.value != value:
+        if row.value is not None and row.value != value:
             missing.append(f"{name} is {row.value}, not {value}")
     return missing

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -21,29 +20,17 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from registryd import observe
 from registryd.config import Settings
 from registryd.domain.errors import Unavailable
-from registryd.store.failures import CLIENT_ERRORS, CONFLICTS, TRANSIENT
+from registryd.store import session
+from registryd.store.failures import CLIENT_ERRORS, CONFLICTS, MISTAKES, TRANSIENT
 from registryd.store.primary import PrimaryFinder
 from registryd.store.queries import Query, Row
+from registryd.store.session import Connection, PlainConnection
 
 ACQUIRE_TIMEOUT_S = 2.0
 CANCEL_TIMEOUT_S = 1.0
 """How long we wait for a cancel to take effect before we drop the connection."""
-TCP_USER_TIMEOUT_MS = 10_000
 
-PROBES = {
-    "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-}
-"""Settings that make the planner use nested loops over index probes for our short statements, and plan each once. Without them it would
-remember a plan that it made while a table was small.
-"""
-
-PlainConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-"""A connection that belongs to no pool."""
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+__all__ = ["Connection", "PlainConnection"]
 
 
 class Database:
@@ -67,6 +54,9 @@ class Database:
         self._name = name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._finder = PrimaryFinder(dsn, password, name, self._leave)
+        self._startup = {"application_name": name, "timezone": "UTC"}
+        """Of the startup packet's settings PgBouncer takes only a few, these among them."""
+        self._is_own_session = False
         self._opening: set[asyncio.Timeout] = set()
         self._opened: weakref.WeakSet[asyncpg.Connection[asyncpg.Record]] = weakref.WeakSet()
 
@@ -82,16 +72,9 @@ class Database:
             max_inactive_connection_lifetime=300,
             target_session_attrs=SessionAttribute.read_write,
             connect=self._open,
-            init=_bound_network,
+            init=self._begin,
             reset=_keep_session,
-            server_settings={
-                "application_name": self._name,
-                "timezone": "UTC",
-                "jit": "off",
-                **PROBES,
-                "lock_timeout": "2s",
-                "idle_in_transaction_session_timeout": "15s",
-            },
+            server_settings=self._startup,
         )
         return self
 
@@ -114,6 +97,22 @@ class Database:
                 self._opening.discard(patience)
         self._opened.add(connection)
         return connection
+
+    async def _begin(self, connection: Connection) -> None:
+        """Prepares a new connection. The first one also finds out whether a pooler lies between, and how it pools."""
+        await session.begin(connection)
+        if not self._is_own_session:
+            if not await session.is_direct(connection):
+                opening = (
+                    self._open(self._dsn, password=self._password, server_settings=self._startup, statement_cache_size=0) for _ in range(2)
+                )
+                one, other = await asyncio.gather(*opening)
+                try:
+                    await session.refuse_transaction_pooling(one, other)
+                finally:
+                    one.terminate()
+                    other.terminate()
+            self._is_own_session = True
 
     def _leave(self) -> None:
         """Cuts the connections to the former primary. If it hangs, each of them would hang for as long as a statement may take."""
@@ -146,6 +145,8 @@ class Database:
                 raise
             finally:
                 await self._pool.release(connection, timeout=CANCEL_TIMEOUT_S)
+        except MISTAKES:  # some of TRANSIENT's kind
+            raise
         except TRANSIENT as error:
             observe.database_errors.labels(type(error).__name__).inc()
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # demoted: no connection to it is of use
@@ -234,17 +235,6 @@ def _is_gone(connection: Connection) -> bool:
         return connection.is_closed()
     except asyncpg.InterfaceError:  # it closed, and the pool has taken it back
         return True
-
-
-async def _bound_network(connection: Connection) -> None:
-    """Lets the kernel close the connection when the network is dead, even under a listener. asyncpg's own timeouts do not work there."""
-    transport = connection._transport  # type: ignore[union-attr] # asyncpg offers no public way to its socket
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
 
 
 async def _keep_session(_: Connection) -> None:

@@ -17,7 +17,7 @@ import asyncpg
 
 from registryd.demo import embedded
 from registryd.store import presence
-from registryd.store.pool import PROBES
+from registryd.store.session import PROBES
 from tests.conftest import prepare_database
 
 DAYS = 1100

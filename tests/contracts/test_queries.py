@@ -35,8 +35,8 @@ from registryd.store import (
     staging,
 )
 from registryd.store.permissions import BY_OTHER_ROLES
-from registryd.store.pool import PROBES
 from registryd.store.queries import DECLARED, Query
+from registryd.store.session import PROBES
 from tests.conftest import TestDatabase, cloned
 from tests.store.conftest import FIRST, Connection, Explained, Plan, add_contracts, add_messengers, bind, explaining
 

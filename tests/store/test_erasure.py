@@ -8,7 +8,7 @@ from typing import Any
 
 from registryd import observe
 from registryd.keep import erasure
-from registryd.store.pool import PROBES
+from registryd.store.session import PROBES
 from tests.conftest import TestDatabase
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind, change_policy, explaining
 

@@ -17,7 +17,7 @@ from registryd.domain.identifiers import MessengerId, Msisdn, query_id
 from registryd.keep.days import keep_days
 from registryd.store import days, presence
 from registryd.store.days import FAMILIES
-from registryd.store.pool import PROBES
+from registryd.store.session import PROBES
 from tests.conftest import Site, TestDatabase, daemon, rewrite_policy, wait_for
 from tests.store.conftest import FIRST, Connection, add_messengers, ask, begin_chain, explaining, seal_all, write_page
 

@@ -1,0 +1,113 @@
+"""What a session of ours has, whatever lies between it and the server and whatever the database's defaults are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from registryd.store import session
+from registryd.store.failures import explain
+from registryd.store.pool import Database
+from registryd.store.session import SETTINGS, TransactionPooling
+from tests.conftest import Site, TestDatabase
+from tests.process.commands import told
+from tests.store.pooler import pooling
+
+Work = Callable[[Database], Awaitable[Any]]
+
+
+async def through_pooler(database: TestDatabase, work: Work, *, transactions: bool = False) -> Any:
+    place = dict(parse_qsl(urlsplit(database.dsn()).query))
+    async with pooling(place["host"], int(place["port"]), transactions=transactions) as port:
+        dsn = f"postgresql://registryd_app@127.0.0.1:{port}/{database.name}"
+        async with Database(dsn, size=2, connect_timeout_s=3, command_timeout_s=10) as db:
+            return await work(db)
+
+
+async def settings_of(db: Database) -> dict[str, str]:
+    async with db.connection() as connection:
+        values = {name: await connection.fetchval("SELECT current_setting($1, true)", name) for name in SETTINGS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def in_force(found: dict[str, str]) -> bool:
+    return len(found) > 8 and found.items() <= SETTINGS.items()
+
+
+def test_a_pooler_of_sessions_needs_no_setting_of_its_own_and_ours_are_in_force(database: TestDatabase) -> None:
+    assert in_force(asyncio.run(through_pooler(database, settings_of)))
+
+
+def test_a_pooler_of_transactions_is_refused_with_what_to_set(database: TestDatabase) -> None:
+    async def work(db: Database) -> None:
+        await settings_of(db)
+
+    with pytest.raises(TransactionPooling) as refused:
+        asyncio.run(through_pooler(database, work, transactions=True))
+    assert "pool_mode = session" in explain(refused.value)
+
+
+def test_no_default_of_database_or_role_reaches_our_sessions(site: Site) -> None:
+    defaults = {
+        "default_transaction_isolation": "serializable",
+        "statement_timeout": "1ms",
+        "idle_session_timeout": "1s",
+        "enable_seqscan": "on",
+        "jit": "on",
+        "lock_timeout": "1ms",
+    }
+    for name, value in defaults.items():
+        site.database.psql(
+            *("-c", f"ALTER DATABASE \"{site.database.name}\" SET {name} = '{value}'"),
+            *("-c", f"ALTER ROLE registryd_app IN DATABASE \"{site.database.name}\" SET {name} = '{value}'"),
+        )
+
+    async def read() -> dict[str, str]:
+        async with site.database.pool() as db:
+            return await settings_of(db)
+
+    assert in_force(asyncio.run(read()))
+    assert {finding["state"] for finding in told(site, "check")} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("infinity", datetime.max.replace(tzinfo=UTC)),
+        ("294276-12-31 00:00+00", datetime.max.replace(tzinfo=UTC)),
+        ("10000-01-01 00:00+00", datetime.max.replace(tzinfo=UTC)),
+        ("9999-12-31 23:59:59.999999+00", datetime.max.replace(tzinfo=UTC)),
+        ("2026-03-29 02:30:00.123456+03", datetime(2026, 3, 28, 23, 30, 0, 123456, UTC)),
+        ("1999-12-31 23:59:59.999999+00", datetime(1999, 12, 31, 23, 59, 59, 999999, UTC)),
+        ("0001-01-01 00:00+00", datetime.min.replace(tzinfo=UTC)),
+        ("4000-01-01 00:00+00 BC", datetime.min.replace(tzinfo=UTC)),
+        ("-infinity", datetime.min.replace(tzinfo=UTC)),
+    ],
+)
+def test_every_time_that_the_database_can_hold_is_read_as_one_that_can_be_compared(
+    database: TestDatabase, written: str, read: datetime
+) -> None:
+    async def work() -> None:
+        async with database.pool() as db, db.connection() as connection:
+            found = await connection.fetchrow("SELECT $1::text::timestamptz, ARRAY[$1::text::timestamptz]", written)
+            assert found is not None
+            assert (found[0], found[1], found[0].tzinfo) == (read, [read], UTC)
+            if written[-1:] != "y":
+                assert await connection.fetchval("SELECT $1::timestamptz = $2::text::timestamptz", read, read.isoformat())
+
+    asyncio.run(work())
+
+
+def test_the_deadlines_of_the_network_are_set_on_tcp_alone(database: TestDatabase) -> None:
+    """A Unix socket has none, and is not refused for it."""
+
+    async def work() -> None:
+        async with database.pool() as db, db.connection() as connection:
+            session.bound_network(connection)
+
+    asyncio.run(work())
