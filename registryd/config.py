@@ -44,7 +44,7 @@ class ApiSection(Section, frozen=True):
     listen: str = "127.0.0.1:8080"
     connections_max: Count = 4096
     body_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=15)] = 10.0
-    keepalive_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=15)] = 12.0
+    keepalive_timeout_s: Seconds = 75.0
     body_max_bytes: Annotated[int, msgspec.Meta(ge=4096, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
 
 

@@ -15,6 +15,7 @@ from registryd.http.reply import Reply
 from registryd.http.transport import Handler
 
 STALE_S = 5.0
+LOOKS = ("GET", "HEAD", "OPTIONS")
 
 
 class Health:
@@ -39,7 +40,7 @@ class Health:
         observe.ready.set(not reason)
 
     async def __call__(self, request: BaseRequest) -> Reply:
-        match request.path:
+        match looked_at(request):
             case "/healthz":
                 return plain(b"ok\n")
             case "/readyz":
@@ -65,6 +66,13 @@ class Door:
         return await self.handler(request)
 
 
+def looked_at(request: BaseRequest) -> str:
+    """The path that is looked at; empty where a method does more than look. HAProxy's `OPTIONS /` looks at /readyz."""
+    if request.method not in LOOKS:
+        return ""
+    return "/readyz" if request.method == "OPTIONS" and request.path in ("/", "*") else request.path
+
+
 def readiness(reason: str, **facts: object) -> Reply:
     """/readyz: 200, or 503 with the reason."""
     told = {"ready": not reason, **({"reason": reason} if reason else {}), **facts}
@@ -73,6 +81,8 @@ def readiness(reason: str, **facts: object) -> Reply:
 
 def page(path: str) -> Reply:
     """`/`: a page that shows the other three."""
+    if not path:
+        return Reply(b"this is only looked at\n", 405, "text/plain; charset=utf-8", {"Allow": ", ".join(LOOKS)})
     if path != "/":
         return plain(b"there are /, /healthz, /readyz and /metrics\n", 404)
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"

@@ -1,9 +1,9 @@
 """Sockets and connections: aiohttp parses, and what it leaves open to slow, silent and broken clients is closed here.
 
 A connection is one task that takes its requests in their order; a request is a call in it, not a task of its own.
-Invariants: a client that does not complete a request's headers within `keepalive_timeout_s` of connecting, or of its last answer, is
-disconnected; so is one whose body does not arrive within `body_timeout_s`, or that does not read its answers for 10 s. Not one byte of
-what a client sent is echoed or logged, also where it was not HTTP. More than `connections_max` connections are refused.
+Invariants: a client that does not complete a request's headers within 15 s of connecting, or within `keepalive_timeout_s` of its last
+answer, is disconnected; so is one whose body does not arrive within `body_timeout_s`, or that does not read its answers for 10 s. Not one
+byte of what a client sent is echoed or logged, also where it was not HTTP. More than `connections_max` connections are refused.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -27,10 +28,15 @@ from registryd.http.reply import Reply
 
 SWEEP_S = 1.0
 STALLED_MAX_S = 10.0
+FIRST_REQUEST_S = 15.0
+"""How long a new connection may take to complete the headers of its first request."""
 LINGERING_S = 2.0
 DRAIN_S = 2.0
 DRAIN_LOOK_S = 0.02
 BACKLOG = 4096
+
+_PARAMETERS = re.compile(r"""(?:;[ \t]*(?:[\w!#$%&'*+.^`|~-]+=(?:"[^"\\]*"|[\w!#$%&'*+.^`|~-]+))?[ \t]*)*""", re.ASCII)
+_CHARSET = re.compile(r"""charset=("[^"]*"|[^;\s]*)""", re.IGNORECASE)
 
 _SILENT = logging.getLogger("registryd.http.silent")
 _SILENT.disabled = True
@@ -47,10 +53,14 @@ def assert_c_parser() -> None:
 class Connection(web_protocol.RequestHandler):
     """One client's connection, without aiohttp's echoes, and without its task, writer and streamed response for each request."""
 
-    __slots__ = ("waits_since",)
+    __slots__ = ("has_all", "payload", "waits_since")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.waits_since: float | None = None
+        self.has_all = False
+        """The client has shut its side: what it has asked is answered, and then the connection ends."""
+        self.payload: StreamReader | None = None
+        """The body of the request under way."""
         listener = self._manager
         assert isinstance(listener, Listener)
         if len(listener.connections) >= listener.connections_max:
@@ -59,6 +69,20 @@ class Connection(web_protocol.RequestHandler):
             transport.abort()  # type: ignore[attr-defined] # every transport of a server is a WriteTransport
             return
         super().connection_made(transport)
+        if self._keepalive_timeout > FIRST_REQUEST_S and self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+            self._next_keepalive_close_time = self._loop.time() + FIRST_REQUEST_S
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # what asyncio asks for: whether the transport stays open
+        """The client has said all that it will (`nc -N`). TLS has no such state: there the connection ends."""
+        self.has_all = True
+        last = self._messages[-1][1] if self._messages else self.payload
+        if last is None:
+            return False
+        if not last.is_eof():
+            last.set_exception(web_protocol.RequestPayloadError("cut off"))
+        return True
 
     async def start(self) -> None:
         """Answers the connection's requests in their order, until it ends."""
@@ -70,6 +94,7 @@ class Connection(web_protocol.RequestHandler):
                 finally:
                     self._waiter = None
             message, payload = self._messages.popleft()
+            self.payload = payload
             if self._parser is not None:
                 self._parser.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
@@ -83,6 +108,7 @@ class Connection(web_protocol.RequestHandler):
                     self._handler_waiter.set_result(None)
             if self._close or not may_stay:
                 break
+            self.payload = None
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             if self._keepalive_handle is None:
                 self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
@@ -102,7 +128,7 @@ class Connection(web_protocol.RequestHandler):
                 reply = await self._request_handler(request)  # type: ignore[assignment] # the listener's handlers give Reply
             finally:
                 self._current_request = None
-            reply.close = reply.close or message.should_close or message.upgrade or self._manager.draining  # type: ignore[union-attr] # a Listener
+            reply.close = reply.close or message.should_close or message.upgrade or self._is_last or self._manager.draining  # type: ignore[union-attr] # a Listener
             if message.version < HttpVersion11 and not reply.close:
                 reply.headers = {**reply.headers, "Connection": "keep-alive"}
             is_head = message.method == "HEAD"
@@ -115,6 +141,10 @@ class Connection(web_protocol.RequestHandler):
             return not reply.close and (payload.is_eof() or await _rest_of(payload))
         except (ConnectionError, web_protocol.RequestPayloadError):
             return False
+
+    @property
+    def _is_last(self) -> bool:
+        return self.has_all and not self._messages
 
     def _not_http(self) -> Reply:
         """The answer to what was not HTTP; aiohttp's own answer and log quote it."""
@@ -205,7 +235,7 @@ async def read_body(request: BaseRequest, api: ApiSection) -> bytes:
     if headers.get("Content-Encoding", "identity") != "identity":
         raise problems.unsupported_media_type("Send the body uncompressed.")
     media_type = headers.get("Content-Type", "")
-    if media_type != "application/json" and not _is_json(media_type):
+    if media_type != "application/json" and not is_json(media_type):
         raise problems.unsupported_media_type("Send the body as Content-Type: application/json in UTF-8.")
     content = request.content
     if content.is_eof():  # it came with the headers
@@ -233,7 +263,9 @@ async def read_body(request: BaseRequest, api: ApiSection) -> bytes:
     return b"".join(parts)
 
 
-def _is_json(media_type: str) -> bool:
-    kind, _, parameter = media_type.partition(";")
-    charset = parameter.strip().lower().replace('"', "")
-    return kind.strip().lower() == "application/json" and charset in ("", "charset=utf-8")
+def is_json(media_type: str) -> bool:
+    """Whether a Content-Type says JSON in UTF-8 (RFC 9110 8.3). Parameters that we do not know change nothing."""
+    kind, semicolon, rest = media_type.partition(";")
+    if kind.strip().lower() != "application/json" or _PARAMETERS.fullmatch(semicolon + rest) is None:
+        return False
+    return all(charset.strip('"').lower() in ("utf-8", "utf8") for charset in _CHARSET.findall(rest))

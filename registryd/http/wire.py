@@ -37,7 +37,8 @@ class QueryBody(Body, frozen=True):
     """`POST /v1/presence`, and an item of a batch."""
 
     phoneNumber: str
-    identificationCode: str | UnsetType = UNSET
+    identificationCode: str | UnsetType | None = UNSET
+    """None as serializers write an optional that is empty: as if it were left out."""
 
 
 class Binding(Body, frozen=True):
@@ -65,8 +66,8 @@ class ContractEvent(Body, frozen=True):
     type: EventType
     phoneNumber: str
     occurredAt: str
-    holder: Holder | UnsetType = UNSET
-    endUser: StatedEndUser | UnsetType = UNSET
+    holder: Holder | UnsetType | None = UNSET
+    endUser: StatedEndUser | UnsetType | None = UNSET
 
 
 T = TypeVar("T", bound=Body)
@@ -211,7 +212,7 @@ def presence_query(item: QueryBody | Binding) -> PresenceQuery:
 
 def _code(item: QueryBody) -> IdentificationCode | None:
     code = item.identificationCode
-    return None if code is UNSET else parse_code(code)
+    return parse_code(code) if isinstance(code, str) else None
 
 
 def _parse(raw: bytes) -> Any:

@@ -21,7 +21,7 @@ from aiohttp.web import BaseRequest
 from registryd import config, observe, sdnotify
 from registryd.config import Settings
 from registryd.http import sockets
-from registryd.http.health import page, plain, readiness
+from registryd.http.health import looked_at, page, plain, readiness
 from registryd.http.reply import Reply
 from registryd.http.transport import Listener
 from registryd.processes import die_with
@@ -154,7 +154,7 @@ class HealthOfAll:
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(ASK_TIMEOUT_S))
 
     async def __call__(self, request: BaseRequest) -> Reply:
-        match request.path:
+        match looked_at(request):
             case "/healthz":
                 return plain(b"ok\n")
             case "/readyz":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import re
 import time
@@ -255,8 +256,15 @@ def test_an_unknown_field_is_refused(api: Api, path: str, body: object, where: s
     assert api.recorded() == 0
 
 
-@pytest.mark.parametrize("value", [79161357924, 79161357924.0, 10**25, True, None, [], [NUMBER], {"phoneNumber": NUMBER}])
-@pytest.mark.parametrize("field", ["phoneNumber", "identificationCode"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *itertools.product(
+            ("phoneNumber", "identificationCode"), [79161357924, 79161357924.0, 10**25, True, [], [NUMBER], {"phoneNumber": NUMBER}]
+        ),
+        ("phoneNumber", None),
+    ],
+)
 def test_a_field_of_another_type_is_refused(api: Api, field: str, value: object) -> None:
     answer = api.refused(json.dumps({"phoneNumber": NUMBER, field: value}).encode())
     assert [error["path"] for error in answer.body["errors"]] == [field]
@@ -324,7 +332,6 @@ def test_deep_nesting_is_refused(api: Api, depth: int, letter: str) -> None:
         ("Content-Type: application/x-www-form-urlencoded",),
         ("Content-Type: multipart/form-data; boundary=zebra",),
         ("Content-Type: application/json; charset=iso-8859-1",),
-        ("Content-Type: application/json; zebra=1",),
         ("Content-Type: application/jsonzebra",),
         ("Content-Type: application/vnd.zebra+json",),
         ("Content-Type: ",),
@@ -448,12 +455,12 @@ def test_a_suspended_messenger_may_learn_what_it_is_owed_and_nothing_else(own_ap
     [
         ({"phoneNumber": "+7916135792400000"}, ".phoneNumber"),
         ({"phoneNumber": 79161357924}, ".phoneNumber"),
-        ({"phoneNumber": NUMBER, "identificationCode": None}, ".identificationCode"),
+        ({"phoneNumber": NUMBER, "identificationCode": False}, ".identificationCode"),
         ({"phoneNumber": NUMBER, FIELD: CODE}, ""),
         ({"identificationCode": CODE}, ""),
         ("zebra", ""),
     ],
-    ids=["number", "type", "null", "unknown", "missing", "shape"],
+    ids=["number", "type", "code", "unknown", "missing", "shape"],
 )
 def test_one_bad_item_refuses_a_batch_of_10_000(own_api: Api, place: int, bad: object, path: str) -> None:
     [number] = own_api.service.contracts()
