@@ -139,18 +139,21 @@ BEGIN
                                 WHERE l.msisdn = b.msisdn AND l.generation = b.generation + 1 AND l.messenger_id = b.messenger_id AND l.ended_at IS NULL)
         $taken$;
     END IF;
-    -- What was undone no longer fills the bound of the hour.
+    -- What was undone no longer fills the bound of the hour. What was held never did. By minutes, because fold_movements sums them so.
+    PERFORM pg_advisory_xact_lock(hashtextextended('registry.fold_movements', 0));
     EXECUTE $ends$
         WITH undone AS (
-            SELECT m.recorded_at, count(*) AS ends FROM pg_temp.mistaken AS m
-             WHERE m.outcome = 'reinstated' AND m.recorded_at > now() - interval '1 hour' GROUP BY m.recorded_at
+            SELECT date_trunc('minute', m.recorded_at) AS minute, count(*) AS ends FROM pg_temp.mistaken AS m
+             WHERE m.outcome = 'reinstated' AND m.recorded_at > now() - interval '1 hour'
+               AND NOT EXISTS (SELECT FROM registry.notification_held AS h WHERE h.recorded_at = m.recorded_at)
+             GROUP BY 1
         ), counted AS (
-            DELETE FROM registry.ends_recorded AS e USING undone AS u WHERE e.recorded_at = u.recorded_at RETURNING e.recorded_at, e.ends
+            DELETE FROM registry.ends_recorded AS e USING undone AS u WHERE date_trunc('minute', e.recorded_at) = u.minute
+            RETURNING u.minute, e.recorded_at, e.ends
         )
         INSERT INTO registry.ends_recorded (recorded_at, ends)
-        SELECT u.recorded_at, c.ends - u.ends
-          FROM undone AS u JOIN (SELECT c.recorded_at, sum(c.ends) AS ends FROM counted AS c GROUP BY c.recorded_at) AS c ON c.recorded_at = u.recorded_at
-         WHERE c.ends > u.ends
+        SELECT max(c.recorded_at), sum(c.ends) - u.ends FROM undone AS u JOIN counted AS c ON c.minute = u.minute
+         GROUP BY u.minute, u.ends HAVING sum(c.ends) > u.ends
     $ends$;
 END
 $$;

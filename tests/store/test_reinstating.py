@@ -18,10 +18,10 @@ from registryd.feed import snapshot
 from registryd.feed.snapshot import FileImport
 from registryd.store import audit, breakglass, notifications
 from registryd.store.breakglass import BreakglassRefused, Ends, Undone
+from registryd.store.snapshots import Reconciled
 from tests.store.conftest import FIRST, Connection, Persons, add_contracts, add_messengers, bind, explaining
 
 REASON = "billing ended them by mistake"
-COLUMNS = "messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, recorded_at, identification_code"
 LATER = FIRST + 1_000_000
 
 
@@ -84,17 +84,18 @@ async def live_bindings(connection: Connection) -> list[tuple[int, int, str]]:
     return [tuple(row) for row in rows]
 
 
-async def hold_owed(connection: Connection) -> int:
-    """As the trigger holds a wave: what is owed is moved to where nobody is told of it."""
-    wave: int = await connection.fetchval(
-        "INSERT INTO registry.wave (ends, notifications) SELECT count(*), count(*) FROM registry.notification RETURNING wave_id"
-    )
+async def take(persons: Persons, directory: Path, numbers: Sequence[int], as_of: datetime) -> Reconciled:
+    """Imports a snapshot in which these numbers alone are live."""
+    path = directory / "contracts.csv"
+    lines = [f"{number},individual,not_required,active,2020-01-01T00:00:00Z" for number in numbers]
+    path.write_text("msisdn,holder,end_user,status,started_at\n" + "\n".join(lines) + "\n")
+    return await snapshot.reconcile(persons.database.dsn("registryd_app"), None, FileImport(path), as_of, lambda live: live)
+
+
+async def bound_ends(connection: Connection, ends_max: int) -> None:
     await connection.execute(
-        f"INSERT INTO registry.notification_held ({COLUMNS}, wave_id) SELECT {COLUMNS}, $1 FROM registry.notification",
-        wave,
+        "SELECT registry.change_policy(jsonb_build_object('ends_max', $1::integer, 'ends_max_share', 0), now(), 'a test')", ends_max
     )
-    await connection.execute("DELETE FROM registry.notification")
-    return wave
 
 
 def test_every_contract_and_binding_of_a_mistaken_end_is_there_again(persons: Persons) -> None:
@@ -130,13 +131,15 @@ def test_what_was_held_is_withdrawn_and_nobody_hears_of_it(persons: Persons) -> 
             await add_contracts(connection, 3)
             (messenger,) = await add_messengers(connection, 1)
             await bind(connection, messenger, 2)
+            await bound_ends(connection, 2)
             await end(connection, FIRST, FIRST + 1, FIRST + 2)
-            wave = await hold_owed(connection)
+            wave = await connection.fetchval("SELECT wave_id FROM registry.wave")
             rows = await undo(persons, Ends(wave=wave))
             assert outcomes(rows) == {("contract", "reinstated"): 3, ("binding", "reinstated"): 2, ("notification", "held"): 2}
             assert await connection.fetchval("SELECT count(*) FROM registry.notification") == 0
             assert await connection.fetchval("SELECT count(*) FROM registry.notification_held") == 0
             assert await connection.fetchval("SELECT withdrawn FROM registry.wave") == 2
+            assert await connection.fetchval("SELECT pending + held FROM report.notification_backlog") == 0
             withdrawn = await connection.fetch("SELECT DISTINCT request, reason, attempts FROM registry.notification_withdrawn")
             assert [tuple(row) for row in withdrawn] == [(1, REASON, 0)]
 
@@ -335,12 +338,7 @@ def test_the_next_snapshot_sees_no_change(persons: Persons, tmp_path: Path) -> N
             await add_contracts(connection, 3)
             await end(connection, FIRST + 1)
             await undo(persons, recently())
-            path = tmp_path / "contracts.csv"
-            lines = [f"{FIRST + i},individual,not_required,active,2020-01-01T00:00:00Z" for i in range(3)]
-            path.write_text("msisdn,holder,end_user,status,started_at\n" + "\n".join(lines) + "\n")
-            took = await snapshot.reconcile(
-                persons.database.dsn("registryd_app"), None, FileImport(path), datetime.now(UTC), lambda live: live
-            )
+            took = await take(persons, tmp_path, [FIRST, FIRST + 1, FIRST + 2], datetime.now(UTC))
             assert (took.live, took.activated, took.terminated, took.holder_changed, took.updated, took.newer) == (3, 0, 0, 0, 0, 0)
             live = await connection.fetch("SELECT msisdn, generation FROM registry.contract WHERE ended_at IS NULL ORDER BY 1")
             assert [tuple(row) for row in live] == [(FIRST, 1), (FIRST + 1, 2), (FIRST + 2, 1)]
@@ -351,13 +349,34 @@ def test_the_next_snapshot_sees_no_change(persons: Persons, tmp_path: Path) -> N
 def test_undone_ends_no_longer_fill_the_bound_of_the_hour(persons: Persons) -> None:
     async def run() -> None:
         async with persons.database.connect() as connection:
+            await add_contracts(connection, 12)
+            (messenger,) = await add_messengers(connection, 1)
+            await bound_ends(connection, 5)
+            for number in range(3):
+                await end(connection, FIRST + number)
+            await connection.execute("SELECT registry.fold_movements()")
+            await end(connection, FIRST + 3)
+            await bind(connection, messenger, 7, FIRST + 5)
+            await end(connection, *range(FIRST + 5, FIRST + 12))  # more than the bound, so they are held and never counted
+            assert await connection.fetchval("SELECT registry.ends_left()") == 1
+            assert outcomes(await undo(persons, Ends(numbers=[FIRST, FIRST + 3, FIRST + 9])))["contract", "reinstated"] == 3
+            assert await connection.fetchval("SELECT registry.ends_left()") == 3
+
+    asyncio.run(run())
+
+
+def test_ends_that_a_snapshot_brought_are_named_by_its_time(persons: Persons, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
             await add_contracts(connection, 3)
-            await end(connection, FIRST, FIRST + 1)
-            recorded_at = await connection.fetchval("SELECT recorded_at FROM registry.contract WHERE msisdn = $1", FIRST)
-            await connection.execute("DELETE FROM registry.ends_recorded")
-            await connection.execute("INSERT INTO registry.ends_recorded (recorded_at, ends) VALUES ($1, 5)", recorded_at)
-            await undo(persons, recently())
-            assert await connection.fetchval("SELECT sum(ends) FROM registry.ends_recorded") == 3
+            (messenger,) = await add_messengers(connection, 1)
+            await bind(connection, messenger, 3)
+            await connection.execute("SET session_replication_role = 'replica'; UPDATE registry.contract SET recorded_at = NULL")
+            as_of = datetime.now(UTC) - timedelta(hours=2)
+            await take(persons, tmp_path, [FIRST], as_of)
+            assert await connection.fetchval("SELECT count(*) FROM registry.contract WHERE ended_at IS NULL") == 1
+            rows = await undo(persons, Ends(recorded_from=as_of, recorded_until=as_of + timedelta(seconds=1)))
+            assert outcomes(rows)["binding", "reinstated"] == 2
 
     asyncio.run(run())
 
