@@ -146,7 +146,8 @@ async def reinstate(*, number: int, dry_run: bool, path: Path | None, dsn: str, 
         async with store.session(dsn) as connection:
             rows = await store.reinstate(connection, number, dry_run=dry_run, with_list=file is not None)
     except BaseException:
-        if path is not None:
+        if file is not None and path is not None:
+            file.close()
             path.unlink()
         raise
     if file is not None:

@@ -12,9 +12,10 @@ from rich.table import Table
 from registryd.cli.running import Context, command, fail, json_option, pass_context, present
 from registryd.domain.backlog import Backlog
 from registryd.domain.identifiers import masked_code, masked_number
+from registryd.domain.notification import REINSTATED, TERMINATED
 from registryd.domain.times import rfc3339
 from registryd.store import backlogs, proof
-from registryd.store.proof import AttemptRow, Delivered, EndedContract, Pending, Replayed
+from registryd.store.proof import AttemptRow, Delivered, EndedContract, Pending, Replayed, Withdrawn
 
 ATTEMPTS_TOLD = 20
 
@@ -49,15 +50,16 @@ async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> 
     """Show one notification's life: the contract's end, the deadline, the attempts on its lane, the delivery. ID: notificationId."""
     async with context.database() as db:
         pending, delivered = await proof.find(db, notification_id)
-        known = delivered or pending
+        withdrawn = await proof.find_withdrawn(db, notification_id)
+        known = delivered or pending or withdrawn
         if known is None:
-            fail("there is no such notification: it is neither owed nor among what is kept of the delivered ones")
+            fail("there is no such notification: it is neither owed nor among what is kept of the delivered and withdrawn ones")
         ended = await proof.find_ended(db, known.msisdn, known.generation)
         again = await proof.find_replays(db, known.messenger_id, notification_id)
-        until = delivered.delivered_at if delivered else datetime.now(UTC)
+        until = delivered.delivered_at if delivered else withdrawn.withdrawn_at if withdrawn else datetime.now(UTC)
         attempts = await proof.read_attempts(db, known.messenger_id, known.recorded_at, until, ATTEMPTS_TOLD)
-    facts = _notification(notification_id, pending, delivered)
-    life = sorted(_life(pending, delivered, ended, again, attempts), key=lambda event: event[0])
+    facts = _notification(notification_id, pending, delivered, withdrawn)
+    life = sorted(_life(known, pending, ended, again, attempts), key=lambda event: event[0])
     present(
         as_json,
         {**facts, "life": [{"at": rfc3339(at), "what": what} for at, what in life]},
@@ -94,19 +96,25 @@ def _endpoint(b: Backlog) -> str:
 
 
 def _life(
-    pending: Pending | None, delivered: Delivered | None, ended: EndedContract | None, again: list[Replayed], attempts: list[AttemptRow]
+    known: Pending | Delivered | Withdrawn,
+    pending: Pending | None,
+    ended: EndedContract | None,
+    again: list[Replayed],
+    attempts: list[AttemptRow],
 ) -> Iterator[tuple[datetime, str]]:
     """Everything that happened to one notification, or is to happen, with its time."""
-    known = delivered or pending
-    assert known is not None, "it is one of both"
-    if ended is not None and ended.ended_at is not None:
+    if undoes := _undoes(known):
+        yield known.terminated_at, f"a mistaken end was undone, which notification {undoes} told"
+    elif ended is not None and ended.ended_at is not None:
         yield ended.ended_at, f"the contract ended ({ended.end_reason}); it had begun {ended.started_at:%F}"
     yield known.recorded_at, "the registry wrote the notification"
     for a in attempts:
         answer = a.error or f"status {a.http_status}"
         yield a.attempted_at, f"push of {a.notifications} on its lane: {a.outcome}, {answer}, {a.latency_ms} ms"
-    if delivered is not None:
-        yield delivered.delivered_at, _delivery(delivered)
+    if isinstance(known, Delivered):
+        yield known.delivered_at, _delivery(known)
+    if isinstance(known, Withdrawn):
+        yield known.withdrawn_at, f"two persons withdrew it, by request {known.request}: {known.reason}"
     for replay in again:
         yield replay.asked_at, "a replay was asked for"
         if replay.replayed_at is not None:
@@ -114,27 +122,37 @@ def _life(
         if replay.delivered_at is not None:
             yield replay.delivered_at, f"delivered again by {replay.via}"
     yield known.deadline_at, "the deadline"
-    if pending is not None:
+    if pending is not None and pending.wave_id is not None:
+        yield pending.recorded_at, f"held in wave {pending.wave_id}, until a person releases or withdraws it"
+    elif pending is not None:
         error = f"; last: {pending.last_error}" if pending.last_error else ""
         yield pending.not_before, f"its next attempt is due; {pending.attempts} have failed{error}"
 
 
-def _notification(notification_id: UUID, pending: Pending | None, delivered: Delivered | None) -> dict[str, object]:
-    known = delivered or pending
-    assert known is not None, "it is one of both"
+def _undoes(known: Pending | Delivered | Withdrawn) -> UUID | None:
+    return None if isinstance(known, Withdrawn) else known.undoes
+
+
+def _notification(
+    notification_id: UUID, pending: Pending | None, delivered: Delivered | None, withdrawn: Withdrawn | None
+) -> dict[str, object]:
+    known = delivered or pending or withdrawn
+    assert known is not None, "it is one of the three"
     is_late = (delivered.delivered_at if delivered else datetime.now(UTC)) > known.deadline_at
+    state = ("owed again" if pending else "delivered") if delivered else "held" if pending and pending.wave_id else "pending"
     return {
         "notificationId": str(notification_id),
         "messenger": known.name,
-        "state": ("owed again" if pending else "delivered") if delivered else "pending",
+        "type": REINSTATED if _undoes(known) else TERMINATED,
+        "state": "withdrawn" if known is withdrawn else state,
         "number": masked_number(known.msisdn),
         "generation": known.generation,
         "identificationCode": masked_code(known.identification_code),
-        "terminatedAt": rfc3339(known.terminated_at),
+        "reinstatedAt" if _undoes(known) else "terminatedAt": rfc3339(known.terminated_at),
         "deadlineAt": rfc3339(known.deadline_at),
         "deliveredAt": rfc3339(delivered.delivered_at) if delivered else None,
         "via": (delivered.channel or delivered.via) if delivered else None,
-        "verdict": ("late" if is_late else "in time") if delivered else ("overdue" if is_late else "owed"),
+        "verdict": ("late" if is_late else "in time") if delivered else "withdrawn" if withdrawn else "overdue" if is_late else "owed",
     }
 
 

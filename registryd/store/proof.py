@@ -30,6 +30,9 @@ class Pending(NamedTuple):
     not_before: datetime
     last_error: str | None
     replayed: bool
+    undoes: UUID | None
+    wave_id: int | None
+    """The wave that it is held in."""
 
 
 class Delivered(NamedTuple):
@@ -46,6 +49,22 @@ class Delivered(NamedTuple):
     via: str
     channel: str | None
     file_sha256: bytes | None
+    undoes: UUID | None
+
+
+class Withdrawn(NamedTuple):
+    messenger_id: MessengerId
+    name: str
+    msisdn: int
+    generation: int
+    identification_code: str
+    terminated_at: datetime
+    deadline_at: datetime
+    recorded_at: datetime
+    attempts: int
+    withdrawn_at: datetime
+    request: int
+    reason: str
 
 
 class EndedContract(NamedTuple):
@@ -75,7 +94,9 @@ class SettledByHand(NamedTuple):
 
 
 FIND_PENDING = Query("proof", "find_pending", Pending, UUID)
+FIND_HELD = Query("proof", "find_held", Pending, UUID)
 FIND_DELIVERED = Query("proof", "find_delivered", Delivered, UUID)
+FIND_WITHDRAWN = Query("proof", "find_withdrawn", Withdrawn, UUID)
 FIND_ENDED = Query("proof", "find_ended", EndedContract, int, int)
 FIND_REPLAYS = Query("proof", "find_replays", Replayed, int, UUID)
 READ_ATTEMPTS = Query("proof", "read_attempts", AttemptRow, int, datetime, datetime, int)
@@ -83,10 +104,16 @@ SETTLE_BY_HAND = Query("proof", "settle_by_hand", SettledByHand, int, list[UUID]
 
 
 async def find(db: Database, notification_id: UUID) -> tuple[Pending | None, Delivered | None]:
-    """The notification as it is owed now, and its delivery. There are both where a replay owes it again."""
-    pending = await db.fetch(FIND_PENDING, notification_id)
+    """The notification as it is owed now, held or not, and its delivery. There are both where a replay owes it again."""
+    pending = await db.fetch(FIND_PENDING, notification_id) or await db.fetch(FIND_HELD, notification_id)
     delivered = await db.fetch(FIND_DELIVERED, notification_id)
     return (pending[0] if pending else None), (delivered[0] if delivered else None)
+
+
+async def find_withdrawn(db: Database, notification_id: UUID) -> Withdrawn | None:
+    """The notification as two persons have withdrawn it."""
+    rows = await db.fetch(FIND_WITHDRAWN, notification_id)
+    return rows[0] if rows else None
 
 
 async def find_ended(db: Database, msisdn: int, generation: int) -> EndedContract | None:
