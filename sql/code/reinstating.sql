@@ -169,8 +169,9 @@ DECLARE
 BEGIN
     PERFORM registry.make_chosen_notices();
     IF is_final THEN
-        -- Replays let nothing in meanwhile.
+        -- Replays let nothing in meanwhile, and no wave is released: release_wave locks the wave first, too.
         PERFORM FROM registry.replay AS r WHERE r.finished_at IS NULL ORDER BY r.replay_id FOR UPDATE;
+        PERFORM FROM registry.wave AS w WHERE w.released + w.withdrawn < w.notifications ORDER BY w.wave_id FOR UPDATE;
     END IF;
     -- First what is held, then what is owed, then what was delivered, because a notification moves in that order. Locks are taken in the order of
     -- the ids, as receipts take theirs.

@@ -88,7 +88,8 @@ CREATE OR REPLACE FUNCTION registry.choose_for_withdrawal(scope jsonb) RETURNS v
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    -- Locks are taken in the order of the ids, as receipts take theirs.
+    -- The wave is locked first, as release_wave does it; then rows in the order of the ids, as receipts take theirs.
+    PERFORM FROM registry.wave AS w WHERE w.wave_id = (scope ->> 'wave')::bigint FOR UPDATE;
     EXECUTE $choose$
         INSERT INTO pg_temp.chosen_notice (state, messenger_id, deadline_at, notification_id)
         SELECT 'held', h.messenger_id, h.deadline_at, h.notification_id FROM registry.notification_held AS h
