@@ -83,8 +83,6 @@ async def import_contracts(
     A snapshot, and contracts with history, go in whole or not at all, in one transaction. Events go in up to the
     first line that is no event.
     """
-    if kind == "delta" and dry_run:
-        raise click.UsageError("--dry-run is for snapshots and histories: what an event does is known once those before it are applied")
     if as_of is not None and kind != "snapshot":
         raise click.UsageError("--as-of is for snapshots: say --snapshot too")
     if whole and kind is not None:
@@ -96,7 +94,7 @@ async def import_contracts(
         job = FileImport(file, max_rejects, dry_run, lines, whole, progress, step)
         try:
             if kind == "delta":
-                done, stopped = await _apply_events(context, job)
+                done, stopped = await _apply_events(context, job, max_terminations, max_absent)
             else:
                 done, stopped = await _import_whole(context, job, kind, as_of, max_terminations, max_absent)
         finally:
@@ -132,13 +130,16 @@ async def _import_whole(
         return error.would, error
 
 
-async def _apply_events(context: Context, job: FileImport) -> tuple[deltas.AppliedEvents, ImportRefused | Unavailable | None]:
+async def _apply_events(
+    context: Context, job: FileImport, ends_max: ContractsMax | None, absent_max: ContractsMax | None
+) -> tuple[deltas.AppliedEvents, ImportRefused | Unavailable | None]:
     """Applies events. Returns what was applied, and why it stopped or which events were refused."""
     stopped: ImportRefused | Unavailable | None = None
     async with context.database() as database:
         feed = ContractFeed(database, context.settings.credentials.key("feed-key"))
         try:
-            done = await deltas.apply_events(feed, job.path, job.progress, job.lines)
+            run = deltas.rehearse if job.dry_run else deltas.apply_file
+            done = await run(feed, job.path, ends_max, absent_max, job.progress, job.lines)
         except deltas.FileStopped as error:
             done, stopped = error.done, error.why
     job.bad.extend(sorted([*done.refused, *done.waiting]))
@@ -175,9 +176,10 @@ def _tell(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int, 
             out.print(f"{done.inserted:,} {'' if is_changed else 'would be '}inserted, {there:,} there already")
         case deltas.AppliedEvents():
             out.print(
-                f"{done.applied:,} events applied, {done.duplicates:,} were applied before, {len(done.refused):,} refused, "
-                f"{len(done.waiting):,} not yet"
+                f"{done.applied:,} events {'' if is_changed else 'would be '}applied, {done.duplicates:,} were applied before, "
+                f"{len(done.refused):,} refused, {len(done.waiting):,} not yet"
             )
+            out.print(f"{done.ends:,} contracts {'' if is_changed else 'would '}end, {done.absent:,} numbers turn absent")
         case Reconciled():
             _tell_changes(done, is_changed=is_changed)
             _tell_owed(done, concurrency)
@@ -218,7 +220,14 @@ def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int)
         case Imported():
             return {"lines": done.lines, "inserted": done.inserted, "complete": done.is_complete}
         case deltas.AppliedEvents():
-            return {"applied": done.applied, "duplicates": done.duplicates, "refused": len(done.refused), "notYet": len(done.waiting)}
+            return {
+                "applied": done.applied,
+                "duplicates": done.duplicates,
+                "refused": len(done.refused),
+                "notYet": len(done.waiting),
+                "ends": done.ends,
+                "absent": done.absent,
+            }
         case Reconciled():
             return {
                 "lines": done.lines,

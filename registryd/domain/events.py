@@ -40,6 +40,13 @@ class Decided(NamedTuple):
     inserted: list[Contract]
     states: dict[Msisdn, Known]
     """The numbers of which state events told something newer."""
+    changed: list[tuple[Contract, Contract | None]]
+    """Each live contract that ends or changes, and what is live under its number afterwards: itself, the next generation or nothing."""
+
+    @property
+    def ends(self) -> int:
+        """How many contracts end that were there before."""
+        return sum(after is None or after.generation != before.generation for before, after in self.changed)
 
 
 def decide(
@@ -50,30 +57,41 @@ def decide(
     ends_left: int,
 ) -> Decided:
     """Decides on events with their contents. `past`: what is recorded under their ids; `before`: what is known of their numbers."""
-    call = _Call(past, before, now, ends_left)
+    call = Call(now, ends_left)
+    call.learn(past, before)
     for event, content in events:
         call.take(event, content)
     return call.decided()
 
 
-class _Call:
-    """One call under way."""
+class Call:
+    """One call under way. What it must know is learned before its events are taken, at once or part by part."""
 
-    def __init__(self, past: Mapping[str, PastEvent], before: Mapping[Msisdn, Known], now: datetime, ends_left: int) -> None:
-        self._before = before
+    def __init__(self, now: datetime, ends_left: int) -> None:
         self._now = now
         self._ends_left = ends_left
-        self._past = dict(past)
-        self._known = dict(before)
+        self._before: dict[Msisdn, Known] = {}
+        self._past: dict[str, PastEvent] = {}
+        self._known: dict[Msisdn, Known] = {}
         self._written: dict[tuple[Msisdn, int], Contract] = {}
         self._stopped: set[Msisdn] = set()
         """Numbers of which an end waits because of the bound."""
-        self._decided = Decided([], [], [], {}, [], [], {})
+        self._decided = Decided([], [], [], {}, [], [], {}, [])
 
-    def take(self, event: Event, content: bytes) -> None:
+    def learn(self, past: Mapping[str, PastEvent], before: Mapping[Msisdn, Known]) -> None:
+        """What the call has done itself is not forgotten for it."""
+        self._past = {**past, **self._past}
+        self._before = {**before, **self._before}
+        self._known = {**before, **self._known}
+
+    def knows(self, msisdn: Msisdn) -> bool:
+        return msisdn in self._before
+
+    def take(self, event: Event, content: bytes) -> Result:
         former = self._past.get(event.event_id)
         result = self._judge(event, content) if former is None else _repeated(event, content, former)
         self._decided.results.append(result)
+        return result
 
     def _judge(self, event: Event, content: bytes) -> Result:
         try:
@@ -122,6 +140,9 @@ class _Call:
             is_update = former is not None and former.generation == row.generation
             (self._decided.updated if is_update else self._decided.inserted).append(row)
         for msisdn, known in self._known.items():
+            before = self._before.get(msisdn, Known()).live
+            if before is not None and known.live != before:
+                self._decided.changed.append((before, known.live))
             if known.state != self._before.get(msisdn, Known()).state:
                 self._decided.states[msisdn] = known
         return self._decided

@@ -6,19 +6,22 @@ duplicate. A line that is no event stops the file: the events before it are appl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from registryd.domain.contract import EVENT_ID, EVENT_ID_WANTED, EVENT_TYPES, HOLDERS, STATED_END_USERS, Event
+from registryd.domain.contract import EVENT_ID, EVENT_ID_WANTED, EVENT_TYPES, HOLDERS, STATED_END_USERS, Event, Result
 from registryd.domain.errors import Unavailable
 from registryd.domain.files import BadLine, ImportRefused, one_of, told
 from registryd.domain.identifiers import MSISDN, MSISDN_WANTED, Msisdn
 from registryd.domain.times import parse_file_time, parse_rfc3339
-from registryd.feed.events import ContractFeed
+from registryd.feed.events import ContractFeed, Limits, Rehearsal
 from registryd.feed.faults import RFC3339_WANTED
 from registryd.feed.lines import Header, read_header, split
 from registryd.feed.source import Source, opened
+from registryd.store import bounds
+from registryd.store.bounds import ContractsMax
 
 COLUMNS = ("event_id", "type", "msisdn", "occurred_at", "holder", "end_user")
 PORTION_EVENTS = 10_000
@@ -31,6 +34,10 @@ class AppliedEvents(NamedTuple):
     duplicates: int
     refused: list[BadLine]
     waiting: list[BadLine]
+    ends: int = 0
+    """How many contracts ended that were there before their portion of the file; of a dry run, before the file."""
+    absent: int = 0
+    """How many numbers turned from present to absent."""
 
     @property
     def lines(self) -> int:
@@ -54,12 +61,66 @@ class FileStopped(Exception):
         self.done = done
 
 
-async def apply_events(
-    feed: ContractFeed, path: Path, progress: Callable[[int, int], None] = lambda *_: None, lines: int | None = None
-) -> AppliedEvents:
-    """Applies a file's events; `progress(bytes, events)` is called after each portion. `lines`: how many there must be.
+class TooMuch(ImportRefused):
+    """A dry run found that a file would end, or turn absent, more contracts than it may."""
 
-    Raises: ImportRefused for the header; FileStopped at a line that is no event, or where the file is damaged or the database is away.
+
+async def apply_file(
+    feed: ContractFeed,
+    path: Path,
+    ends_max: ContractsMax | None = None,
+    absent_max: ContractsMax | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    lines: int | None = None,
+) -> AppliedEvents:
+    """Applies a file's events up to the bounds that a person gave, else up to the policy's. An end beyond it waits; a portion that would
+    turn too many numbers absent stops the file.
+
+    Raises: as `apply_events`.
+    """
+    async with feed.db.connection() as connection:
+        allowed = await bounds.bounds(connection, await bounds.count_live(connection), ends_max, absent_max)
+    limits = Limits(None if ends_max is None else allowed.ends, allowed.absent)
+    try:
+        done = await apply_events(partial(feed.apply, limits=limits), path, progress, lines)
+    except FileStopped as stopped:
+        raise FileStopped(stopped.why, stopped.done._replace(ends=limits.ended, absent=limits.turned_absent)) from stopped.why
+    return done._replace(ends=limits.ended, absent=limits.turned_absent)
+
+
+async def rehearse(
+    feed: ContractFeed,
+    path: Path,
+    ends_max: ContractsMax | None = None,
+    absent_max: ContractsMax | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    lines: int | None = None,
+) -> AppliedEvents:
+    """Tells what a file's events would do, and changes nothing. Raises: as `apply_events`; FileStopped of TooMuch, where they would do too
+    much.
+    """
+    rehearsal = Rehearsal(feed)
+    done = await apply_events(rehearsal.apply, path, progress, lines)
+    ends, absent = await rehearsal.count()
+    done = done._replace(ends=ends, absent=absent)
+    async with feed.db.connection() as connection:
+        live = await bounds.count_live(connection)
+        allowed = await bounds.bounds(connection, live, ends_max, absent_max)
+    if ends > allowed.ends or absent > allowed.absent:
+        raise FileStopped(TooMuch(bounds.too_many("the file's events", ends, absent, live, allowed)), done)
+    return done
+
+
+async def apply_events(
+    apply: Callable[[Sequence[Event]], Awaitable[list[Result]]],
+    path: Path,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    lines: int | None = None,
+) -> AppliedEvents:
+    """Hands a file's events to `apply` in portions; `progress(bytes, events)` is called after each. `lines`: how many there must be.
+
+    Raises: ImportRefused for the header; FileStopped at a line that is no event, where too many numbers would turn absent, or where the
+    file is damaged or the database is away.
     """
     applied = duplicates = 0
     refused: list[BadLine] = []
@@ -68,7 +129,7 @@ async def apply_events(
         header = read_header(source.first_line(), COLUMNS)
         try:
             for portion in _portions(_events(source, header, lines)):
-                results = await feed.apply([event for _, event in portion])
+                results = await apply([event for _, event in portion])
                 for (line, _), result in zip(portion, results, strict=True):
                     match result.outcome:
                         case "applied":

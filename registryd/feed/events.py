@@ -7,15 +7,18 @@ connection: else a few calls that wait would hold the whole pool.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from registryd import observe
 from registryd.domain.contract import Event, Result
 from registryd.domain.errors import Unavailable
-from registryd.domain.events import Decided, decide
-from registryd.store import contracts
+from registryd.domain.events import Call, Decided, decide
+from registryd.domain.files import ImportRefused
+from registryd.store import bounds, contracts
 from registryd.store.failures import CONFLICTS
 from registryd.store.pool import Database
 
@@ -24,19 +27,41 @@ TURN_WAIT_S = 5.0
 """How long a call waits for its turn before it is told to come again: another process's call, or a snapshot, may take longer."""
 
 
+@dataclass
+class Limits:
+    """What all calls of one file together may do, and what they have done."""
+
+    ends: int | None
+    """How many contracts may end, where a person has said so; None: as many as the policy lets, as calls of the API."""
+    absent: int
+    """How many numbers may turn from present to absent."""
+    ended: int = 0
+    turned_absent: int = 0
+
+
+class TooManyAbsent(ImportRefused):
+    """A file's events would turn more numbers absent than they may."""
+
+    def __init__(self, would: int, may: int) -> None:
+        super().__init__(
+            f"the file's events up to here would turn {would:,} numbers from present to absent, where {may:,} may; those of this portion "
+            "were not applied. Look at what is gone; if it is right, import the whole file again with a larger --max-absent"
+        )
+
+
 class ContractFeed:
     """`digest_key` keys the digests by which a repeated event is told from a reused id."""
 
     def __init__(self, db: Database, digest_key: bytes) -> None:
-        self._db = db
+        self.db = db
         self._digest_key = digest_key
         self._turn = asyncio.Lock()
         self._waiting = 0
 
-    async def apply(self, events: Sequence[Event]) -> list[Result]:
-        """One result an event, in their order. Raises: Unavailable; nothing is then applied."""
+    async def apply(self, events: Sequence[Event], limits: Limits | None = None) -> list[Result]:
+        """One result an event, in their order. Raises: Unavailable, TooManyAbsent; nothing is then applied."""
         try:
-            decided = await self._apply(events)
+            decided = await self._apply(events, limits)
         except CONFLICTS:
             # Another writer took the number between our look and our write. Nothing was applied; the next call sees the new state.
             raise Unavailable from None
@@ -44,16 +69,28 @@ class ContractFeed:
             observe.events_applied.labels(event.type, result.outcome).inc()
         return decided.results
 
-    async def _apply(self, events: Sequence[Event]) -> Decided:
+    async def _apply(self, events: Sequence[Event], limits: Limits | None) -> Decided:
         # Both loops take a tenth of a second for ten thousand events: in a thread, so that this process's loop goes on meanwhile.
-        with_content = await asyncio.to_thread(lambda: [(event, self._content(event)) for event in events])
-        async with self._taking_turns(), self._db.transaction() as connection:
+        with_content = await asyncio.to_thread(self.with_content, events)
+        async with self._taking_turns(), self.db.transaction() as connection:
             call = await contracts.open_call(connection, [event.event_id for event in events])
             msisdns = sorted({event.msisdn for event in events if event.event_id not in call.past})
             before = await contracts.find_known(connection, msisdns)
-            decided = await asyncio.to_thread(decide, with_content, call.past, before, call.now, call.ends_left)
+            ends_left = call.ends_left if limits is None or limits.ends is None else limits.ends - limits.ended
+            decided = await asyncio.to_thread(decide, with_content, call.past, before, call.now, ends_left)
+            absent = 0 if limits is None else await contracts.count_absent(connection, decided.changed)
+            if limits is not None and limits.turned_absent + absent > limits.absent:
+                raise TooManyAbsent(limits.turned_absent + absent, limits.absent)
+            if decided.ends > call.ends_left:
+                await bounds.allow_now(connection, decided.ends, f"an import of events with --max-terminations for {decided.ends} ends")
             await contracts.write(connection, decided)
+        if limits is not None:
+            limits.ended += decided.ends
+            limits.turned_absent += absent
         return decided
+
+    def with_content(self, events: Sequence[Event]) -> list[tuple[Event, bytes]]:
+        return [(event, self._content(event)) for event in events]
 
     @asynccontextmanager
     async def _taking_turns(self) -> AsyncIterator[None]:
@@ -76,3 +113,29 @@ class ContractFeed:
     def _content(self, event: Event) -> bytes:
         parts = (event.type, event.msisdn, event.occurred_at.timestamp(), event.holder, event.end_user)
         return blake2b(repr(parts).encode(), digest_size=16, key=self._digest_key).digest()
+
+
+class Rehearsal:
+    """Judges a file's events one after another as they would be applied, and writes nothing."""
+
+    def __init__(self, feed: ContractFeed) -> None:
+        self._feed = feed
+        self._call: Call | None = None
+
+    async def apply(self, events: Sequence[Event]) -> list[Result]:
+        """What each event would be told, if no bound stopped its end. Raises: Unavailable."""
+        with_content = await asyncio.to_thread(self._feed.with_content, events)
+        async with self._feed.db.transaction() as connection:
+            opened = await contracts.open_call(connection, [event.event_id for event in events])
+            call = self._call = self._call or Call(opened.now, sys.maxsize)
+            before = await contracts.find_known(connection, sorted({e.msisdn for e in events if not call.knows(e.msisdn)}))
+        call.learn(opened.past, before)
+        return await asyncio.to_thread(lambda: [call.take(event, content) for event, content in with_content])
+
+    async def count(self) -> tuple[int, int]:
+        """How many contracts would end, and how many numbers turn absent. Raises: Unavailable."""
+        decided = self._call.decided() if self._call else None
+        if decided is None:
+            return 0, 0
+        async with self._feed.db.connection() as connection:
+            return decided.ends, await contracts.count_absent(connection, decided.changed)

@@ -16,6 +16,10 @@ class Left(NamedTuple):
     ends: int
 
 
+class Live(NamedTuple):
+    live: int
+
+
 class Bounds(NamedTuple):
     """How many contracts may end, and how many may turn absent. `left` is what the policy and allowances let through now."""
 
@@ -25,7 +29,12 @@ class Bounds(NamedTuple):
 
 
 ENDS_LEFT = Query("bounds", "ends_left", Left)
+COUNT_LIVE = Query("bounds", "count_live", Live)
 ALLOW_NOW = Query("bounds", "allow_now", Nothing, int, str)
+
+
+async def count_live(connection: Connection) -> int:
+    return (await fetch(connection, COUNT_LIVE))[0].live
 
 
 async def bounds(connection: Connection, live: int, ends_max: ContractsMax | None, absent_max: ContractsMax | None) -> Bounds:

@@ -44,6 +44,10 @@ class KnownRow(NamedTuple):
     end_user_at: datetime | None
 
 
+class Turned(NamedTuple):
+    absent: int
+
+
 class Written(NamedTuple):
     msisdn: int
 
@@ -62,6 +66,7 @@ INSERT_CONTRACTS = Query(
     Written,
     *(list[int], list[int], list[str], list[str], list[str], list[datetime], list[datetime], list[str]),
 )
+COUNT_TURNED = Query("contracts", "count_turned", Turned, list[str], list[bool], list[str], list[bool])
 WRITE_STATES = Query("contracts", "write_states", Nothing, list[int], list[str], list[datetime], list[str], list[datetime])
 
 
@@ -120,6 +125,19 @@ def _known(rows: Sequence[KnownRow]) -> dict[Msisdn, Known]:
             end_user_at=row.end_user_at,
         )
     return known
+
+
+async def count_absent(connection: Connection, changed: Sequence[tuple[Contract, Contract | None]]) -> int:
+    """How many of these numbers turn from present to absent, by what is live under them before and afterwards."""
+    rows = [
+        (before.status, _unverified(before), after.status if after else None, _unverified(after) if after else None)
+        for before, after in changed
+    ]
+    return (await fetch(connection, COUNT_TURNED, *_columns(rows)))[0].absent if rows else 0
+
+
+def _unverified(contract: Contract) -> bool:
+    return contract.end_user == "unregistered"
 
 
 async def write(connection: Connection, decided: Decided) -> None:

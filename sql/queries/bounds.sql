@@ -4,6 +4,10 @@
 -- Why: every path that may end many contracts asks the same function.
 SELECT registry.ends_left() AS ends;
 
+-- name: count_live
+-- Why: a bound that is a share is one of the live contracts.
+SELECT registry.live_contracts() AS live;
+
 -- name: allow_now
 -- Why: a person has given this import a bound of its own, so the trigger must not hold its notifications. The allowance counts in this
 -- transaction alone: now() is the transaction's beginning.

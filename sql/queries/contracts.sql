@@ -47,6 +47,15 @@ SELECT c.msisdn, c.generation, c.status, c.holder, c.end_user,
  ORDER BY c.msisdn
    FOR NO KEY UPDATE OF c;
 
+-- name: count_turned
+-- Why: how many numbers turn from present to absent by the rule that answers queries and the policy in force. A status that is NULL: nothing is
+-- live under the number any more.
+SELECT count(*) FILTER (
+           WHERE registry.is_present(c.was, c.was_unverified, p.organisation_rule, p.suspended_is_present)
+             AND coalesce(registry.is_present(c.is_now, c.is_unverified, p.organisation_rule, p.suspended_is_present), false) IS FALSE) AS absent
+  FROM unnest($1::registry.contract_status[], $2::boolean[], $3::registry.contract_status[], $4::boolean[]) AS c(was, was_unverified, is_now, is_unverified)
+ CROSS JOIN registry.policy_in_force(now()) AS p;
+
 -- name: update_contracts
 -- Why: one statement for all changes of a call, so that the trigger that writes notifications runs once.
 UPDATE registry.contract AS c

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ AT = "2024-02-29T12:00:00+03:00"
 def apply(database: TestDatabase, path: Path) -> AppliedEvents:
     async def run() -> AppliedEvents:
         async with database.pool() as pool:
-            return await deltas.apply_events(ContractFeed(pool, bytes(32)), path)
+            return await deltas.apply_file(ContractFeed(pool, bytes(32)), path)
 
     return asyncio.run(run())
 
@@ -45,7 +46,7 @@ def test_a_files_events_are_applied_in_order_and_once(database: TestDatabase, tm
     path = write(tmp_path / "events.csv", *activations, *ends, f"t9,terminated,{FIRST + 4},2024-03-02T00:00:00Z,,")
     path.write_bytes(gzip.compress(path.read_bytes()))
     waits = BadLine(len(activations) + 7, "no_contract_yet: the number has no live contract at that time; send activated, then this again")
-    assert apply(database, path) == AppliedEvents(len(activations) + 5, 0, [], [waits])
+    assert apply(database, path) == AppliedEvents(len(activations) + 5, 0, [], [waits], 5, 5)
     count = "SELECT count(*) FILTER (WHERE end_reason = 'terminated'), count(*) FILTER (WHERE ended_at IS NULL) FROM registry.contract"
     assert database.psql("-Atc", count).stdout == f"5|{len(activations) - 5}\n"
     before = stored(database)
@@ -110,9 +111,77 @@ def test_what_stops_a_file_in_a_later_call_tells_all_that_was_done(database: Tes
     waits = BadLine(2, "no_contract_yet: the number has no live contract at that time; send activated, then this again")
     with pytest.raises(FileStopped, match=f"^line {len(activations) + 4}: ") as stopped:
         apply(database, path)
-    assert stopped.value.done == AppliedEvents(len(activations) + 1, 0, [], [waits])
+    assert stopped.value.done == AppliedEvents(len(activations) + 1, 0, [], [waits], 1, 1)
     path.write_bytes(gzip.compress(path.read_bytes())[:-9])
     with pytest.raises(FileStopped, match="damaged") as stopped:
         apply(database, path)
     assert isinstance(stopped.value.why, ImportRefused)
     assert stopped.value.done == AppliedEvents(0, 0, [], []), "nothing of a call is applied whose file turns out to be damaged"
+
+
+def stop(database: TestDatabase, path: Path, ends_max: int | None = None, absent_max: int | None = None, *, dry_run: bool = False) -> Any:
+    """What a file did under bounds of a person's, and why it stopped; None where it did not."""
+
+    async def run() -> tuple[AppliedEvents, str | None]:
+        async with database.pool() as pool:
+            work = deltas.rehearse if dry_run else deltas.apply_file
+            ends = None if ends_max is None else lambda _: ends_max
+            absent = None if absent_max is None else lambda _: absent_max
+            try:
+                return await work(ContractFeed(pool, bytes(32)), path, ends, absent), None
+            except FileStopped as stopped:
+                return stopped.done, str(stopped.why)
+
+    return asyncio.run(run())
+
+
+def fill(database: TestDatabase, count: int, ends_max: int) -> None:
+    """So many live contracts of verified organisations, and a policy that lets so many end in an hour."""
+    database.psql(
+        "-c",
+        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+        f"SELECT {FIRST} + n, 1, 'active', 'organisation', 'registered', '2020-01-01' FROM generate_series(0, {count - 1}) AS n; "
+        f"SELECT registry.change_policy('{{\"ends_max\": {ends_max}, \"ends_max_share\": 0}}', now(), 'a test')",
+    )
+
+
+def test_a_dry_run_counts_what_would_end_and_turn_absent_and_changes_nothing(database: TestDatabase, tmp_path: Path) -> None:
+    fill(database, 6, 3)
+    lines = [f"t{i},terminated,{FIRST + i},{AT},," for i in range(3)]
+    lines += [
+        f"w0,end_user_withdrawn,{FIRST + 3},{AT},,",
+        f"h0,holder_changed,{FIRST + 4},{AT},organisation,registered",
+        f"x,suspended,{FIRST - 9},{AT},,",
+    ]
+    path = write(tmp_path / "events.csv", *lines, f"a0,activated,{FIRST},{AT},,")
+    before = stored(database)
+    done, why = stop(database, path, dry_run=True)
+    assert (done.applied, len(done.waiting), done.ends, done.absent) == (6, 1, 4, 3), "who has another holder who is present is present"
+    assert "would end 4 of 6 live contracts (66.67%) and turn 3 absent, where 3 may end and 3 may turn absent now" in why
+    assert stop(database, path, 4, dry_run=True)[1] is None
+    assert stop(database, path, 4, 2, dry_run=True)[1] is not None
+    assert stored(database) == before
+    assert database.psql("-Atc", "SELECT count(*) FROM registry.feed_event, registry.feed_waiting").stdout == "0\n"
+
+
+def test_a_files_ends_beyond_the_policy_wait_and_a_persons_bound_lets_them_through(database: TestDatabase, tmp_path: Path) -> None:
+    fill(database, 6, 3)
+    path = write(tmp_path / "events.csv", *(f"t{i},terminated,{FIRST + i},{AT},," for i in range(6)))
+    done, _ = stop(database, path)
+    assert (done.applied, [bad.line for bad in done.waiting], done.ends) == (3, [5, 6, 7], 3)
+    done, _ = stop(database, path, 2)
+    assert (done.applied, done.duplicates, [bad.line for bad in done.waiting]) == (2, 3, [7])
+    allowance = "SELECT ends, used FROM registry.wave_allowance"
+    assert database.psql("-Atc", allowance).stdout == "2|2\n", "so that the trigger holds nothing of it"
+    assert database.psql("-Atc", "SELECT count(*) FROM registry.wave").stdout == "0\n"
+
+
+def test_a_file_stops_before_it_turns_too_many_numbers_absent(database: TestDatabase, tmp_path: Path) -> None:
+    fill(database, 6, 3)
+    path = write(tmp_path / "events.csv", *(f"w{i},end_user_withdrawn,{FIRST + i},{AT},," for i in range(4)))
+    before = stored(database)
+    done, why = stop(database, path)
+    assert "would turn 4 numbers from present to absent, where 3 may" in why
+    assert (done.applied, stored(database)) == (0, before)
+    done, why = stop(database, path, absent_max=4)
+    assert (done.applied, done.absent, why) == (4, 4, None)
