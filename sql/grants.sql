@@ -34,7 +34,8 @@ GRANT SELECT ON registry.schema_migration, registry.schema_code, registry.policy
 GRANT SELECT, INSERT, UPDATE (type, reason, occurred_at, last_at, calls, alarms), DELETE ON registry.feed_waiting TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (status, status_at, end_user, end_user_at, recorded_at) ON registry.newest_state TO registryd_app;
 GRANT SELECT, INSERT (ends, until_at, reason) ON registry.wave_allowance TO registryd_app;
-GRANT SELECT, INSERT (messenger_id, reason), UPDATE (released_at, released_by) ON registry.hold TO registryd_app;
+GRANT SELECT, INSERT (messenger_id, reason), UPDATE (released_at, released_by, release_reason) ON registry.hold TO registryd_app;
+GRANT UPDATE (alarms) ON registry.wave TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (refusals) ON registry.refusal_day TO registryd_app;
 GRANT SELECT, INSERT, DELETE ON registry.numbering_range TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (status, holder, end_user, ended_at, end_reason) ON registry.contract TO registryd_app;

@@ -32,11 +32,11 @@ async def status(context: Context, *, as_json: bool) -> None:
     for b in found:
         eta = _span(b.eta) if b.eta is not None else "never" if b.has_endpoint else "unknown"
         deadline = f"{b.deadline_at:%F %T}Z" if b.deadline_at else ""
-        replayed = f" ({b.replayed:,} replayed)" if b.replayed else ""
+        replayed = f" ({b.replayed:,} replayed)" if b.replayed else f" ({b.held:,} held)" if b.held else ""
         table.add_row(
             *(b.name, f"{b.pending:,}{replayed}", f"{b.overdue:,}", deadline, _span(b.slack), f"{b.per_second:,.1f}"),
             *(eta if b.pending else "", _endpoint(b)),
-            style="red" if b.is_too_slow or b.needs_second_channel else "",
+            style="red" if b.held or b.is_held or b.is_too_slow or b.needs_second_channel else "",
         )
     present(as_json, [_backlog(b) for b in found], table)
 
@@ -83,11 +83,15 @@ def _backlog(b: Backlog) -> dict[str, object]:
         "tooSlow": b.is_too_slow,
         "endpoint": "none" if not b.has_endpoint else "gated" if b.is_gated else "healthy",
         "lastError": b.last_error,
+        "held": b.held,
+        "isHeld": b.is_held,
         "secondChannel": b.needs_second_channel,
     }
 
 
 def _endpoint(b: Backlog) -> str:
+    if b.is_held:
+        return f"held by hand; registryd notifications release {b.name}"
     if not b.has_endpoint:
         return "pulls"
     if b.needs_second_channel:

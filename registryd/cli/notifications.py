@@ -1,16 +1,16 @@
-"""`notifications`: look at them, deliver them again, or deliver them by hand."""
+"""`notifications`: look at them, hold them, deliver them again, or deliver them by hand."""
 
 from __future__ import annotations
 
 import click
 
-from registryd.cli import handover, lookup
+from registryd.cli import brake, handover, lookup
 
 
 @click.group()
 def notifications() -> None:
-    """Look at notifications, deliver them again, or deliver them by hand."""
+    """Look at notifications, hold them, deliver them again, or deliver them by hand."""
 
 
-for made in (lookup.status, lookup.explain, handover.replay, handover.export, handover.acknowledge):
+for made in (lookup.status, lookup.explain, handover.replay, handover.export, handover.acknowledge, brake.hold, brake.release, brake.waves):
     notifications.add_command(made)

@@ -16,7 +16,7 @@ from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.lane import Lease
 from registryd.domain.pace import Pace, Throughput
-from registryd.store import lanes
+from registryd.store import holds, lanes
 from registryd.store.pool import Database
 
 REST = 10
@@ -83,6 +83,27 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Dispatches until `stop`, through every failure: nobody else would deliver."""
+        braking = asyncio.create_task(self._brake(), name="brake")
+        try:
+            await self._dispatch()
+        finally:
+            braking.cancel()
+
+    async def _brake(self) -> None:
+        """Ends the lanes of those whose notifications a person holds. They are not leased again until the hold is released."""
+        while True:
+            try:
+                for hold in await holds.in_force(self._db):
+                    for lane in self._lanes.values():
+                        if hold.messenger_id in (None, lane.messenger_id):
+                            lane.hold()
+            except Unavailable:
+                pass
+            except Exception as error:
+                observe.event("background_failed", "error", where="brake", kind=type(error).__name__)
+            await asyncio.sleep(self._timing.poll_s)
+
+    async def _dispatch(self) -> None:
         while not self._stopped.is_set():
             self._wake.clear()
             try:

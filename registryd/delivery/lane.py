@@ -83,6 +83,11 @@ class Lane:
         self._stop_by = self._stop_by or self._clock() + self._timing.stop_patience_s
         self._stir.set()
 
+    def hold(self) -> None:
+        """Begins no further push: a person holds this messenger's notifications. What is in flight is settled."""
+        self._ending = True
+        self._stir.set()
+
     def wake(self, *, below_mark: bool) -> None:
         """Something new is owed: it is read at once. `below_mark`: it lies below the lane's mark."""
         self._state.reading.look_on()

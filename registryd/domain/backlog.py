@@ -35,6 +35,10 @@ class Backlog(NamedTuple):
     overdue: int
     replayed: int
     """How many of the pending ones belong to a replay."""
+    held: int
+    """How many of the pending ones are held in a wave of ends beyond the bound."""
+    is_held: bool
+    """Whether a person holds this messenger's notifications."""
     deadline_at: datetime | None
     """The earliest deadline of a notification that was never delivered; None where there is none."""
     recorded_at: datetime | None

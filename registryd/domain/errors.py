@@ -90,6 +90,13 @@ class Unavailable(RegistryError):
         self.reason = reason
 
 
+class HeldBack(Unavailable):
+    """The operator holds your notifications back for now; ask again after Retry-After. Acknowledgements are taken meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(60, reason="held")
+
+
 class NotPushed(Unavailable):
     """No process of the registry has pushed it within 15 s."""
 

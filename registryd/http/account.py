@@ -9,7 +9,7 @@ from registryd.http import wire
 from registryd.http.reply import Reply
 from registryd.http.routes import Call
 from registryd.presence.quota import QuotaGuard
-from registryd.store import lanes, notifications
+from registryd.store import holds, lanes, notifications
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 
@@ -23,6 +23,7 @@ class AccountHandlers:
         messenger = call.caller
         backlog = await notifications.count_pending(self.db, messenger.messenger_id)
         gate = await lanes.find(self.db, messenger.messenger_id)
+        held = await holds.find(self.db, messenger.messenger_id)
         usage = self.quota.usage(messenger.messenger_id)
         state = "none" if messenger.endpoint_url is None else "gated" if gate.gate_until else "healthy"
         return wire.json_response(
@@ -38,6 +39,7 @@ class AccountHandlers:
                 "notifications": {
                     "pending": backlog.pending,
                     "oldestDeadlineAt": rfc3339(backlog.oldest_deadline_at) if backlog.oldest_deadline_at else None,
+                    "held": held.by_hand or held.in_wave,
                 },
                 "quota": {
                     "day": usage.day.isoformat(),

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from registryd import observe
-from registryd.domain.errors import InvalidArgument
+from registryd.domain.errors import HeldBack, InvalidArgument
 from registryd.domain.notification import wire as as_wire
 from registryd.http import wire
 from registryd.http.reply import Reply
 from registryd.http.routes import Call
-from registryd.store import notifications, test_pushes
+from registryd.store import holds, notifications, test_pushes
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 
@@ -27,7 +27,12 @@ class NotificationHandlers:
     async def pull(self, call: Call[Messenger]) -> Reply:
         query = call.request.rel_url.query
         limit = _limit(query.get("limit"))
+        held = await holds.find(self.db, call.caller.messenger_id)
+        if held.by_hand:
+            raise HeldBack
         owed = await notifications.read_owed(self.db, call.caller.messenger_id, _after(query.get("after")), limit)
+        if not owed and held.in_wave:
+            raise HeldBack  # an empty list would say that nothing is owed
         items = [{"type": n.type, **as_wire(n, with_phone_number=call.caller.includes_phone_number)} for n in owed]
         return wire.json_response({"notifications": items, "next": str(owed[-1].notification_id) if len(owed) == limit else None})
 

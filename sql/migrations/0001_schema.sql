@@ -486,6 +486,7 @@ CREATE TABLE registry.wave ( -- Waves of ends beyond the bound. Their notificati
     released_at   timestamptz, -- When a person began to release it; NULL: it is held.
     released_by   text, -- Which database user released it.
     release_reason text, -- Why.
+    alarms        smallint NOT NULL DEFAULT 0 CHECK (alarms BETWEEN 0 AND 2), -- Which alarms were raised while it was held: 1 at once, 2 at half of the notice period.
     CHECK ((released_at IS NULL) = (released_by IS NULL) AND (released_at IS NULL) = (release_reason IS NULL)),
     CONSTRAINT what_left_a_wave_was_in_it CHECK (released + withdrawn <= notifications)
 ) WITH (fillfactor = 50);
@@ -512,7 +513,8 @@ CREATE TABLE registry.hold ( -- The brake by hand: while a hold is in force no n
     held_by      text NOT NULL DEFAULT session_user, -- Which database user held them.
     released_at  timestamptz, -- When it ended; NULL: it is in force.
     released_by  text, -- Which database user released it.
-    CHECK ((released_at IS NULL) = (released_by IS NULL))
+    release_reason text, -- Why.
+    CHECK ((released_at IS NULL) = (released_by IS NULL) AND (released_at IS NULL) = (release_reason IS NULL))
 );
 CREATE UNIQUE INDEX hold_in_force ON registry.hold (coalesce(messenger_id, 0)) WHERE released_at IS NULL;
 

@@ -3,20 +3,30 @@
 
 -- name: read_backlogs
 -- Why: each messenger's backlog: counts up to $1, the earliest deadline, and the pace of its last 2,000 pushes in five minutes.
-SELECT m.messenger_id, m.name, m.endpoint_url IS NOT NULL AS has_endpoint, owed.pending, late.overdue, again.replayed,
+SELECT m.messenger_id, m.name, m.endpoint_url IS NOT NULL AS has_endpoint, least(owed.pending + waves.held, $1) AS pending, late.overdue, again.replayed, waves.held,
+       EXISTS (SELECT FROM registry.hold AS h WHERE h.released_at IS NULL AND (h.messenger_id IS NULL OR h.messenger_id = m.messenger_id)) AS is_held,
        oldest.deadline_at, oldest.recorded_at, pace.received, pace.received_within, l.gate_until IS NOT NULL AS is_gated, l.last_error,
        l.last_success_at, l.alarms_below, l.second_channel_due, now() AS seen_at
   FROM registry.messenger AS m
   JOIN registry.lane AS l ON l.messenger_id = m.messenger_id
  CROSS JOIN LATERAL (SELECT count(*) AS pending
                        FROM (SELECT FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id LIMIT $1) AS counted) AS owed
+ CROSS JOIN LATERAL (SELECT count(*) AS held
+                       FROM (SELECT FROM registry.notification_held AS n WHERE n.messenger_id = m.messenger_id LIMIT $1) AS counted) AS waves
  CROSS JOIN LATERAL (SELECT count(*) AS overdue
-                       FROM (SELECT FROM registry.notification AS n
-                              WHERE n.messenger_id = m.messenger_id AND n.deadline_at < now() AND NOT n.replayed LIMIT $1) AS counted) AS late
+                       FROM ((SELECT FROM registry.notification AS n
+                               WHERE n.messenger_id = m.messenger_id AND n.deadline_at < now() AND NOT n.replayed LIMIT $1)
+                             UNION ALL
+                             (SELECT FROM registry.notification_held AS n WHERE n.messenger_id = m.messenger_id AND n.deadline_at < now() LIMIT $1)
+                             LIMIT $1) AS counted) AS late
  CROSS JOIN LATERAL (SELECT count(*) AS replayed FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id AND n.replayed) AS again
-  LEFT JOIN LATERAL (SELECT n.deadline_at, n.recorded_at FROM registry.notification AS n
-                      WHERE n.messenger_id = m.messenger_id AND NOT n.replayed
-                      ORDER BY n.deadline_at, n.notification_id LIMIT 1) AS oldest ON true
+  LEFT JOIN LATERAL (SELECT e.deadline_at, e.recorded_at
+                       FROM ((SELECT n.deadline_at, n.recorded_at FROM registry.notification AS n
+                               WHERE n.messenger_id = m.messenger_id AND NOT n.replayed ORDER BY n.deadline_at, n.notification_id LIMIT 1)
+                             UNION ALL
+                             (SELECT n.deadline_at, n.recorded_at FROM registry.notification_held AS n
+                               WHERE n.messenger_id = m.messenger_id ORDER BY n.deadline_at, n.notification_id LIMIT 1)) AS e
+                      ORDER BY e.deadline_at LIMIT 1) AS oldest ON true
  CROSS JOIN LATERAL (SELECT coalesce(sum(a.notifications) FILTER (WHERE a.outcome = 'acknowledged'), 0)::bigint AS received,
                             CASE WHEN count(*) < 2000 THEN interval '5 minutes' ELSE now() - min(a.attempted_at) END AS received_within
                        FROM (SELECT d.notifications, d.outcome, d.attempted_at FROM registry.delivery_attempt AS d

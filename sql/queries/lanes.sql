@@ -14,6 +14,7 @@ WITH due AS MATERIALIZED (
        AND free.messenger_id <> ALL ($4::integer[])
        AND (free.gate_until IS NULL OR free.gate_until <= now())
        AND m.endpoint_url IS NOT NULL
+       AND NOT EXISTS (SELECT FROM registry.hold AS h WHERE h.released_at IS NULL AND (h.messenger_id IS NULL OR h.messenger_id = free.messenger_id))
        AND (free.look_back_at <= now() OR $5::integer[] IS NULL OR free.messenger_id = ANY ($5::integer[])
             OR EXISTS (SELECT FROM registry.notification AS n
                         WHERE n.messenger_id = free.messenger_id

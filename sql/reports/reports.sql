@@ -155,7 +155,8 @@ CREATE OR REPLACE VIEW report.endpoint_health AS
 SELECT m.name AS messenger,
        CASE WHEN m.endpoint_url IS NULL THEN 'none' WHEN l.gate_until IS NOT NULL THEN 'gated' ELSE 'healthy' END AS state,
        l.failures, l.last_error, l.gate_until, l.last_success_at,
-       CASE WHEN l.lease_until > now() THEN l.owner END AS worker
+       CASE WHEN l.lease_until > now() THEN l.owner END AS worker,
+       EXISTS (SELECT FROM registry.hold AS h WHERE h.released_at IS NULL AND (h.messenger_id IS NULL OR h.messenger_id = m.messenger_id)) AS held
   FROM registry.messenger AS m JOIN registry.lane AS l ON l.messenger_id = m.messenger_id;
 COMMENT ON VIEW report.endpoint_health IS 'Each messenger''s endpoint: none, healthy or gated, and which worker serves its lane now.';
 COMMENT ON COLUMN report.endpoint_health.messenger IS 'Whose endpoint.';
@@ -164,6 +165,7 @@ COMMENT ON COLUMN report.endpoint_health.failures IS 'Failures in a row.';
 COMMENT ON COLUMN report.endpoint_health.last_error IS 'What the last one was.';
 COMMENT ON COLUMN report.endpoint_health.gate_until IS 'When it is probed next.';
 COMMENT ON COLUMN report.endpoint_health.last_success_at IS 'Its last receipt.';
+COMMENT ON COLUMN report.endpoint_health.held IS 'Whether a person holds its notifications back.';
 COMMENT ON COLUMN report.endpoint_health.worker IS 'Which instance serves its lane now.';
 
 CREATE OR REPLACE VIEW report.quota_today AS

@@ -154,7 +154,7 @@ def test_every_field_of_a_backlog_is_read(site: Site) -> None:
         async with site.database.pool() as db:
             await site.add_messenger()
             [backlog] = await store.read(db)
-            nothing: tuple[Any, ...] = (False, 0, 0, 0, None, None, 0, timedelta(minutes=5), False, None, None, [], False)
+            nothing: tuple[Any, ...] = (False, 0, 0, 0, 0, False, None, None, 0, timedelta(minutes=5), False, None, None, [], False)
             assert tuple(backlog) == (backlog.messenger_id, "messenger", *nothing, backlog.seen_at)
 
     asyncio.run(run())

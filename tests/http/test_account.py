@@ -20,7 +20,7 @@ def test_the_account_counts_what_was_asked(service: Service) -> None:
         "messengerId": messenger.messenger_id,
         "name": messenger.name,
         "endpoint": {"url": None, "state": "none", "lastError": None, "gatedUntil": None},
-        "notifications": {"pending": 0, "oldestDeadlineAt": None},
+        "notifications": {"pending": 0, "oldestDeadlineAt": None, "held": False},
         "quota": {"day": f"{datetime.now(UTC):%Y-%m-%d}", "limit": 100, "used": 0, "absentRatio": None},
     }
     ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}"}, headers=messenger.headers)

@@ -227,3 +227,35 @@ def test_a_test_never_reaches_a_forbidden_address(service: Service) -> None:
             assert answer.status == 200
             assert (answer.body["delivered"], answer.body["status"]) == (False, None)
             assert "address" in answer.body["error"]
+
+
+def test_pull_never_answers_an_empty_list_while_notices_are_held(service: Service) -> None:
+    messenger, other = service.messenger(), service.messenger()
+    terminated(service, messenger, 2)
+    service.sql("INSERT INTO registry.hold (messenger_id, reason) VALUES ($1, 'a test')", messenger.messenger_id)
+    answer = ask(service.api, "GET", "/v1/notifications", headers=messenger.headers)
+    assert (answer.status, answer.body["code"], answer.headers["retry-after"]) == (503, "UNAVAILABLE", "60")
+    assert pull(service, other) == {"notifications": [], "next": None}
+    ids = service.sql("SELECT notification_id::text FROM registry.notification WHERE messenger_id = $1", messenger.messenger_id)
+    assert acknowledge(service, messenger, *(row[0] for row in ids)).body == {"acknowledged": 2}, "a receipt is a fact"
+    service.sql("UPDATE registry.hold SET released_at = now(), released_by = 'me', release_reason = 'over'")
+    assert pull(service, messenger) == {"notifications": [], "next": None}
+
+
+def test_pull_is_not_empty_where_a_wave_holds_the_only_notices(service: Service) -> None:
+    messenger = service.messenger()
+    [number] = terminated(service, messenger, 1)
+    service.sql(
+        "WITH wave AS (INSERT INTO registry.wave DEFAULT VALUES RETURNING wave_id) "
+        "INSERT INTO registry.notification_held "
+        "(messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, wave_id, identification_code) "
+        "SELECT $1, 1, n.deadline_at, gen_random_uuid(), 79990000000, n.terminated_at, wave.wave_id, 'held' "
+        "FROM registry.notification AS n, wave WHERE n.msisdn = $2",
+        messenger.messenger_id,
+        number,
+    )
+    [item] = pull(service, messenger)["notifications"]
+    account = ask(service.api, "GET", "/v1/account", headers=messenger.headers).body["notifications"]
+    assert (account["pending"], account["held"]) == (2, True)
+    acknowledge(service, messenger, item["notificationId"])
+    assert ask(service.api, "GET", "/v1/notifications", headers=messenger.headers).status == 503

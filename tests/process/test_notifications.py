@@ -352,3 +352,32 @@ def test_a_pulling_messenger_sees_what_was_not_settled_by_hand(site: Site) -> No
                 assert running.stop() == 0
 
     asyncio.run(run())
+
+
+def test_an_operator_brakes_and_releases_by_command(site: Site) -> None:
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger("alpha", endpoint.url)
+            await database.run("SELECT registry.change_policy('{\"ends_max\": 1, \"ends_max_share\": 0}', now(), 'a test')")
+            await database.bind(messenger, "a", "b", "c")
+            await database.run("UPDATE registry.contract SET ended_at = now()")
+            assert (await told(site, "hold", "alpha", "--reason", "ticket 1"))["held"]
+            assert "held already" in await refused(site, "hold", "alpha", "--reason", "ticket 2")
+            assert "no hold of all messengers" in await refused(site, "release", "--reason", "none")
+            assert "nobody" in await refused(site, "hold", "nobody", "--reason", "ticket 1")
+            shown = await told(site, "waves")
+            assert [(h["messenger"], h["reason"]) for h in shown["holds"]] == [("alpha", "ticket 1")]
+            [wave] = shown["waves"]
+            assert (wave["ends"], wave["held"], wave["endedBy"]) == (3, 3, "postgres")
+            [status] = await told(site, "status")
+            assert (status["pending"], status["held"], status["isHeld"]) == (3, 3, True)
+            number = str(wave["wave"])
+            assert (await told(site, "release", "--wave", number, "--reason", "right", "--dry-run"))["released"] == 0
+            assert await database.pending() == 0
+            assert (await told(site, "release", "--wave", number, "--reason", "right"))["released"] == 3
+            assert "no wave" in await refused(site, "release", "--wave", number, "--reason", "right")
+            assert (await told(site, "release", "alpha", "--reason", "over"))["released"]
+            async with delivering(site):
+                await eventually(database.none_pending)
+
+    asyncio.run(run())
