@@ -66,6 +66,11 @@ def explain(error: Unavailable) -> str:
             return f"{cause.args[0]}: create it (systemd/README.md, Install), or name another in the DSN"
         case TargetServerAttributeNotMatched() | asyncpg.ReadOnlySQLTransactionError():
             return "no host of the DSN takes writes: each is a standby, or the role may only read; connect as registryd_app"
+        case asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError() as cause:
+            return (
+                f"the database stopped the work ({cause.args[0]}), and nothing of it is done: somebody cancelled it, or a limit "
+                "did that the role, the database or a pooler sets: look at statement_timeout, transaction_timeout and lock_timeout"
+            )
         case None:
             return "the database is away: is it running, and is [database] dsn right?"
         case cause:

@@ -241,18 +241,35 @@ async def _keep_session(_: Connection) -> None:
     """Replaces asyncpg's reset, which costs a round trip at each release: nothing here changes a session's state."""
 
 
+UNBOUNDED = (
+    "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; "
+    "SET default_transaction_isolation = 'read committed'; "
+    "SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL"
+)
+"""What a role or a database may have as defaults, and what would end bulk work halfway. PostgreSQL 17 has the last one.
+
+They are SET, and not asked for at the start, because PgBouncer refuses a connection that asks for others than it knows.
+"""
+
+
 async def connect(dsn: str, *, password: str | None = None, timeout_s: float = 5.0) -> asyncpg.Connection[asyncpg.Record]:
-    """One connection to the primary for a command's work: imports, migrations.
+    """One connection to the primary for a command's work: imports, migrations. A DBA's limits on sessions do not bound that.
 
     Raises: Unavailable.
     """
     try:
-        return await asyncpg.connect(
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
             dsn,
             password=password,
             timeout=timeout_s,
             target_session_attrs=SessionAttribute.read_write,
             server_settings={"application_name": f"registryd {os.getpid()}", "timezone": "UTC"},
         )
+        try:
+            await connection.execute(UNBOUNDED)
+        except BaseException:
+            await connection.close()
+            raise
     except TRANSIENT as error:
         raise Unavailable from error
+    return connection
