@@ -147,6 +147,7 @@ Event = Literal[
     "rows_unplaced",
     "reports_ended",
     "feed_waiting",
+    "event_failed",
     "background_failed",
     "all_started",
     "process_ended",

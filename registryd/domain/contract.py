@@ -126,7 +126,9 @@ class Refused(Exception):
     """An event contradicts the registry's state. The text tells billing's engineer what the state is and what to send."""
 
 
-Lack = Literal["in_the_future", "no_contract_yet", "still_live", "held_by_an_individual", "too_many_ends", "follows_a_waiting_event"]
+Lack = Literal[
+    "in_the_future", "no_contract_yet", "still_live", "held_by_an_individual", "too_many_ends", "follows_a_waiting_event", "registry_failed"
+]
 """What an event waits for. Billing may rely on these words; the sentence behind them may change."""
 
 

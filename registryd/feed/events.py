@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from registryd import observe
-from registryd.domain.contract import Event, Result
+from registryd.domain.contract import Event, NotYet, Result
 from registryd.domain.errors import Unavailable
-from registryd.domain.events import Call, Decided, decide
+from registryd.domain.events import Call, decide
 from registryd.domain.files import ImportRefused
 from registryd.store import bounds, contracts
-from registryd.store.failures import CONFLICTS
-from registryd.store.pool import Database
+from registryd.store.failures import CONFLICTS, ODD_ROWS
+from registryd.store.pool import Connection, Database
 
 CALLS_WAITING_MAX = 16
 TURN_WAIT_S = 5.0
@@ -60,34 +60,61 @@ class ContractFeed:
 
     async def apply(self, events: Sequence[Event], limits: Limits | None = None) -> list[Result]:
         """One result an event, in their order. Raises: Unavailable, TooManyAbsent; nothing is then applied."""
+        # This loop and that of `decide` take a tenth of a second for ten thousand events: in a thread, so that this process's loop goes on.
+        with_content = await asyncio.to_thread(self.with_content, events)
         try:
-            decided = await self._apply(events, limits)
+            async with self._taking_turns():
+                try:
+                    async with self.db.transaction() as connection:
+                        results = await self._judge(connection, with_content, limits)
+                except CONFLICTS:
+                    raise
+                except ODD_ROWS:
+                    async with self.db.transaction() as connection:
+                        results = await self._judge_apart(connection, with_content, limits)
         except CONFLICTS:
             # Another writer took the number between our look and our write. Nothing was applied; the next call sees the new state.
             raise Unavailable from None
-        for event, result in zip(events, decided.results, strict=True):
+        for event, result in zip(events, results, strict=True):
             observe.events_applied.labels(event.type, result.outcome).inc()
-        return decided.results
+        return results
 
-    async def _apply(self, events: Sequence[Event], limits: Limits | None) -> Decided:
-        # Both loops take a tenth of a second for ten thousand events: in a thread, so that this process's loop goes on meanwhile.
-        with_content = await asyncio.to_thread(self.with_content, events)
-        async with self._taking_turns(), self.db.transaction() as connection:
-            call = await contracts.open_call(connection, [event.event_id for event in events])
-            msisdns = sorted({event.msisdn for event in events if event.event_id not in call.past})
-            before = await contracts.find_known(connection, msisdns)
-            ends_left = call.ends_left if limits is None or limits.ends is None else limits.ends - limits.ended
-            decided = await asyncio.to_thread(decide, with_content, call.past, before, call.now, ends_left)
-            absent = 0 if limits is None else await contracts.count_absent(connection, decided.changed)
-            if limits is not None and limits.turned_absent + absent > limits.absent:
-                raise TooManyAbsent(limits.turned_absent + absent, limits.absent)
-            if decided.ends > call.ends_left:
-                await bounds.allow_now(connection, decided.ends, f"an import of events with --max-terminations for {decided.ends} ends")
-            await contracts.write(connection, decided)
+    async def _judge(self, connection: Connection, events: Sequence[tuple[Event, bytes]], limits: Limits | None) -> list[Result]:
+        call = await contracts.open_call(connection, [event.event_id for event, _ in events])
+        msisdns = sorted({event.msisdn for event, _ in events if event.event_id not in call.past})
+        before = await contracts.find_known(connection, msisdns)
+        ends_left = call.ends_left if limits is None or limits.ends is None else limits.ends - limits.ended
+        decided = await asyncio.to_thread(decide, events, call.past, before, call.now, ends_left)
+        absent = 0 if limits is None else await contracts.count_absent(connection, decided.changed)
+        if limits is not None and limits.turned_absent + absent > limits.absent:
+            raise TooManyAbsent(limits.turned_absent + absent, limits.absent)
+        if decided.ends > call.ends_left:
+            await bounds.allow_now(connection, decided.ends, f"an import of events with --max-terminations for {decided.ends} ends")
+        await contracts.write(connection, decided)
         if limits is not None:
             limits.ended += decided.ends
             limits.turned_absent += absent
-        return decided
+        return decided.results
+
+    async def _judge_apart(self, connection: Connection, events: Sequence[tuple[Event, bytes]], limits: Limits | None) -> list[Result]:
+        """Judges a call that the registry failed on by halves, in its order, until only the event is left out that it fails on. That is a
+        fault of ours and is told as one, but it must not stop billing's feed: the event waits.
+        """
+        try:
+            async with connection.transaction():
+                return await self._judge(connection, events, limits)
+        except CONFLICTS:
+            raise
+        except ODD_ROWS as error:
+            if len(events) > 1:
+                half = len(events) // 2
+                first = await self._judge_apart(connection, events[:half], limits)
+                return [*first, *await self._judge_apart(connection, events[half:], limits)]
+            [(event, _)] = events
+            observe.event("event_failed", "error", type=event.type, kind=type(error).__name__)
+            failed = NotYet("registry_failed", "the registry failed on this event and has told its operators; send it again")
+            await contracts.note_waiting(connection, [(event, failed.lack)])
+            return [Result(event.event_id, "not_yet", str(failed))]
 
     def with_content(self, events: Sequence[Event]) -> list[tuple[Event, bytes]]:
         return [(event, self._content(event)) for event in events]

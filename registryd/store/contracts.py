@@ -167,6 +167,11 @@ async def _record(
     if outcomes:
         rows = [(event.event_id, event.type, content, reason, event.occurred_at) for event, content, reason in outcomes]
         await fetch(connection, RECORD_EVENTS, *_columns(rows))
+    await note_waiting(connection, waiting)
+
+
+async def note_waiting(connection: Connection, waiting: Sequence[tuple[Event, Lack]]) -> None:
+    """Keeps that these events wait, and for what."""
     if waiting:
         await fetch(connection, NOTE_WAITING, *_columns([(event.event_id, event.type, lack, event.occurred_at) for event, lack in waiting]))
 

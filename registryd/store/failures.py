@@ -47,6 +47,19 @@ NO_SCHEMA = (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError, asyncp
 CONFLICTS = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError, asyncpg.RestrictViolationError)
 """Two transactions collided. Ours was rolled back whole, so the same statement may be tried again at once."""
 
+ODD_ROWS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.RaiseError,
+    ArithmeticError,
+    AssertionError,
+    TypeError,
+    ValueError,
+)
+"""One row, of the database or of the caller, is not as our program thinks that rows can be: a fault of ours. CONFLICTS are among the first
+two, so catch them before.
+"""
+
 
 def explain(error: Unavailable) -> str:
     """Why the database is away and what to do about it."""

@@ -202,7 +202,7 @@ CREATE INDEX feed_event_recorded ON registry.feed_event (recorded_at);
 CREATE TABLE registry.feed_waiting ( -- Events that were answered not_yet: only time, another event or a person is missing. Billing sends them again. A row leaves when its event is applied or refused.
     event_id    text COLLATE "C" PRIMARY KEY CHECK (event_id ~ '^[!-~]{1,128}$'), -- Billing's own id of the event.
     type        text NOT NULL, -- activated, terminated, ported_out, …
-    reason      text NOT NULL, -- What it waited for when it came last: in_the_future, no_contract_yet, still_live, held_by_an_individual, too_many_ends or follows_a_waiting_event.
+    reason      text NOT NULL, -- What it waited for when it came last: in_the_future, no_contract_yet, still_live, held_by_an_individual, too_many_ends, follows_a_waiting_event or registry_failed.
     occurred_at timestamptz NOT NULL, -- When it happened at the operator, by its own word. The notice period of an end runs from here.
     first_at    timestamptz NOT NULL DEFAULT now(), -- When it came first.
     last_at     timestamptz NOT NULL DEFAULT now(), -- When it came last.

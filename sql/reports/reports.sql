@@ -218,7 +218,7 @@ SELECT regexp_replace(w.event_id, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') A
 COMMENT ON VIEW report.feed_waiting IS 'Billing''s events that were answered not_yet and wait to be sent again: each may be a subscriber who is answered wrongly, or an end that nobody was told of.';
 COMMENT ON COLUMN report.feed_waiting.event_id IS 'Billing''s own id of the event. Digits that might be a number are a star.';
 COMMENT ON COLUMN report.feed_waiting.type IS 'activated, terminated, ported_out, …';
-COMMENT ON COLUMN report.feed_waiting.reason IS 'What it waits for: in_the_future, no_contract_yet, still_live, held_by_an_individual, too_many_ends or follows_a_waiting_event.';
+COMMENT ON COLUMN report.feed_waiting.reason IS 'What it waits for: in_the_future, no_contract_yet, still_live, held_by_an_individual, too_many_ends, follows_a_waiting_event or registry_failed.';
 COMMENT ON COLUMN report.feed_waiting.occurred_at IS 'When it happened, by its own word.';
 COMMENT ON COLUMN report.feed_waiting.first_at IS 'When it came first.';
 COMMENT ON COLUMN report.feed_waiting.last_at IS 'When it came last. Long ago: billing has stopped to send it again.';

@@ -8,11 +8,13 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from registryd.domain.contract import Contract, Event, Known, NotYet, Refused, apply
 from registryd.domain.errors import Unavailable
@@ -349,7 +351,7 @@ def test_backdated_termination_is_owed_with_its_past_deadline(service: Service) 
     assert datetime.fromisoformat(notice["terminatedAt"]) == NOW - timedelta(days=3)
     assert datetime.fromisoformat(notice["deadlineAt"]) == NOW - timedelta(days=2)
     account = ask(service.api, "GET", "/v1/account", headers=messenger.headers).body
-    assert account["notifications"] == {"pending": 1, "oldestDeadlineAt": notice["deadlineAt"]}
+    assert account["notifications"] == {"pending": 1, "oldestDeadlineAt": notice["deadlineAt"], "held": False}
 
 
 @pytest.mark.parametrize(
@@ -547,6 +549,76 @@ def test_database_away_applies_nothing_and_says_so() -> None:
                 await ContractFeed(pool, b"k" * 32).apply([Event(event_id="e", type="activated", msisdn=SOME_NUMBERS[0], occurred_at=NOW)])
 
     asyncio.run(run())
+
+
+def test_an_event_that_the_registry_fails_on_stops_no_other(database: TestDatabase) -> None:
+    """Whatever a row meets that our program does not know of, here a DBA's trigger, the other events are applied and the fault is told."""
+    odd = SOME_NUMBERS[0] + 5
+    database.psql(
+        "-c",
+        "CREATE FUNCTION public.odd() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN IF NEW.msisdn = {odd} THEN RAISE EXCEPTION 'odd' USING ERRCODE = 'check_violation'; END IF; RETURN NEW; END $$; "
+        "CREATE TRIGGER odd BEFORE INSERT ON registry.contract FOR EACH ROW EXECUTE FUNCTION public.odd()",
+    )
+
+    async def run() -> tuple[list[Any], list[Any]]:
+        async with database.pool(1) as pool:
+            feed = ContractFeed(pool, b"k" * 32)
+            sent = [
+                Event(event_id=f"{kind}{n}", type=kind, msisdn=Msisdn(SOME_NUMBERS[0] + n), occurred_at=NOW - timedelta(hours=hours))  # type: ignore[arg-type]
+                for n in range(9)
+                for kind, hours in (("activated", 2), ("terminated", 1))
+            ]
+            return await feed.apply(sent), await feed.apply(sent)
+
+    with capture_logs() as log:
+        first, again = asyncio.run(run())
+    failed = [result for result in first if result.outcome != "applied"]
+    assert [(result.event_id, (result.reason or "").split(":")[0]) for result in failed] == [
+        ("activated5", "registry_failed"),
+        ("terminated5", "no_contract_yet"),
+    ]
+    assert [result.outcome for result in again].count("duplicate") == 16
+    assert {(line["event"], line["kind"]) for line in log} == {("event_failed", "CheckViolationError")}
+    assert str(odd) not in str(log)
+
+
+def test_calls_of_two_processes_in_any_order_end_as_the_histories_happened(database: TestDatabase) -> None:
+    """Two processes take the calls of many numbers' histories, shuffled; billing repeats what is not yet."""
+    kinds = ("activated", "suspended", "holder_changed", "resumed", "terminated", "activated", "suspended")
+    sent = [
+        Event(event_id=f"{n}-{place}", type=kind, msisdn=Msisdn(SOME_NUMBERS[0] + n), occurred_at=NOW - timedelta(hours=9 - place))  # type: ignore[arg-type]
+        for n in range(40)
+        for place, kind in enumerate(kinds[: 1 + n % len(kinds)])
+    ]
+
+    async def run() -> list[Any]:
+        async with database.connect() as dba, database.pool(2) as one, database.pool(2) as two:
+            feeds = [ContractFeed(pool, b"k" * 32) for pool in (one, two)]
+            waiting, shuffled = list(sent), Random(1)
+            while waiting:
+                shuffled.shuffle(waiting)
+                calls = [waiting[start : start + 7] for start in range(0, len(waiting), 7)]
+                told = await asyncio.gather(*(feeds[place % 2].apply(call) for place, call in enumerate(calls)))
+                left = [
+                    one
+                    for call, results in zip(calls, told, strict=True)
+                    for one, r in zip(call, results, strict=True)
+                    if r.outcome == "not_yet"
+                ]
+                assert len(left) < len(waiting)
+                waiting = left
+            assert await dba.fetchval("SELECT count(*) FROM registry.feed_waiting") == 0
+            return await dba.fetch(
+                "SELECT DISTINCT ON (msisdn) msisdn, status::text, CASE WHEN ended_at IS NULL THEN started_at ELSE ended_at END AS since "
+                "FROM registry.contract ORDER BY msisdn, generation DESC"
+            )
+
+    ends = (("active", 0), ("suspended", 0), ("active", 2), ("active", 2), ("ended", 4), ("active", 5), ("suspended", 5))
+    found = asyncio.run(run())
+    assert [(row["status"], row["since"]) for row in found] == [
+        (status, NOW - timedelta(hours=9 - place)) for status, place in (ends[n % len(kinds)] for n in range(40))
+    ]
 
 
 def test_calls_wait_for_their_turn_without_a_connection_and_not_for_ever(database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
