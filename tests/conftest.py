@@ -130,6 +130,14 @@ class TestDatabase:
     def psql(self, *arguments: str, stdin: str | None = None, user: str = "postgres") -> subprocess.CompletedProcess[str]:
         return psql(self.server, self.dsn(user), *arguments, stdin=stdin)
 
+    def allow_ends(self) -> None:
+        """Lets any number of contracts end today: nothing is held."""
+        allowance = (
+            "INSERT INTO registry.wave_allowance (ends, until_at, reason) VALUES (1000000000, now() + interval '1 day', 'a test ends many')"
+        )
+        done = self.psql("-c", allowance)
+        assert done.returncode == 0, done.stderr
+
     @asynccontextmanager
     async def connect(self, user: str = "postgres") -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         connection = await asyncpg.connect(self.dsn(user))

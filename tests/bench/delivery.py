@@ -199,6 +199,7 @@ async def _ends(site: Site, receiver: Receiver, messenger_id: int, turn: int) ->
 def bench_drain(site: Site, notifications: int) -> Iterator[Figure]:
     """A backlog over 100 lanes that drains beside 1,000 presence queries a second: as the policy paces it, and unbounded."""
     deliver(site, 16)
+    site.database.allow_ends()
     messenger = asyncio.run(site.add_messenger("asks"))
     numbers = list(range(FIRST + 800_000_000, FIRST + 800_050_000))
     run(
@@ -239,6 +240,7 @@ def _paced(running: Daemon, messenger: TestMessenger, numbers: list[int], second
 
 def bench_worst_day(site: Site, contracts: int) -> Iterator[Figure]:
     """Every contract ends in one statement, each with three bindings, while queries are asked: memory, and the worst query's wait."""
+    site.database.allow_ends()
     messenger = asyncio.run(site.add_messenger("asks"))
     bound = add_lanes(site, 3, 1)
 

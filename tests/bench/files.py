@@ -53,4 +53,5 @@ def bench_terminations(site: Site, contracts: int) -> Iterator[Figure]:
             what = f"{contracts:,} ends in one UPDATE"
             return Figure(what=what, value=rate, unit="notifications/s", baseline=baseline, of="plain INSERT")
 
+    site.database.allow_ends()
     yield asyncio.run(run())

@@ -97,6 +97,7 @@ async def _populate_messengers(site: Site) -> None:
 
 
 async def _populate(site: Site, contracts: int) -> None:
+    site.database.allow_ends()
     async with site.database.connect() as connection:
         await _keep_evidence(connection, queries=10 * contracts, attempts=contracts)
         for first in track(range(0, contracts, 100_000), "bindings and ends", transient=True):

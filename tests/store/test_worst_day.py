@@ -28,6 +28,8 @@ async def one_query(db: Database, messenger_id: int, msisdn: int) -> str:
 
 
 def test_ends_in_one_statement_take_bounded_memory_and_stop_no_query(database: TestDatabase) -> None:
+    database.allow_ends()
+
     async def run() -> None:
         async with database.connect() as connection, database.pool() as db:
             added = await add_messengers(connection, MESSENGERS)
