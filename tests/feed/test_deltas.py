@@ -13,6 +13,7 @@ import pytest
 from registryd.domain.contract import Event
 from registryd.domain.files import BadLine, ImportRefused
 from registryd.domain.identifiers import Msisdn
+from registryd.domain.times import parse_rfc3339
 from registryd.feed import deltas
 from registryd.feed.deltas import COLUMNS, AppliedEvents, FileStopped, NoEvent
 from registryd.feed.events import ContractFeed
@@ -73,6 +74,25 @@ def test_an_event_of_the_operator_api_and_of_a_file_are_the_same_event(database:
     other = f"unregistered,organisation,{AT},{FIRST},activated,e1"
     done = apply(database, write(tmp_path / "events.csv", again, other, header=header))
     assert (done.applied, done.duplicates, [bad.line for bad in done.refused]) == (0, 1, [3])
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["2024-02-29T12:00:00.1234567+03:00", "2024-02-29T09:00:00.123456789Z", "2024-02-29T01:00:00.123456-08:00", "2024-02-29T09:00:00.1Z"],
+)
+def test_a_time_of_the_operator_api_is_a_time_of_a_file(database: TestDatabase, tmp_path: Path, at: str) -> None:
+    """One to nine digits and any offset, read by the same function: so the same event in both is a duplicate."""
+
+    async def call() -> None:
+        async with database.pool() as pool:
+            occurred_at = parse_rfc3339(at)
+            assert occurred_at is not None
+            event = Event(event_id="e1", type="activated", msisdn=Msisdn(FIRST), occurred_at=occurred_at)
+            await ContractFeed(pool, bytes(32)).apply([event])
+
+    asyncio.run(call())
+    done = apply(database, write(tmp_path / "events.csv", f"e1,activated,{FIRST},{at},,"))
+    assert (done.applied, done.duplicates, done.refused) == (0, 1, [])
 
 
 @pytest.mark.parametrize(

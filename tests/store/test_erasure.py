@@ -170,3 +170,26 @@ def test_usage_digests_hand_overs_and_alarms_go_when_they_are_as_old_as_ended_co
                 assert await connection.fetchval(f"SELECT count(*) FROM registry.{table}") == 1, table
 
     asyncio.run(run())
+
+
+def test_newest_states_and_events_that_nobody_sends_again_are_forgotten_after_30_days(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            for place, days in enumerate((31, 29)):
+                at = datetime.now(UTC) - timedelta(days=days)
+                await connection.execute(
+                    "INSERT INTO registry.newest_state (msisdn, status, status_at, recorded_at) VALUES ($1, 'suspended', $2, $2)",
+                    FIRST + place,
+                    at,
+                )
+                await connection.execute(
+                    "INSERT INTO registry.feed_waiting (event_id, type, reason, occurred_at, first_at, last_at) "
+                    "VALUES ($1, 'activated', 'still_live', $2, now() - interval '60 days', $2)",
+                    f"e{place}",
+                    at,
+                )
+            assert (await erasure.forget(db, 10)).events == 1
+            assert await left(connection, "newest_state") == [1]
+            assert [row["event_id"] for row in await connection.fetch("SELECT event_id FROM registry.feed_waiting")] == ["e1"]
+
+    asyncio.run(run())

@@ -21,7 +21,10 @@ from tests.servers import private_server
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, begin_chain, bind, seal_all
 
 FROZEN = "SELECT format('%s', array_agg(v::text ORDER BY v::text)) FROM report.{} AS v"
-MOVING = {"notification_backlog": "(messenger, pending, overdue, oldest_deadline_at)"}
+MOVING = {
+    "feed_status": "(complete_since, source, declared_by, last_event_at, waiting, ends_last_hour, ends_left)",
+    "notification_backlog": "(messenger, pending, overdue, oldest_deadline_at)",
+}
 """What is left of a view when the time goes on."""
 
 
@@ -52,7 +55,7 @@ async def facts(connection: Connection) -> dict[str, object]:
     told: dict[str, object] = {}
     for name in sorted(views):
         if name in MOVING:
-            told[name] = [tuple(row) for row in await connection.fetch(f"SELECT {MOVING[name]} FROM report.{name} ORDER BY messenger")]
+            told[name] = [tuple(row) for row in await connection.fetch(f"SELECT {MOVING[name]} FROM report.{name} ORDER BY 1")]
         else:
             told[name] = await connection.fetchval(FROZEN.format(name))
     told["rights"] = [row[0] for row in await connection.fetch(MATRIX, ROLES)]
@@ -101,6 +104,8 @@ def test_a_dump_restored_into_another_server_is_the_same_registry(database: Test
                 assert await permissions.lacking(app) == []
                 then, now = await facts(old), await facts(new)
                 assert now == then
+                told = "SELECT complete FROM report.feed_status"
+                assert (await old.fetchval(told), await new.fetchval(told)) == (True, False), "complete was said of another cluster"
                 assert (await migrations.migrate(new)).files == [], "and a migrate finds nothing to do"
                 # The rules came along: an end owes its notifications, an ended contract stays ended, no page comes into a sealed window.
                 await app.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", FIRST + 10)
