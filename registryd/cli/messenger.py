@@ -1,4 +1,4 @@
-"""`messenger add | list | show | rotate-key | rotate-secret | set | suspend | resume | clear-alarm | revoke-key | test`."""
+"""`messenger add | list | show | rotate-key | rotate-secret | set | suspend | resume | probe | clear-alarm | revoke-key | test`."""
 
 from __future__ import annotations
 
@@ -154,8 +154,31 @@ async def suspend(context: Context, *, name: str) -> None:
 @pass_context
 @command
 async def resume(context: Context, *, name: str) -> None:
-    """Let a suspended messenger ask again."""
+    """Let a suspended messenger ask again, and have a failing endpoint of its probed now."""
     await _set_state(context, name, "active")
+    async with context.messenger(name) as (db, found):
+        if await lanes.probe(db, found.messenger_id):
+            out.print("its endpoint failed, and is probed now")
+
+
+@messenger.command()
+@click.argument("name")
+@json_option
+@pass_context
+@command
+async def probe(context: Context, *, name: str, as_json: bool) -> None:
+    """Push now what waits for a later attempt: the messenger has mended its endpoint, or what it refused.
+
+    A failing endpoint is probed at once, and comes back through one notification. A hold is not lifted: registryd notifications release.
+    """
+    async with context.messenger(name) as (db, found):
+        if found.endpoint_url is None:
+            fail(f"{name} has no endpoint: registryd messenger set {name} --endpoint URL")
+        made = await notifications.make_due(db, found.messenger_id)
+        was_failing = await lanes.probe(db, found.messenger_id)
+    lane = "its endpoint failed, and is probed now" if was_failing else "its endpoint works"
+    facts = {"messenger": name, "wasFailing": was_failing, "madeDue": made}
+    present(as_json, facts, f"{lane}; notifications that waited for a later attempt and are due now: {made:,}")
 
 
 @messenger.command("clear-alarm")

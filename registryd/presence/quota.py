@@ -79,14 +79,17 @@ class Reservation:
 
 
 class QuotaGuard:
-    """It judges nothing before the first `exchange`, for which the process waits before it serves. `clock()`: seconds since 1970, UTC.
+    """It judges nothing before the first `exchange`, for which the process waits before it serves.
 
-    Days are numbered from 1970: a hot path has no time for dates.
+    `clock()`: seconds since 1970, UTC; it tells days alone, which are numbered from 1970, because a hot path has no time for dates.
+    `steady()`: seconds of a clock that is never set; it paces alarms, so that a step of the other one neither stops a messenger nor lets
+    it go.
     """
 
-    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
         self._db = db
         self._clock = clock
+        self._steady = steady
         self._shared: dict[MessengerId, tuple[int, int]] = {}
         self._shared_day = 0
         self._own: dict[tuple[MessengerId, int], tuple[int, int]] = {}
@@ -112,7 +115,7 @@ class QuotaGuard:
             if self._asked(messenger_id, day)[0] + self.in_flight[messenger_id] + numbers > messenger.daily_quota:
                 raise QuotaExceeded(max(1, int((day + 1) * DAY_S - now)))
         alarm = self._alarms.get(messenger_id)
-        if alarm is not None and alarm.until > (now := self._clock()):  # else the database is away, or has not been asked yet
+        if alarm is not None and alarm.until > (now := self._steady()):  # else the database is away, or has not been asked yet
             alarm.take(now, numbers, self._per_minute)
         self.in_flight[messenger_id] += numbers
         return Reservation(self, messenger, numbers)
@@ -194,7 +197,7 @@ class QuotaGuard:
 
     def _take_alarms(self, throttled: Sequence[guard.ThrottledRow]) -> None:
         """The database's alarms are the alarms, and those that came up while it was asked."""
-        now = self._clock()
+        now = self._steady()
         ends = {row.messenger_id: now + row.remaining.total_seconds() for row in throttled}
         ends |= {messenger_id: now + self._alarm_lasts_s for messenger_id, _ in self._signs}
         for messenger_id in self._alarms.keys() - ends.keys():
@@ -206,7 +209,7 @@ class QuotaGuard:
 
     def _raise_alarm(self, messenger_id: MessengerId, sign: Sign) -> None:
         self._signs.add((messenger_id, sign))
-        self._throttle(messenger_id, self._clock() + self._alarm_lasts_s)
+        self._throttle(messenger_id, self._steady() + self._alarm_lasts_s)
 
     def _throttle(self, messenger_id: MessengerId, until: float) -> None:
         alarm = self._alarms.get(messenger_id)

@@ -15,10 +15,14 @@ from uuid import UUID
 
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.lane import Lease
+from registryd.domain.schedule import PROBE_MAX
 from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Query
 
 LEASE = timedelta(seconds=45)
+GATE_MAX = timedelta(minutes=1)
+"""A gate that lies further ahead keeps no lane shut."""
+assert GATE_MAX > PROBE_MAX
 
 
 class Token(NamedTuple):
@@ -27,6 +31,10 @@ class Token(NamedTuple):
 
 class Failures(NamedTuple):
     failures: int
+
+
+class Probed(NamedTuple):
+    was_failing: bool
 
 
 class EndpointHealth(NamedTuple):
@@ -48,11 +56,12 @@ class Progress(NamedTuple):
     look_back_in: timedelta
 
 
-LEASE_LANES = Query("lanes", "lease_lanes", Lease, str, timedelta, int, list[int], list[int])
+LEASE_LANES = Query("lanes", "lease_lanes", Lease, str, timedelta, int, list[int], list[int], timedelta)
 RENEW_LEASE = Query("lanes", "renew_lease", Token, int, int, UUID, timedelta, timedelta)
 RELEASE_LANE = Query("lanes", "release_lane", Token, int, int, UUID, timedelta, bool)
 GATE_LANE = Query("lanes", "gate_lane", Failures, int, int, timedelta, str)
 OPEN_LANE = Query("lanes", "open_lane", Token, int, int)
+PROBE_LANE = Query("lanes", "probe_lane", Probed, int)
 READ_ECHO_BOUND = Query("lanes", "read_echo_bound", EchoBound)
 FIND_LANE = Query("lanes", "find_lane", EndpointHealth, int)
 
@@ -63,7 +72,7 @@ async def lease(
     """Takes up to `limit` free lanes: those with something due above their mark, those whose look back is due, and `to_look_back` (None:
     all). None of those that `owner` is working already. Raises: Unavailable.
     """
-    return await fetch(connection, LEASE_LANES, owner, LEASE, limit, working, to_look_back)
+    return await fetch(connection, LEASE_LANES, owner, LEASE, limit, working, to_look_back, GATE_MAX)
 
 
 async def renew(db: Database, lease: Lease, progress: Progress) -> bool:
@@ -83,6 +92,11 @@ async def gate(connection: Connection, lease: Lease, wait: timedelta, error: str
 
 async def reopen(connection: Connection, lease: Lease) -> None:
     await first(connection, OPEN_LANE, lease.messenger_id, lease.token)
+
+
+async def probe(db: Database, messenger_id: MessengerId) -> bool:
+    """Has a failing endpoint probed now. Returns whether it was failing."""
+    return (await db.fetch(PROBE_LANE, messenger_id))[0].was_failing
 
 
 async def echo_per_s(db: Database) -> float:

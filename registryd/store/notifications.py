@@ -13,12 +13,18 @@ from registryd.domain.notification import Attempt, Notification
 from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Nothing, Query
 
+DUE_BATCH = 10_000
+
 
 class Settled(NamedTuple):
     settled: int
 
 
 class Deferred(NamedTuple):
+    notification_id: UUID
+
+
+class MadeDue(NamedTuple):
     notification_id: UUID
 
 
@@ -32,6 +38,7 @@ FIND_CANARY = Query("notifications", "find_canary", Notification, int)
 READ_OWED = Query("notifications", "read_owed", Notification, int, UUID, int)
 SETTLE_DELIVERED = Query("notifications", "settle_delivered", Settled, int, list[UUID], str)
 DEFER_REFUSED = Query("notifications", "defer_refused", Deferred, int, int, list[UUID], list[timedelta], list[str])
+MAKE_DUE = Query("notifications", "make_due", MadeDue, int, UUID, int)
 RECORD_ATTEMPTS = Query(
     "notifications", "record_attempts", Nothing, int, list[datetime], list[int], list[str], list[int], list[int], list[str]
 )
@@ -69,6 +76,15 @@ async def read_owed(db: Database, messenger_id: MessengerId, after: UUID, limit:
 async def acknowledge(db: Database, messenger_id: MessengerId, ids: Sequence[UUID]) -> int:
     """Settles notifications by pull. Returns how many this call settled; ids of others and settled ones are ignored."""
     return (await db.fetch_retrying(SETTLE_DELIVERED, messenger_id, ids, "pull"))[0].settled
+
+
+async def make_due(db: Database, messenger_id: MessengerId) -> int:
+    """Makes the next attempt of whatever waits for one due now. Returns of how many."""
+    total, after = 0, BEGINNING
+    while made := await db.fetch(MAKE_DUE, messenger_id, after, DUE_BATCH):
+        total += len(made)
+        after = max(row.notification_id for row in made)
+    return total
 
 
 async def count_pending(db: Database, messenger_id: MessengerId) -> PendingCount:

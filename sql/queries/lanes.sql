@@ -6,13 +6,14 @@
 -- (a task that died with the database), except for the lanes it is working ($4). What is due is looked for above the lane's mark only,
 -- because settled rows below it may have left dead entries. When it is time to look back, or somebody says so ($5; NULL: of every lane),
 -- the lane is taken without looking, and its own task reads it from the beginning. Drawn by lot, so that no lane starves where there are
--- more than $3.
+-- more than $3. A gate that lies further ahead than the longest pause between probes ($6) was written by another clock, or the clock was set
+-- back: it keeps nothing shut.
 WITH due AS MATERIALIZED (
     SELECT free.messenger_id
       FROM registry.lane AS free JOIN registry.messenger AS m ON m.messenger_id = free.messenger_id
      WHERE (free.owner IS NULL OR free.lease_until < now() OR free.owner = $1)
        AND free.messenger_id <> ALL ($4::integer[])
-       AND (free.gate_until IS NULL OR free.gate_until <= now())
+       AND (free.gate_until IS NULL OR free.gate_until <= now() OR free.gate_until > now() + $6::interval)
        AND m.endpoint_url IS NOT NULL
        AND NOT EXISTS (SELECT FROM registry.hold AS h WHERE h.released_at IS NULL AND (h.messenger_id IS NULL OR h.messenger_id = free.messenger_id))
        AND (free.look_back_at <= now() OR $5::integer[] IS NULL OR free.messenger_id = ANY ($5::integer[])
@@ -57,6 +58,17 @@ RETURNING l.failures;
 UPDATE registry.lane AS l SET gate_until = NULL, failures = 0, last_error = NULL, last_success_at = now()
  WHERE l.messenger_id = $1 AND l.token = $2
 RETURNING l.token;
+
+-- name: probe_lane
+-- Why: a person knows that the endpoint works again. The lane is probed now and not at the gate's end. Its failures stay, so that it comes
+-- back through one canary.
+WITH probed AS (
+    UPDATE registry.lane AS l SET gate_until = NULL, look_back_at = now()
+      FROM registry.lane AS before
+     WHERE l.messenger_id = $1 AND before.messenger_id = l.messenger_id
+    RETURNING l.messenger_id, before.failures > 0 AS was_failing
+)
+SELECT p.was_failing FROM probed AS p, pg_notify('registry_deliver', p.messenger_id || ' below');
 
 -- name: read_echo_bound
 -- Why: each notification makes its messenger ask again: the policy bounds how many go out a second, and the processes share that.

@@ -47,6 +47,20 @@ UPDATE registry.notification AS n
    AND EXISTS (SELECT FROM registry.lane AS l WHERE l.messenger_id = $1 AND l.token = $2)
 RETURNING n.notification_id;
 
+-- name: make_due
+-- Why: a person knows that the messenger has mended what it refused: all that waits for a later attempt is due now. In batches of $3 and
+-- each row once, because what is pushed meanwhile may be deferred again; what a push is settling just now is skipped.
+WITH waits AS MATERIALIZED (
+    SELECT d.deadline_at, d.notification_id FROM registry.notification AS d
+     WHERE d.messenger_id = $1 AND (d.deadline_at, d.notification_id) > (registry.time_of($2), $2) AND d.not_before > now()
+     ORDER BY d.deadline_at, d.notification_id
+     LIMIT $3
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE registry.notification AS n SET not_before = now() FROM waits AS w
+ WHERE n.messenger_id = $1 AND n.deadline_at = w.deadline_at AND n.notification_id = w.notification_id
+RETURNING n.notification_id;
+
 -- name: record_attempts
 -- Why: one row a push, written with what it settled.
 INSERT INTO registry.delivery_attempt (messenger_id, attempted_at, notifications, outcome, http_status, latency_ms, error)

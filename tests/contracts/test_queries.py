@@ -284,7 +284,7 @@ def test_receipts_and_refusals_find_their_notifications_by_the_key(populated: Te
 def test_lanes_are_found_once_and_their_work_by_the_key(populated: TestDatabase) -> None:
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:
-            plan = await planned(explained, lanes.LEASE_LANES, "worker", timedelta(seconds=45), 256, [], [])
+            plan = await planned(explained, lanes.LEASE_LANES, "worker", timedelta(seconds=45), 256, [], [], lanes.GATE_MAX)
             assert_probes_only(plan)
             assert plan.indexes("notification") == {"notification_pkey"}
             assert plan.indexes("lane") == {"lane_pkey"}

@@ -243,11 +243,17 @@ async def looking(database: TestDatabase) -> AsyncIterator[Lookup]:
 
 @asynccontextmanager
 async def delivering(
-    site: Site, *, concurrency: int = 4, jitter: Callable[[], float] = lambda: 0.0, owner: str = "this-worker", timing: Timing = TIMING
+    site: Site,
+    *,
+    concurrency: int = 4,
+    jitter: Callable[[], float] = lambda: 0.0,
+    clock: Callable[[], float] = time.monotonic,
+    owner: str = "this-worker",
+    timing: Timing = TIMING,
 ) -> AsyncIterator[Dispatcher]:
     """The daemon's delivery, in this process."""
     async with site.database.pool() as db, Pusher(db, SecretBox(site.secrets_key), LOOPBACK) as pusher:
-        dispatcher = Dispatcher(db, pusher, owner, concurrency, jitter=jitter, timing=timing)
+        dispatcher = Dispatcher(db, pusher, owner, concurrency, clock=clock, jitter=jitter, timing=timing)
         running = asyncio.create_task(dispatcher.run())
         hearing = asyncio.create_task(wakeup.listen(db, dispatcher, Announcer(db, pusher)))
         try:

@@ -45,7 +45,7 @@ def test_a_lane_is_found_and_read_without_passing_what_was_settled(site: Site) -
                 await reader.fetchval("SELECT 1")
                 await database.run(SETTLE, messenger_id)
                 last = UUID(str(await database.value("SELECT max(notification_id::text) FROM registry.notification_delivered")))
-                look: tuple[Any, ...] = (lanes.LEASE_LANES, "this", timedelta(seconds=45), 1, [], [])
+                look: tuple[Any, ...] = (lanes.LEASE_LANES, "this", timedelta(seconds=45), 1, [], [], lanes.GATE_MAX)
                 reads, leases = [], []
                 for mark in (BEGINNING, last):
                     await database.run("UPDATE registry.lane SET low_water = $1, look_back_at = now() + interval '1 hour'", mark)

@@ -51,7 +51,7 @@ class World:
 
     async def worker(self) -> QuotaGuard:
         """One that has just started, as the daemon starts it."""
-        guard = QuotaGuard(self.db, self.clock)
+        guard = QuotaGuard(self.db, self.clock, self.clock)
         await guard.exchange()
         return guard
 
@@ -204,6 +204,28 @@ def test_a_sign_that_comes_up_during_an_exchange_is_not_lost(site: Site) -> None
         assert is_throttled(guard, scanner)
         await guard.exchange()
         assert await world.alarms() == [("one", "absent", True, 1)]
+
+    in_world(site, story)
+
+
+@pytest.mark.parametrize(
+    "steps", [(timedelta(hours=-1),), (timedelta(hours=1), timedelta(hours=-1)), (timedelta(days=-1), timedelta(days=2))]
+)
+def test_a_step_of_the_clock_neither_stops_a_slowed_messenger_nor_lets_it_go(site: Site, steps: tuple[timedelta, ...]) -> None:
+    async def story(world: World) -> None:
+        scanner = await world.messenger()
+        wall = Clock()
+        guard = QuotaGuard(world.db, wall, world.clock)
+        await guard.exchange()
+        scan(guard, scanner)
+        for step in steps:
+            wall.now += step
+            await guard.exchange()
+            world.clock.now += timedelta(seconds=1)
+            guard.reserve(unlimited(scanner), 1).close()
+            with pytest.raises(Throttled) as refused:
+                guard.reserve(unlimited(scanner), 1)
+            assert refused.value.retry_after_s == 1
 
     in_world(site, story)
 

@@ -43,7 +43,8 @@ def test_a_messenger_lives_through_all_its_commands(site: Site) -> None:
         "dailyQuota": 1000,
         "certificates": ["ab" * 32],
     }
-    assert run(site, "messenger", "resume", "alpha").exit_code == 0
+    assert run(site, "messenger", "resume", "alpha").stdout == "active\n"
+    assert told(site, "messenger", "probe", "alpha") == {"messenger": "alpha", "wasFailing": False, "madeDue": 0}
     rotated = told(site, "messenger", "rotate-key", "alpha")
     assert rotated["apiKey"] != added["apiKey"]
     third = run(site, "messenger", "rotate-key", "alpha")

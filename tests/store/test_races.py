@@ -383,7 +383,9 @@ def test_a_lane_is_leased_when_it_is_free_open_and_has_something_due(database: T
             assert await leased("a") == []
             await connection.execute(set_gate, timedelta(seconds=-1))
             assert await leased("a") == [messenger_id]
-            await connection.execute("UPDATE registry.lane SET owner = NULL, lease_until = NULL")
+            await connection.execute(set_gate, timedelta(hours=24))
+            assert await leased("a") == [messenger_id], "no gate lies so far ahead: a clock has been set"
+            await connection.execute("UPDATE registry.lane SET owner = NULL, lease_until = NULL, gate_until = NULL")
             await connection.execute("UPDATE registry.notification SET not_before = now() + interval '1 minute'")
             assert await leased("a") == []
 
