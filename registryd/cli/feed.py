@@ -112,7 +112,7 @@ def _told(found: FeedStatus) -> list[str]:
     return [
         completeness,
         f"last event {_ago(found, found.last_event_at)}, last snapshot taken {_ago(found, found.last_snapshot_at)}",
-        f"{found.waiting:,} events wait" + (f", the oldest since {_ago(found, found.oldest_waiting_at)}" if found.waiting else ""),
+        f"events that wait: {found.waiting:,}" + (f", the oldest came {_ago(found, found.oldest_waiting_at)}" if found.waiting else ""),
         _ends(found),
     ]
 

@@ -213,7 +213,7 @@ COMMENT ON COLUMN report.feed_lag.worst_lag IS 'The longest.';
 
 CREATE OR REPLACE VIEW report.feed_waiting AS
 SELECT regexp_replace(w.event_id, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') AS event_id, w.type, w.reason, w.occurred_at, w.first_at, w.last_at, w.calls,
-       w.last_at - w.first_at AS repeated_for, now() - w.first_at AS waited, extract(epoch FROM now() - w.first_at)::float8 AS waited_seconds
+       now() - w.first_at AS waited, extract(epoch FROM now() - w.first_at)::float8 AS waited_seconds
   FROM registry.feed_waiting AS w;
 COMMENT ON VIEW report.feed_waiting IS 'Billing''s events that were answered not_yet and wait to be sent again: each may be a subscriber who is answered wrongly, or an end that nobody was told of.';
 COMMENT ON COLUMN report.feed_waiting.event_id IS 'Billing''s own id of the event. Digits that might be a number are a star.';
@@ -223,7 +223,6 @@ COMMENT ON COLUMN report.feed_waiting.occurred_at IS 'When it happened, by its o
 COMMENT ON COLUMN report.feed_waiting.first_at IS 'When it came first.';
 COMMENT ON COLUMN report.feed_waiting.last_at IS 'When it came last. Long ago: billing has stopped to send it again.';
 COMMENT ON COLUMN report.feed_waiting.calls IS 'How often it came.';
-COMMENT ON COLUMN report.feed_waiting.repeated_for IS 'From its first call to its last.';
 COMMENT ON COLUMN report.feed_waiting.waited IS 'Since it came first.';
 COMMENT ON COLUMN report.feed_waiting.waited_seconds IS 'The same in seconds.';
 

@@ -46,7 +46,14 @@ def test_the_state_of_the_feed_is_told(site: Site, tmp_path: Path) -> None:
     assert (waits["event_id"], waits["type"], waits["reason"], waits["calls"]) == ("suspended2", "suspended", "no_contract_yet", 1)
     shown = run(site, "feed", "status")
     assert shown.exit_code == 0
-    for words in ("complete since", "last event", "last snapshot taken never", "1 events wait", "suspended2", "ended in the last hour"):
+    for words in (
+        "complete since",
+        "last event",
+        "last snapshot taken never",
+        "events that wait: 1, the oldest came",
+        "suspended2",
+        "ended in the last hour",
+    ):
         assert words in shown.stdout
 
 
