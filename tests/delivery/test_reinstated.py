@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
+from aiohttp.web import Response
+
 from registryd.delivery import export, exported, signing
 from registryd.domain.digest import digest_of
-from registryd.store import messengers
+from registryd.store import breakglass, messengers
+from registryd.store.breakglass import Ends
 from registryd.store.secretbox import SecretBox
-from tests.conftest import Site, eventually
+from tests.conftest import PATIENCE_S, Site, eventually
 from tests.delivery.conftest import codes, delivering, is_verified, listening, looking
+from tests.persons import Persons, acting
 
 UNDO = "UPDATE registry.notification SET undoes = gen_random_uuid() WHERE identification_code LIKE 'again-%'"
 
@@ -39,6 +44,49 @@ def test_a_push_carries_one_type_and_every_one_arrives(site: Site) -> None:
             assert kept == undone
 
     asyncio.run(run())
+
+
+def test_a_mistake_that_was_on_its_way_is_no_delivery_and_is_told_afterwards(site: Site) -> None:
+    """The endpoint has the mistake in its hands while it is undone. Its receipt counts for nothing, and it hears what holds."""
+
+    async def run() -> None:
+        arrived, answer = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> Response:
+            arrived.set()
+            await answer.wait()
+            return Response(status=204)
+
+        async with listening(lambda _: slowly()) as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger("m", endpoint.url)
+            await database.bind(messenger, "c")
+            await database.run("UPDATE registry.contract SET ended_at = now()")
+            mistake = await database.id_of("c")
+            async with delivering(site):
+                await asyncio.wait_for(arrived.wait(), PATIENCE_S)
+                await undo(persons)
+                endpoint.answer = lambda _: 204
+                answer.set()
+                await eventually(lambda: database.value("SELECT count(*) = 1 FROM registry.delivery_attempt"))
+                assert await database.value("SELECT count(*) FROM registry.notification_delivered") == 0
+                assert await database.value("SELECT not_before > now() + interval '1 minute' FROM registry.notification")
+                await database.time_passes()
+                await eventually(database.none_pending)
+            assert [push.event["type"] for push in endpoint.received] == ["binding.terminated", "binding.reinstated"]
+            [told] = endpoint.received[1].notifications
+            assert (told["notificationId"], told["identificationCode"], told["generation"]) == (str(mistake), "c", 2)
+            assert await database.rows("SELECT undoes FROM registry.notification_delivered") == [(mistake,)]
+
+    with acting(site.database) as persons:
+        asyncio.run(run())
+
+
+async def undo(persons: Persons) -> None:
+    async with persons.session(persons.anna) as anna, persons.session(persons.boris) as boris:
+        ends = Ends(recorded_from=datetime.now(UTC) - timedelta(hours=1))
+        request = await breakglass.request_reinstate(anna, ends, "they had not ended")
+        await breakglass.approve(boris, request)
+        await breakglass.reinstate(anna, request)
 
 
 def test_a_batch_of_reinstatements_is_split_to_find_the_one_that_is_refused(site: Site) -> None:

@@ -18,9 +18,10 @@ import pytest
 from registryd.demo import embedded
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.lane import Lease
-from registryd.store import breakglass, lanes, pool, presence
+from registryd.store import lanes, presence
 from registryd.store.pool import Database
 from tests.conftest import TestDatabase, cloned, eventually, time_ordered_id
+from tests.persons import Persons, acting
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -35,38 +36,10 @@ def shared(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
         yield database
 
 
-@dataclass
-class Persons:
-    """Anna looks, Boris approves, Vera may do both."""
-
-    database: TestDatabase
-    anna: str
-    boris: str
-    vera: str
-
-    @asynccontextmanager
-    async def session(self, person: str) -> AsyncIterator[pool.Connection]:
-        async with breakglass.session(self.database.dsn(person)) as connection:
-            yield connection
-
-
 @pytest.fixture
 def persons(database: TestDatabase) -> Iterator[Persons]:
-    made = Persons(database, *(f"{name}_{secrets.token_hex(4)}" for name in ("anna", "boris", "vera")))
-
-    async def run(*statements: str) -> None:
-        async with database.connect() as connection:
-            for statement in statements:
-                await connection.execute(statement)
-
-    grants = (
-        (made.anna, "registryd_breakglass"),
-        (made.boris, "registryd_approver"),
-        (made.vera, "registryd_breakglass, registryd_approver"),
-    )
-    asyncio.run(run(*(f"CREATE ROLE {person} LOGIN; GRANT {roles} TO {person}" for person, roles in grants)))
-    yield made
-    asyncio.run(run(*(f"DROP ROLE {person}" for person, _ in grants)))
+    with acting(database) as made:
+        yield made
 
 
 async def add_messengers(connection: Connection, count: int, endpoint: str | None = None) -> list[int]:

@@ -20,8 +20,9 @@ from registryd.store.breakglass import BreakglassRefused
 from registryd.store.digest_keys import DigestKey
 from registryd.store.secretbox import SecretBox
 from tests.conftest import TestDatabase, prepare_database, psql
+from tests.persons import Persons
 from tests.servers import private_server
-from tests.store.conftest import FIRST, Connection, Persons, add_contracts, add_messengers, bind
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind
 
 REASON = "complaint 17 of the subscriber"
 KEY = DigestKey(1, bytes(32))

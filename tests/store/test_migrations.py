@@ -302,7 +302,9 @@ TABLES = {
     "journal_page": "page_id answered_at messenger_ids query_counts waited_ms queries digest_key digests present told",
     "presence_query": "query_id messenger_id msisdn_digest present received_at answered_at",
     "notification": "messenger_id deadline_at notification_id msisdn generation identification_code terminated_at recorded_at not_before "
-    "attempts last_error",
+    "attempts last_error undoes",
+    "notification_held": "messenger_id deadline_at notification_id msisdn generation identification_code terminated_at recorded_at wave_id",
+    "notification_withdrawn": "messenger_id notification_id msisdn generation identification_code withdrawn_at request reason",
     "notification_delivered": "messenger_id deadline_at notification_id msisdn generation identification_code terminated_at recorded_at "
     "delivered_at via attempts",
     "delivery_attempt": "messenger_id attempted_at notifications outcome http_status latency_ms error",
@@ -320,7 +322,16 @@ PRIMARY_KEYS = {
 }
 REPORTS = {
     *("presence_daily", "answer_deadline", "binding_by_messenger", "contract_daily", "notification_backlog"),
-    *("notification_deadline", "delivery_attempt_daily", "endpoint_health", "quota_today", "enumeration_alarm", "feed_lag", "policy"),
+    *(
+        "notification_deadline",
+        "notification_withdrawn",
+        "delivery_attempt_daily",
+        "endpoint_health",
+        "quota_today",
+        "enumeration_alarm",
+        "feed_lag",
+        "policy",
+    ),
 }
 
 

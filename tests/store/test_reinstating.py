@@ -20,7 +20,8 @@ from registryd.feed.snapshot import FileImport
 from registryd.store import audit, breakglass, notifications
 from registryd.store.breakglass import BreakglassRefused, Ends, Undone
 from registryd.store.snapshots import Reconciled
-from tests.store.conftest import FIRST, Connection, Persons, add_contracts, add_messengers, bind, explaining, waits
+from tests.persons import Persons
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind, explaining, waits
 
 REASON = "billing ended them by mistake"
 LATER = FIRST + 1_000_000

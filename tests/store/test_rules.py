@@ -62,7 +62,8 @@ def test_the_states_are_the_same_words_in_sql_and_python(shared: TestDatabase) -
         "feed_outcome": ("applied", "refused"),
         "alarm_kind": get_args(Sign),
         "seal_kind": ("begin", "window", "retention"),
-        "breakglass_step": ("requested", "prepared", "approved", "looked"),
+        "breakglass_kind": ("look", "reinstate", "withdraw"),
+        "breakglass_step": ("requested", "prepared", "approved", "looked", "reinstated", "withdrawn"),
         "range_source": get_args(ranges.RangeSource),
     }
 

@@ -12,7 +12,8 @@ import pytest
 from registryd.domain.identifiers import MessengerId
 from registryd.store import breakglass, notifications
 from registryd.store.breakglass import BreakglassRefused, Notices
-from tests.store.conftest import FIRST, Connection, Persons, add_contracts, add_messengers, bind
+from tests.persons import Persons
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind
 
 REASON = "codes that it cannot read"
 
