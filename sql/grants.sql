@@ -64,7 +64,7 @@ GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registr
     registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.drop_part,
     registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.destroy_digest_keys,
     registry.requests_to_prepare, registry.prepare_request, registry.purge_ended,
-    registry.forget_replays, registry.forget_events, registry.forget_records, registry.fold_movements, registry.end_long_reports TO registryd_app;
+    registry.forget_replays, registry.forget_events, registry.forget_records, registry.fold_movements, registry.fold_ends, registry.end_long_reports TO registryd_app;
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- Reports, which the daemon's metrics and `registryd report` read too

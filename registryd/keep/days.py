@@ -36,6 +36,11 @@ async def keep_days(db: Database) -> None:
             observe.event("rows_unplaced", "warning", family=state.family, rows=state.unplaced_rows)
 
 
+async def fold_ends(db: Database) -> None:
+    """Folds what ended in the last hour. Raises: Unavailable."""
+    await db.fetch(days.FOLD_ENDS)
+
+
 async def _call(db: Database, query: Query[Any], *words: str) -> Any:
     """What a function of the database returned; None where another process is at it."""
     async with exclusively(db, "days") as connection:

@@ -13,6 +13,7 @@ RETENTION_S = 600.0
 REPORTS_S = 10.0
 BREAKGLASS_S = 2.0
 BACKLOGS_S = 15.0
+ENDS_S = 15.0
 REPLAYS_S = 1.0
 DIGESTS_S = 30.0
 SEALS_S = 10.0
@@ -26,6 +27,7 @@ def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
         Job("reports", REPORTS_S, lambda: reports.end_long(db)),
         Job("seals", SEALS_S, lambda: seals.seal_windows(db)),
         Job("days", RETENTION_S, lambda: days.keep_days(db)),
+        Job("ends", ENDS_S, lambda: days.fold_ends(db)),
         Job("backlogs", BACKLOGS_S, BacklogWatch(db).look),
         Job("feed", FEED_S, lambda: feed.watch(db)),
         Job("replays", REPLAYS_S, lambda: replays.let_in(db)),

@@ -36,6 +36,7 @@ class Retention(NamedTuple):
 MAKE_PARTITIONS = Query("days", "make_partitions", Made, int)
 DROP_PART = Query("days", "drop_part", Dropped, str)
 FOLD_MOVEMENTS = Query("days", "fold_movements", Folded)
+FOLD_ENDS = Query("days", "fold_ends", Folded)
 READ_RETENTION = Query("days", "read_retention", Retention)
 
 

@@ -122,10 +122,7 @@ BEGIN
     INSERT INTO registry.notification_movement (messenger_id, day, due, pending, held)
     SELECT f.messenger_id, f.day, f.due, sum(f.pending), sum(f.held) FROM folded AS f GROUP BY 1, 2, 3 HAVING sum(f.pending) <> 0 OR sum(f.held) <> 0;
 
-    -- The bound looks back an hour. A minute's ends stand at its last moment, so that they count for no less than an hour.
-    WITH folded AS (DELETE FROM registry.ends_recorded RETURNING *)
-    INSERT INTO registry.ends_recorded (recorded_at, ends)
-    SELECT max(f.recorded_at), sum(f.ends) FROM folded AS f WHERE f.recorded_at > now() - interval '1 hour' GROUP BY date_trunc('minute', f.recorded_at);
+    PERFORM registry.fold_ends();
 
     -- Years of days gather here, so only days that have something to fold are taken.
     WITH folded AS (

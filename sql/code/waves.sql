@@ -20,6 +20,22 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$ SELECT coalesce(sum(e.ends), 0)::bigint FROM registry.ends_recorded AS e WHERE e.recorded_at > now() - interval '1 hour' $$;
 COMMENT ON FUNCTION registry.ended_last_hour IS 'How many ends that count towards the bound were recorded in the last hour.';
 
+CREATE OR REPLACE FUNCTION registry.fold_ends() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('registry.fold_movements', 0)) THEN
+        RETURN false;
+    END IF;
+    -- A minute's ends stand at its last moment, so that they count for no less than an hour.
+    WITH folded AS (DELETE FROM registry.ends_recorded RETURNING *)
+    INSERT INTO registry.ends_recorded (recorded_at, ends)
+    SELECT max(f.recorded_at), sum(f.ends) FROM folded AS f WHERE f.recorded_at > now() - interval '1 hour' GROUP BY date_trunc('minute', f.recorded_at);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION registry.fold_ends IS 'Makes one row a minute of ends_recorded and forgets what is older than an hour. Each end sums that table, so this runs often.';
+
 CREATE OR REPLACE FUNCTION registry.ends_left() RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
