@@ -14,6 +14,7 @@ BEGIN
         SELECT e.ctid FROM registry.binding AS e
          WHERE e.ended_at < over
            AND NOT EXISTS (SELECT FROM registry.notification AS n WHERE n.msisdn = e.msisdn AND n.generation = e.generation)
+           AND NOT EXISTS (SELECT FROM registry.notification_held AS h WHERE h.msisdn = e.msisdn AND h.generation = e.generation)
          LIMIT batch));
     GET DIAGNOSTICS bindings = ROW_COUNT;
     DELETE FROM registry.contract AS c WHERE c.ctid = ANY (ARRAY(
@@ -21,6 +22,7 @@ BEGIN
          WHERE e.ended_at < over
            AND (SELECT true FROM registry.binding AS b WHERE b.msisdn = e.msisdn AND b.generation = e.generation LIMIT 1) IS NULL
            AND NOT EXISTS (SELECT FROM registry.notification AS n WHERE n.msisdn = e.msisdn AND n.generation = e.generation)
+           AND NOT EXISTS (SELECT FROM registry.notification_held AS h WHERE h.msisdn = e.msisdn AND h.generation = e.generation)
          LIMIT batch));
     GET DIAGNOSTICS contracts = ROW_COUNT;
     RETURN NEXT;

@@ -14,7 +14,8 @@ AS $$
 BEGIN
     IF EXISTS (SELECT FROM registry.binding AS b WHERE b.messenger_id = OLD.messenger_id AND b.ended_at IS NULL)
        OR EXISTS (SELECT FROM registry.binding AS b WHERE b.messenger_id = OLD.messenger_id AND b.ended_at IS NOT NULL)
-       OR EXISTS (SELECT FROM registry.notification AS n WHERE n.messenger_id = OLD.messenger_id) THEN
+       OR EXISTS (SELECT FROM registry.notification AS n WHERE n.messenger_id = OLD.messenger_id)
+       OR EXISTS (SELECT FROM registry.notification_held AS h WHERE h.messenger_id = OLD.messenger_id) THEN
         RAISE EXCEPTION 'messenger % has bindings or notifications and cannot be deleted', OLD.name
             USING ERRCODE = 'restrict_violation', HINT = 'Suspend it (registryd messenger suspend NAME): what it is owed is still delivered.';
     END IF;

@@ -13,7 +13,7 @@ from registryd.domain.identifiers import MessengerId
 from registryd.store import breakglass, notifications
 from registryd.store.breakglass import BreakglassRefused, Notices
 from tests.persons import Persons
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind, change_policy
 
 REASON = "codes that it cannot read"
 
@@ -89,7 +89,7 @@ def test_an_id_is_withdrawn_only_where_it_is_refused_and_overdue(persons: Person
     asyncio.run(run())
 
 
-def test_a_held_wave_is_withdrawn_as_a_whole(persons: Persons) -> None:
+def test_a_held_wave_is_withdrawn_as_a_whole_and_then_keeps_nothing_from_erasure(persons: Persons) -> None:
     async def run() -> None:
         async with persons.database.connect() as connection:
             _, _, ids = await owe(connection, 2)
@@ -99,7 +99,14 @@ def test_a_held_wave_is_withdrawn_as_a_whole(persons: Persons) -> None:
                 f"INSERT INTO registry.notification_held ({columns}, wave_id) SELECT {columns}, $1 FROM registry.notification", wave
             )
             await connection.execute("DELETE FROM registry.notification")
+            await change_policy(connection, ended_kept="1 day")
+            # A binding is never changed: the test makes them older than they are, as its owner.
+            old = "UPDATE registry.binding SET ended_at = now() - interval '30 days'"
+            await connection.execute(f"SET session_replication_role = 'replica'; {old}; RESET session_replication_role")
+            purge = "SELECT ARRAY[bindings, contracts] FROM registry.purge_ended(100)"
+            assert await connection.fetchval(purge) == [0, 0], "what is held is owed"
             assert await withdraw(persons, Notices(wave=wave)) == {"withdrawn": 2}
+            assert await connection.fetchval(purge) == [2, 2]
             kept = await connection.fetch("SELECT notification_id FROM registry.notification_withdrawn ORDER BY 1")
             assert [row[0] for row in kept] == ids
             assert await connection.fetchval("SELECT withdrawn FROM registry.wave") == 2
