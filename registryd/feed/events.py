@@ -80,7 +80,7 @@ class ContractFeed:
         return results
 
     async def _judge(self, connection: Connection, events: Sequence[tuple[Event, bytes]], limits: Limits | None) -> list[Result]:
-        call = await contracts.open_call(connection, [event.event_id for event, _ in events])
+        call = await contracts.open_call(connection, [event for event, _ in events])
         msisdns = sorted({event.msisdn for event, _ in events if event.event_id not in call.past})
         before = await contracts.find_known(connection, msisdns)
         ends_left = call.ends_left if limits is None or limits.ends is None else limits.ends - limits.ended
@@ -153,7 +153,7 @@ class Rehearsal:
         """What each event would be told, if no bound stopped its end. Raises: Unavailable."""
         with_content = await asyncio.to_thread(self._feed.with_content, events)
         async with self._feed.db.transaction() as connection:
-            opened = await contracts.open_call(connection, [event.event_id for event in events])
+            opened = await contracts.open_call(connection, events)
             call = self._call = self._call or Call(opened.now, sys.maxsize)
             before = await contracts.find_known(connection, sorted({e.msisdn for e in events if not call.knows(e.msisdn)}))
         call.learn(opened.past, before)

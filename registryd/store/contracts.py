@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from registryd.domain.contract import Contract, Event, Known, Lack
+from registryd.domain.contract import END_REASONS, Contract, Event, Known, Lack
 from registryd.domain.events import Decided, PastEvent
 from registryd.domain.identifiers import Msisdn
 from registryd.store.pool import Connection, fetch
@@ -18,7 +18,7 @@ class Locked(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The database's clock and how many contracts may end, each time; and an event of the call that was recorded before, if any was."""
+    """The database's clock and how many contracts may end, in every row; and an event of the call that was recorded before, if any was."""
 
     now: datetime
     ends_left: int
@@ -52,7 +52,7 @@ class Written(NamedTuple):
     msisdn: int
 
 
-OPEN_CALL = Query("contracts", "open_call", Opened, list[str])
+OPEN_CALL = Query("contracts", "open_call", Opened, list[str], int)
 RECORD_EVENTS = Query("contracts", "record_events", Nothing, list[str], list[str], list[bytes], list[str], list[datetime])
 NOTE_WAITING = Query("contracts", "note_waiting", Nothing, list[str], list[str], list[str], list[datetime])
 LOCK_FEED = Query("contracts", "lock_feed", Locked)
@@ -71,7 +71,9 @@ WRITE_STATES = Query("contracts", "write_states", Nothing, list[int], list[str],
 
 
 class OpenCall(NamedTuple):
-    """What a call begins with: the database's clock, how many contracts may end, and which of its events were recorded before."""
+    """What a call begins with: the database's clock, how many contracts may end (at least as many as the call ends, or all that
+    may), and which of its events were recorded before.
+    """
 
     now: datetime
     ends_left: int
@@ -83,9 +85,10 @@ async def lock_feed(connection: Connection) -> None:
     await fetch(connection, LOCK_FEED)
 
 
-async def open_call(connection: Connection, event_ids: Sequence[str]) -> OpenCall:
+async def open_call(connection: Connection, events: Sequence[Event]) -> OpenCall:
     """Waits for the feed's lock as `lock_feed` does, and looks only then."""
-    rows = await fetch(connection, OPEN_CALL, event_ids)
+    ending = sum(event.type in END_REASONS for event in events)
+    rows = await fetch(connection, OPEN_CALL, [event.event_id for event in events], ending)
     past = {
         row.event_id: PastEvent(row.event_id, row.content, row.outcome, row.reason)
         for row in rows

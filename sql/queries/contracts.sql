@@ -2,7 +2,7 @@
 
 -- name: open_call
 -- Why: a call waits for its turn and then looks, in one round trip; each event is told apart from those that were recorded before.
-SELECT o.now, o.ends_left, o.event_id, o.content, o.outcome, o.reason FROM registry.open_feed_call($1) AS o;
+SELECT o.now, o.ends_left, o.event_id, o.content, o.outcome, o.reason FROM registry.open_feed_call($1, $2) AS o;
 
 -- name: record_events
 -- Why: one statement records all outcomes, so that the trigger that counts them runs once. What was recorded no longer waits. The unique key
