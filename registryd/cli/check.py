@@ -18,7 +18,7 @@ from registryd.config import ConfigError, Settings, is_local, split_hosts
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
-from registryd.store import digest_keys, messengers, migrations, permissions
+from registryd.store import digest_keys, feed, messengers, migrations, permissions
 from registryd.store.failures import NOT_ALLOWED, explain
 from registryd.store.pool import Connection
 from registryd.store.secretbox import digest_box, signing_box
@@ -128,6 +128,7 @@ async def _database(context: Context) -> list[CheckResult]:
             else:
                 found.append(CheckResult("settings", "as sql/roles.sql and the daemon set them"))
             found.append(await _secrets(connection, context.settings))
+            found.append(await _completeness(connection))
     except Unavailable as error:
         found.append(CheckResult("database", explain(error), Exit.DATABASE_AWAY))
     except NOT_ALLOWED as error:
@@ -135,6 +136,15 @@ async def _database(context: Context) -> list[CheckResult]:
     except migrations.SchemaMismatch as error:
         found.append(CheckResult("schema", str(error), Exit.SCHEMA))
     return found
+
+
+async def _completeness(connection: Connection) -> CheckResult:
+    status = await feed.read_status(connection)
+    if status.complete:
+        return CheckResult("completeness", f"since {status.complete_since:%F %T} UTC: {status.reason}")
+    mend = "import a whole snapshot (`registryd contracts import FILE --snapshot`), or say `registryd feed complete --reason`"
+    why = f" ({status.reason})" if status.reason else ""
+    return CheckResult("completeness", f"the registry is not complete{why}, so every query is 503: {mend}", Exit.FAILED)
 
 
 async def _secrets(connection: Connection, settings: Settings) -> CheckResult:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+NOT_COMPLETE_RETRY_S = 10
+"""Until a person or an import has said that the registry is complete nothing changes by itself."""
+
 
 class RegistryError(Exception):
     """The request cannot be met."""
@@ -95,6 +98,13 @@ class HeldBack(Unavailable):
 
     def __init__(self) -> None:
         super().__init__(60, reason="held")
+
+
+class NotComplete(Unavailable):
+    """The registry is not ready to answer; ask again after Retry-After."""
+
+    def __init__(self) -> None:
+        super().__init__(NOT_COMPLETE_RETRY_S, "incomplete")
 
 
 class NotPushed(Unavailable):

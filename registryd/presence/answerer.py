@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
-from registryd.domain.errors import CodeInUse, RegistryError, Unavailable
+from registryd.domain.errors import CodeInUse, NotComplete, RegistryError, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.presence.queue import Ask, Line, Named
@@ -70,6 +70,8 @@ class Answerer:
         self._apart: dict[MessengerId, float] = {}
         """Messengers with a conflict of late, and until when (time.monotonic()) what they bind is asked apart."""
         self._workers: set[asyncio.Task[None]] = set()
+        self._failed = False
+        """Whether the database did not take the last group."""
 
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received: float) -> Answer:
         """One query; `received`: time.monotonic() at its receipt. Raises: CodeInUse (journaled all the same), Unavailable."""
@@ -122,6 +124,18 @@ class Answerer:
         assert batch_id is not None, "a batch holds a query at least"
         return BatchAnswer(batch_id, answers, min(ask.received_at for ask in asks), max(ask.done.result() for ask in asks))
 
+    async def look(self) -> str:
+        """Why nothing can be answered now; empty where it can. After a group that failed the journal is tried until it takes a page.
+
+        Raises: Unavailable.
+        """
+        if not await store.is_complete(self._db):
+            return "the registry is not complete: import a whole snapshot, or say `registryd feed complete --reason`"
+        if self._failed:
+            await store.try_journal(self._db, self.digest_key.key_id)
+            self._failed = False
+        return ""
+
     async def drain(self) -> None:
         """Waits until every admitted query has its answer."""
         while self._workers:
@@ -152,9 +166,10 @@ class Answerer:
                 started = time.perf_counter()
                 try:
                     await self._answer_group(group)
-                except Exception as error:
+                except Exception as error:  # a fault of ours: each caller is told 500
+                    self._failed = True
                     observe.event("background_failed", "error", where="answerer", kind=type(error).__name__)
-                    _fail(group, Unavailable())
+                    _fail(group, error)
                 finally:
                     for ask in group:
                         self._named -= ask.names
@@ -179,9 +194,11 @@ class Answerer:
         """Answers or fails every ask of a group."""
         try:
             await self._commit(group)
+            self._failed = False
         except store.Conflict:
             await self._answer_apart(group)
         except RegistryError as error:
+            self._failed = not isinstance(error, NotComplete)
             _fail(group, error)
 
     async def _answer_apart(self, group: list[Ask]) -> None:
@@ -244,7 +261,7 @@ def _rounds(queries: Sequence[PresenceQuery]) -> list[Sequence[int]]:
     return [*rounds]
 
 
-def _fail(group: list[Ask], error: RegistryError) -> None:
+def _fail(group: list[Ask], error: Exception) -> None:
     for ask in group:
         if not ask.done.done():
             ask.done.set_exception(error)

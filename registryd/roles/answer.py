@@ -49,6 +49,7 @@ async def answer(settings: Settings, instance: int) -> None:
             answerer.digest_key = await read_digest_key()
 
         life.reloads.append(directory.refresh)
+        life.looks.append(answerer.look)
         spare_the_collector()
         jobs = (
             Job("directory", REFRESH_S, directory.refresh),

@@ -12,7 +12,7 @@ import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -64,6 +64,8 @@ class Life:
         """Each reads the TLS certificate of one listener again."""
         self.reloads: list[Callable[[], Awaitable[object]]] = []
         """What else SIGHUP reads again."""
+        self.looks: list[Callable[[], Awaitable[str]]] = []
+        """Each says why the role cannot do its work though the database is there; an empty text where it can."""
         self._background: list[asyncio.Task[None]] = []
         self._looking: Job
         """Looks whether the process can do its work; `wait` makes it."""
@@ -137,8 +139,9 @@ class Life:
         for door, handler in handlers.items():
             door.handler = handler
         await self._accept()
+        with suppress(Unavailable):  # the job below goes on looking
+            await self._looking.run()
         self._background += timer.start([self._looking, *jobs])
-        self._tell("serving")
         observe.event("started", **self._facts)
         await self._stop.wait()
         self._tell("stopping")
@@ -193,9 +196,14 @@ class Life:
             for door in self._doors:
                 door.is_shut = True
         else:
-            self._tell("serving")
             for door in self._doors:
                 door.is_shut = False
+            try:
+                reasons = [await look() for look in self.looks]
+            except Unavailable:
+                self._tell("the database does not take what this process writes")
+                raise
+            self._tell("; ".join(filter(None, reasons)) or "serving")
 
     def _tell(self, status: str) -> bool:
         """Tells /readyz, `registryd_ready` and systemd. Returns whether that changed anything."""
@@ -234,6 +242,7 @@ async def _check(db: Database) -> None:
     async with db.connection() as connection:
         if not (await fetch(connection, migrations.IS_WRITABLE))[0].writable:
             raise Unavailable
+        await fetch(connection, migrations.TAKE_TRANSACTION_ID)
         await migrations.check(connection)
 
 

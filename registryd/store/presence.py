@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from registryd.domain.errors import Unavailable
+from registryd.domain.errors import NotComplete
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.store.failures import CONFLICTS
-from registryd.store.pool import Database
-from registryd.store.queries import Query
+from registryd.store.pool import Database, fetch
+from registryd.store.queries import Nothing, Query
 
 
 class Conflict(Exception):
@@ -43,9 +43,15 @@ class AnsweredAndBound(NamedTuple):
     generations: list[int | None]
 
 
+class Complete(NamedTuple):
+    complete: bool
+
+
 _GROUP = (list[int], list[int], list[int], list[int], list[int], bytes, int)
 ANSWER = Query("presence", "answer_presence", Answered, *_GROUP)
 ANSWER_AND_BIND = Query("presence", "answer_and_bind", AnsweredAndBound, *_GROUP, list[str], list[int])
+CONFIRM_COMPLETE = Query("presence", "confirm_complete", Complete)
+TRY_JOURNAL = Query("presence", "try_journal", Nothing, int)
 
 
 async def answer(
@@ -60,8 +66,9 @@ async def answer(
 ) -> Answered | AnsweredAndBound:
     """Answers the queries of a group and records them; `msisdns`, `codes` and `digests` are in the order of `runs`.
 
-    `again`: asks again itself after a conflict, for some milliseconds, instead of raising Conflict. Raises: Conflict; Unavailable, when
-    nothing is recorded, or it is not known.
+    `again`: asks again itself after a conflict, for some milliseconds, instead of raising Conflict.
+
+    Raises: Conflict; NotComplete; Unavailable, when nothing is recorded, or it is not known.
     """
     # Sorted by number, because neighbours share pages of the index.
     order = sorted(range(len(msisdns)), key=msisdns.__getitem__)
@@ -77,6 +84,22 @@ async def answer(
             answered = await fetch(ANSWER, numbers, order, *runs, digests, digest_key_id)
     except CONFLICTS as error:
         raise Conflict from error
-    if not answered:  # no policy is in force: there is no rule to answer by
-        raise Unavailable
+    if not answered:  # the registry is not complete, or no policy is in force: there is no rule to answer by
+        raise NotComplete
     return answered[0]
+
+
+async def is_complete(db: Database) -> bool:
+    """Whether the registry is complete: before that it answers nothing. Raises: Unavailable."""
+    return (await db.fetch(CONFIRM_COMPLETE))[0].complete
+
+
+async def try_journal(db: Database, digest_key_id: int) -> None:
+    """Writes a page and undoes it. Raises: whatever a group of queries would fail of."""
+    async with db.connection() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await fetch(connection, TRY_JOURNAL, digest_key_id)
+        finally:
+            await transaction.rollback()

@@ -115,7 +115,7 @@ INSERT INTO registry.policy VALUES (
     0.03, 0.40, 0.70, 1000000000000, '1 hour', 60, 5000, '{22 hours,12 hours,1 hour,0}', '24 hours', 10000, 0.001, '3 years', now(), session_user
 );
 
-CREATE TABLE registry.numbering_range ( -- The operator's allocated numbering capacity (DEF codes). Empty means unchecked; else a number outside answers absent. Numbers ported in need a range of their own.
+CREATE TABLE registry.numbering_range ( -- The operator's allocated numbering capacity (DEF and ABC codes). It advises: imports and events count the live contracts outside it, which are numbers ported in. It never decides an answer.
     first_msisdn bigint PRIMARY KEY CHECK (first_msisdn BETWEEN 10000 AND 999999999999999), -- The first number of the range.
     last_msisdn  bigint NOT NULL CHECK (last_msisdn BETWEEN first_msisdn AND 999999999999999), -- The last number of the range, itself included.
     region       text NOT NULL DEFAULT '', -- The region the regulator names.
@@ -184,7 +184,8 @@ CREATE TABLE registry.feed_state ( -- Whether the registry is complete. Until it
     source            text NOT NULL CHECK (source IN ('snapshot', 'history', 'person')), -- What said so: a whole snapshot, a whole history, or a person.
     declared_by       text NOT NULL, -- The database user that said so; set by the database.
     reason            text NOT NULL CHECK (reason <> ''), -- Why.
-    system_identifier bigint NOT NULL -- The database cluster where it was said. In another one, which a dump was restored into, it says nothing.
+    system_identifier bigint NOT NULL, -- The database cluster where it was said. In another one, which a dump was restored into, it says nothing.
+    server_started_at timestamptz NOT NULL -- When the server of that cluster started that a process last found the row in. It spares queries a look at the identifier.
 );
 
 CREATE TABLE registry.feed_event ( -- Billing's events. They are kept so that a repeated event changes nothing.

@@ -3,17 +3,19 @@
 -- A group is up to some hundreds of queries of any messengers, or a thousand of a batch. $1 and $2 hold a query each, sorted by number,
 -- because neighbours share index pages; $2 is its position in the group, from 0. $3 to $5 hold a messenger each, whose queries follow one
 -- another in the group: who, how many, and how long the first has waited. $6 holds the digests in the order of the group.
+--
+-- A live contract answers by its own state and the policy alone. While the registry is not complete there is no rule: nothing is answered,
+-- journaled or bound, and no row comes back.
 
 -- name: answer_presence
 -- Why: queries without codes lock nothing and need no bindings. The answers come back as one text of 0s and 1s in the order of the group, so
 -- that a thousand answers are one value, not a thousand rows.
 WITH rule AS MATERIALIZED (
-    SELECT p.organisation_rule, p.suspended_is_present, NOT EXISTS (SELECT FROM registry.numbering_range) AS unchecked
+    SELECT p.organisation_rule, p.suspended_is_present
       FROM registry.policy_in_force(now()) AS p
+     WHERE EXISTS (SELECT FROM registry.completeness())
 ), answered AS MATERIALIZED (
     SELECT string_agg(CASE WHEN registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present)
-                                AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
-                                                                     WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1))
                            THEN '1' ELSE '0' END, '' ORDER BY q.position) AS bits
       FROM unnest($1::bigint[], $2::integer[]) AS q(msisdn, position)
      CROSS JOIN rule
@@ -32,13 +34,12 @@ SELECT j.page_id, j.answered_at, a.bits FROM journaled AS j CROSS JOIN answered 
 -- group never waits for a mass termination and never deadlocks with one. A repeated code locks nothing. No two queries of a statement may
 -- name the same messenger and number, or messenger and code.
 WITH rule AS MATERIALIZED (
-    SELECT p.organisation_rule, p.suspended_is_present, NOT EXISTS (SELECT FROM registry.numbering_range) AS unchecked
+    SELECT p.organisation_rule, p.suspended_is_present
       FROM registry.policy_in_force(now()) AS p
+     WHERE EXISTS (SELECT FROM registry.completeness())
 ), answered AS MATERIALIZED (
     SELECT q.position, q.msisdn, q.code, q.messenger_id, c.generation,
-           coalesce(registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present)
-                    AND (rule.unchecked OR q.msisdn <= (SELECT r.last_msisdn FROM registry.numbering_range AS r
-                                                         WHERE r.first_msisdn <= q.msisdn ORDER BY r.first_msisdn DESC LIMIT 1)), false) AS present
+           coalesce(registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present), false) AS present
       FROM unnest($1::bigint[], $2::integer[], $8::text[], $9::integer[]) AS q(msisdn, position, code, messenger_id)
      CROSS JOIN rule
       LEFT JOIN LATERAL (SELECT l.generation, l.status, l.unverified FROM registry.contract AS l
@@ -93,3 +94,12 @@ WITH rule AS MATERIALIZED (
     RETURNING page_id, answered_at
 )
 SELECT j.page_id, j.answered_at, g.bits, g.outcomes, g.bound_at, g.generations FROM journaled AS j CROSS JOIN gathered AS g;
+
+-- name: confirm_complete
+-- Why: before the registry is complete the answer role is not ready. After the server was started again, the row learns its new start.
+SELECT registry.confirm_complete() AS complete;
+
+-- name: try_journal
+-- Why: after a group that failed the role is ready again once the journal takes a page. The caller undoes it.
+INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present)
+VALUES (1, $1::smallint, '{0}', '{1}', '{0}', decode(repeat('00', 16), 'hex'), B'0');

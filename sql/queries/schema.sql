@@ -10,6 +10,10 @@ SELECT c.name, c.checksum FROM registry.schema_code AS c;
 -- Why: a demoted primary still answers statements, but nothing can be journaled there.
 SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' AS writable;
 
+-- name: take_transaction_id
+-- Why: a server that has no transaction ids left answers every statement that reads. This takes one, and writes nothing else.
+SELECT pg_current_xact_id()::text AS taken;
+
 -- name: describe_server
 -- Why: finds the primary among several hosts. The timeline is taken from the WAL that is written now, because pg_control_checkpoint() lags
 -- behind a promotion.

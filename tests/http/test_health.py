@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import wait_for
@@ -68,6 +69,57 @@ def test_readiness_tells_of_a_primary_that_was_demoted(service: Service) -> None
     readiness(service, 200)
     answer = ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}"}, headers=messenger.headers)
     assert answer.body.get("present") is True
+
+
+def test_a_registry_that_is_not_complete_answers_nothing_and_alarms_nobody(service: Service) -> None:
+    """A search for subscribers would be an alarm; here nobody learned anything."""
+    messenger = service.messenger()
+    [number] = service.contracts()
+    pages = service.sql("SELECT count(*) FROM registry.journal_page")
+    service.sql("SELECT registry.declare_incomplete('restored to Tuesday')")
+    try:
+        assert "not complete" in readiness(service, 503).body["reason"]
+        assert service.metric("registryd_ready") == 0
+        body = {"phoneNumber": f"+{number}"}
+        batch = {"queries": [{"phoneNumber": f"+{number + 1_000 + i}"} for i in range(300)]}
+        coded = body | {"identificationCode": "early"}
+        for path, content in (("/v1/presence", body), ("/v1/presence", coded), ("/v1/presence/batch", batch), ("/v1/bindings", coded)):
+            answer = ask(service.api, "POST", path, content, headers=messenger.headers)
+            assert (answer.status, answer.body["code"], answer.headers["retry-after"]) == (503, "UNAVAILABLE", "10"), path
+            assert answer.body["detail"] == "The registry is not ready to answer; ask again after Retry-After."
+        assert f'registryd_requests_refused_total{{messenger="{messenger.name}",reason="incomplete"}} 4.0' in service.daemon.metrics()
+        assert ask(service.api, "GET", "/v1/account", headers=messenger.headers).body["quota"]["used"] == 0
+        assert service.sql("SELECT count(*) FROM registry.journal_page") == pages
+        assert service.sql("SELECT FROM registry.binding WHERE messenger_id = $1", messenger.messenger_id) == []
+        assert service.sql("SELECT FROM registry.enumeration_alarm WHERE messenger_id = $1", messenger.messenger_id) == []
+    finally:
+        service.sql("SELECT registry.declare_complete('person', 'all are here')")
+    readiness(service, 200)
+    assert ask(service.api, "POST", "/v1/presence", body, headers=messenger.headers).body["present"] is True
+
+
+@pytest.mark.parametrize("code", ["54000", "53100", "58030"])
+def test_a_journal_that_takes_no_pages_makes_the_role_unready_until_it_does(service: Service, code: str) -> None:
+    """No transaction ids left, a full disk, a failing disk: reads go on, so only a write tells."""
+    messenger = service.messenger()
+    [number] = service.contracts()
+    body = {"phoneNumber": f"+{number}"}
+    service.sql(
+        f"CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{code}'; END $$"
+    )
+    service.sql("CREATE TRIGGER refuse BEFORE INSERT ON registry.journal_page FOR EACH ROW EXECUTE FUNCTION public.refuse()")
+    try:
+        answer = ask(service.api, "POST", "/v1/presence", body, headers=messenger.headers)
+        assert (answer.status, answer.body["code"]) == (503, "UNAVAILABLE")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "does not take" in readiness(service, 503).body["reason"]
+        assert service.metric("registryd_ready") == 0
+    finally:
+        service.sql("DROP TRIGGER refuse ON registry.journal_page")
+        service.sql("DROP FUNCTION public.refuse")
+    readiness(service, 200)
+    assert service.sql("SELECT FROM registry.journal_page WHERE messenger_ids = '{0}'") == []
+    assert ask(service.api, "POST", "/v1/presence", body, headers=messenger.headers).body["present"] is True
 
 
 def test_metrics_are_prometheus_text_without_a_trace_of_anybody(service: Service) -> None:

@@ -70,7 +70,6 @@ def absent_numbers(service: Service) -> dict[str, int]:
             numbers[kind],
             holder,
         )
-    asyncio.run(service.site.add_contracts(OUTSIDE))
     return numbers | {"never_issued": new_number(), "out_of_ranges": OUTSIDE, "too_short": 10_000, "too_long": 999_999_999_999_999}
 
 
@@ -120,6 +119,15 @@ def test_all_absences_look_alike(service: Service) -> None:
             assert row["present"] is False
             assert row["msisdn_digest"] == digest(service, absent)
     assert live_bindings(service, messenger) == {}
+
+
+def test_a_subscriber_whose_number_was_ported_in_is_present(service: Service) -> None:
+    """The live contract decides; the numbering capacity only advises."""
+    messenger = service.messenger()
+    ported_in = OUTSIDE + 1
+    asyncio.run(service.site.add_contracts(ported_in))
+    answer = query(service, messenger, ported_in, "ported-in")
+    assert (answer.status, answer.body["present"], answer.body["binding"]) == (200, True, "recorded")
 
 
 @pytest.mark.parametrize(

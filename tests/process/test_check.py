@@ -57,6 +57,13 @@ def test_check_refuses_a_link_to_the_database_that_others_may_read(site: Site, d
     assert ("database link" in failed(site)) is is_refused
 
 
+def test_check_fails_by_a_registry_that_is_not_complete_and_says_what_to_do(site: Site) -> None:
+    site.database.psql("-c", "SELECT registry.declare_incomplete('restored to Tuesday')")
+    assert "restored to Tuesday" in failed(site)["completeness"]
+    assert "contracts import FILE --snapshot" in failed(site)["completeness"]
+    assert run(site, "check").exit_code == 1
+
+
 def failed(site: Site) -> dict[str, str]:
     findings = json.loads(run(site, "check", "--json").stdout)
     return {finding["check"]: finding["detail"] for finding in findings if finding["state"] == "failed"}

@@ -17,7 +17,7 @@ import pytest
 from registryd.domain import binding, contract, identifiers, notification
 from registryd.domain.contract import EndReason, EndUser, Holder, Status
 from registryd.domain.enumeration import Sign
-from registryd.domain.errors import Unavailable
+from registryd.domain.errors import NotComplete, Unavailable
 from registryd.domain.identifiers import MessengerId, Msisdn, query_id
 from registryd.domain.notification import Attempt
 from registryd.domain.presence import Policy, is_present
@@ -177,7 +177,7 @@ def test_every_query_is_found_by_its_id_and_says_what_its_page_says(database: Te
     asyncio.run(run())
 
 
-def test_numbers_outside_the_operators_capacity_answer_absent(database: TestDatabase) -> None:
+def test_the_operators_capacity_changes_no_answer(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.pool() as db:
             await add_contracts(connection, 6)
@@ -186,10 +186,49 @@ def test_numbers_outside_the_operators_capacity_answer_absent(database: TestData
             with_codes: list[tuple[int, str | None]] = [(FIRST + i, f"u-{i}") for i in range(6)]
             assert (await ask(db, messenger_id, *asked))[1] == "111111"
             await connection.execute("INSERT INTO registry.numbering_range VALUES ($1::bigint, $1 + 1), ($1 + 3, $1 + 3)", FIRST)
-            assert (await ask(db, messenger_id, *asked))[1] == "110100"
+            assert (await ask(db, messenger_id, *asked))[1] == "111111"
             outcomes, bits = await ask(db, messenger_id, *with_codes)
-            assert bits == "110100"
-            assert outcomes == ["recorded", "recorded", None, "recorded", None, None]
+            assert bits == "111111"
+            assert outcomes == ["recorded"] * 6
+
+    asyncio.run(run())
+
+
+INCOMPLETE = {
+    "nobody has said so": "DELETE FROM registry.feed_state",
+    "a person took it back": "SELECT registry.declare_incomplete('restored to Tuesday')",
+    "it was said in another cluster": "UPDATE registry.feed_state SET system_identifier = 1, server_started_at = now() - interval '1 day'",
+}
+
+
+@pytest.mark.parametrize("statement", INCOMPLETE.values(), ids=list(INCOMPLETE))
+def test_before_the_registry_is_complete_nothing_is_answered_journaled_or_bound(database: TestDatabase, statement: str) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            await add_contracts(connection, 2)
+            (messenger_id,) = await add_messengers(connection, 1)
+            await connection.execute(statement)
+            for queries in ([(FIRST, None), (FIRST + 9, None)], [(FIRST, "u-1"), (FIRST + 9, "u-2")]):
+                with pytest.raises(NotComplete):
+                    await ask(db, messenger_id, *queries)
+            assert not await presence.is_complete(db)
+            assert await connection.fetchval("SELECT count(*) FROM registry.journal_page") == 0
+            assert await connection.fetchval("SELECT count(*) FROM registry.binding") == 0
+            await connection.execute("SELECT registry.declare_complete('person', 'all are here')")
+            assert (await ask(db, messenger_id, (FIRST, "u-1"), (FIRST + 9, None))) == (["recorded", None], "10")
+
+    asyncio.run(run())
+
+
+def test_a_server_that_was_started_again_is_known_by_its_clusters_identifier(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            await add_contracts(connection, 1)
+            (messenger_id,) = await add_messengers(connection, 1)
+            await connection.execute("UPDATE registry.feed_state SET server_started_at = now() - interval '1 day'")
+            assert (await ask(db, messenger_id, (FIRST, None)))[1] == "1"
+            assert await presence.is_complete(db)
+            assert await connection.fetchval("SELECT server_started_at = pg_postmaster_start_time() FROM registry.feed_state")
 
     asyncio.run(run())
 
