@@ -68,6 +68,7 @@ feed_waiting_age = Gauge(
     "registryd_feed_waiting_oldest_age_seconds", "Since the oldest of them came first; 0: none waits.", registry=METRICS
 )
 ends_left = Gauge("registryd_ends_left", "Contracts that may still end in this hour.", registry=METRICS)
+outside_capacity = Gauge("registryd_contracts_outside_capacity", "Live contracts outside the numbering capacity.", registry=METRICS)
 lanes_leased = Gauge("registryd_lanes_leased", "Lanes this process holds.", registry=METRICS)
 pushes = Counter("registryd_pushes", "Delivery attempts.", ["messenger", "outcome"], registry=METRICS)
 push_seconds = Histogram("registryd_push_seconds", "One push, from start to answer.", ["messenger"], buckets=_SECONDS, registry=METRICS)

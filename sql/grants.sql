@@ -71,7 +71,7 @@ GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registr
 
 GRANT USAGE ON SCHEMA report TO registryd_report;
 GRANT SELECT ON ALL TABLES IN SCHEMA report TO registryd_report, registryd_app;
-GRANT EXECUTE ON FUNCTION registry.open_presence, registry.delivered_last_hour, registry.is_complete, registry.ended_last_hour, registry.ends_bound,
+GRANT EXECUTE ON FUNCTION registry.contracts_outside_capacity, registry.open_presence, registry.delivered_last_hour, registry.is_complete, registry.ended_last_hour, registry.ends_bound,
     registry.ends_allowed, registry.ends_left TO registryd_report, registryd_app;
 
 -- ---------------------------------------------------------------------------------------------------------------------------------

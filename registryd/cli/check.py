@@ -18,7 +18,7 @@ from registryd.config import ConfigError, Settings, is_local, split_hosts
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
-from registryd.store import digest_keys, feed, messengers, migrations, permissions
+from registryd.store import digest_keys, feed, messengers, migrations, permissions, ranges
 from registryd.store.failures import NOT_ALLOWED, explain
 from registryd.store.pool import Connection
 from registryd.store.secretbox import digest_box, signing_box
@@ -129,6 +129,7 @@ async def _database(context: Context) -> list[CheckResult]:
                 found.append(CheckResult("settings", "as sql/roles.sql and the daemon set them"))
             found.append(await _secrets(connection, context.settings))
             found.append(await _completeness(connection))
+            found.append(CheckResult("capacity", await _capacity(connection)))
     except Unavailable as error:
         found.append(CheckResult("database", explain(error), Exit.DATABASE_AWAY))
     except NOT_ALLOWED as error:
@@ -145,6 +146,12 @@ async def _completeness(connection: Connection) -> CheckResult:
     mend = "import a whole snapshot (`registryd contracts import FILE --snapshot`), or say `registryd feed complete --reason`"
     why = f" ({status.reason})" if status.reason else ""
     return CheckResult("completeness", f"the registry is not complete{why}, so every query is 503: {mend}", Exit.FAILED)
+
+
+async def _capacity(connection: Connection) -> str:
+    outside = await ranges.count_outside(connection)
+    where = ": `registryd report contract_outside_capacity` tells in which blocks" if outside else ""
+    return f"{outside:,} live contracts lie outside the numbering capacity{where}"
 
 
 async def _secrets(connection: Connection, settings: Settings) -> CheckResult:

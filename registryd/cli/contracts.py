@@ -174,6 +174,7 @@ def _tell(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int, 
         case Imported():
             there = done.lines - done.inserted
             out.print(f"{done.inserted:,} {'' if is_changed else 'would be '}inserted, {there:,} there already")
+            _tell_outside(done)
         case deltas.AppliedEvents():
             out.print(
                 f"{done.applied:,} events {'' if is_changed else 'would be '}applied, {done.duplicates:,} were applied before, "
@@ -183,6 +184,12 @@ def _tell(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int, 
         case Reconciled():
             _tell_changes(done, is_changed=is_changed)
             _tell_owed(done, concurrency)
+            _tell_outside(done)
+
+
+def _tell_outside(done: Imported | Reconciled) -> None:
+    if done.outside:
+        out.print(f"{done.outside:,} live contracts lie outside the numbering capacity: registryd report contract_outside_capacity")
 
 
 def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
@@ -218,7 +225,7 @@ def _tell_owed(found: Reconciled, concurrency: int) -> None:
 def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int) -> dict[str, Any]:
     match done:
         case Imported():
-            return {"lines": done.lines, "inserted": done.inserted, "complete": done.is_complete}
+            return {"lines": done.lines, "inserted": done.inserted, "complete": done.is_complete, "outside": done.outside}
         case deltas.AppliedEvents():
             return {
                 "applied": done.applied,
@@ -238,6 +245,7 @@ def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int)
                 "nextHolderWithinADay": done.near,
                 "turnedAbsent": done.absent,
                 "complete": done.is_complete,
+                "outside": done.outside,
                 "updated": done.updated,
                 "newer": done.newer,
                 "unread": done.unread,

@@ -1,162 +1,101 @@
-"""Imports the operator's numbering capacity, from its own CSV or from the register that the regulator publishes.
+"""Imports the operator's numbering capacity, from its own CSV or from the register that the regulator publishes (`register.py`).
 
-The register of the Russian numbering plan has a line for each range of every operator: АВС/ DEF;От;До;Емкость;Оператор;Регион;ИНН. It
-comes in UTF-8 or windows-1251, in some editions with further columns. One operator's lines replace what a register brought before and leave
-ranges made by hand; the operator's own CSV is the whole capacity and replaces both.
+Several files are one capacity. One operator's lines of the register replace what a register brought before and leave ranges made by hand;
+the operator's own CSV is the whole capacity and replaces both. The capacity advises: it decides no answer.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from registryd.domain.files import BadLine, ImportRefused, told
 from registryd.domain.identifiers import MSISDN, MSISDN_WANTED
-from registryd.feed.lines import FIELD_TOO_LONG
+from registryd.feed import register, tables
+from registryd.feed.register import Whose
+from registryd.feed.tables import Table, columns_of, refused
 from registryd.store import ranges as store
 from registryd.store.migrations import connect
 from registryd.store.ranges import Counted, Range
 
 COLUMNS = ("first_msisdn", "last_msisdn", "region", "note")
-CODE, FIRST, LAST, CAPACITY, OPERATOR, REGION, INN = PUBLISHED = ("АВС/DEF", "От", "До", "Емкость", "Оператор", "Регион", "ИНН")
-COUNTRY_CODE = "7"
-NATIONAL_DIGITS = 10
-FILE_MAX_BYTES = 256 << 20
-_LOOKALIKES = str.maketrans("ABCEHKMOPTX", "АВСЕНКМОРТХ")  # published headers mix the alphabets
+NOBODY = Whose((), ())
 
 
-class Whose(NamedTuple):
-    """Selects an operator's lines of the register, by name, by taxpayer number, or by both."""
+class Imported(NamedTuple):
+    """The ranges in order, what a person should know of how they were chosen, and what they mean for the live contracts."""
 
-    operator: str | None = None
-    inn: str | None = None
-
-
-NOBODY = Whose()
+    ranges: Sequence[Range]
+    notes: Sequence[str]
+    counted: Counted
 
 
-async def import_ranges(
-    dsn: str, password: str | None, path: Path, whose: Whose, *, absent_max: Callable[[int], int], dry_run: bool = False
-) -> tuple[Sequence[Range], Counted]:
-    """Makes a file's ranges the numbering capacity, in one transaction. Returns them in order, and what they do to the live contracts.
-
-    Raises: TooManyAbsent, ImportRefused, SchemaMismatch, Unavailable.
-    """
-    ranges = sorted(_read(path, whose), key=lambda found: found.first)
+async def import_ranges(dsn: str, password: str | None, paths: Sequence[Path], whose: Whose, *, dry_run: bool = False) -> Imported:
+    """Makes the files' ranges the numbering capacity, in one transaction. Raises: ImportRefused, SchemaMismatch, Unavailable."""
+    found, notes = _read(paths, whose)
+    ranges = sorted(found, key=lambda one: one.first)
     if not ranges:
         raise ImportRefused(
             "the file has no ranges: importing it would leave every number unchecked; delete the ranges by SQL if that is wanted"
         )
-    clashes = [
-        BadLine(max(one.line, two.line), f"overlaps the range of line {min(one.line, two.line)}: a number belongs to one range")
-        for one, two in pairwise(ranges)
-        if two.first <= one.last
-    ]
+    clashes = [_clash(one, two) for one, two in pairwise(ranges) if two.first <= one.last]
     if clashes:
         raise ImportRefused(told(sorted(clashes)))
     connection = await connect(dsn, password=password)
     try:
         origin: store.RangeSource = "hand" if whose == NOBODY else "register"
-        return ranges, await store.replace(connection, ranges, origin, absent_max=absent_max, dry_run=dry_run)
+        return Imported(ranges, notes, await store.replace(connection, ranges, origin, dry_run=dry_run))
     finally:
         await connection.close()
 
 
-def _read(path: Path, whose: Whose) -> list[Range]:
-    if path.stat().st_size > FILE_MAX_BYTES:
-        raise ImportRefused(f"the file is larger than {FILE_MAX_BYTES >> 20} MiB: the whole register has a tenth of that")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("windows-1251", "replace")
-    header = text.partition("\n")[0]
-    rows = _rows(text, ";" if header.count(";") > header.count(",") else ",")
-    names = [name.strip() for name in next(rows, [])]
-    published = [re.sub(r"\s", "", name).translate(_LOOKALIKES) for name in names]
-    if CODE.translate(_LOOKALIKES) in published:
-        return list(_published(_columns(published, PUBLISHED), rows, whose))
-    if whose != NOBODY:
-        raise ImportRefused("--operator and --inn are for the regulator's register; this file's header is not the register's")
-    return list(_own(_columns(names, COLUMNS), rows))
+def _clash(one: Range, two: Range) -> BadLine:
+    first, later = sorted((one.line, two.line))
+    where = "a line of the same number in another file" if first == later else f"line {first}"
+    return BadLine(later, f"overlaps the range of {where}: a number belongs to one range")
 
 
-def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
-    """Raises: ImportRefused."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        yield from reader
-    except csv.Error:
-        raise _bad(reader.line_num, FIELD_TOO_LONG) from None
+def _read(paths: Sequence[Path], whose: Whose) -> tuple[list[Range], list[str]]:
+    """Raises: ImportRefused, which names the file where there are several."""
+    rows: list[register.Row] = []
+    ranges: list[Range] = []
+    for path in paths:
+        try:
+            table = tables.read(path)
+            header = next(table.rows)
+            table = table._replace(rows=_again(header, table.rows))
+            if register.is_header(header[1]):
+                rows += register.rows_of(table)
+            elif whose != NOBODY:
+                raise ImportRefused("--operator and --inn are for the regulator's register; this file's header is not the register's")
+            else:
+                ranges += _own(table)
+        except ImportRefused as error:
+            raise (ImportRefused(f"{path}: {error}") if len(paths) > 1 else error) from None
+    if rows and ranges:
+        raise ImportRefused("some files are of the regulator's register and others are lists of your own: import one kind")
+    return register.ranges_of(rows, whose) if rows or whose != NOBODY else (ranges, [])
 
 
-def _columns(names: list[str], wanted: tuple[str, ...]) -> dict[str, int]:
-    """The position of each wanted column. Raises: ImportRefused."""
-    keys = {name: name if name in names else name.translate(_LOOKALIKES) for name in wanted}
-    missing = [name for name, key in keys.items() if key not in names]
-    if missing:
-        raise ImportRefused(f"line 1: the header must name the columns {', '.join(wanted)}: {', '.join(missing)} is missing")
-    return {name: names.index(key) for name, key in keys.items()}
+def _again(first: tuple[int, list[str]], rest: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    yield first
+    yield from rest
 
 
-def _own(place: dict[str, int], rows: Iterator[list[str]]) -> Iterator[Range]:
-    for line, row in _filled(place, rows):
-        first, last = row["first_msisdn"], row["last_msisdn"]
+def _own(table: Table) -> Iterator[Range]:
+    _, header = next(table.rows)
+    place = columns_of([name.strip() for name in header], dict(zip(COLUMNS, COLUMNS, strict=True)))
+    line = 1
+    for line, cells in table.rows:
+        if len(cells) <= max(place.values()):
+            raise refused(line, "has fewer fields than the header")
+        first, last, region, note = (cells[place[name]].strip() for name in COLUMNS)
         if not MSISDN.fullmatch(first) or not MSISDN.fullmatch(last):
-            raise _bad(line, f"first_msisdn and last_msisdn: {MSISDN_WANTED}")
+            raise refused(line, f"first_msisdn and last_msisdn: {MSISDN_WANTED}")
         if int(last) < int(first):
-            raise _bad(line, "last_msisdn: not smaller than first_msisdn")
-        yield Range(line, int(first), int(last), row["region"], row["note"])
-
-
-def _published(place: dict[str, int], rows: Iterator[list[str]], whose: Whose) -> Iterator[Range]:
-    if whose == NOBODY:
-        raise ImportRefused("the register has every operator's ranges: say whose with --inn 7740000076 or --operator 'ПАО \"МТС\"'")
-    wanted = _name(whose.operator or "")
-    operators: set[str] = set()
-    found = 0
-    for line, row in _filled(place, rows):
-        operators.add(row[OPERATOR])
-        if (whose.inn and row[INN] != whose.inn) or (whose.operator and _name(row[OPERATOR]) != wanted):
-            continue
-        # A national number has ten digits. Some editions lost the leading zeros of От and До, so they are put back below.
-        width = NATIONAL_DIGITS - len(row[CODE])
-        if not re.fullmatch("[1-9][0-9]{2,4}", row[CODE]) or not all(
-            re.fullmatch(f"[0-9]{{1,{width}}}", row[end]) for end in (FIRST, LAST)
-        ):
-            raise _bad(line, f"{CODE}, {FIRST}, {LAST}: a code of 3 to 5 digits and two numbers that fill it up to {NATIONAL_DIGITS}")
-        first, last = (int(f"{COUNTRY_CODE}{row[CODE]}{row[end]:0>{width}}") for end in (FIRST, LAST))
-        if last < first or row[CAPACITY] != str(last - first + 1):
-            raise _bad(line, f"{CAPACITY}: is not how many numbers {FIRST} to {LAST} holds; the file is damaged, fetch it again")
-        found += 1
-        yield Range(line, first, last, row[REGION], f"{row[OPERATOR]}, ИНН {row[INN]}")
-    if not found:
-        near = [name for name in sorted(operators) if wanted and wanted in _name(name)] or difflib.get_close_matches(
-            whose.operator or "", operators, 5, 0.4
-        )
-        hint = f"; there are: {'; '.join(near[:5])}" if near else ""
-        raise ImportRefused(f"no line of the register is of {whose.operator or f'ИНН {whose.inn}'}{hint}")
-
-
-def _filled(place: dict[str, int], rows: Iterator[list[str]]) -> Iterator[tuple[int, dict[str, str]]]:
-    for line, row in enumerate(rows, 2):
-        if not row:
-            continue
-        if len(row) <= max(place.values()):
-            raise _bad(line, "has fewer fields than the header")
-        yield line, {name: row[index].strip() for name, index in place.items()}
-
-
-def _name(operator: str) -> str:
-    """An operator's name in the form that is compared: without what differs between editions, which is case, quotes and spaces."""
-    return re.sub(r"[\s\"«»„“”']+", " ", operator).strip().casefold()
-
-
-def _bad(line: int, reason: str) -> ImportRefused:
-    return ImportRefused(told([BadLine(line, reason)]))
+            raise refused(line, "last_msisdn: not smaller than first_msisdn")
+        yield Range(line, int(first), int(last), region, note)
+    if table.is_cut and place["last_msisdn"] == max(place.values()):
+        raise refused(line, "has no line end, so the file may have been cut within it: end it with one")

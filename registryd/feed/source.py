@@ -66,6 +66,16 @@ class Source:
             hint = ": it is UTF-16, save the file as UTF-8" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
             raise ImportRefused(f"line 1: the header is not UTF-8 text{hint}") from None
 
+    def whole(self, bytes_max: int) -> bytes:
+        """All of the file. Raises: ImportRefused."""
+        parts, size = [], 0
+        while part := self._read():
+            parts.append(part)
+            size += len(part)
+            if size > bytes_max:
+                raise ImportRefused(f"the file is larger than {bytes_max >> 20} MiB: the whole register of numbering has a tenth of that")
+        return b"".join(parts)
+
     def block(self) -> bytes:
         """The next whole lines, each with its line feed; empty at the end of the file. Raises: ImportRefused."""
         while read := self._read():

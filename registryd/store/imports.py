@@ -9,6 +9,7 @@ from typing import NamedTuple
 import asyncpg
 
 from registryd.domain.files import BadLine
+from registryd.store import ranges
 from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
 from registryd.store.staging import Staged, count_of, importing, refuse_lines, stage
@@ -27,6 +28,8 @@ class Imported(NamedTuple):
     inserted: int
     is_complete: bool = False
     """Whether the file declares the registry complete: it is said to be whole, it was applied, and no line of it was bad."""
+    outside: int | None = None
+    """How many live contracts lie outside the numbering capacity now; None where nothing was applied."""
 
 
 class Declared(NamedTuple):
@@ -59,7 +62,7 @@ async def import_contracts(
         is_complete = not dry_run and is_whole()
         if is_complete:
             await fetch(connection, DECLARE_COMPLETE, f"a whole history of {lines} lines")
-        return Imported(lines, inserted, is_complete)
+        return Imported(lines, inserted, is_complete, None if dry_run else await ranges.count_outside(connection))
 
 
 async def _insert_staged(connection: asyncpg.Connection[asyncpg.Record], file: Staged, lines: int) -> int:

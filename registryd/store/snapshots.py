@@ -12,7 +12,7 @@ from typing import NamedTuple
 import asyncpg
 
 from registryd.domain.files import ImportRefused
-from registryd.store import bounds, contracts, imports
+from registryd.store import bounds, contracts, imports, ranges
 from registryd.store.bounds import ContractsMax
 from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
@@ -114,6 +114,9 @@ class Reconciled(NamedTuple):
     is_complete: bool = False
     """Whether the snapshot declares the registry complete: it was applied, it is the newest, and no line of it was bad."""
 
+    outside: int | None = None
+    """How many live contracts lie outside the numbering capacity now; None where nothing was applied."""
+
     @property
     def ends(self) -> int:
         return self.terminated + self.holder_changed
@@ -171,7 +174,7 @@ async def reconcile(
         if not dry_run and (await fetch(connection, imports.IS_EMPTY))[0].empty:
             progress("loading")
             loaded = Reconciled(lines, 0, await imports.load_first(connection, snapshot.file, snapshot.as_of), 0, 0, 0, 0, 0, [])
-            return loaded._replace(is_complete=await _declare(connection, snapshot, lines))
+            return await _finish(connection, snapshot, loaded)
         progress("comparing")
         found = (await fetch(connection, COMPARE_SNAPSHOT, snapshot.as_of, snapshot.unread()))[0]
         if lines - found.unknown != found.live - found.missing or found.unknown != found.unknown_numbers:
@@ -195,7 +198,7 @@ async def reconcile(
             await bounds.allow_now(connection, would.ends, f"an import of a snapshot with --max-terminations for {would.ends} ends")
         await _apply(connection, would, snapshot.as_of)
         done = (await _count(connection, lines, found.live, is_applied=True))._replace(**turned._asdict())
-        return done._replace(is_complete=await _declare(connection, snapshot, lines))
+        return await _finish(connection, snapshot, done)
 
 
 async def _count(connection: asyncpg.Connection[asyncpg.Record], lines: int, live: int, *, is_applied: bool) -> Reconciled:
@@ -203,6 +206,11 @@ async def _count(connection: asyncpg.Connection[asyncpg.Record], lines: int, liv
     owed = await fetch(connection, COUNT_OWED, is_applied)
     activated, terminated, holder_changed, updated, newer, unread = (of.get(kind, 0) for kind in KINDS)
     return Reconciled(lines, live, activated, terminated, holder_changed, updated, newer, unread, owed)
+
+
+async def _finish(connection: asyncpg.Connection[asyncpg.Record], snapshot: Snapshot, done: Reconciled) -> Reconciled:
+    outside = await ranges.count_outside(connection)
+    return done._replace(is_complete=await _declare(connection, snapshot, done.lines), outside=outside)
 
 
 async def _declare(connection: asyncpg.Connection[asyncpg.Record], snapshot: Snapshot, lines: int) -> bool:

@@ -1,31 +1,17 @@
--- The operator's numbering capacity. The parameter keeps_hand ($1 or $3) is true for a register, which replaces what a register brought and
--- keeps ranges made by hand, and false for a list of the operator's own, which replaces everything.
+-- The operator's numbering capacity, which advises and decides no answer. A register ($1 true, in delete_ranges) replaces what a register brought and
+-- keeps ranges made by hand; a list of the operator's own replaces everything.
 
 -- name: lock_ranges
--- Why: what is counted and compared does not change until the commit. Answers go on, because they only read.
+-- Why: two imports at once would leave the ranges of both. Readers go on.
 LOCK TABLE registry.numbering_range IN SHARE ROW EXCLUSIVE MODE;
 
--- name: count_absent
--- Why: counts the live contracts that would turn absent, from the index alone. It looks only at numbers that are in the capacity now and would
--- not be afterwards; while there are no ranges, every number is in the capacity. How many contracts are live is summed from daily figures.
-WITH capacity AS (
-    SELECT coalesce(range_agg(int8range(r.first_msisdn, r.last_msisdn, '[]')), '{[10000,1000000000000000)}') AS present,
-           coalesce(range_agg(int8range(r.first_msisdn, r.last_msisdn, '[]')) FILTER (WHERE $3 AND r.source = 'hand'), '{}') AS kept,
-           count(*) FILTER (WHERE $3 AND r.source = 'hand') AS kept_ranges
-      FROM registry.numbering_range AS r
-), lost AS (
-    SELECT sum(there.contracts)::bigint AS contracts
-      FROM capacity
-     CROSS JOIN (SELECT range_agg(int8range(f.first_msisdn, f.last_msisdn, '[]')) AS ranges
-                   FROM unnest($1::bigint[], $2::bigint[]) AS f(first_msisdn, last_msisdn)) AS file
-     CROSS JOIN unnest(capacity.present - capacity.kept - file.ranges) AS gone(numbers)
-     CROSS JOIN LATERAL (SELECT count(*) AS contracts FROM registry.contract AS c
-                          WHERE c.ended_at IS NULL AND c.msisdn >= lower(gone.numbers) AND c.msisdn < upper(gone.numbers)) AS there
-), alive AS (
-    SELECT sum(d.activated - d.terminated - d.ported_out - d.holder_changed)::bigint AS contracts FROM report.contract_daily AS d
-)
-SELECT greatest(alive.contracts, lost.contracts, 0) AS live, coalesce(lost.contracts, 0) AS absent, capacity.kept_ranges AS kept
-  FROM capacity CROSS JOIN lost CROSS JOIN alive;
+-- name: count_capacity
+-- Why: what a person wants to know of a capacity. $1 is true where ranges made by hand were kept.
+SELECT registry.live_contracts() AS live, (SELECT coalesce(sum(o.contracts), 0)::bigint FROM registry.contracts_outside_capacity() AS o) AS outside,
+       (SELECT count(*) FROM registry.numbering_range AS r WHERE $1 AND r.source = 'hand') AS kept;
+
+-- name: count_outside
+SELECT coalesce(sum(o.contracts), 0)::bigint AS contracts FROM registry.contracts_outside_capacity() AS o;
 
 -- name: find_overlapping
 -- Why: a line of the register ($3) that overlaps a range made by hand is refused: we cannot know which of the two is right.

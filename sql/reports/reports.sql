@@ -199,6 +199,12 @@ COMMENT ON COLUMN report.enumeration_alarm.used_that_day IS 'Numbers asked for o
 COMMENT ON COLUMN report.enumeration_alarm.absent_that_day IS 'Of them, answered absent.';
 COMMENT ON COLUMN report.enumeration_alarm.absent_ratio_that_day IS 'absent of used.';
 
+CREATE OR REPLACE VIEW report.contract_outside_capacity AS
+SELECT '+' || o.block || '****' AS block, sum(o.contracts)::bigint AS contracts FROM registry.contracts_outside_capacity() AS o GROUP BY o.block;
+COMMENT ON VIEW report.contract_outside_capacity IS 'Live contracts outside the operator''s numbering capacity: numbers that were ported in. Whole blocks of them mean that the capacity lacks a range, or that a feed is another operator''s.';
+COMMENT ON COLUMN report.contract_outside_capacity.block IS 'A block of 10,000 numbers; its last four digits are stars.';
+COMMENT ON COLUMN report.contract_outside_capacity.contracts IS 'Live contracts in it.';
+
 CREATE OR REPLACE VIEW report.feed_lag AS
 SELECT e.day, e.type, e.outcome::text AS outcome, sum(e.events)::bigint AS events, justify_hours(make_interval(secs => (sum(e.lag_sum_s) / sum(e.events))::float8)) AS mean_lag,
        max(e.worst_lag) AS worst_lag

@@ -48,6 +48,8 @@ async def seed(database: TestDatabase) -> None:
         await dba.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", FIRST)
         await dba.execute("INSERT INTO registry.enumeration_alarm VALUES ($1, now(), 'absent', now() + interval '1 hour')", messenger_id)
         await dba.execute("INSERT INTO registry.delivery_attempt VALUES ($1, now(), 1, 'failed', NULL, 7, 'timeout')", messenger_id)
+        await add_contracts(dba, 1, 79_500_000_007)
+        await dba.execute("INSERT INTO registry.numbering_range (first_msisdn, last_msisdn) VALUES (79160000000, 79169999999)")
         await dba.execute("INSERT INTO registry.wave (ends, notifications) VALUES (1, 1)")
         await dba.execute(
             "INSERT INTO registry.notification_withdrawn SELECT messenger_id, generation, 1, deadline_at, notification_id, msisdn, "

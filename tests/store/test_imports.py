@@ -81,9 +81,9 @@ def test_a_generated_population_goes_in_as_it_is_and_a_second_time_not_at_all(da
     rows = list(population.generate(ranges, 5_000, now=datetime.now(UTC).replace(microsecond=0)))
     path = tmp_path / "contracts.csv"
     population.write_csv(path, rows)
-    assert load_file(database, path) == Imported(5_000, 5_000)
+    assert load_file(database, path) == Imported(5_000, 5_000, outside=0)
     assert stored(database) == rows
-    assert load_file(database, path) == Imported(5_000, 0)
+    assert load_file(database, path) == Imported(5_000, 0, outside=0)
     assert stored(database) == rows
 
 
@@ -109,7 +109,7 @@ def test_columns_come_in_any_order_in_any_dress_of_csv(database: TestDatabase, t
         "2019-01-01T00:00:00Z,79160000001,1,ended,organisation,ported_out,2019-06-01T12:00:00-05:30,registered\r\n"
     )
     path.write_bytes(text.encode())
-    assert load_file(database, path) == Imported(2, 2)
+    assert load_file(database, path) == Imported(2, 2, outside=0)
     started = [datetime(2019, 1, 1, tzinfo=UTC), datetime(2020, 2, 29, 20, 59, 59, 123_456, tzinfo=UTC)]
     assert stored(database) == [
         (79160000001, 1, "ended", "organisation", "registered", started[0], datetime(2019, 6, 1, 17, 30, tzinfo=UTC), "ported_out"),
@@ -121,7 +121,7 @@ def test_a_contract_that_is_there_is_left_as_it_is(database: TestDatabase, tmp_p
     load(database, tmp_path, GOOD)
     before = stored(database)
     other = line(79160000001, holder="organisation", end_user="registered", started_at="2021-01-01T00:00:00Z")
-    assert load(database, tmp_path, other, line(79160000002)) == Imported(2, 1)
+    assert load(database, tmp_path, other, line(79160000002)) == Imported(2, 1, outside=0)
     assert stored(database)[:1] == before
 
 
@@ -275,7 +275,7 @@ def test_a_header_without_exactly_the_columns_is_refused(database: TestDatabase,
 
 
 def test_a_file_of_its_header_alone_is_no_mistake(database: TestDatabase, tmp_path: Path) -> None:
-    assert load(database, tmp_path) == Imported(0, 0)
+    assert load(database, tmp_path) == Imported(0, 0, outside=0)
 
 
 def test_lines_on_one_contract_are_refused_even_when_they_agree(database: TestDatabase, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_an_import_that_is_given_up_has_changed_nothing_and_its_connection_goes_
             with pytest.raises(asyncio.CancelledError):
                 await task
             whole = chunked([GOOD[:20], GOOD[20:] + "\n"])
-            assert await imports.import_contracts(connection, Staged(HISTORY_COLUMNS, whole), dry_run=False) == Imported(1, 1)
+            assert await imports.import_contracts(connection, Staged(HISTORY_COLUMNS, whole), dry_run=False) == Imported(1, 1, outside=0)
 
     asyncio.run(run())
     assert len(stored(database)) == 1
@@ -356,5 +356,5 @@ def test_an_import_that_is_given_up_has_changed_nothing_and_its_connection_goes_
 
 def test_the_clocks_skew_is_forgiven(database: TestDatabase, tmp_path: Path) -> None:
     soon, later = (f"{datetime.now(UTC) + timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}" for minutes in (3, 9))
-    assert load(database, tmp_path, line(started_at=soon)) == Imported(1, 1)
+    assert load(database, tmp_path, line(started_at=soon)) == Imported(1, 1, outside=0)
     assert refusal(database, tmp_path, line(started_at=later)) == ["line 2: started_at: lies in the future"]

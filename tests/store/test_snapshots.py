@@ -69,7 +69,7 @@ def take(
 
 def counts(found: Reconciled) -> Reconciled:
     """What became of contracts, without what it means for answers and notifications."""
-    return found._replace(owed=[], absent=0, near=0, is_complete=False)
+    return found._replace(owed=[], absent=0, near=0, is_complete=False, outside=None)
 
 
 def live(database: TestDatabase) -> Table:
@@ -132,7 +132,7 @@ def changed(table: Table, share: float) -> tuple[Table, dict[str, list[int]]]:
 def test_a_later_snapshot_changes_exactly_what_differs_and_its_dry_run_says_so(database: TestDatabase, tmp_path: Path) -> None:
     before = billing(20_000)
     path = write(tmp_path / "billing.csv", before)
-    assert take(database, path) == Reconciled(20_000, 0, 20_000, 0, 0, 0, 0, 0, [], is_complete=True)
+    assert take(database, path) == Reconciled(20_000, 0, 20_000, 0, 0, 0, 0, 0, [], is_complete=True, outside=0)
     assert live(database) == before
     names = add_bindings(database, 20_000, 7_000)
     after, changes = changed(before, 0.05)
@@ -155,7 +155,7 @@ def test_a_later_snapshot_changes_exactly_what_differs_and_its_dry_run_says_so(d
     would = take(database, path, as_of=as_of, dry_run=True)
     assert would == expected._replace(absent=would.absent)
     assert everything(database) == untouched
-    assert take(database, path, as_of=as_of) == expected._replace(absent=would.absent, is_complete=True)
+    assert take(database, path, as_of=as_of) == expected._replace(absent=would.absent, is_complete=True, outside=0)
     # Of a holder of another kind, when it changed is known no closer than by the snapshot's own time.
     wanted = {
         number: (*facts[:3], f"{as_of:%Y-%m-%dT%H:%M:%SZ}" if number in set(changes["kind"]) else facts[3])
@@ -175,7 +175,7 @@ def test_a_later_snapshot_changes_exactly_what_differs_and_its_dry_run_says_so(d
         == f"{27_000 - expected.notifications}\n"
     )
     untouched = everything(database)
-    assert take(database, path) == Reconciled(len(after), len(after), 0, 0, 0, 0, 0, 0, [], is_complete=True)
+    assert take(database, path) == Reconciled(len(after), len(after), 0, 0, 0, 0, 0, 0, [], is_complete=True, outside=0)
     assert everything(database) == untouched
 
 
