@@ -86,12 +86,12 @@ class Identification:
     def _next_batch(self) -> list[SourceLine]:
         """The next lines without a result. A line that cannot be asked gets its result here."""
         batch: list[SourceLine] = []
-        wrong: list[tuple[int, str, str, str]] = []
+        wrong: list[tuple[int, str, str, str, str]] = []
         for line in self._lines:
             if self._results.has(line.number):
                 continue
             if line.error:
-                wrong.append((line.number, "", "", line.error))
+                wrong.append((line.number, "", "", "", line.error))
             else:
                 batch.append(line)
             if len(batch) == self._batch or len(wrong) == BATCH_MAX:
@@ -102,8 +102,8 @@ class Identification:
             return batch or self._next_batch()
         return batch
 
-    async def _ask(self, session: aiohttp.ClientSession, batch: list[SourceLine]) -> list[tuple[str, str]] | None:
-        """Asks a batch until it is answered. Returns (present, binding) of each line; None after `stop`. Raises: ClientRefused."""
+    async def _ask(self, session: aiohttp.ClientSession, batch: list[SourceLine]) -> list[tuple[str, str, str]] | None:
+        """Asks a batch until it is answered. Returns each line's present, binding, generation; None after `stop`. Raises: ClientRefused."""
         body = orjson.dumps({"queries": [line.query for line in batch]})
         while True:
             await self._pause()
@@ -145,11 +145,14 @@ class Identification:
                 continue
 
 
-def _answers(raw: bytes, wanted: int) -> list[tuple[str, str]]:
+def _answers(raw: bytes, wanted: int) -> list[tuple[str, str, str]]:
     """Parses the answer to `wanted` queries. Raises: ClientRefused, where it is none."""
     try:
         results = orjson.loads(raw)["results"]
-        answers = [("true" if {True: True, False: False}[item["present"]] else "false", item["binding"] or "") for item in results]
+        answers = [
+            ("true" if {True: True, False: False}[item["present"]] else "false", item["binding"] or "", str(item["generation"] or ""))
+            for item in results
+        ]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         answers = []
     if len(answers) != wanted:

@@ -11,7 +11,7 @@ from typing import Self
 
 from registryd.client.source import ClientRefused
 
-HEADER = b"line,present,binding,error\n"
+HEADER = b"line,present,binding,generation,error\n"
 
 
 class Results:
@@ -75,10 +75,10 @@ class Results:
     def has(self, line: int) -> bool:
         return line < len(self._done) and self._done[line] == 1
 
-    def append(self, rows: list[tuple[int, str, str, str]]) -> None:
-        """Appends (line, present, binding, error) of each, in one write."""
-        os.write(self._fd, "".join([f"{line},{present},{binding},{error}\n" for line, present, binding, error in rows]).encode())
-        for line, present, binding, error in rows:
+    def append(self, rows: list[tuple[int, str, str, str, str]]) -> None:
+        """Appends (line, present, binding, generation, error) of each, in one write."""
+        os.write(self._fd, "".join([f"{line},{','.join(facts)}\n" for line, *facts in rows]).encode())
+        for line, present, binding, _, error in rows:
             self._mark(line)
             self.unasked += bool(error)
             self.counts[error or ("present" if present == "true" else "absent")] += 1

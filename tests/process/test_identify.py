@@ -79,7 +79,9 @@ class Registry:
 
 
 def answer_all(queries: list[dict[str, str]]) -> dict[str, Any]:
-    return {"results": [{"present": True, "binding": "recorded" if "identificationCode" in query else None} for query in queries]}
+    told = {True: ("recorded", 1), False: (None, None)}
+    pairs = [told["identificationCode" in query] for query in queries]
+    return {"results": [{"present": True, "binding": binding, "generation": generation} for binding, generation in pairs]}
 
 
 @contextmanager
@@ -113,14 +115,14 @@ def test_every_line_gets_its_answer_from_a_real_registry(site: Site, tmp_path: P
     assert done.exit_code == 1, "three lines could not be asked"
     assert "790108" not in done.output
     assert sorted(rows(tmp_path / "users.csv.results.csv"), key=lambda row: int(row["line"])) == [
-        {"line": "2", "present": "true", "binding": "recorded", "error": ""},
-        {"line": "3", "present": "true", "binding": "recorded", "error": ""},
-        {"line": "5", "present": "true", "binding": "", "error": ""},
-        {"line": "6", "present": "", "binding": "", "error": "not_a_number"},
-        {"line": "7", "present": "", "binding": "", "error": "ambiguous_number"},
-        {"line": "8", "present": "", "binding": "", "error": "not_a_code"},
-        {"line": "9", "present": "true", "binding": "code_in_use", "error": ""},
-        {"line": "10", "present": "false", "binding": "", "error": ""},
+        {"line": "2", "present": "true", "binding": "recorded", "generation": "1", "error": ""},
+        {"line": "3", "present": "true", "binding": "recorded", "generation": "1", "error": ""},
+        {"line": "5", "present": "true", "binding": "", "generation": "", "error": ""},
+        {"line": "6", "present": "", "binding": "", "generation": "", "error": "not_a_number"},
+        {"line": "7", "present": "", "binding": "", "generation": "", "error": "ambiguous_number"},
+        {"line": "8", "present": "", "binding": "", "generation": "", "error": "not_a_code"},
+        {"line": "9", "present": "true", "binding": "code_in_use", "generation": "", "error": ""},
+        {"line": "10", "present": "false", "binding": "", "generation": "", "error": ""},
     ]
     assert (again.exit_code, json.loads(again.stdout)["before"], json.loads(again.stdout)["unasked"]) == (1, 8, 3), "nor could they now"
     assert asyncio.run(_journaled(site)) == 5, "what has a result is not asked again"
@@ -253,8 +255,8 @@ REFUSALS: dict[str, tuple[Answer, str]] = {
     "bad key": ((401, {}, {"code": "UNAUTHENTICATED", "detail": "Send your key."}), "401 UNAUTHENTICATED: Send your key."),
     "suspended": ((403, {}, {"code": "PERMISSION_DENIED", "detail": "Suspended."}), "403 PERMISSION_DENIED"),
     "another server": ((200, {}, b"<html>hello"), "not the registry's API"),
-    "too few answers": ((200, {}, {"results": [{"present": True, "binding": None}]}), "not the registry's API"),
-    "a guess": ((200, {}, {"results": [{"present": "yes", "binding": None}] * 5}), "not the registry's API"),
+    "too few answers": ((200, {}, {"results": [{"present": True, "binding": None, "generation": None}]}), "not the registry's API"),
+    "a guess": ((200, {}, {"results": [{"present": "yes", "binding": None, "generation": None}] * 5}), "not the registry's API"),
     "a redirect": ((307, {"Location": "http://127.0.0.1:1/"}, b""), "307"),
 }
 
