@@ -10,13 +10,15 @@ where none is live:
 
     event            no contract,   t at or before    t before      t in live
                      or after last  the end of last   live began
-    activated        applied        refused (*)       refused       t = its start: refused, it is known; else not_yet
-    an end           not_yet        refused           refused       applied
+    activated        applied        refused (*)       refused       not_yet (**)
+    an end           not_yet        refused           refused       applied (**)
     a state event    not_yet        no effect         no effect     applied; no effect where a newer one of its kind was told
 
     an end           terminated, ported_out, holder_changed
     a state event    suspended, resumed; end_user_registered, end_user_withdrawn (not_yet while the holder is an individual)
     (*)              applied at the very end of last
+    (**)             activated and holder_changed at the very start of live are refused: they are known. So is one within a day after it
+                     that the newest snapshot has told: a snapshot may know only the day
 
 `not_yet` is what time, another event or a person would cure: it is not recorded, and the same event is judged anew when it comes again.
 An event of the future is not_yet whatever its type. `refused` contradicts what is there whenever it comes. "No effect" is told as applied.

@@ -80,9 +80,11 @@ class Call:
 
     def learn(self, past: Mapping[str, PastEvent], before: Mapping[Msisdn, Known]) -> None:
         """What the call has done itself is not forgotten for it."""
-        self._past = {**past, **self._past}
-        self._before = {**before, **self._before}
-        self._known = {**before, **self._known}
+        for event_id, event in past.items():
+            self._past.setdefault(event_id, event)
+        for msisdn, known in before.items():
+            self._before.setdefault(msisdn, known)
+            self._known.setdefault(msisdn, known)
 
     def knows(self, msisdn: Msisdn) -> bool:
         return msisdn in self._before
