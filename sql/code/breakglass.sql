@@ -234,7 +234,9 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
-    SELECT r.request, r.kind::text, r.at, r.person, left(r.msisdn::text, -6) || '****' || right(r.msisdn::text, 2), r.scope, r.reason,
+    -- A hash of few numbers would tell them.
+    SELECT r.request, r.kind::text, r.at, r.person, left(r.msisdn::text, -6) || '****' || right(r.msisdn::text, 2),
+           CASE WHEN r.scope = '' THEN '' ELSE (r.scope::jsonb - 'sha256')::text END, r.reason,
            r.kind <> 'look' OR EXISTS (SELECT FROM registry.breakglass_event AS p WHERE p.request = r.request AND p.step = 'prepared'), a.person,
            coalesce(a.at + interval '1 hour', r.at + interval '1 day')
       FROM registry.breakglass_event AS r
@@ -243,7 +245,7 @@ AS $$
        AND NOT EXISTS (SELECT FROM registry.breakglass_event AS l WHERE l.request = r.request AND l.step IN ('looked', 'reinstated', 'withdrawn'))
      ORDER BY r.request
 $$;
-COMMENT ON FUNCTION breakglass.open_requests IS 'Requests that wait for an approval or to be carried out: a look''s number masked, of the other kinds the scope.';
+COMMENT ON FUNCTION breakglass.open_requests IS 'Requests that wait for an approval or to be carried out: a look''s number masked, of the other kinds the scope without the hash of its numbers.';
 
 CREATE OR REPLACE FUNCTION breakglass.look(request bigint)
 RETURNS TABLE (kind text, began_at timestamptz, ended_at timestamptz, generation smallint, messenger text, detail text, outcome text)
