@@ -39,13 +39,14 @@ SELECT true AS declared FROM registry.declare_incomplete($1);
 
 -- name: note_waiting_alarms
 -- Why: an event that billing never sends again would be a subscriber who is answered wrongly or never told of. Which alarms were raised is kept, so
--- that each is told once for all processes. The notice period of an end runs since it happened.
+-- that each is told once for all processes. The notice period of an end runs since it happened. Ends beyond the bound are told
+-- at once: if they are a mistake, it is still under way.
 WITH told AS (
     UPDATE registry.feed_waiting AS w SET alarms = d.alarms
       FROM (SELECT e.event_id, CASE WHEN e.type IN ('terminated', 'ported_out', 'holder_changed') AND e.occurred_at <= now() - p.notice_within / 2
                                     THEN 2 ELSE 1 END AS alarms
               FROM registry.feed_waiting AS e CROSS JOIN registry.policy_in_force(now()) AS p
-             WHERE e.first_at <= now() - interval '15 minutes') AS d
+             WHERE e.first_at <= now() - interval '15 minutes' OR e.reason = 'too_many_ends') AS d
      WHERE w.event_id = d.event_id AND w.alarms < d.alarms
     RETURNING w.type, w.reason, w.alarms = 2 AS grave)
 SELECT t.type, t.reason, t.grave, count(*) AS events FROM told AS t GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;

@@ -18,12 +18,12 @@ def shown(name: str, **labels: str) -> float | None:
     return observe.METRICS.get_sample_value(f"registryd_{name}", labels)
 
 
-def waiting(database: TestDatabase, event_id: str, kind: str, *, waited: str, happened: str) -> None:
+def waiting(database: TestDatabase, event_id: str, kind: str, *, waited: str, happened: str, reason: str = "no_contract_yet") -> None:
     """An event that came first `waited` ago, and happened so long ago."""
     database.psql(
         "-c",
         "INSERT INTO registry.feed_waiting (event_id, type, reason, occurred_at, first_at) "
-        f"VALUES ('{event_id}', '{kind}', 'no_contract_yet', now() - interval '{happened}', now() - interval '{waited}')",
+        f"VALUES ('{event_id}', '{kind}', '{reason}', now() - interval '{happened}', now() - interval '{waited}')",
     )
 
 
@@ -50,6 +50,13 @@ def test_what_waits_for_15_minutes_is_told_once_and_an_end_again_at_half_of_its_
     assert told(database, looks=2) == [("warning", "activated", 1), ("warning", "ported_out", 3), ("error", "terminated", 1)]
     database.psql("-c", "UPDATE registry.feed_waiting SET occurred_at = occurred_at - interval '12 hours'")
     assert told(database, looks=2) == [("error", "ported_out", 3)]
+
+
+def test_ends_beyond_the_bound_are_told_at_once(database: TestDatabase) -> None:
+    for place in range(2):
+        waiting(database, f"end-{place}", "terminated", waited="1 second", happened="1 minute", reason="too_many_ends")
+    waiting(database, "start", "activated", waited="1 second", happened="1 minute", reason="follows_a_waiting_event")
+    assert told(database, looks=2) == [("warning", "terminated", 2)]
 
 
 def test_the_feeds_silence_and_what_waits_are_shown(database: TestDatabase) -> None:
