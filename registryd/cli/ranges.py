@@ -47,6 +47,8 @@ async def import_ranges(
     done = await feed.import_ranges(dsn, context.password, files, whose, dry_run=dry_run)
     counted, numbers = done.counted, sum(one.last - one.first + 1 for one in done.ranges)
     beside = f", beside {counted.kept:,} made by hand" if counted.kept else ""
+    gone = "would be gone" if dry_run else "are gone"
+    dropped = f"{done.dropped:,} numbers of the capacity before {gone}: one import replaces another, so give all files at once"
     present(
         as_json,
         {
@@ -55,10 +57,12 @@ async def import_ranges(
             "kept": counted.kept,
             "live": counted.live,
             "outside": counted.outside,
+            "droppedNumbers": done.dropped,
             "notes": done.notes,
             "dryRun": dry_run,
         },
         *done.notes,
         f"{len(done.ranges):,} ranges of {numbers:,} numbers {'would be' if dry_run else 'are'} the numbering capacity{beside}",
         f"{counted.outside:,} of {counted.live:,} live contracts {'would lie' if dry_run else 'lie'} outside it",
+        *([dropped] if done.dropped else []),
     )

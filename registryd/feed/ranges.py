@@ -25,11 +25,12 @@ NOBODY = Whose((), ())
 
 
 class Imported(NamedTuple):
-    """The ranges in order, what a person should know of how they were chosen, and what they mean for the live contracts."""
+    """The ranges in order, what a person should know of how they were chosen, and what they mean for the live contracts and the numbers."""
 
     ranges: Sequence[Range]
     notes: Sequence[str]
     counted: Counted
+    dropped: int
 
 
 async def import_ranges(dsn: str, password: str | None, paths: Sequence[Path], whose: Whose, *, dry_run: bool = False) -> Imported:
@@ -46,7 +47,7 @@ async def import_ranges(dsn: str, password: str | None, paths: Sequence[Path], w
     connection = await connect(dsn, password=password)
     try:
         origin: store.RangeSource = "hand" if whose == NOBODY else "register"
-        return Imported(ranges, notes, await store.replace(connection, ranges, origin, dry_run=dry_run))
+        return Imported(ranges, notes, *await store.replace(connection, ranges, origin, dry_run=dry_run))
     finally:
         await connection.close()
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from registryd.domain.files import ImportRefused
@@ -63,7 +65,8 @@ def rows_of(table: Table) -> Iterator[Row]:
             continue
         if len(cells) <= max(place.values()):
             raise refused(line, "has fewer fields than the header")
-        yield Row(line, *(cells[place[name]].strip() if name in place else "" for name in PUBLISHED))
+        # Names, regions and codes repeat: half a million lines would hold as many copies.
+        yield Row(line, *(sys.intern(cells[place[name]].strip()) if name in place else "" for name in PUBLISHED))
     if table.is_cut and INN in place and len(cells[place[INN]].strip()) not in INN_DIGITS:
         raise refused(line, f"{INN}: has neither {INN_DIGITS[0]} nor {INN_DIGITS[1]} digits, and no line end: the file was cut short")
 
@@ -123,6 +126,7 @@ def _heading(name: str) -> str:
     return turned if turned == _CODE else plain if plain in PUBLISHED else turned
 
 
+@cache
 def _name(operator: str) -> str:
     """An operator's name in the form that is compared: without what differs between editions, which is case, quotes and spaces."""
     return re.sub(r"[\s\"«»„“”']+", " ", operator).strip().casefold()

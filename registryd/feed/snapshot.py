@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from registryd.domain.contract import CLOCK_SKEW_MAX
+from registryd.domain.contract import CLOCK_SKEW_MAX, EARLIEST
 from registryd.domain.files import BadLine, ImportRefused
 from registryd.feed.lines import HISTORY_COLUMNS, SNAPSHOT_COLUMNS, Lines, read_header
 from registryd.feed.source import Source, opened
@@ -75,6 +75,8 @@ async def reconcile(
         as_of = as_of or source.written_at
         if as_of is None:
             raise ImportRefused("a pipe does not say when its snapshot was taken: give --as-of TIME")
+        if as_of < EARLIEST:
+            raise ImportRefused("--as-of lies before 1970: correct the year")
         if as_of > datetime.now(UTC) + CLOCK_SKEW_MAX:
             raise ImportRefused("--as-of lies in the future: a snapshot says what was")
         header = read_header(source.first_line(), SNAPSHOT_COLUMNS)

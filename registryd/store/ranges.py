@@ -32,12 +32,23 @@ class Counted(NamedTuple):
     """How many ranges made by hand stay."""
 
 
+class Dropped(NamedTuple):
+    dropped: int
+
+
+class Replaced(NamedTuple):
+    counted: Counted
+    dropped: int
+    """How many numbers of the capacity before are not in the new one."""
+
+
 class Outside(NamedTuple):
     contracts: int
 
 
 LOCK_RANGES = Query("ranges", "lock_ranges", Nothing)
 COUNT_CAPACITY = Query("ranges", "count_capacity", Counted, bool)
+COUNT_DROPPED = Query("ranges", "count_dropped", Dropped, list[int], list[int], bool)
 COUNT_OUTSIDE = Query("ranges", "count_outside", Outside)
 FIND_OVERLAPPING = Query("ranges", "find_overlapping", BadLine, list[int], list[int], list[int], int)
 DELETE_RANGES = Query("ranges", "delete_ranges", Nothing, bool)
@@ -46,7 +57,7 @@ INSERT_RANGES = Query("ranges", "insert_ranges", Nothing, list[int], list[int], 
 
 async def replace(
     connection: asyncpg.Connection[asyncpg.Record], ranges: Sequence[Range], origin: RangeSource, *, dry_run: bool
-) -> Counted:
+) -> Replaced:
     """Makes these ranges, which do not overlap each other, the capacity. Those of a register leave ranges made by hand as they are.
 
     Raises: ImportRefused, Unavailable; nothing was changed then.
@@ -57,9 +68,10 @@ async def replace(
         await fetch(connection, LOCK_RANGES)
         if keeps_hand and (bad := await fetch(connection, FIND_OVERLAPPING, firsts, lasts, lines, BAD_LINES_TOLD)):
             raise ImportRefused(told(bad))
+        dropped = (await fetch(connection, COUNT_DROPPED, firsts, lasts, keeps_hand))[0].dropped
         await fetch(connection, DELETE_RANGES, keeps_hand)
         await fetch(connection, INSERT_RANGES, firsts, lasts, regions, notes, origin)
-        return (await fetch(connection, COUNT_CAPACITY, keeps_hand))[0]
+        return Replaced((await fetch(connection, COUNT_CAPACITY, keeps_hand))[0], dropped)
 
 
 async def count_outside(connection: Connection) -> int:

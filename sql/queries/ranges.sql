@@ -5,6 +5,15 @@
 -- Why: two imports at once would leave the ranges of both. Readers go on.
 LOCK TABLE registry.numbering_range IN SHARE ROW EXCLUSIVE MODE;
 
+-- name: count_dropped
+-- Why: each import replaces the one before, so whoever imports one file after another would lose the first. $1, $2: the new ranges; $3 is true where
+-- ranges made by hand stay.
+SELECT coalesce(sum(upper(gone.numbers) - lower(gone.numbers)), 0)::bigint AS dropped
+  FROM (SELECT range_agg(int8range(r.first_msisdn, r.last_msisdn, '[]')) AS ranges FROM registry.numbering_range AS r
+         WHERE NOT $3 OR r.source = 'register') AS before
+ CROSS JOIN (SELECT range_agg(int8range(f.first_msisdn, f.last_msisdn, '[]')) AS ranges FROM unnest($1::bigint[], $2::bigint[]) AS f(first_msisdn, last_msisdn)) AS file
+ CROSS JOIN unnest(before.ranges - file.ranges) AS gone(numbers);
+
 -- name: count_capacity
 -- Why: what a person wants to know of a capacity. $1 is true where ranges made by hand were kept.
 SELECT registry.live_contracts() AS live, (SELECT coalesce(sum(o.contracts), 0)::bigint FROM registry.contracts_outside_capacity() AS o) AS outside,

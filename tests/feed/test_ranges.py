@@ -167,6 +167,8 @@ def test_several_files_and_several_taxpayer_numbers_are_one_capacity(database: T
     city.write_text(
         "\n".join((PUBLISHED[0], "495;1000000;1009999;10000;МГТС;г. Москва;7740000076", "495;2000000;2009999;10000;Иное;;7777777777"))
     )
+    assert replaced(database, city, whose=Whose(inns=["7740000076"])).dropped == 0
+    assert replaced(database, mobile, whose=Whose(inns=["7740000076"]), dry_run=True).dropped == 10_000, "one after another loses the first"
     both = sorted([*MTS, (74_951_000_000, 74_951_009_999), (79_100_010_000, 79_100_019_999)])
     assert len(replaced(database, mobile, city, whose=Whose(inns=["7740000076", "7812014560"])).ranges) == 4
     assert stored(database) == both

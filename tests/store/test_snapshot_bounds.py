@@ -10,7 +10,7 @@ import pytest
 from registryd.domain.files import ImportRefused
 from registryd.store.snapshots import TooManyEnds
 from tests.conftest import TestDatabase
-from tests.store.test_snapshots import FIRST, billing, everything, live, take, write
+from tests.store.test_snapshots import FIRST, add_bindings, billing, everything, live, take, write
 
 
 def sql(database: TestDatabase, statement: str, user: str = "postgres") -> str:
@@ -58,6 +58,7 @@ def test_the_policys_bound_is_the_default_and_a_persons_bound_writes_its_own_all
     path = tmp_path / "billing.csv"
     people = {number: ("individual", "not_required", "active", facts[3]) for number, facts in billing(40).items()}
     take(database, write(path, people))
+    add_bindings(database, 40)
     bound(database, 5)
     less = {number: facts for number, facts in people.items() if number >= FIRST + 10}
     with pytest.raises(TooManyEnds, match=r"would end 10 of 40 .*where 5 may end"):
@@ -68,9 +69,10 @@ def test_the_policys_bound_is_the_default_and_a_persons_bound_writes_its_own_all
     assert take(database, path, ends_max=lambda _: 10, dry_run=True).absent == 10
     assert sql(database, "SELECT count(*) FROM registry.wave_allowance") == "0"
     assert take(database, path, ends_max=lambda _: 10).ends == 10
-    assert (
-        sql(database, "SELECT ends, until_at > made_at, until_at <= made_at + interval '1 second' FROM registry.wave_allowance") == "10,t,t"
-    )
+    assert sql(database, "SELECT count(*) FROM registry.notification") == "10", "whom a person let end is notified, not held"
+    assert sql(database, "SELECT count(*) FROM registry.wave") == "0"
+    allowance = "SELECT ends, used, until_at > made_at, until_at <= made_at + interval '1 second' FROM registry.wave_allowance"
+    assert sql(database, allowance) == "10,10,t,t", "it counts for this import alone"
 
 
 @pytest.mark.parametrize(
