@@ -146,6 +146,7 @@ Event = Literal[
     "ended_purged",
     "forgotten",
     "rows_unplaced",
+    "partitions_missing",
     "reports_ended",
     "feed_waiting",
     "event_failed",

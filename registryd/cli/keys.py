@@ -30,7 +30,7 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
             fail(f"{name} has two live keys already: {mend}, or wait until {live[0].expires_at}")
         await messengers.expire_keys(connection, found.messenger_id, timedelta(hours=overlap_hours))
         api_key = await add_key(connection, found.messenger_id)
-    present_once(as_json, {"name": name, "apiKey": api_key, "formerKeysEndInHours": overlap_hours})
+        present_once(as_json, {"name": name, "apiKey": api_key, "formerKeysEndInHours": overlap_hours})
 
 
 @click.command("revoke-key")
@@ -63,7 +63,7 @@ async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_h
         found = await messengers.named(connection, name)
         await messengers.expire_secrets(connection, found.messenger_id, secret.kind, timedelta(hours=overlap_hours))
         await messengers.add_secret(connection, box, found.messenger_id, secret)
-    present_once(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndInHours": overlap_hours})
+        present_once(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndInHours": overlap_hours})
 
 
 async def add_key(connection: Connection, messenger_id: MessengerId) -> str:

@@ -72,7 +72,7 @@ async def add(context: Context, *, name: str, agreement: str | None, register_no
         api_key = await rotation.add_key(connection, messenger_id)
         secret = signing.new_secret()
         await messengers.add_secret(connection, box, messenger_id, secret)
-    present_once(as_json, {"messengerId": messenger_id, "name": name, "apiKey": api_key, "webhookSecret": signing.shown(secret)})
+        present_once(as_json, {"messengerId": messenger_id, "name": name, "apiKey": api_key, "webhookSecret": signing.shown(secret)})
 
 
 @messenger.command("list")
@@ -230,12 +230,10 @@ def _changed(context: Context, found: Messenger, given: dict[str, Any]) -> Messe
     """`found` with the values of the options."""
     changes: dict[str, Any] = {}
     if given["endpoint"] is not None:
-        if given["endpoint"]:
-            try:
-                Egress.of(context.settings.file.delivery).check_url(given["endpoint"])
-            except ValueError as error:
-                fail(str(error), Exit.USAGE)
-        changes["endpoint_url"] = given["endpoint"] or None
+        try:
+            changes["endpoint_url"] = Egress.of(context.settings.file.delivery).endpoint(given["endpoint"]) if given["endpoint"] else None
+        except ValueError as error:
+            fail(str(error), Exit.USAGE)
     if given["batch_max"] is not None:
         changes["batch_max"] = given["batch_max"]
     if given["phone_number"] is not None:

@@ -37,7 +37,7 @@ async def add(context: Context, *, name: str, scope: str, as_json: bool) -> None
         if any(_is_live(row) for row in await operators.read_keys(connection) if row.name == name):
             fail(f"{name} has a live key already: registryd operator rotate-key {name}, or take another name")
         await operators.add_key(connection, name, sorted(set(scopes), key=SCOPES.index), key)
-    present_once(as_json, {"name": name, "apiKey": key.shown})
+        present_once(as_json, {"name": name, "apiKey": key.shown})
 
 
 @operator.command("list")
@@ -72,7 +72,7 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
             fail(f"{name} has two live keys already: registryd operator revoke-key {name} {live[0].key_id}, or wait until it expires")
         await operators.expire_keys(connection, name, timedelta(hours=overlap_hours))
         await operators.add_key(connection, name, live[0].scopes, key)
-    present_once(as_json, {"name": name, "apiKey": key.shown, "formerKeysEndInHours": overlap_hours})
+        present_once(as_json, {"name": name, "apiKey": key.shown, "formerKeysEndInHours": overlap_hours})
 
 
 @operator.command("revoke-key")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -38,6 +39,10 @@ class Exit(IntEnum):
     CONFIG = 3
     DATABASE_AWAY = 4
     SCHEMA = 5
+
+
+class OutputLost(Refusal):
+    """stdout did not take what the command had to show."""
 
 
 class Context:
@@ -118,16 +123,24 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
 
 
 def present(as_json: bool, facts: object, *shown: RenderableType) -> None:
-    """Shows a command's result: `facts` as one line of JSON, or `shown` for people."""
-    if as_json:
-        click.echo(orjson.dumps(facts))
-        return
-    for part in shown:
-        out.print(part, markup=False, soft_wrap=isinstance(part, str | Text))
+    """Shows a command's result: `facts` as one line of JSON, or `shown` for people. Raises: OutputLost."""
+    try:
+        if as_json:
+            click.echo(orjson.dumps(facts))
+            return
+        for part in shown:
+            out.print(part, markup=False, soft_wrap=isinstance(part, str | Text))
+    except (OSError, SystemExit) as error:  # rich ends the program where a pipe is closed
+        with suppress(OSError, ValueError):  # what is still buffered has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputLost("nobody took the output: its pipe was closed, or its disk is full") from error
 
 
 def present_once(as_json: bool, facts: dict[str, object]) -> None:
-    """Shows keys and secrets. They are not stored in this form, so this is the only time."""
+    """Shows keys and secrets. They are not stored in this form, so this is the only time: show them before what makes them valid commits.
+
+    Raises: OutputLost.
+    """
     lines = (f"{name:<24} {value}" for name, value in facts.items())
     present(as_json, facts, *lines, Text("Keys and secrets are shown this once: hand them over now.", "yellow"))
 

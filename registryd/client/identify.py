@@ -15,16 +15,16 @@ import random
 import re
 import ssl
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from time import time
 
 import aiohttp
 import orjson
 
 from registryd.client.results import Results
 from registryd.client.source import ClientRefused, SourceLine, read_lines
+from registryd.domain.times import seconds_until
 
 BATCH_MAX = 10_000
 BACKOFF_MAX_S = 60.0
@@ -122,9 +122,8 @@ class Identification:
                 return _answers(raw, len(batch))
             if response.status not in _WAIT:
                 raise ClientRefused(_explain(response.status, raw, batch))
-            self._fail(
-                f"{response.status} {_problem(raw).get('code', '')}".strip(), _retry_after_s(response.headers.get("Retry-After", ""))
-            )
+            wait_s = seconds_until(response.headers.get("Retry-After", ""), datetime.now(UTC)) or 0.0
+            self._fail(f"{response.status} {_problem(raw).get('code', '')}".strip(), wait_s)
 
     def _fail(self, why: str, retry_after_s: float) -> None:
         """Pauses every connection for Retry-After, and longer each time. A random part keeps clients from coming back together."""
@@ -178,13 +177,3 @@ def _explain(status: int, raw: bytes, batch: list[SourceLine]) -> str:
         if where and int(where[1]) < len(batch):
             said += f" Line {batch[int(where[1])].number}: {item.get('message')}."
     return said
-
-
-def _retry_after_s(header: str) -> float:
-    """Seconds in Retry-After, which holds seconds or a date (RFC 9110 10.2.3); 0 where it holds neither."""
-    if re.fullmatch(r"[0-9]{1,9}", header, re.ASCII):
-        return float(header)
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time())
-    except ValueError:
-        return 0.0

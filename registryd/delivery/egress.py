@@ -7,6 +7,7 @@ get past the check, nor does an address in the URL.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,13 @@ _SPECIAL: tuple[Network, ...] = tuple(
 )
 # The interface identifiers of ISATAP (RFC 5214), which carry an IPv4 address under anybody's prefix.
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+
+
+ENDPOINT_MAX_BYTES = 2048
+ENDPOINT = re.compile(r"(?P<scheme>https?)://(?P<host>[a-z0-9._:\[\]-]+)(?P<path>/[!-\"$->@-\[\]-~]*)?(?P<query>\?[!-\"$-\[\]-~]+)?")
+"""What is sent byte for byte: printable ASCII without blanks, and no `?` before an empty query, which would be lost. The table's CHECK
+says the same.
+"""
 
 
 class EgressRefused(OSError):
@@ -48,6 +56,8 @@ class Egress:
 
     def check_url(self, url: str) -> None:
         """Raises: ValueError, saying what an endpoint's URL must be."""
+        if len(url) > ENDPOINT_MAX_BYTES:
+            raise ValueError(f"the endpoint is longer than {ENDPOINT_MAX_BYTES:,} bytes")
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -57,12 +67,26 @@ class Egress:
             raise ValueError("the endpoint must be https (http only where delivery.allow_http says so, for test networks)")
         if not parts.hostname or parts.username or parts.password or parts.fragment or port == 0:
             raise ValueError("the endpoint must be a URL with a host, and without a user, password or fragment")
+        if ENDPOINT.fullmatch(url) is None:
+            raise ValueError(
+                "the endpoint must be ASCII without blanks, backslashes or an empty query, its scheme and host in lower case, "
+                "a host of other letters as xn--: only such a URL is sent byte for byte"
+            )
         try:
             address = ipaddress.ip_address(parts.hostname)
         except ValueError:
             return
         if not self.allows(address):
             raise ValueError("the endpoint's address is not public; a private interconnect is named in delivery.allow_networks")
+
+    def endpoint(self, text: str) -> str:
+        """A URL as a person pasted it, without the blanks around it, and with scheme and host in lower case. Raises: ValueError."""
+        url = text.strip(" \t\r\n\f\v")
+        beginning = re.match(r"[A-Za-z]+://[^/?#@]*", url)
+        if beginning is not None:
+            url = beginning[0].lower() + url[beginning.end() :]
+        self.check_url(url)
+        return url
 
     def allows(self, address: Address) -> bool:
         """Whether a push may connect to an address: global unicast, or allowed by name."""

@@ -11,17 +11,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from errno import ECONNRESET, EPIPE
+from functools import partial
 
 import aiohttp
 import orjson
 from yarl import URL
 
 from registryd.delivery.egress import Egress, EgressRefused
+from registryd.delivery.receipts import HEADER_MAX_BYTES, HEADERS_MAX, BrokenAnswer, Reader
 from registryd.delivery.resolver import Resolver
 from registryd.delivery.signing import Signer
 from registryd.domain.notification import Acknowledged, Failed, Notification, Outcome, Rejected, event, webhook_id
+from registryd.domain.times import seconds_until
 from registryd.store.messengers import signing_secrets
 from registryd.store.pool import Database
 from registryd.store.secretbox import SecretBox
@@ -80,16 +82,21 @@ class Channel:
         tls = None
         try:
             egress.check_url(url)
-            self._url = URL(url)
+            self._url = URL(url, encoded=True)
             tls = identity()
         except ValueError as error:
             self._refusal = Failed(str(error) if str(error).startswith("the endpoint") else "the endpoint is not a URL")
         except OSError:
             self._refusal = Failed("the credentials endpoint-certificate or endpoint-ca of this messenger cannot be used")
+        connector = aiohttp.TCPConnector(
+            limit=0, limit_per_host=0, ttl_dns_cache=30, resolver=resolver, socket_factory=egress.socket_factory, ssl=tls or True
+        )
+        connector._factory = partial(Reader, loop=asyncio.get_running_loop())  # type: ignore[assignment] # a kind of its own
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=0, ttl_dns_cache=30, resolver=resolver, socket_factory=egress.socket_factory, ssl=tls or True
-            ),
+            connector=connector,
+            max_line_size=HEADER_MAX_BYTES,
+            max_field_size=HEADER_MAX_BYTES,
+            max_headers=HEADERS_MAX,
             timeout=aiohttp.ClientTimeout(total=TOTAL_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
             headers={"User-Agent": "registryd", "Content-Type": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -133,6 +140,8 @@ class Channel:
                 if not response.content.at_eof():
                     await _drain(response)
                 return _judge(response.status, response.headers)
+        except BrokenAnswer as answer:
+            return _judge(answer.status, {})
         except TimeoutError:
             return Failed("timeout")
         except aiohttp.InvalidURL:
@@ -172,16 +181,5 @@ def _judge(status: int, headers: Mapping[str, str]) -> Outcome:
         return Acknowledged(status)
     if status in CONTENT_REFUSED:
         return Rejected(status)
-    return Failed(f"status {status}", status, _seconds(headers.get("Retry-After")) if status in (429, 503) else None)
-
-
-def _seconds(retry_after: str | None) -> timedelta | None:
-    """The wait in `Retry-After`, which holds seconds or a date (RFC 9110 10.2.3)."""
-    if retry_after is None:
-        return None
-    if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 7:
-        return timedelta(seconds=int(retry_after))
-    try:
-        return max(parsedate_to_datetime(retry_after) - datetime.now(UTC), timedelta(0))
-    except (ValueError, TypeError):
-        return None
+    wait_s = seconds_until(headers.get("Retry-After", ""), datetime.now(UTC)) if status in (429, 503) else None
+    return Failed(f"status {status}", status, None if wait_s is None else timedelta(seconds=wait_s))

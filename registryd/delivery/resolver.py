@@ -27,7 +27,10 @@ class Resolver(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         """Raises: OSError."""
         key = (host, port, int(family))
-        lookup = self._lookups.get(key) or self._begin(key)
+        try:
+            lookup = self._lookups.get(key) or self._begin(key)
+        except RuntimeError:
+            raise OSError("no thread can be started") from None
         try:
             found = await asyncio.wait_for(asyncio.shield(lookup), LOOKUP_TIMEOUT_S)
         except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 import orjson
 
@@ -42,4 +43,14 @@ def parse_rfc3339(text: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):  # an offset may lead out of the calendar
+        return None
+
+
+def seconds_until(retry_after: str, now: datetime) -> float | None:
+    """The wait in a `Retry-After` header, which holds seconds or a date (RFC 9110 10.2.3); None where it holds neither."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after) if len(retry_after) <= 9 else None
+    try:
+        return max((parsedate_to_datetime(retry_after) - now).total_seconds(), 0.0)
+    except (ValueError, TypeError, OverflowError):  # no date, one without a zone, one beyond the calendar
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from registryd import observe
+from registryd.domain.errors import Unavailable
 from registryd.store import days
 from registryd.store.digest_keys import DESTROY_KEYS
 from registryd.store.jobs import exclusively
@@ -19,7 +20,15 @@ async def keep_days(db: Database) -> None:
 
     Raises: Unavailable.
     """
-    await days.make_partitions(db)
+    try:
+        await days.make_partitions(db)
+    except Unavailable:
+        # A transaction that began before the first day's midnight may hold them off, such as a dump. Rows lie in the default partition
+        # meanwhile, and move when the partition can be made.
+        readers = [reader.holder for reader in await db.fetch(days.PARTITIONS_WAIT_FOR)]
+        if not readers:
+            raise
+        observe.event("partitions_missing", "error", waits_for=readers)
     await _call(db, days.FOLD_MOVEMENTS)
     for family in days.FAMILIES:
         if day := await _call(db, days.DROP_PART, family):

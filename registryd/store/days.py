@@ -19,6 +19,10 @@ class Made(NamedTuple):
     made: int
 
 
+class PartitionReader(NamedTuple):
+    holder: str
+
+
 class Dropped(NamedTuple):
     day: date | None
 
@@ -34,6 +38,7 @@ class Retention(NamedTuple):
 
 
 MAKE_PARTITIONS = Query("days", "make_partitions", Made, int)
+PARTITIONS_WAIT_FOR = Query("days", "partitions_wait_for", PartitionReader)
 DROP_PART = Query("days", "drop_part", Dropped, str)
 FOLD_MOVEMENTS = Query("days", "fold_movements", Folded)
 FOLD_ENDS = Query("days", "fold_ends", Folded)

@@ -258,3 +258,24 @@ def test_a_database_that_can_write_no_more_is_away_on_every_route(service: Servi
         assert all(answer.headers["retry-after"].isdigit() for answer in answers)
     finally:
         service.sql("DROP FUNCTION public.refuse() CASCADE")
+
+
+def test_a_fault_of_ours_is_a_500_and_an_alarm_and_never_an_outage(service: Service, messenger: TestMessenger) -> None:
+    """Whatever the route: here a statement of ours that the database cannot work with."""
+    (number,) = service.contracts()
+    ask(service.api, "POST", "/v1/bindings", raw=query(number, identificationCode="kept"), headers=messenger.headers)
+    service.sql("CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN 1 / (TG_LEVEL IS NULL)::integer; END $$")
+    for table in ("journal_page", "binding"):
+        service.sql(f"CREATE TRIGGER aa_fail BEFORE INSERT OR UPDATE ON registry.{table} FOR EACH STATEMENT EXECUTE FUNCTION public.fail()")
+    try:
+        answers = [
+            ask(service.api, "POST", "/v1/presence", raw=query(number), headers=messenger.headers),
+            ask(service.api, "POST", "/v1/presence/batch", {"queries": [{"phoneNumber": f"+{number}"}]}, headers=messenger.headers),
+            ask(service.api, "POST", "/v1/bindings/remove", {"identificationCode": "kept"}, headers=messenger.headers),
+        ]
+    finally:
+        service.sql("DROP FUNCTION public.fail() CASCADE")
+    assert [(answer.status, answer.body["code"]) for answer in answers] == [(500, "INTERNAL")] * 3
+    failed = [line for line in service.daemon.log() if line["event"] == "request_failed"]
+    assert [line["level"] for line in failed] == ["error"] * 3
+    assert 'status="500"' in service.daemon.metrics()

@@ -251,3 +251,59 @@ def test_two_persons_look_at_one_number(site: Site) -> None:
         assert as_person(anna, "look", "1").exit_code == 1
     finally:
         site.database.psql("-c", f"DROP ROLE {anna}, {boris}")
+
+
+# -- endpoints
+
+
+@pytest.mark.parametrize("pasted", [" https://m.example/h", "https://m.example/h ", "HTTPS://M.example/h", "https://m.example/h\n"])
+def test_a_pasted_endpoint_is_kept_as_it_will_be_sent(site: Site, pasted: str) -> None:
+    assert run(site, "messenger", "add", "alpha", "--endpoint", pasted).exit_code == 0
+    assert run(site, "messenger", "set", "alpha", "--endpoint", pasted).exit_code == 0
+    assert told(site, "messenger", "list")[0]["endpoint"] == "https://m.example/h"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://m.example/h\u00a0", "https://m.example/?", "https://m.example/" + "x" * 2_100, " ", "https://m.example/a b"]
+)
+def test_an_endpoint_that_cannot_be_sent_as_it_is_written_is_refused_by_command_and_table(site: Site, url: str) -> None:
+    asyncio.run(site.add_messenger("alpha"))
+    refused = run(site, "messenger", "set", "alpha", "--endpoint", url)
+    assert (refused.exit_code, "endpoint" in refused.stderr, "Traceback" in refused.output) == (2, True, False)
+    by_hand = site.database.psql("-v", f"url={url}", stdin="UPDATE registry.messenger SET endpoint_url = :'url'")
+    assert "check constraint" in by_hand.stderr
+
+
+# -- output that nobody takes
+
+
+@pytest.mark.parametrize("stdout", ["closed pipe", "/dev/full"])
+@pytest.mark.parametrize("shape", [[], ["--json"]])
+@pytest.mark.parametrize(
+    "words", ["messenger rotate-key alpha", "messenger rotate-secret alpha", "messenger add beta", "operator add b --scope feed"]
+)
+def test_a_key_that_nobody_has_seen_does_not_count(site: Site, words: str, shape: list[str], stdout: str) -> None:
+    asyncio.run(site.add_messenger("alpha"))
+    counts = (f"(SELECT count(*) FROM registry.{table})" for table in ("messenger_key", "messenger_secret", "operator_key"))
+    kept = f"SELECT {', '.join(counts)}"
+    before = site.database.psql("-Atc", kept).stdout
+    command = [sys.executable, "-m", "registryd", "--config", str(site.path), *words.split(), *shape]
+    if stdout == "closed pipe":
+        reading, output = os.pipe()
+        os.close(reading)
+    else:
+        output = os.open(stdout, os.O_WRONLY)
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(output)
+    assert (done.returncode, "nobody took the output" in done.stderr, "database" in done.stderr) == (1, True, False), done.stderr
+    assert site.database.psql("-Atc", kept).stdout == before
+
+
+@pytest.mark.parametrize("until", ["infinity", "10000-01-01"])
+def test_a_key_that_never_expires_can_be_rotated(site: Site, until: str) -> None:
+    asyncio.run(site.add_messenger("alpha"))
+    site.database.psql("-c", f"UPDATE registry.messenger_key SET expires_at = '{until}'")
+    assert run(site, "messenger", "show", "alpha").exit_code == 0
+    assert run(site, "messenger", "rotate-key", "alpha").exit_code == 0
+    lives = [key["expires_at"][:4] for key in told(site, "messenger", "show", "alpha")["keys"] if key["expires_at"]]
+    assert lives == [site.database.psql("-Atc", "SELECT extract(year FROM now() + interval '24 h')").stdout.strip()]

@@ -1,0 +1,46 @@
+"""Reads answers that are not quite HTTP. The status of an answer is its verdict, so a 2xx whose framing is broken is still a receipt.
+
+aiohttp gives nothing of an answer whose headers it cannot parse: a body behind a 204, two Content-Length, a header that is too long. The
+status line of such an answer is kept here. Its connection is closed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpProcessingError
+
+HEADER_MAX_BYTES = 64 * 1024
+HEADERS_MAX = 1_000
+BEGINNING_MAX_BYTES = 8 * 1024
+_STATUS = re.compile(rb"(?:\A|\r\n)HTTP/1\.[01] ([2-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
+"""The first status line that is final: 1xx comes before it."""
+
+
+class BrokenAnswer(aiohttp.ClientError):
+    """The endpoint answered with this status, and with headers or a body that cannot be parsed."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
+
+
+class Reader(ResponseHandler):
+    """The protocol of one connection: aiohttp's, which also keeps the beginning of each answer."""
+
+    def set_response_params(self, **options: Any) -> None:
+        self._beginning = b""
+        super().set_response_params(**options)
+
+    def data_received(self, data: bytes) -> None:
+        if len(self._beginning) < BEGINNING_MAX_BYTES:
+            self._beginning += data[:BEGINNING_MAX_BYTES]
+        super().data_received(data)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        if isinstance(exc, HttpProcessingError) and (status := _STATUS.search(self._beginning)):
+            exc = BrokenAnswer(int(status[1]))
+        super().set_exception(exc, *cause)
