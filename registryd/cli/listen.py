@@ -83,7 +83,11 @@ async def listen(
 
 
 def _key(secret_file: Path | None) -> Key:
-    text = secret_file.read_text("utf-8").strip() if secret_file else os.environ.get("REGISTRYD_WEBHOOK_SECRET", "")
+    text = (secret_file.read_text("utf-8-sig") if secret_file else os.environ.get("REGISTRYD_WEBHOOK_SECRET", "")).strip()
+    if text.startswith(("v1,", "v1a,")):
+        fail("the webhook secret begins with whsec_ or whpk_: leave out what stands before it", Exit.USAGE)
+    if text[:1] in ("'", '"') or text[-1:] in ("'", '"'):
+        fail("the webhook secret has quotes around it: leave them out", Exit.USAGE)
     try:
         if not text:
             raise ValueError

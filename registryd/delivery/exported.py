@@ -7,6 +7,7 @@ before it, so that a file that was cut off is noticed.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ def read(path: Path) -> Iterator[SignedLine]:
     with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             try:
-                envelope = orjson.loads(text)
+                envelope = orjson.loads(text.removeprefix(BOM_UTF8) if number == 1 else text)
                 line = SignedLine(*(str(envelope[key]) for key in ("webhook-id", "webhook-timestamp", "webhook-signature", "body")))
                 line.ids  # noqa: B018 # parsed here, so that a bad one is named with its line
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -79,15 +80,20 @@ def verify(path: Path, key: Key) -> Iterator[SignedLine]:
 
 
 def ids_in(path: Path) -> list[UUID]:
-    """The ids in a file: an export, or what a messenger receipted, an id a line. Raises: BadFile, OSError."""
+    """The ids in a file: an export, or what a messenger receipted, an id a line, with or without a header. Raises: BadFile, OSError."""
     with path.open("rb") as file:
-        first = file.read(1)
-    if first == b"{":
+        first = file.read(4)
+    if first.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise BadFile("it is UTF-16: save it as text in UTF-8")
+    if first.removeprefix(BOM_UTF8).startswith(b"{"):
         return [i for line in read(path) for i in line.ids]
     ids = []
-    for number, text in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+    for number, text in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), 1):
+        word = text.strip(" \t,;").strip("\"'")  # as spreadsheets write a column
+        if not word or (number == 1 and word.lower() in ("notificationid", "id")):
+            continue
         try:
-            ids += [UUID(text.strip())] if text.strip() else []
+            ids.append(UUID(word))
         except ValueError:
             raise BadFile(f"line {number} is not a notification's id") from None
     return ids

@@ -40,15 +40,20 @@ def shown(secret: SigningSecret) -> str:
 
 
 def from_shown(text: str) -> SigningSecret:
-    """`whsec_…`, with or without its prefix, back to a secret. Raises: ValueError."""
-    return SigningSecret("hmac_sha256", b64decode(text.removeprefix("whsec_"), validate=True))
+    """`whsec_…`, with or without its prefix and its padding, back to a secret. Raises: ValueError."""
+    return SigningSecret("hmac_sha256", _bytes_in(text.removeprefix("whsec_")))
 
 
 def key_from_shown(text: str) -> Key:
     """`whsec_…` or `whpk_…`. Raises: ValueError."""
     if text.startswith("whpk_"):
-        return Ed25519PublicKey.from_public_bytes(b64decode(text.removeprefix("whpk_"), validate=True))
+        return Ed25519PublicKey.from_public_bytes(_bytes_in(text.removeprefix("whpk_")))
     return from_shown(text)
+
+
+def _bytes_in(text: str) -> bytes:
+    """Raises: ValueError."""
+    return b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
 
 
 def seconds_in(timestamp: str) -> int | None:

@@ -571,6 +571,21 @@ def test_name_that_hangs_in_dns_holds_up_no_other(monkeypatch: pytest.MonkeyPatc
     asyncio.run(run())
 
 
+def test_name_for_which_no_thread_could_be_started_is_looked_up_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        names = Resolver()
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(OSError, match="thread"):
+                await names.resolve("localhost", 80)
+        assert [found["host"] for found in await names.resolve("localhost", 80)] == ["127.0.0.1"]
+
+    asyncio.run(run())
+
+
 def test_name_that_resolves_differently_the_second_time_is_judged_by_where_it_leads(monkeypatch: pytest.MonkeyPatch) -> None:
     """DNS rebinding: public when it was registered and looked at, the operator's own network when it is connected to."""
     answers = iter(["93.158.134.3", "127.0.0.1", "169.254.169.254"])

@@ -258,3 +258,13 @@ def test_secrets_under_another_key_gate_the_lane_until_they_are_mended(site: Sit
             assert is_verified(endpoint.received[0], messenger.secret)
 
     asyncio.run(run())
+
+
+def test_a_secret_that_lost_its_padding_is_the_same() -> None:
+    for kind in ("hmac_sha256", "ed25519"):
+        secret = signing.new_secret(kind)
+        text = signing.shown(secret)
+        assert text.endswith("=")
+        signatures = signing.signature([secret], "msg_1", 1, b"x")
+        for form in (text, text.rstrip("=")):
+            assert signing.is_signed(signing.key_from_shown(form), "msg_1", "1", signatures, b"x")

@@ -325,6 +325,13 @@ def test_slow_and_silent_clients_are_closed_and_others_are_not(site: Site, tls_s
             assert not [line for line in running.log() if line["event"] in ("request_failed", "background_failed")]
 
 
+def test_a_kept_connection_outlasts_what_balancers_keep_unless_it_is_told_otherwise(site: Site) -> None:
+    """nginx and AWS keep theirs 60 s, Envoy an hour: who closes first loses the other's next request."""
+    assert site.settings.file.api.keepalive_timeout_s > 60
+    site.write_config(api='listen = "127.0.0.1:0"\nkeepalive_timeout_s = 3600')
+    assert site.settings.file.api.keepalive_timeout_s == 3600
+
+
 # -- the protocol's corners
 
 

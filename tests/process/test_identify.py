@@ -316,3 +316,58 @@ def test_numbers_are_read_as_they_are_written(tmp_path: Path) -> None:
         (4, {}, "ambiguous_number"),
         (5, {}, "not_a_number"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("+79010800000, user-1", "user-1"),
+        ("+79010800000,user-1 ", "user-1"),
+        ("+79010800000,\tuser-1\t", "user-1"),
+        ('+79010800000, "user-1"', "user-1"),
+        ('+79010800000,"user-1" ', "user-1"),
+        ('"+79010800000" ,"user 1"', "user 1"),
+        ("+79010800000,   ", None),
+        ("+79010800000,user;1", "user;1"),
+    ],
+)
+def test_blanks_and_quotes_around_a_code_are_the_file_s(tmp_path: Path, line: str, code: str | None) -> None:
+    file = tmp_path / "users.csv"
+    file.write_text(f"{line}\n")
+    (read,) = read_lines(file)
+    assert (read.error, read.query.get("identificationCode")) == ("", code)
+
+
+@pytest.mark.parametrize("line", ['+79010800000,"  "', "+79010800000,\u200euser-1", "+79010800000,\u00a0user-1"])
+def test_a_code_of_blanks_or_of_letters_that_nobody_sees_is_none(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "users.csv"
+    file.write_text(f"{line}\n")
+    assert [read.error for read in read_lines(file)] == ["not_a_code"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xef\xbb\xbfnumber;code\r\n79010800000;u-1\r\n", "semicolons"),
+        (b'"79010800000";"u-1,2"\r\n"79010800001";u\r\n', "semicolons"),
+        (b"79010800000\tu-1\n", "tabs"),
+        ("number,code\n79010800000,u-1\n".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_a_spreadsheet_s_file_of_another_kind_is_refused_by_one_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "users.csv"
+    file.write_bytes(content)
+    done = identify(file, "--url", "http://127.0.0.1:9", key=KEY)
+    assert (done.exit_code, says in done.stderr, "79010800000" in done.output) == (1, True, False)
+
+
+def test_a_retry_after_beyond_the_calendar_is_none(tmp_path: Path) -> None:
+    """As a proxy before the registry may say."""
+    said = iter([{"Retry-After": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}])
+
+    def once(_: int, queries: list[dict[str, str]]) -> Answer | None:
+        headers = next(said, None)
+        return None if headers is None else (503, headers, {})
+
+    with registry(once) as served:
+        assert identify(write_numbers(tmp_path / "users.csv", 3), "--url", served.url, key=KEY).exit_code == 0

@@ -245,7 +245,7 @@ def test_a_receipt_or_single_ids_settle_too_and_another_messenger_s_are_ignored(
             await database.owe(other, "x", first=FIRST_NUMBER + 10)
             ids = {code: str(await database.id_of(code)) for code in "abcx"}
             receipt = tmp_path / "receipt.txt"
-            receipt.write_text(f"{ids['a'].upper()}\n\n{ids['x']}\n{ids['a']}\n")
+            receipt.write_bytes(f"\ufeffnotificationId\r\n{ids['a'].upper()}\r\n\r\n\"{ids['x']}\";\r\n'{ids['a']}',\r\n".encode())
             assert (await told(site, "acknowledge", "alpha", "--channel", "sftp", "--file", str(receipt)))["settled"] == 1
             settled = await told(site, "acknowledge", "alpha", "--channel", "telephone", "--id", ids["b"], "--id", ids["x"])
             assert settled == {"given": 2, "settled": 1, "channel": "telephone"}
@@ -254,6 +254,8 @@ def test_a_receipt_or_single_ids_settle_too_and_another_messenger_s_are_ignored(
             assert await database.pending() == 2
             for words in (["--channel", "Tele phone", "--id", ids["c"]], ["--channel", "sftp"], ["--id", ids["c"]]):
                 await refused(site, "acknowledge", "alpha", *words, code=2)
+            receipt.write_text(ids["c"], "utf-16")
+            assert "UTF-16" in await refused(site, "acknowledge", "alpha", "--channel", "sftp", "--file", str(receipt), code=2)
             receipt.write_text("79161234567\n")
             said = await refused(site, "acknowledge", "alpha", "--channel", "sftp", "--file", str(receipt), code=2)
             assert "line 1" in said
@@ -338,6 +340,24 @@ def test_listen_checks_the_digest_against_what_it_received(site: Site) -> None:
 
 def test_listen_wants_a_secret(site: Site) -> None:
     assert "rotate-secret" in registryd(site, "listen", "--port", "0", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("secret", "says"),
+    [
+        (f"v1,whsec_{'A' * 43}=", "leave out what stands before it"),
+        (f"'whsec_{'A' * 43}='", "quotes"),
+        (f'whsec_{"A" * 43}="', "quotes"),
+        ("whsec_\u0430", "rotate-secret"),
+        ("whsec_A", "rotate-secret"),
+    ],
+)
+def test_listen_says_what_is_wrong_with_a_secret(site: Site, tmp_path: Path, secret: str, says: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"\ufeff{secret} \n")
+    done = registryd(site, "listen", "--port", "0", "--secret-file", str(file), code=2)
+    assert says in done.stderr
+    assert "AAAA" not in done.stderr
 
 
 def test_a_pulling_messenger_sees_what_was_not_settled_by_hand(site: Site) -> None:
