@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import UTC, date, datetime
 from typing import Any
 
-from tests.model.plain import Plain
+from tests.model.plain import Key, Notice, Plain
 
 
 def day(at: datetime) -> date:
@@ -20,6 +20,7 @@ def figures(model: Plain) -> dict[str, Any]:
         "contract_daily": _contracts(model),
         "notification_backlog": {messenger: _backlog(model, messenger) for messenger in model.messengers},
         "notification_deadline": _deadlines(model),
+        "wave": [(w.ends, w.notifications, w.released, w.withdrawn) for w in model.waves],
         "feed_lag": dict(Counter((event.type, outcome) for event, outcome in model.events.values())),
         "delivery_attempt_daily": {key: count for key, count in model.attempts.items() if count},
         "presence_daily": {
@@ -46,9 +47,15 @@ def _contracts(model: Plain) -> dict[date, tuple[int, int, int, int]]:
     return {of: tuple(counted[of, kind] for kind in kinds) for of, _ in counted}  # type: ignore[misc] # of four kinds
 
 
-def _backlog(model: Plain, messenger: int) -> tuple[int, int]:
-    owed = [notice for key, notice in model.owed.items() if key.messenger == messenger and not notice.is_repeat]
-    return len(owed), sum(notice.deadline_at < model.now for notice in owed)
+def _backlog(model: Plain, messenger: int) -> tuple[int, int, int]:
+    """Pending, overdue and held: held ones are pending, too."""
+    owed = [notice for key, notice in _not_delivered(model) if key.messenger == messenger]
+    return len(owed), sum(notice.deadline_at < model.now for notice in owed), sum(key.messenger == messenger for key in model.held)
+
+
+def _not_delivered(model: Plain) -> list[tuple[Key, Notice]]:
+    owed = [(key, notice) for key, notice in model.owed.items() if not notice.is_repeat]
+    return owed + [(key, notice) for key, (notice, _) in model.held.items()]
 
 
 def _deadlines(model: Plain) -> dict[tuple[date, int], tuple[int, int, int, int]]:
@@ -56,8 +63,7 @@ def _deadlines(model: Plain) -> dict[tuple[date, int], tuple[int, int, int, int]
     counted: Counter[tuple[date, int, str]] = Counter()
     for key, (notice, _) in model.delivered.items():
         counted[day(notice.terminated_at), key.messenger, "late" if notice.deadline_at < model.now else "in_time"] += 1
-    for key, notice in model.owed.items():
-        if not notice.is_repeat:
-            counted[day(notice.terminated_at), key.messenger, "overdue" if notice.deadline_at < model.now else "pending"] += 1
+    for key, notice in _not_delivered(model):
+        counted[day(notice.terminated_at), key.messenger, "overdue" if notice.deadline_at < model.now else "pending"] += 1
     kinds = ("in_time", "late", "overdue", "pending")
     return {(of, messenger): tuple(counted[of, messenger, kind] for kind in kinds) for of, messenger, _ in counted}  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, TypeVar
@@ -18,7 +19,7 @@ from tests.model.world import World
 T = TypeVar("T")
 NUMBERS = [79_160_000_001 + i for i in range(5)]
 MESSENGERS = 3
-CODES = ["a", "b", "c", "d"]
+CODES = ["a", "b", "c", "d", "e"]
 AGO_HOURS = (-480, -240, -120, -72, -50, -30, -20, -10, -5, -2, -1)
 """When things happened, in hours from the example's beginning. None lies near the notice period, so that no deadline passes meanwhile."""
 AHEAD_HOURS = (1, 50)
@@ -58,11 +59,18 @@ class RegistryMachine(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
-    @initialize()
-    def begin(self) -> None:
-        self.beginning = self.run(self.world.begin(MESSENGERS))
+    @initialize(ends_max=st.sampled_from([1, 2, 3, 1_000]), is_populated=st.sampled_from([True, True, False]))
+    def begin(self, ends_max: int, is_populated: bool) -> None:
+        self._begin(ends_max)
+        if is_populated:
+            self._apply([Event(f"e{i}", "activated", number, self.at(AGO_HOURS[0])) for i, number in enumerate(NUMBERS)])
+            for of in range(MESSENGERS):
+                self.bind_all(of, of)
+
+    def _begin(self, ends_max: int) -> None:
+        self.beginning = self.run(self.world.begin(MESSENGERS, ends_max))
         self.of = self.world.messengers
-        self.model = Plain(self.of, self.beginning)
+        self.model = Plain(self.of, self.beginning, ends_max=ends_max)
         self.times: list[datetime] = []
         """When each step began."""
         self.run(self.world.change_policy(suspended_is_present=True, organisation_rule="verified_end_user"))
@@ -99,6 +107,12 @@ class RegistryMachine(RuleBasedStateMachine):
         self.tick()
         self._apply([Event(f"e{len(self.sent)}", "activated", number, self.at(hours))])
 
+    @rule(hours=moments)
+    def activate_all(self, hours: int) -> None:
+        self.tick()
+        absent = [number for number in NUMBERS if self.model.live(number) is None]
+        self._apply([Event(f"e{len(self.sent) + i}", "activated", number, self.at(hours)) for i, number in enumerate(absent)])
+
     @precondition(lambda self: self.sent)
     @rule(picks=st.lists(st.integers(0, 1 << 20), min_size=1, max_size=3), is_changed=st.booleans())
     def repeat_events(self, picks: list[int], is_changed: bool) -> None:
@@ -114,8 +128,13 @@ class RegistryMachine(RuleBasedStateMachine):
             self.sent += events
         assert self.run(self.world.apply(events)) == self.model.apply(events)
 
-    @rule(lines=drawn_lines, since=st.one_of(st.none(), st.integers(0, 5), moments), keeps=st.booleans())
-    def snapshot(self, lines: dict[int, tuple[Any, ...]], since: int | None, keeps: bool) -> None:
+    @rule(
+        lines=drawn_lines,
+        since=st.one_of(st.none(), st.integers(0, 5), moments),
+        keeps=st.sampled_from([True, True, True, False]),
+        is_forced=st.booleans(),
+    )
+    def snapshot(self, lines: dict[int, tuple[Any, ...]], since: int | None, keeps: bool, is_forced: bool) -> None:
         """`since`: true now, when one of the last steps began, or hours before the example. `keeps`: what is not drawn stands in it as the
         registry has it.
         """
@@ -129,7 +148,8 @@ class RegistryMachine(RuleBasedStateMachine):
         for number, (holder, is_registered, status, hours) in lines.items():
             end_user = "not_required" if holder == "individual" else "registered" if is_registered else "unregistered"
             billing[number] = Line(holder, end_user, status, min(self.at(hours), as_of))
-        assert self.run(self.world.snapshot(billing, as_of)) == self.model.snapshot(billing, as_of)
+        expected = self.model.snapshot(billing, as_of, is_forced=is_forced)
+        assert self.run(self.world.snapshot(billing, as_of, is_forced=is_forced)) == expected
 
     @rule(wanted=st.sets(numbers, min_size=1), hours=st.one_of(st.none(), moments))
     def end_by_sql(self, wanted: set[int], hours: int | None) -> None:
@@ -158,10 +178,18 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(of=messengers, queries=st.lists(st.tuples(numbers, st.one_of(st.none(), codes, codes)), min_size=1, max_size=6))
     def ask_batch(self, of: int, queries: list[tuple[int, str | None]]) -> None:
+        self.ask_batch_of(of, queries)
+
+    def ask_batch_of(self, of: int, queries: list[tuple[int, str | None]]) -> None:
         self.tick()
         told = self.run(self.world.ask_batch(self.of[of], queries))
         assert self.model.ask_batch(self.of[of], queries, told)
         self.model.asked.update((self.of[of], present) for present, _ in told)
+
+    @rule(of=messengers, shift=st.integers(0, len(NUMBERS) - 1))
+    def bind_all(self, of: int, shift: int) -> None:
+        """A code for each number. `shift`: which code is whose."""
+        self.ask_batch_of(of, [(number, CODES[(i + shift) % len(CODES)]) for i, number in enumerate(NUMBERS)])
 
     @rule(of=messengers, code=codes)
     def remove(self, of: int, code: str) -> None:
@@ -179,6 +207,9 @@ class RegistryMachine(RuleBasedStateMachine):
         delivered = picked(due, receipts)
         refused = picked(due - set(delivered), refusals)
         found = self.run(self.world.push(messenger, delivered, refused, later=later, is_stale=is_stale))
+        if self.model.is_held_back(messenger):
+            assert found is None
+            return
         assert found == due
         self.model.settle(delivered, "push")
         if not is_stale:
@@ -193,8 +224,14 @@ class RegistryMachine(RuleBasedStateMachine):
         messenger = self.of[of]
         owed = self.model.pullable(messenger)
         assert self.run(self.world.pull(messenger)) == owed
+        in_wave = any(key.messenger == messenger for key in self.model.held)
+        assert self.run(self.world.is_held_back(messenger)) == (self.model.is_held_back(messenger), in_wave)
         mine = picked(owed, pick)
-        foreign = [key for key in (*self.model.owed, *self.model.delivered) if key.messenger != messenger or key not in owed]
+        foreign = [
+            key
+            for key in (*self.model.owed, *self.model.held, *self.model.withdrawn, *self.model.delivered)
+            if key.messenger != messenger or key not in owed
+        ]
         acknowledged = [*mine, *(foreign if others else ())]
         assert self.run(self.world.acknowledge(messenger, acknowledged)) == self.model.settle(mine, "pull")
 
@@ -205,6 +242,91 @@ class RegistryMachine(RuleBasedStateMachine):
         wanted = picked({key for key in self.model.delivered if key.messenger == self.of[of]}, pick)
         self.run(self.world.replay(self.of[of], wanted))
         self.model.replay(wanted)
+
+    # Persons
+
+    @rule(of=st.one_of(st.none(), messengers))
+    def hold(self, of: int | None) -> None:
+        self.tick()
+        messenger = None if of is None else self.of[of]
+        assert self.run(self.world.hold(messenger)) == (messenger not in self.model.holds)
+        self.model.holds.add(messenger)
+
+    @precondition(lambda self: self.model.holds)
+    @rule(of=st.one_of(st.none(), st.none(), messengers))
+    def let_go(self, of: int | None) -> None:
+        self.tick()
+        messenger = None if of is None else self.of[of]
+        assert self.run(self.world.let_go(messenger)) == (messenger in self.model.holds)
+        self.model.holds.discard(messenger)
+
+    @rule(ends=st.integers(1, 4))
+    def allow(self, ends: int) -> None:
+        self.tick()
+        self.run(self.world.allow(ends))
+        self.model.allowed.append(ends)
+
+    @rule()
+    def let_hour_pass(self) -> None:
+        self.tick()
+        self._let_hour_pass()
+
+    def _let_hour_pass(self) -> None:
+        self.run(self.world.let_hour_pass())
+        self.model.let_hour_pass()
+
+    @precondition(lambda self: self.model.waves)
+    @rule(pick=st.integers(0, 10))
+    def release_wave(self, pick: int) -> None:
+        self.tick()
+        wave = pick % len(self.model.waves)
+        self.run(self.world.release(wave))
+        self.model.release(wave)
+
+    @precondition(lambda self: self.model.waves)
+    @rule(pick=st.integers(0, 10))
+    def withdraw_wave(self, pick: int) -> None:
+        self.tick()
+        wave = pick % len(self.model.waves)
+        assert self.run(self.world.withdraw(wave=wave)) == self.model.withdraw_wave(wave)
+
+    @precondition(lambda self: any(notice.is_refused for notice in self.model.owed.values()))
+    @rule(of=messengers)
+    def withdraw_refused(self, of: int) -> None:
+        self.tick()
+        assert self.run(self.world.withdraw(messenger=self.of[of])) == self.model.withdraw_refused(self.of[of])
+
+    @precondition(lambda self: self.model.waves)
+    @rule(pick=st.integers(0, 10))
+    def reinstate_wave(self, pick: int) -> None:
+        self.tick()
+        wave = pick % len(self.model.waves)
+        told = self.run(self.world.reinstate(wave=wave))
+        self._reinstate(told, self.model.of_wave(wave))
+
+    @precondition(lambda self: self.model.ended())
+    @rule(ago=st.integers(1, 8))
+    def reinstate_period(self, ago: int) -> None:
+        """What was recorded since one of the last steps began."""
+        self.tick()
+        since = self.times[max(0, len(self.times) - 1 - ago)]
+        told = self.run(self.world.reinstate(since=since))
+        self._reinstate(told, self.model.ended_since(since))
+
+    @precondition(lambda self: self.model.ended())
+    @rule(wanted=st.sets(numbers, min_size=1))
+    def reinstate_numbers(self, wanted: set[int]) -> None:
+        self.tick()
+        told = self.run(self.world.reinstate(numbers=sorted(wanted)))
+        mistaken = self.model.last_ended(wanted)
+        never = len(wanted) - len(mistaken)
+        assert told.pop(("contract", "not_ended"), 0) == never
+        self._reinstate(told, mistaken)
+
+    def _reinstate(self, told: Counter[tuple[str, str]], mistaken: set[tuple[int, int]]) -> None:
+        assert told == self.model.reinstate(mistaken)
+        # What was undone no longer fills the bound, by minutes: so that no clock is in it, the hour is over.
+        self._let_hour_pass()
 
     @rule()
     def fold(self) -> None:
@@ -231,6 +353,7 @@ class RegistryMachine(RuleBasedStateMachine):
         told = await self.world.ask_batch(self.of[0], [(number, None) for number in NUMBERS])
         assert [present for present, _ in told] == [self.model.is_present(number) for number in NUMBERS]
         self.model.asked.update((self.of[0], present) for present, _ in told)
+        assert await self.world.ends_left() == self.model.ends_left
         self.model.now = now
         assert await self.world.figures() == figures(self.model)
 
@@ -262,6 +385,12 @@ class RegistryMachine(RuleBasedStateMachine):
                 notice.is_repeat,
             )
             _compare_times(row, notice.terminated_at, notice.deadline_at)
+        held = await self.world.held()
+        assert {key: row["wave"] for key, row in held.items()} == {key: wave for key, (_, wave) in self.model.held.items()}
+        for key, row in held.items():
+            _compare_times(row, self.model.held[key][0].terminated_at, self.model.held[key][0].deadline_at)
+        withdrawn = await self.world.withdrawn()
+        assert {key: row["attempts"] for key, row in withdrawn.items()} == {key: n.attempts for key, n in self.model.withdrawn.items()}
         delivered = await self.world.delivered()
         assert set(delivered) == set(self.model.delivered)
         for key, row in delivered.items():

@@ -28,7 +28,7 @@ from registryd.store import breakglass
 from registryd.store.breakglass import Ends
 from registryd.store.snapshots import Reconciled
 from tests.bench.measure import bench_site
-from tests.conftest import Inbox, Site, TestMessenger, eventually, receiving
+from tests.conftest import Inbox, Site, TestDatabase, TestMessenger, eventually, receiving
 from tests.served import Served, serving
 from tests.store.conftest import Connection
 
@@ -58,17 +58,17 @@ class Persons(NamedTuple):
 
 
 @contextmanager
-def two_persons(site: Site) -> Iterator[Persons]:
+def two_persons(database: TestDatabase) -> Iterator[Persons]:
     """Database roles of their own, as a DBA grants them."""
     anna, boris = (f"{name}_{secrets.token_hex(4)}" for name in ("anna", "boris"))
 
     def psql(statement: str) -> None:
-        done = site.database.psql("-c", statement)
+        done = database.psql("-c", statement)
         assert done.returncode == 0, done.stderr
 
     psql(f"CREATE ROLE {anna} LOGIN IN ROLE registryd_breakglass; CREATE ROLE {boris} LOGIN IN ROLE registryd_approver")
     try:
-        yield Persons(site.database.dsn(anna), site.database.dsn(boris))
+        yield Persons(database.dsn(anna), database.dsn(boris))
     finally:
         psql(f"DROP ROLE {anna}, {boris}")
 
@@ -231,7 +231,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as directory,
         embedded.Server(embedded.find_binaries(), options=options) as server,
         bench_site(server, Path(directory)) as site,
-        two_persons(site) as persons,
+        two_persons(site.database) as persons,
     ):
         site.admit_operator()
         lines = asyncio.run(tell(site, persons, contracts))

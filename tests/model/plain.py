@@ -59,6 +59,8 @@ class Binding:
     generation: int
     messenger: int
     code: str
+    made_in: datetime
+    """When the step began that made it."""
     end_reason: str | None = None
 
 
@@ -68,6 +70,8 @@ class Key(NamedTuple):
     messenger: int
     number: int
     generation: int
+    undoes: bool = False
+    """It tells that an end was undone: `generation` has begun again."""
 
 
 @dataclass
@@ -79,6 +83,18 @@ class Notice:
     is_deferred: bool = False
     is_repeat: bool = False
     """Owed again by a replay."""
+    is_refused: bool = False
+    """The messenger's endpoint works, and refused it the last time."""
+
+
+@dataclass
+class Wave:
+    ends: int = 0
+    notifications: int = 0
+    released: int = 0
+    withdrawn: int = 0
+    is_open: bool = True
+    """Whether the next ends beyond the bound, of the same person, belong to it."""
 
 
 STATES = {
@@ -100,6 +116,18 @@ class Plain:
     """By number, the first generation first."""
     bindings: list[Binding] = field(default_factory=list)
     owed: dict[Key, Notice] = field(default_factory=dict)
+    held: dict[Key, tuple[Notice, int]] = field(default_factory=dict)
+    """With their waves."""
+    withdrawn: dict[Key, Notice] = field(default_factory=dict)
+    waves: list[Wave] = field(default_factory=list)
+    ends_max: int = 1_000_000
+    """How many contracts may end in an hour."""
+    ended_last_hour: int = 0
+    """Of those that count towards the bound: not those of a wave, nor those that an allowance covers."""
+    allowed: list[int] = field(default_factory=list)
+    """What is left of each allowance."""
+    holds: set[int | None] = field(default_factory=set)
+    """Whose notices a person holds; None: everybody's."""
     delivered: dict[Key, tuple[Notice, str]] = field(default_factory=dict)
     """With the channel."""
     events: dict[str, tuple[Event, str]] = field(default_factory=dict)
@@ -111,6 +139,11 @@ class Plain:
     """Notifications pushed, by messenger, outcome and status."""
     asked: Counter[tuple[int, bool]] = field(default_factory=Counter)
     """Queries by messenger and answer."""
+
+    _fresh: dict[Key, Notice] = field(default_factory=dict)
+    """Of the statement under way."""
+    _new: set[str] = field(default_factory=set)
+    """The events that the call under way told first."""
 
     @property
     def stamp(self) -> datetime:
@@ -145,7 +178,7 @@ class Plain:
         same_number = next((b for b in self._live_bindings(messenger) if b.number == number), None)
         if same_number is not None:
             same_number.end_reason = "replaced"
-        self.bindings.append(Binding(number, len(self.contracts[number]), messenger, code))
+        self.bindings.append(Binding(number, len(self.contracts[number]), messenger, code, self.now))
         return True, "recorded" if same_number is None else "replaced"
 
     def ask_batch(self, messenger: int, queries: Sequence[tuple[int, str | None]], told: Sequence[tuple[bool, str | None]]) -> bool:
@@ -175,7 +208,7 @@ class Plain:
     # Contracts
 
     def _write(self, number: int, contract: Contract) -> None:
-        """Changes the latest contract. Where that ends it, its bindings end and a notice is owed for each."""
+        """Changes the latest contract. Where that ends it, its bindings end, and there is a fresh notice for each."""
         of_number = self.contracts[number]
         of_number[-1] = contract
         if contract.ended_at is None:
@@ -184,7 +217,7 @@ class Plain:
             if (binding.number, binding.generation) == (number, len(of_number)) and binding.end_reason is None:
                 binding.end_reason = "terminated"
                 notice = Notice(binding.code, contract.ended_at, contract.ended_at + NOTICE)
-                self.owed[Key(binding.messenger, number, binding.generation)] = notice
+                self._fresh[Key(binding.messenger, number, binding.generation)] = notice
 
     def _end(self, number: int, at: datetime, reason: str, learned_at: datetime | None) -> None:
         live = self.live(number)
@@ -193,19 +226,93 @@ class Plain:
 
     def end_by_sql(self, numbers: Iterable[int], at: datetime) -> None:
         """A DBA's UPDATE of live contracts."""
+        ends = 0
         for number in numbers:
             self._end(number, at, "terminated", self.stamp)
+            ends += 1
+        self._owe(ends)
+
+    # The bound of the hour
+
+    @property
+    def ends_left(self) -> int:
+        return max(self.ends_max - self.ended_last_hour, 0) + sum(self.allowed)
+
+    def _owe(self, ends: int, *, is_allowed: bool = False) -> None:
+        """A statement has ended so many contracts: its notices are owed, or held where the ends go beyond the bound."""
+        fresh, self._fresh = self._fresh, {}
+        if not ends:
+            return
+        if is_allowed or self._is_within_bound(ends):
+            self.owed.update(fresh)
+            return
+        if not self.waves or not self.waves[-1].is_open:
+            self.waves.append(Wave())
+        wave = self.waves[-1]
+        wave.ends += ends
+        wave.notifications += len(fresh)
+        self.held.update((key, (notice, len(self.waves) - 1)) for key, notice in fresh.items())
+
+    def _is_within_bound(self, ends: int) -> bool:
+        """Counts the ends, if they are. Allowances are used up before the bound, but only where the bound alone is not enough."""
+        if self.ended_last_hour + ends > self.ends_max:
+            if ends > self.ends_left:
+                return False
+            for i, left in enumerate(self.allowed):
+                self.allowed[i] -= min(left, ends)
+                ends -= min(left, ends)
+        self.ended_last_hour += ends
+        return True
+
+    def let_hour_pass(self) -> None:
+        self.ended_last_hour = 0
+        for wave in self.waves:
+            wave.is_open = False
+
+    def release(self, wave: int) -> None:
+        """A person lets the notices of a wave go."""
+        self.waves[wave].is_open = False
+        for key in [key for key, (_, of) in self.held.items() if of == wave]:
+            self.owed[key] = self.held.pop(key)[0]
+            self.waves[wave].released += 1
+
+    def is_held_back(self, messenger: int) -> bool:
+        return bool(self.holds & {None, messenger})
 
     # Billing's events
 
     def apply(self, events: Sequence[Event]) -> list[str]:
-        return [self._apply_one(event) for event in events]
+        """One call. Ends beyond the bound wait, and so does what follows them in the call on their numbers."""
+        left = self.ends_left
+        there = {number: len(self.contracts[number]) for number in self.contracts if self.live(number) is not None}
+        ended: set[int] = set()
+        stopped: set[int] = set()
+        told = []
+        for event in events:
+            # What the call itself began is nobody's news when it ends.
+            is_news = event.number not in ended and there.get(event.number) == len(self.contracts.get(event.number, ()))
+            before = deepcopy((self.contracts.get(event.number, []), self.states, self.bindings, self._fresh))
+            outcome = self._apply_one(event)
+            if outcome == "applied" and event.event_id in self._new:
+                ends = is_news and self.contracts[event.number][there[event.number] - 1].ended_at is not None
+                if event.number in stopped or (ends and len(ended) == left):
+                    stopped |= {event.number}
+                    self.contracts[event.number], self.states, self.bindings, self._fresh = before
+                    del self.events[event.event_id]
+                    outcome = "not_yet"
+                elif ends:
+                    ended.add(event.number)
+            told.append(outcome)
+        self._new.clear()
+        self._owe(len(ended))
+        return told
 
     def _apply_one(self, event: Event) -> str:
         if event.event_id in self.events:
             known, outcome = self.events[event.event_id]
             return "duplicate" if known == event and outcome == "applied" else "refused"
         outcome = self._judge(event)
+        self._new.add(event.event_id)
         if outcome in ("applied", "refused"):
             self.events[event.event_id] = (event, outcome)
         return outcome
@@ -274,8 +381,22 @@ class Plain:
 
     # Snapshots
 
-    def snapshot(self, lines: Mapping[int, Line], as_of: datetime) -> dict[str, int]:
-        """Makes the live contracts those of billing's table, but for what the registry learned later. Returns what was done, by kind."""
+    def snapshot(self, lines: Mapping[int, Line], as_of: datetime, *, is_forced: bool) -> dict[str, int] | None:
+        """Makes the live contracts those of billing's table, but for what the registry learned later. Returns what was done, by kind.
+
+        None, and nothing is changed, where more would end or turn absent than may; `is_forced`: a person lets all of it through.
+        """
+        trial = deepcopy(self)
+        done = trial._reconcile_all(lines, as_of)
+        ends = done.get("terminated", 0) + done.get("holder_changed", 0)
+        absent = sum(self.is_present(number) and not trial.is_present(number) for number in self.contracts)
+        if not is_forced and max(ends, absent) > self.ends_left:
+            return None
+        self._reconcile_all(lines, as_of)
+        self._owe(ends, is_allowed=ends > self.ends_left)
+        return done
+
+    def _reconcile_all(self, lines: Mapping[int, Line], as_of: datetime) -> dict[str, int]:
         done: Counter[str] = Counter()
         if not any(self.contracts.values()):
             for number, line in lines.items():
@@ -338,16 +459,122 @@ class Plain:
         return settled
 
     def defer(self, keys: Iterable[Key], *, later: bool) -> None:
+        """The messenger's endpoint refused them."""
         for key in keys:
             notice = self.owed[key]
             notice.attempts += 1
             notice.is_deferred = later
+            notice.is_refused = True
 
     def replay(self, keys: Iterable[Key]) -> None:
         """Owes what was delivered once again."""
         for key in keys:
             notice, _ = self.delivered[key]
-            self.owed.setdefault(key, replace(notice, attempts=0, is_deferred=False, is_repeat=True))
+            self.owed.setdefault(key, replace(notice, attempts=0, is_deferred=False, is_repeat=True, is_refused=False))
+
+    # What two persons undo
+
+    def _withdraw(self, key: Key) -> None:
+        if key in self.held:
+            notice, wave = self.held.pop(key)
+            self.waves[wave].withdrawn += 1
+            self.waves[wave].is_open = False
+        else:
+            notice = self.owed.pop(key)
+        if not notice.is_repeat:
+            self.withdrawn[key] = notice
+
+    def withdraw_wave(self, wave: int) -> int:
+        """Returns how many notices."""
+        chosen = [key for key, (_, of) in self.held.items() if of == wave]
+        for key in chosen:
+            self._withdraw(key)
+        return len(chosen)
+
+    def withdraw_refused(self, messenger: int) -> int:
+        """Of a messenger, what it refuses and is overdue."""
+        owed = [(key, notice) for key, notice in self.owed.items() if key.messenger == messenger]
+        chosen = [key for key, notice in owed if notice.is_refused and notice.deadline_at < self.now]
+        for key in chosen:
+            self._withdraw(key)
+        return len(chosen)
+
+    def of_wave(self, wave: int) -> set[tuple[int, int]]:
+        """The contracts, by number and generation, of a wave's held notices, and those that ended in the same steps."""
+        held = {(key.number, key.generation) for key, (_, of) in self.held.items() if of == wave}
+        steps = {self.contracts[number][generation - 1].learned_at for number, generation in held}
+        return held | {of for of, contract in self.ended().items() if contract.learned_at in steps}
+
+    def ended_since(self, at: datetime) -> set[tuple[int, int]]:
+        return {of for of, contract in self.ended().items() if contract.learned_at is not None and contract.learned_at >= at}
+
+    def last_ended(self, numbers: Iterable[int]) -> set[tuple[int, int]]:
+        ended = self.ended()
+        return {max(of for of in ended if of[0] == number) for number in numbers if any(of[0] == number for of in ended)}
+
+    def ended(self) -> dict[tuple[int, int], Contract]:
+        return {
+            (number, i + 1): contract
+            for number, of_number in self.contracts.items()
+            for i, contract in enumerate(of_number)
+            if not contract.is_live
+        }
+
+    def reinstate(self, mistaken: set[tuple[int, int]]) -> Counter[tuple[str, str]]:
+        """Begins those contracts and their bindings again. Returns how many contracts, bindings and notices had which outcome."""
+        told: Counter[tuple[str, str]] = Counter()
+        last = {of for of in mistaken if of[1] == len(self.contracts[of[0]])}
+        told["contract", "reinstated"] = len(last)
+        told["contract", "moved_on"] = len(mistaken - last)
+        chosen, outcomes = self._bindings_to_reinstate(mistaken, last)
+        told.update(("binding", outcome) for outcome in outcomes)
+        for number, generation in sorted(last):
+            ended = self.contracts[number][generation - 1]
+            assert ended.ended_at is not None
+            self.contracts[number].append(Contract("active", ended.holder, ended.end_user, ended.ended_at, learned_at=self.stamp))
+        for binding in chosen:
+            again = Binding(binding.number, binding.generation + 1, binding.messenger, binding.code, self.now)
+            self.bindings.append(again)
+            told.update(("notification", state) for state in self._tell_reinstated(binding))
+        return +told
+
+    def _bindings_to_reinstate(self, mistaken: set[tuple[int, int]], last: set[tuple[int, int]]) -> tuple[list[Binding], list[str]]:
+        """The bindings that are made again, and what becomes of each that those ends ended."""
+        ended = [b for b in self.bindings if (b.number, b.generation) in mistaken and b.end_reason == "terminated"]
+        made: dict[tuple[int, str], Binding] = {}
+        outcomes = []
+        # The latest first: it has the code that was bound to one number after another. No step makes two bindings of one code.
+        for b in sorted(ended, key=lambda b: b.made_in, reverse=True):
+            live = self._live_bindings(b.messenger)
+            if any(other.number == b.number for other in live):
+                outcomes.append("number_taken")
+            elif any(other.code == b.code for other in live):
+                outcomes.append("code_taken")
+            elif (b.number, b.generation) not in last:
+                outcomes.append("moved_on")
+            elif (b.messenger, b.code) in made:
+                outcomes.append("code_taken")
+            else:
+                made[b.messenger, b.code] = b
+                outcomes.append("reinstated")
+        return list(made.values()), outcomes
+
+    def _tell_reinstated(self, binding: Binding) -> list[str]:
+        """What was the state of the notices of a binding that is made again. Whoever may have been told hears of it."""
+        key = Key(binding.messenger, binding.number, binding.generation)
+        states = []
+        if key in self.held:
+            states.append("held")
+        if key in self.owed:
+            states.append("repeated" if self.owed[key].is_repeat else "owed")
+        if key in self.delivered:
+            states.append("delivered")
+        if "held" in states or "owed" in states or "repeated" in states:
+            self._withdraw(key)
+        if "owed" in states or "delivered" in states:
+            again = Notice(binding.code, self.stamp, self.stamp + NOTICE, is_deferred="owed" in states)
+            self.owed[key._replace(generation=binding.generation + 1, undoes=True)] = again
+        return states
 
 
 def _keeps_order(queries: Sequence[tuple[int, str | None]], order: Sequence[int]) -> bool:
