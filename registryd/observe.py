@@ -80,13 +80,14 @@ notifications_held = Gauge("registryd_notifications_held", "Of these held in a w
 waves_held = Gauge("registryd_waves_held", "Waves of ends whose notifications are held.", registry=METRICS)
 lane_held = Gauge("registryd_lane_held", "1 while a person holds the messenger's notifications.", ["messenger"], registry=METRICS)
 overdue = Gauge("registryd_notifications_overdue", "Of these past their deadline; counted to 20,000.", ["messenger"], registry=METRICS)
+refused = Gauge("registryd_notifications_refused", "Of the overdue, those that the messenger refuses.", ["messenger"], registry=METRICS)
 slack_seconds = Gauge("registryd_notifications_slack_seconds", "Left to the earliest deadline.", ["messenger"], registry=METRICS)
 eta_seconds = Gauge("registryd_notifications_eta_seconds", "Until all is delivered at the present pace.", ["messenger"], registry=METRICS)
 oldest_age_seconds = Gauge(
     "registryd_notifications_oldest_age_seconds", "Since the one with the earliest deadline was written.", ["messenger"], registry=METRICS
 )
 lane_gated = Gauge("registryd_lane_gated", "1 while a failing endpoint gates its lane.", ["messenger"], registry=METRICS)
-BACKLOG = (pending, overdue, slack_seconds, eta_seconds, oldest_age_seconds, lane_gated, notifications_held, lane_held)
+BACKLOG = (pending, overdue, refused, slack_seconds, eta_seconds, oldest_age_seconds, lane_gated, notifications_held, lane_held)
 """What each operate process shows."""
 directory_age = Gauge("registryd_directory_age_seconds", "Since messengers and keys were last read.", registry=METRICS)
 partitions_dropped = Counter(
@@ -138,6 +139,7 @@ Event = Literal[
     "slack_low",
     "wave_held",
     "second_channel_due",
+    "content_refused",
     "enumeration_alarm",
     "endpoint_gone",
     "secrets_unreadable",

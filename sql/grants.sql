@@ -53,7 +53,8 @@ GRANT SELECT, INSERT, UPDATE (used, absent) ON registry.quota_usage TO registryd
 GRANT SELECT, INSERT, UPDATE (ends_at, signs, cleared_at) ON registry.enumeration_alarm TO registryd_app;
 GRANT SELECT, UPDATE (attempts, not_before, last_error) ON registry.notification TO registryd_app;
 GRANT SELECT, UPDATE (owner, token, lease_until, gate_until, failures, last_error, last_success_at, low_water, look_back_at, alarms_below,
-    second_channel_due) ON registry.lane TO registryd_app;
+    second_channel_due, refused_told) ON registry.lane TO registryd_app;
+GRANT EXECUTE ON FUNCTION registry.is_refused TO registryd_app, registryd_report;
 GRANT SELECT, INSERT (messenger_id), UPDATE (claimed_at, ended_at, delivered, http_status, latency_ms, error), DELETE
     ON registry.test_push TO registryd_app;
 GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.replayed_notification TO registryd_app;

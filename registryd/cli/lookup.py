@@ -33,10 +33,11 @@ async def status(context: Context, *, as_json: bool) -> None:
         eta = _span(b.eta) if b.eta is not None else "never" if b.has_endpoint else "unknown"
         deadline = f"{b.deadline_at:%F %T}Z" if b.deadline_at else ""
         replayed = f" ({b.replayed:,} replayed)" if b.replayed else f" ({b.held:,} held)" if b.held else ""
+        refused = f" ({b.refused:,} refused)" if b.refused else ""
         table.add_row(
-            *(b.name, f"{b.pending:,}{replayed}", f"{b.overdue:,}", deadline, _span(b.slack), f"{b.per_second:,.1f}"),
+            *(b.name, f"{b.pending:,}{replayed}", f"{b.overdue:,}{refused}", deadline, _span(b.slack), f"{b.per_second:,.1f}"),
             *(eta if b.pending else "", _endpoint(b)),
-            style="red" if b.held or b.is_held or b.is_too_slow or b.needs_second_channel else "",
+            style="red" if b.held or b.is_held or b.refused or b.is_too_slow or b.needs_second_channel else "",
         )
     present(as_json, [_backlog(b) for b in found], table)
 
@@ -74,6 +75,7 @@ def _backlog(b: Backlog) -> dict[str, object]:
         "messenger": b.name,
         "pending": b.pending,
         "overdue": b.overdue,
+        "refused": b.refused,
         "replayed": b.replayed,
         "oldestDeadlineAt": rfc3339(b.deadline_at) if b.deadline_at else None,
         "slackSeconds": round(slack.total_seconds()) if slack is not None else None,

@@ -1,7 +1,8 @@
 """A messenger's backlog: what it is owed and has not received yet. Will it be in time, and which alarms does it raise?
 
 Slack is the time left to the earliest deadline. The ETA is how long the whole backlog takes at the pace of the last minutes. Replayed
-notifications were delivered before: they count as pending, but have no slack and are never overdue.
+notifications were delivered before: they count as pending, but have no slack and are never overdue. What is overdue and refused by its
+messenger is an alarm of its own, and has no slack either.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ SECOND_CHANNEL_AFTER = timedelta(hours=6)
 
 
 class Alarms(NamedTuple):
-    """What is to be told about a backlog: the thresholds that its slack is below, and whether the operator must deliver otherwise."""
+    """What is to be told about a backlog: the thresholds that its slack is below, whether the operator must deliver otherwise, and whether
+    the messenger refuses content that is overdue.
+    """
 
     below: tuple[timedelta, ...] = ()
     second_channel: bool = False
+    refused: bool = False
 
 
 class Backlog(NamedTuple):
@@ -33,6 +37,8 @@ class Backlog(NamedTuple):
     has_endpoint: bool
     pending: int
     overdue: int
+    refused: int
+    """How many of the overdue ones the messenger refuses though its endpoint works: only people can mend that."""
     replayed: int
     """How many of the pending ones belong to a replay."""
     held: int
@@ -40,7 +46,7 @@ class Backlog(NamedTuple):
     is_held: bool
     """Whether a person holds this messenger's notifications."""
     deadline_at: datetime | None
-    """The earliest deadline of a notification that was never delivered; None where there is none."""
+    """The earliest deadline of a notification that was never delivered, but for those `refused`; None where there is none."""
     recorded_at: datetime | None
     """When the notification with that deadline was written."""
     received: int
@@ -52,12 +58,13 @@ class Backlog(NamedTuple):
     alarms_below: list[timedelta]
     """The thresholds that an alarm was raised for, and is not over yet."""
     second_channel_due: bool
+    refused_told: bool
     seen_at: datetime
     """By the database's clock, as every time here."""
 
     @property
     def raised(self) -> Alarms:
-        return Alarms(tuple(self.alarms_below), self.second_channel_due)
+        return Alarms(tuple(self.alarms_below), self.second_channel_due, self.refused_told)
 
     @property
     def slack(self) -> timedelta | None:
@@ -104,4 +111,4 @@ class Backlog(NamedTuple):
         """What is to be told now; the largest threshold first."""
         slack = self.slack
         below = () if slack is None else tuple(sorted((t for t in thresholds if slack < t), reverse=True))
-        return Alarms(below, self.needs_second_channel)
+        return Alarms(below, self.needs_second_channel, self.refused > 0)

@@ -76,6 +76,8 @@ class BacklogWatch:
                     )
             if alarms.second_channel and not backlog.raised.second_channel:
                 observe.event("second_channel_due", "error", messenger=backlog.name, pending=backlog.pending, error=backlog.last_error)
+            if alarms.refused and not backlog.raised.refused:
+                observe.event("content_refused", "error", messenger=backlog.name, notifications=backlog.refused)
 
 
 def _show(backlog: Backlog) -> None:
@@ -84,6 +86,7 @@ def _show(backlog: Backlog) -> None:
     observe.notifications_held.labels(backlog.name).set(backlog.held)
     observe.lane_held.labels(backlog.name).set(backlog.is_held)
     observe.overdue.labels(backlog.name).set(backlog.overdue)
+    observe.refused.labels(backlog.name).set(backlog.refused)
     observe.slack_seconds.labels(backlog.name).set(math.inf if slack is None else slack.total_seconds())
     observe.oldest_age_seconds.labels(backlog.name).set(0 if age is None else age.total_seconds())
     unknown = math.inf if backlog.has_endpoint else math.nan  # which no alert's comparison holds for

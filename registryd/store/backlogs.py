@@ -29,7 +29,7 @@ class Thresholds(NamedTuple):
 
 READ_BACKLOGS = Query("backlogs", "read_backlogs", Backlog, int)
 SAMPLE_PENDING = Query("backlogs", "sample_pending", Sampled)
-NOTE_ALARMS = Query("backlogs", "note_alarms", Noted, int, list[timedelta], bool, list[timedelta], bool)
+NOTE_ALARMS = Query("backlogs", "note_alarms", Noted, int, list[timedelta], bool, bool, list[timedelta], bool, bool)
 READ_THRESHOLDS = Query("backlogs", "read_thresholds", Thresholds)
 
 

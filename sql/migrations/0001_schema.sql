@@ -387,6 +387,7 @@ CREATE TABLE registry.lane ( -- The ordered stream of one messenger's notificati
     look_back_at       timestamptz NOT NULL DEFAULT now() + interval '30 seconds', -- When the lane is to be read from its beginning again: a deferral is over, or something may have come below the mark.
     alarms_below       interval[] NOT NULL DEFAULT '{}', -- The thresholds of policy.alarm_slack that an alarm was raised for and that the slack has not been above since.
     second_channel_due boolean NOT NULL DEFAULT false, -- Whether the alarm was raised that pushes have failed for hours.
+    refused_told       boolean NOT NULL DEFAULT false, -- Whether the alarm was raised that the messenger refuses content that is overdue.
     CONSTRAINT leased_lanes_have_owner_and_end CHECK ((owner IS NULL) = (lease_until IS NULL)),
     CONSTRAINT gated_lanes_have_failed CHECK (gate_until IS NULL OR failures > 0)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);

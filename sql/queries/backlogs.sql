@@ -2,27 +2,32 @@
 -- thousand and of millions.
 
 -- name: read_backlogs
--- Why: each messenger's backlog: counts up to $1, the earliest deadline, and the pace of its last 2,000 pushes in five minutes.
-SELECT m.messenger_id, m.name, m.endpoint_url IS NOT NULL AS has_endpoint, least(owed.pending + waves.held, $1) AS pending, late.overdue, again.replayed, waves.held,
+-- Why: each messenger's backlog: counts up to $1, the earliest deadline, and the pace of its last 2,000 pushes in five minutes. What the
+-- messenger refuses and is overdue has an alarm of its own and no part in the earliest deadline: it would hide the others' for ever.
+SELECT m.messenger_id, m.name, m.endpoint_url IS NOT NULL AS has_endpoint, least(owed.pending + waves.held, $1) AS pending, late.overdue, late.refused, again.replayed,
+       waves.held,
        EXISTS (SELECT FROM registry.hold AS h WHERE h.released_at IS NULL AND (h.messenger_id IS NULL OR h.messenger_id = m.messenger_id)) AS is_held,
        oldest.deadline_at, oldest.recorded_at, pace.received, pace.received_within, l.gate_until IS NOT NULL AS is_gated, l.last_error,
-       l.last_success_at, l.alarms_below, l.second_channel_due, now() AS seen_at
+       l.last_success_at, l.alarms_below, l.second_channel_due, l.refused_told,
+       now() AS seen_at
   FROM registry.messenger AS m
   JOIN registry.lane AS l ON l.messenger_id = m.messenger_id
  CROSS JOIN LATERAL (SELECT count(*) AS pending
                        FROM (SELECT FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id LIMIT $1) AS counted) AS owed
  CROSS JOIN LATERAL (SELECT count(*) AS held
                        FROM (SELECT FROM registry.notification_held AS n WHERE n.messenger_id = m.messenger_id LIMIT $1) AS counted) AS waves
- CROSS JOIN LATERAL (SELECT count(*) AS overdue
-                       FROM ((SELECT FROM registry.notification AS n
+ CROSS JOIN LATERAL (SELECT count(*) AS overdue, count(*) FILTER (WHERE registry.is_refused(counted.last_error)) AS refused
+                       FROM ((SELECT n.last_error FROM registry.notification AS n
                                WHERE n.messenger_id = m.messenger_id AND n.deadline_at < now() AND NOT n.replayed LIMIT $1)
                              UNION ALL
-                             (SELECT FROM registry.notification_held AS n WHERE n.messenger_id = m.messenger_id AND n.deadline_at < now() LIMIT $1)
+                             (SELECT NULL FROM registry.notification_held AS n WHERE n.messenger_id = m.messenger_id AND n.deadline_at < now() LIMIT $1)
                              LIMIT $1) AS counted) AS late
  CROSS JOIN LATERAL (SELECT count(*) AS replayed FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id AND n.replayed) AS again
   LEFT JOIN LATERAL (SELECT e.deadline_at, e.recorded_at
                        FROM ((SELECT n.deadline_at, n.recorded_at FROM registry.notification AS n
-                               WHERE n.messenger_id = m.messenger_id AND NOT n.replayed ORDER BY n.deadline_at, n.notification_id LIMIT 1)
+                               WHERE n.messenger_id = m.messenger_id AND NOT n.replayed
+                                 AND NOT (n.deadline_at < now() AND registry.is_refused(n.last_error))
+                               ORDER BY n.deadline_at, n.notification_id LIMIT 1)
                              UNION ALL
                              (SELECT n.deadline_at, n.recorded_at FROM registry.notification_held AS n
                                WHERE n.messenger_id = m.messenger_id ORDER BY n.deadline_at, n.notification_id LIMIT 1)) AS e
@@ -43,8 +48,8 @@ SELECT n.messenger_id, round(count(*) * scale.factor)::bigint AS pending
 
 -- name: note_alarms
 -- Why: each alarm is told once, whichever process sees it first: only where what was raised is still what that process read.
-UPDATE registry.lane AS l SET alarms_below = $4, second_channel_due = $5
- WHERE l.messenger_id = $1 AND l.alarms_below = $2::interval[] AND l.second_channel_due = $3
+UPDATE registry.lane AS l SET alarms_below = $5, second_channel_due = $6, refused_told = $7
+ WHERE l.messenger_id = $1 AND l.alarms_below = $2::interval[] AND l.second_channel_due = $3 AND l.refused_told = $4
 RETURNING l.messenger_id;
 
 -- name: read_thresholds

@@ -60,7 +60,8 @@ CREATE OR REPLACE VIEW report.notification_backlog AS
 SELECT m.name AS messenger, coalesce(owed.pending, 0) AS pending, coalesce(owed.overdue, 0) AS overdue,
        oldest.deadline_at AS oldest_deadline_at, oldest.deadline_at - now() AS slack,
        coalesce(pace.delivered, 0) AS delivered_last_hour,
-       coalesce(owed.pending, 0) * interval '1 hour' / pace.delivered AS eta, coalesce(owed.held, 0) AS held
+       coalesce(owed.pending, 0) * interval '1 hour' / pace.delivered AS eta, coalesce(owed.held, 0) AS held,
+       refused.refused
   FROM registry.messenger AS m
   LEFT JOIN (SELECT n.messenger_id, sum(n.pending)::bigint AS pending, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0)::bigint AS overdue,
                     sum(n.held)::bigint AS held
@@ -69,7 +70,10 @@ SELECT m.name AS messenger, coalesce(owed.pending, 0) AS pending, coalesce(owed.
                                     ORDER BY n.deadline_at LIMIT 1),
                                   (SELECT h.deadline_at FROM registry.notification_held AS h WHERE h.messenger_id = m.messenger_id
                                     ORDER BY h.deadline_at LIMIT 1)) AS deadline_at) AS oldest ON true
-  LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id;
+  LEFT JOIN registry.delivered_last_hour() AS pace ON pace.messenger_id = m.messenger_id
+ CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE registry.is_refused(late.last_error)) AS refused
+                       FROM (SELECT n.last_error FROM registry.notification AS n
+                              WHERE n.messenger_id = m.messenger_id AND n.deadline_at < now() AND NOT n.replayed LIMIT 20000) AS late) AS refused;
 COMMENT ON VIEW report.notification_backlog IS 'What is owed and not delivered, by messenger: the oldest deadline, the slack to it, and when the backlog ends at the last hour''s pace. What a replay owes again was delivered before, and is not counted.';
 COMMENT ON COLUMN report.notification_backlog.messenger IS 'Who is owed.';
 COMMENT ON COLUMN report.notification_backlog.pending IS 'Notifications not delivered yet.';
@@ -78,6 +82,7 @@ COMMENT ON COLUMN report.notification_backlog.oldest_deadline_at IS 'The earlies
 COMMENT ON COLUMN report.notification_backlog.slack IS 'From now to it; negative: overdue.';
 COMMENT ON COLUMN report.notification_backlog.delivered_last_hour IS 'Delivered in the last hour, by push and pull.';
 COMMENT ON COLUMN report.notification_backlog.held IS 'Of pending, held in a wave of ends beyond the bound, until a person releases or withdraws it.';
+COMMENT ON COLUMN report.notification_backlog.refused IS 'Of overdue, those whose content the messenger refuses though its endpoint works; counted among 20,000.';
 COMMENT ON COLUMN report.notification_backlog.eta IS 'How long pending takes at that pace; NULL where nothing was delivered.';
 
 CREATE OR REPLACE VIEW report.wave AS

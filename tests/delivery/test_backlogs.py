@@ -154,7 +154,25 @@ def test_every_field_of_a_backlog_is_read(site: Site) -> None:
         async with site.database.pool() as db:
             await site.add_messenger()
             [backlog] = await store.read(db)
-            nothing: tuple[Any, ...] = (False, 0, 0, 0, 0, False, None, None, 0, timedelta(minutes=5), False, None, None, [], False)
+            nothing: tuple[Any, ...] = (
+                False,
+                0,
+                0,
+                0,
+                0,
+                0,
+                False,
+                None,
+                None,
+                0,
+                timedelta(minutes=5),
+                False,
+                None,
+                None,
+                [],
+                False,
+                False,
+            )
             assert tuple(backlog) == (backlog.messenger_id, "messenger", *nothing, backlog.seen_at)
 
     asyncio.run(run())
@@ -199,5 +217,38 @@ def test_delivering_again_is_not_late(site: Site) -> None:
                     await eventually(database.none_pending)
             assert not [line for line in log if line["event"] == "notification_overdue"]
             assert endpoint.codes == ["a"]
+
+    asyncio.run(run())
+
+
+def test_content_that_is_overdue_and_refused_is_told_as_such_and_hides_no_other_alarm(site: Site) -> None:
+    async def run() -> None:
+        async with site.database.pool() as db, looking(site.database) as database:
+            messenger = await site.add_messenger("owing", "http://127.0.0.1:9/")
+            await database.owe(messenger, "poison", "gone", first=1_000_001, deadline_in=-HOUR)
+            await database.run("UPDATE registry.notification SET attempts = 9, last_error = 'status 422'")
+
+            async def told() -> tuple[list[tuple[str, int]], list[float]]:
+                with capture_logs() as log:
+                    await BacklogWatch(db).look()
+                    await BacklogWatch(db).look()
+                refused = [(line["messenger"], line["notifications"]) for line in log if line["event"] == "content_refused"]
+                return refused, low(log)
+
+            assert await told() == ([("owing", 2)], [])
+            await database.owe(messenger, "fresh", first=2_000_001, deadline_in=23 * HOUR)
+            assert await told() == ([], [])
+            await database.owe(messenger, "late", first=3_000_001, deadline_in=-HOUR)
+            assert await told() == ([], [22, 12, 1, 0]), "what is not refused raises its own alarm"
+            assert (shown("registryd_notifications_refused", "owing"), shown("registryd_notifications_overdue", "owing")) == (2, 3)
+            assert await database.rows("SELECT overdue, refused FROM report.notification_backlog") == [(3, 2)]
+            await database.run(
+                "SELECT registry.settle_delivered($1, array_agg(notification_id), 'pull') FROM registry.notification",
+                messenger.messenger_id,
+            )
+            assert await told() == ([], [])
+            await database.owe(messenger, "again", first=4_000_001, deadline_in=-HOUR)
+            await database.run("UPDATE registry.notification SET attempts = 9, last_error = 'status 400'")
+            assert await told() == ([("owing", 1)], [])
 
     asyncio.run(run())

@@ -14,7 +14,9 @@ from registryd.domain.identifiers import MessengerId, masked_code, masked_number
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 THRESHOLDS = [22 * HOUR, 12 * HOUR, HOUR, timedelta(0)]
-NONE = Backlog(MessengerId(1), "alpha", True, 0, 0, 0, 0, False, None, None, 0, timedelta(minutes=5), False, None, None, [], False, NOW)
+NONE = Backlog(
+    MessengerId(1), "alpha", True, 0, 0, 0, 0, 0, False, None, None, 0, timedelta(minutes=5), False, None, None, [], False, False, NOW
+)
 
 
 def owing(pending: int, slack: timedelta, age: timedelta, received: int = 0) -> Backlog:
