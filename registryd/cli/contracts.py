@@ -210,7 +210,10 @@ def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
     out.print(table)
     out.print(f"{found.absent:,} of {found.live:,} live contracts {'turned' if is_changed else 'would turn'} absent")
     if is_changed and not found.is_complete:
-        out.print("the registry was not declared complete: lines were bad, or a newer snapshot was applied before", soft_wrap=True)
+        out.print(
+            "the registry was not declared complete: the file is empty, lines were bad, or a newer snapshot was applied before",
+            soft_wrap=True,
+        )
 
 
 def _tell_owed(found: Reconciled, concurrency: int) -> None:

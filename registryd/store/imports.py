@@ -59,7 +59,7 @@ async def import_contracts(
             inserted = await load_first(connection, file)
         else:
             inserted = await _insert_staged(connection, file, lines)
-        is_complete = not dry_run and is_whole()
+        is_complete = not dry_run and lines > 0 and is_whole()
         if is_complete:
             await fetch(connection, DECLARE_COMPLETE, f"a whole history of {lines} lines")
         return Imported(lines, inserted, is_complete, None if dry_run else await ranges.count_outside(connection))

@@ -214,8 +214,11 @@ async def _finish(connection: asyncpg.Connection[asyncpg.Record], snapshot: Snap
 
 
 async def _declare(connection: asyncpg.Connection[asyncpg.Record], snapshot: Snapshot, lines: int) -> bool:
-    """Declares the registry complete, unless a newer snapshot was applied before, or a line was bad: it may be of a new subscriber."""
-    if snapshot.unread():
+    """Declares the registry complete, unless a newer snapshot was applied before, or a line was bad: it may be of a new subscriber.
+
+    Nobody's whole table is empty.
+    """
+    if snapshot.unread() or lines == 0:
         return False
     reason = f"a snapshot of {lines} lines as of {snapshot.as_of:%Y-%m-%dT%H:%M:%S%z}"
     return bool(await fetch(connection, DECLARE_COMPLETE, snapshot.as_of, reason))

@@ -143,7 +143,7 @@ def test_no_contract_of_a_snapshot_ends_before_1970(database: TestDatabase, tmp_
 def test_a_whole_snapshot_declares_the_registry_complete(database: TestDatabase, tmp_path: Path) -> None:
     path = tmp_path / "billing.csv"
     sql(database, "DELETE FROM registry.feed_state")
-    write(path, billing(3), "79160000009,individual,not_required,gone,2020-01-01T00:00:00Z")
+    assert not take(database, write(path, {})).is_complete, "an empty table is nobody's"
     assert not take(database, write(path, billing(3)), dry_run=True).is_complete
     write(path, billing(3), "79160000009,individual,not_required,gone,2020-01-01T00:00:00Z")
     assert not take(database, path, rejects_max=1).is_complete, "whom the bad line is of is not known"
