@@ -30,7 +30,7 @@ $revoke$;
 
 GRANT USAGE ON SCHEMA registry, report TO registryd_app;
 GRANT SELECT ON registry.schema_migration, registry.schema_code, registry.policy, registry.feed_state, registry.last_snapshot, registry.canary_number, registry.handover, registry.notification_delivered,
-    registry.ends_recorded, registry.wave, registry.notification_held, registry.notification_withdrawn TO registryd_app;
+    registry.ends_recorded, registry.wave, registry.notification_held, registry.notification_withdrawn, registry.undone TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (type, reason, occurred_at, last_at, calls, alarms), DELETE ON registry.feed_waiting TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (status, status_at, end_user, end_user_at, recorded_at) ON registry.newest_state TO registryd_app;
 GRANT SELECT, INSERT (ends, until_at, reason) ON registry.wave_allowance TO registryd_app;

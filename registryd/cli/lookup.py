@@ -56,10 +56,11 @@ async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> 
         if known is None:
             fail("there is no such notification: it is neither owed nor among what is kept of the delivered and withdrawn ones")
         ended = await proof.find_ended(db, known.msisdn, known.generation)
+        undoing = await proof.find_undoing(db, known.messenger_id, notification_id)
         again = await proof.find_replays(db, known.messenger_id, notification_id)
         until = delivered.delivered_at if delivered else withdrawn.withdrawn_at if withdrawn else datetime.now(UTC)
         attempts = await proof.read_attempts(db, known.messenger_id, known.recorded_at, until, ATTEMPTS_TOLD)
-    facts = _notification(notification_id, pending, delivered, withdrawn)
+    facts = {**_notification(notification_id, pending, delivered, withdrawn), "undoneBy": str(undoing) if undoing else None}
     life = sorted(_life(known, pending, ended, again, attempts), key=lambda event: event[0])
     present(
         as_json,

@@ -67,6 +67,10 @@ class Withdrawn(NamedTuple):
     reason: str
 
 
+class Undoing(NamedTuple):
+    reinstatement_id: UUID
+
+
 class EndedContract(NamedTuple):
     started_at: datetime
     ended_at: datetime | None
@@ -97,6 +101,7 @@ FIND_PENDING = Query("proof", "find_pending", Pending, UUID)
 FIND_HELD = Query("proof", "find_held", Pending, UUID)
 FIND_DELIVERED = Query("proof", "find_delivered", Delivered, UUID)
 FIND_WITHDRAWN = Query("proof", "find_withdrawn", Withdrawn, UUID)
+FIND_UNDOING = Query("proof", "find_undoing", Undoing, int, UUID)
 FIND_ENDED = Query("proof", "find_ended", EndedContract, int, int)
 FIND_REPLAYS = Query("proof", "find_replays", Replayed, int, UUID)
 READ_ATTEMPTS = Query("proof", "read_attempts", AttemptRow, int, datetime, datetime, int)
@@ -114,6 +119,12 @@ async def find_withdrawn(db: Database, notification_id: UUID) -> Withdrawn | Non
     """The notification as two persons have withdrawn it."""
     rows = await db.fetch(FIND_WITHDRAWN, notification_id)
     return rows[0] if rows else None
+
+
+async def find_undoing(db: Database, messenger_id: MessengerId, notification_id: UUID) -> UUID | None:
+    """The notification that undoes this one."""
+    rows = await db.fetch(FIND_UNDOING, messenger_id, notification_id)
+    return rows[0].reinstatement_id if rows else None
 
 
 async def find_ended(db: Database, msisdn: int, generation: int) -> EndedContract | None:

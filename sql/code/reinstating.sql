@@ -12,6 +12,15 @@
 --
 -- A snapshot that names the contract's first start sees no change, because an earlier start is none.
 
+CREATE OR REPLACE VIEW registry.undone AS
+SELECT n.messenger_id, n.undoes AS notification_id, n.notification_id AS reinstatement_id FROM registry.notification AS n WHERE n.undoes IS NOT NULL
+UNION ALL
+SELECT d.messenger_id, d.undoes, d.notification_id FROM registry.notification_delivered AS d WHERE d.undoes IS NOT NULL;
+COMMENT ON VIEW registry.undone IS 'Notifications of ends that were undone and that may have reached their messenger. No replay tells them again.';
+COMMENT ON COLUMN registry.undone.messenger_id IS 'Whose notification.';
+COMMENT ON COLUMN registry.undone.notification_id IS 'The notification.';
+COMMENT ON COLUMN registry.undone.reinstatement_id IS 'The notification that undoes it.';
+
 CREATE OR REPLACE FUNCTION registry.scope_of_numbers(numbers bigint[]) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$

@@ -342,8 +342,9 @@ CREATE TABLE registry.notification ( -- What is owed: one termination to one mes
     undoes              uuid, -- NULL: it tells a termination. Else it tells that the end which this other notification told was a mistake and is undone; terminated_at is then when the contract began again.
     PRIMARY KEY (messenger_id, deadline_at, notification_id)
 ) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
--- Empty but for the few that a replay has let in, so it costs the fan-out nothing.
+-- Empty but for the few that a replay has let in, so it costs the fan-out nothing; and empty but for those that undo another.
 CREATE INDEX notification_replayed ON registry.notification (messenger_id) WHERE replayed;
+CREATE INDEX notification_undoes ON registry.notification (messenger_id, undoes) WHERE undoes IS NOT NULL;
 
 CREATE TABLE registry.notification_delivered ( -- The proof that the duty was met: each notification with the time and channel of its delivery.
     messenger_id        integer NOT NULL, -- Who was notified.
@@ -360,6 +361,7 @@ CREATE TABLE registry.notification_delivered ( -- The proof that the duty was me
     undoes              uuid, -- As it was in registry.notification.
     PRIMARY KEY (messenger_id, notification_id, delivered_at)
 ) PARTITION BY RANGE (delivered_at);
+CREATE INDEX notification_delivered_undoes ON registry.notification_delivered (messenger_id, undoes) WHERE undoes IS NOT NULL;
 CREATE TABLE registry.notification_delivered_default PARTITION OF registry.notification_delivered DEFAULT;
 
 CREATE TABLE registry.delivery_attempt ( -- One row a push, append-only.

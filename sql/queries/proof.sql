@@ -28,6 +28,10 @@ SELECT m.messenger_id, m.name, w.msisdn, w.generation, w.identification_code, w.
   FROM registry.messenger AS m
   JOIN registry.notification_withdrawn AS w ON w.messenger_id = m.messenger_id AND w.notification_id = $1;
 
+-- name: find_undoing
+-- Why: the notification that told its messenger that this one was a mistake.
+SELECT u.reinstatement_id FROM registry.undone AS u WHERE u.messenger_id = $1 AND u.notification_id = $2;
+
 -- name: find_ended
 SELECT c.started_at, c.ended_at, c.end_reason FROM registry.contract AS c WHERE c.msisdn = $1 AND c.generation = $2;
 

@@ -1,11 +1,12 @@
 -- Replays: what was delivered is owed again, under the same ids.
 
 -- name: count_delivered
--- Why: a dry run. Either a time window (by delivery) or ids.
+-- Why: a dry run. Either a time window (by delivery) or ids. A mistake that was undone is not told again.
 SELECT count(DISTINCT d.notification_id) AS notifications
   FROM registry.notification_delivered AS d
  WHERE d.messenger_id = $1 AND d.delivered_at >= $2 AND d.delivered_at < $3
-   AND ($4::uuid[] IS NULL OR d.notification_id = ANY ($4::uuid[]));
+   AND ($4::uuid[] IS NULL OR d.notification_id = ANY ($4::uuid[]))
+   AND NOT EXISTS (SELECT FROM registry.undone AS u WHERE u.messenger_id = d.messenger_id AND u.notification_id = d.notification_id);
 
 -- name: ask_replay
 -- Why: the choice is made once, in one statement, and let in at its pace later. What it delivers is never in its own window.
@@ -17,6 +18,7 @@ WITH asked AS (
       FROM asked, registry.notification_delivered AS d
      WHERE d.messenger_id = $1 AND d.delivered_at >= $2 AND d.delivered_at < $3
        AND ($4::uuid[] IS NULL OR d.notification_id = ANY ($4::uuid[]))
+       AND NOT EXISTS (SELECT FROM registry.undone AS u WHERE u.messenger_id = d.messenger_id AND u.notification_id = d.notification_id)
     RETURNING 1
 )
 SELECT count(*) AS notifications FROM chosen;

@@ -85,6 +85,7 @@ def test_two_persons_undo_the_ends_of_the_numbers_in_a_file(site: Site, as_perso
     assert (life["state"], life["verdict"]) == ("withdrawn", "withdrawn")
     assert any("by request 1: the wrong list of numbers" in event["what"] for event in life["life"])
     event = site.database.psql("-Atc", "SELECT notification_id FROM registry.notification WHERE undoes IS NOT NULL").stdout.strip()
+    assert life["undoneBy"] == event
     undoing = told(site, "notifications", "explain", event)
     assert (undoing["type"], undoing["state"], "reinstatedAt" in undoing) == ("binding.reinstated", "pending", True)
     assert any(ids[0] in event["what"] for event in undoing["life"])

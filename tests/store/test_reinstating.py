@@ -17,8 +17,10 @@ from registryd.delivery.timing import TIMING
 from registryd.domain.identifiers import MessengerId
 from registryd.feed import snapshot
 from registryd.feed.snapshot import FileImport
-from registryd.store import audit, breakglass, notifications
+from registryd.store import audit, breakglass, notifications, replays
 from registryd.store.breakglass import BreakglassRefused, Ends, Undone
+from registryd.store.notifications import BEGINNING
+from registryd.store.replays import EVER, Choice
 from registryd.store.snapshots import Reconciled
 from tests.persons import Persons
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind, explaining, waits
@@ -409,6 +411,14 @@ def test_a_replay_tells_no_mistake_again_that_was_undone(persons: Persons) -> No
             await connection.execute("SELECT registry.owe_again($1, 10)", replay)
             owed = await connection.fetch("SELECT undoes FROM registry.notification ORDER BY undoes")
             assert [row["undoes"] for row in owed] == sorted(ids)
+            choice = Choice(MessengerId(messenger), EVER, datetime.now(UTC) + timedelta(hours=1), None)
+            assert await replays.ask(connection, choice, 20) == 0, "nor one that is asked for later"
+            events: list[UUID] = [row[0] for row in await connection.fetch("SELECT notification_id FROM registry.notification")]
+            await notifications.acknowledge(db, MessengerId(messenger), events)
+            assert await replays.ask(connection, choice, 20) == 2, "what undid them is repeated as all that was delivered"
+            await connection.execute("SELECT registry.owe_again(max(replay_id), 10) FROM registry.replay")
+            assert {row.notification_id for row in await notifications.read_owed(db, MessengerId(messenger), BEGINNING, 10)} == set(events)
+            assert {row.type for row in await notifications.read_owed(db, MessengerId(messenger), BEGINNING, 10)} == {"binding.reinstated"}
 
     asyncio.run(run())
 
