@@ -221,8 +221,7 @@ CREATE TABLE registry.messenger ( -- An organiser of instant messaging with an i
     register_no           text, -- Number in the regulator's register of organisers of information distribution.
     state                 registry.messenger_state NOT NULL DEFAULT 'active', -- A suspended messenger may not ask; what it is owed is still delivered.
     -- Only what can be sent byte for byte: printable ASCII without blanks, and no ? before an empty query.
-    endpoint_url          text CHECK (octet_length(endpoint_url) <= 2048
-                                      AND endpoint_url ~ '^https?://[a-z0-9._:\[\]-]+(/[!-"$->@-\[\]-~]*)?(\?[!-"$-\[\]-~]+)?$'), -- Where notifications are pushed; NULL: it pulls them.
+    endpoint_url          text CHECK (octet_length(endpoint_url) <= 2048 AND endpoint_url ~ '^https?://[a-z0-9._:\[\]-]+(/[!-"$->@-\[\]-~]*)?(\?[!-"$-\[\]-~]+)?$'), -- Where notifications are pushed; NULL: it pulls them.
     batch_max             smallint NOT NULL DEFAULT 1 CHECK (batch_max BETWEEN 1 AND 1000), -- How many notifications one push may carry.
     includes_phone_number boolean NOT NULL DEFAULT false, -- Whether its agreement says that notifications carry the number.
     daily_quota           bigint CHECK (daily_quota > 0), -- Numbers it may ask for a day (UTC); NULL: no budget.
