@@ -59,6 +59,11 @@ queries_waiting = Gauge("registryd_queries_waiting", "Queries admitted and not y
 enumeration_alarms = Counter(
     "registryd_enumeration_alarms", "Signs of a search for subscribers, by messenger and kind.", ["messenger", "kind"], registry=METRICS
 )
+policy_lapses = Gauge(
+    "registryd_policy_lapses_seconds",
+    "Until the law lapses without a successor that is planned by then; +Inf where no such date is known.",
+    registry=METRICS,
+)
 messengers_throttled = Gauge("registryd_messengers_throttled", "Messengers slowed down by an enumeration alarm.", registry=METRICS)
 events_applied = Counter("registryd_contract_events", "Contract events by type and outcome.", ["type", "outcome"], registry=METRICS)
 feed_event_age = Gauge("registryd_feed_event_age_seconds", "Since billing's last event was recorded.", registry=METRICS)
@@ -138,6 +143,7 @@ Event = Literal[
     "notification_overdue",
     "slack_low",
     "wave_held",
+    "policy_lapses",
     "second_channel_due",
     "content_refused",
     "enumeration_alarm",

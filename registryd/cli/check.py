@@ -18,7 +18,8 @@ from registryd.config import ConfigError, Settings, is_local, split_hosts
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
-from registryd.store import digest_keys, feed, messengers, migrations, permissions, ranges
+from registryd.keep.law import AHEAD_S
+from registryd.store import digest_keys, feed, messengers, migrations, permissions, policy, ranges
 from registryd.store.failures import NOT_ALLOWED, explain
 from registryd.store.pool import Connection
 from registryd.store.secretbox import digest_box, signing_box
@@ -26,10 +27,19 @@ from registryd.store.secretbox import digest_box, signing_box
 KEYS = ("journal-key", "secrets-key", "feed-key", "head-key")
 
 
+COLOURS = {"failed": "red", "warning": "yellow", "ok": "green"}
+
+
 class CheckResult(NamedTuple):
     check: str
     detail: str
     code: Exit = Exit.DONE
+    warns: bool = False
+    """Whether a person should look, though `serve` works."""
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.code else "warning" if self.warns else "ok"
 
 
 @click.command()
@@ -44,10 +54,10 @@ async def check(context: Context, *, as_json: bool) -> None:
         found.append(_looked_at(name, look, settings))
     found += await _database(context)
     if as_json:
-        click.echo(orjson.dumps([{"check": f.check, "state": "failed" if f.code else "ok", "detail": f.detail} for f in found]))
+        click.echo(orjson.dumps([{"check": f.check, "state": f.state, "detail": f.detail} for f in found]))
     else:
         for finding in found:
-            out.print("[red]failed[/]" if finding.code else "[green]ok    [/]", f" {finding.check:<14} ", end="")
+            out.print(f"[{COLOURS[finding.state]}]{finding.state:<7}[/]", f" {finding.check:<14} ", end="")
             out.print(finding.detail, markup=False, soft_wrap=True)
     sys.exit(next((finding.code for finding in found if finding.code), Exit.DONE))
 
@@ -130,6 +140,7 @@ async def _database(context: Context) -> list[CheckResult]:
             found.append(await _secrets(connection, context.settings))
             found.append(await _completeness(connection))
             found.append(CheckResult("capacity", await _capacity(connection)))
+            found.append(await _law(connection))
     except Unavailable as error:
         found.append(CheckResult("database", explain(error), Exit.DATABASE_AWAY))
     except NOT_ALLOWED as error:
@@ -152,6 +163,18 @@ async def _capacity(connection: Connection) -> str:
     outside = await ranges.count_outside(connection)
     where = ": `registryd report contract_outside_capacity` tells in which blocks" if outside else ""
     return f"{outside:,} live contracts lie outside the numbering capacity{where}"
+
+
+async def _law(connection: Connection) -> CheckResult:
+    law = await policy.read_law(connection)
+    rule = f"organisation_rule {law.organisation_rule}, suspended_is_present {str(law.suspended_is_present).lower()}"
+    lapses = "no day is known when it lapses" if law.lapses_at is None else f"it lapses on {law.lapses_at:%F} (lapses_at)"
+    if not law.is_chosen:
+        mend = "registryd policy set organisation_rule=subscriber or =verified_end_user --note 'who decided it'"
+        return CheckResult("policy", f"{rule}; {lapses}. Nobody has chosen the rule for organisations yet: {mend}", warns=True)
+    if law.lapses_s is not None and law.lapses_s < AHEAD_S:
+        return CheckResult("policy", f"{rule}; {lapses}: plan its successor, registryd policy set … --from {law.lapses_at:%F}", warns=True)
+    return CheckResult("policy", f"{rule}; {lapses}")
 
 
 async def _secrets(connection: Connection, settings: Settings) -> CheckResult:

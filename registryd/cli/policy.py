@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import click
 from rich.table import Table
 
-from registryd.cli.kinds import Moment
+from registryd.cli.kinds import Moment, max_absent_option
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.store import migrations
 from registryd.store import policy as store
@@ -39,15 +40,26 @@ async def show(context: Context, *, as_json: bool) -> None:
 @click.argument("changes", metavar="KEY=VALUE...", nargs=-1, required=True)
 @click.option("--from", "since", type=Moment(), help="From when, as in 2028-03-01T00:00:00+03:00; default: now.")
 @click.option("--note", required=True, help="Where the rule comes from: the decree, the decision.")
+@max_absent_option
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--dsn", help="Connect as a role that may SET ROLE registryd_owner; default [database] owner_dsn, then dsn.")
 @json_option
 @pass_context
 @command
 async def set_policy(
-    context: Context, *, changes: tuple[str, ...], since: datetime | None, note: str, dry_run: bool, dsn: str | None, as_json: bool
+    context: Context,
+    *,
+    changes: tuple[str, ...],
+    since: datetime | None,
+    note: str,
+    max_absent: Callable[[int], int] | None,
+    dry_run: bool,
+    dsn: str | None,
+    as_json: bool,
 ) -> None:
     """Add a policy that changes these columns of registry.policy and repeats the rest. KEY= sets NULL where that has a meaning.
+
+    Where who counts as present changes, it counts the live contracts that turn, and stops where too many would turn absent.
 
     A policy that has begun is never changed. Every process follows a new one within two seconds, without a restart.
     """
@@ -55,12 +67,21 @@ async def set_policy(
     async with context.owner(dsn) as connection:
         await migrations.act_as_owner(connection)
         await migrations.check(connection)
-        change = await store.change(connection, wanted, since, note, dry_run=dry_run)
+        change = await store.change(
+            connection,
+            wanted,
+            since,
+            note,
+            absent_max=max_absent,
+            dry_run=dry_run,
+            counting=lambda: click.echo("counting the live contracts that this turns", err=True),
+        )
     until = f" until {change.after['superseded_at']}, when the next one that is planned begins" if change.after["superseded_at"] else ""
     present(
         as_json,
-        change.after | {"dryRun": dry_run},
+        change.after | {"dryRun": dry_run, "turnsAbsent": change.turned.absent, "turnsPresent": change.turned.present},
         *(f"{name}: {_shown(change.before[name]) or 'NULL'} -> {_shown(change.after[name]) or 'NULL'}" for name in wanted),
+        f"{'would turn' if dry_run else 'turns'} {change.turned.absent:,} live contracts absent and {change.turned.present:,} present",
         f"{'would be ' if dry_run else ''}in force from {change.after['effective_from']}{until}",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from registryd.keep import breakglass, capacity, days, digests, erasure, feed, replays, seals
 from registryd.keep.backlogs import BacklogWatch
+from registryd.keep.law import LawWatch
 from registryd.keep.timer import Job
 from registryd.store import reports, test_pushes
 from registryd.store.pool import Database
@@ -19,6 +20,7 @@ DIGESTS_S = 30.0
 SEALS_S = 10.0
 FEED_S = 15.0
 CAPACITY_S = 600.0
+LAW_S = 600.0
 
 
 def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
@@ -32,6 +34,7 @@ def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
         Job("backlogs", BACKLOGS_S, BacklogWatch(db).look),
         Job("feed", FEED_S, lambda: feed.watch(db)),
         Job("capacity", CAPACITY_S, lambda: capacity.watch(db)),
+        Job("law", LAW_S, LawWatch(db).look),
         Job("replays", REPLAYS_S, lambda: replays.let_in(db)),
         Job("digests", DIGESTS_S, lambda: digests.make(db)),
         Job("test pushes", RETENTION_S, lambda: test_pushes.forget(db)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,7 +11,9 @@ import asyncpg
 import orjson
 
 from registryd.domain.errors import Refusal
-from registryd.store.pool import Connection, fetch, first
+from registryd.store import bounds
+from registryd.store.bounds import ContractsMax
+from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Query
 
 
@@ -27,15 +29,40 @@ class Column(NamedTuple):
     name: str
 
 
+class Turned(NamedTuple):
+    """How many live contracts a change of the rule turns absent, and how many present."""
+
+    absent: int
+    present: int
+
+
+class Law(NamedTuple):
+    organisation_rule: str
+    suspended_is_present: bool
+    is_chosen: bool
+    """Whether anybody but the first migration has written a policy."""
+    lapses_at: datetime | None
+    """When the law lapses without a successor that is planned by then; None: no such date is known."""
+    lapses_s: float | None
+    """The seconds until then, by the database's clock."""
+
+
 class Change(NamedTuple):
     """The row that was added, and the one it follows. Each maps columns to values as PostgreSQL writes them in JSON."""
 
     before: dict[str, Any]
     after: dict[str, Any]
+    turned: Turned
+
+
+RULE = ("organisation_rule", "suspended_is_present")
+"""The columns that decide who is present."""
 
 
 READ_POLICIES = Query("policy", "read_policies", Columns)
 CHANGE_POLICY = Query("policy", "change_policy", Columns, str, datetime, str)
+COUNT_TURNED = Query("policy", "count_turned", Turned, str, bool, str, bool)
+READ_LAW = Query("policy", "read_law", Law)
 INTERVAL_COLUMNS = Query("policy", "interval_columns", Column)
 
 
@@ -44,14 +71,60 @@ async def read(connection: Connection) -> list[dict[str, Any]]:
     return [orjson.loads(row.columns) for row in await fetch(connection, READ_POLICIES)]
 
 
-async def change(connection: Connection, changes: Mapping[str, str | None], since: datetime | None, note: str, *, dry_run: bool) -> Change:
-    """Adds a policy in force from `since` (None: now) that changes these columns (None: NULL) and repeats the rest. A dry run undoes it.
+async def read_law(db: Database | Connection) -> Law:
+    rows = await db.fetch(READ_LAW) if isinstance(db, Database) else await fetch(db, READ_LAW)
+    if not rows:
+        raise AssertionError("no policy is in force: registry.policy has no row that has begun")
+    return rows[0]
 
-    Raises: PolicyRefused.
+
+async def change(
+    connection: Connection,
+    changes: Mapping[str, str | None],
+    since: datetime | None,
+    note: str,
+    *,
+    absent_max: ContractsMax | None,
+    dry_run: bool,
+    counting: Callable[[], None],
+) -> Change:
+    """Adds a policy in force from `since` (None: now) that changes these columns (None: NULL) and repeats the rest. A dry run adds none.
+
+    Where the rule of presence changes it first counts whom that turns, which takes a minute for 100 million contracts and locks nothing:
+    `counting` is called before. Raises: PolicyRefused, also where more live contracts would turn absent than `absent_max` lets.
     """
     for column in await fetch(connection, INTERVAL_COLUMNS):
         if _lacks_unit(changes.get(column.name) or ""):
             raise PolicyRefused(f"{column.name}: an interval says its unit, as in '12 hours' or '12:00:00'")
+    before, after = await _add(connection, changes, since, note, keep=False)
+    turned = Turned(0, 0)
+    if any(before[column] != after[column] for column in RULE):
+        counting()
+        (turned,) = await fetch(connection, COUNT_TURNED, *(row[column] for row in (before, after) for column in RULE))
+        live = await bounds.count_live(connection)
+        allowed = (await bounds.bounds(connection, live, None, absent_max)).absent
+        if turned.absent > allowed and not dry_run:
+            raise PolicyRefused(
+                f"this turns {turned.absent:,} of {live:,} live contracts absent ({turned.absent / max(live, 1):.2%}) and "
+                f"{turned.present:,} present, where {allowed:,} may turn absent now; nothing was changed. If it is right, say "
+                f"--max-absent {turned.absent}"
+            )
+    if not dry_run:
+        counted = [before[column] for column in RULE]
+        before, after = await _add(connection, changes, since, note, keep=True, rule=counted)
+    return Change(before, after, turned)
+
+
+async def _add(
+    connection: Connection,
+    changes: Mapping[str, str | None],
+    since: datetime | None,
+    note: str,
+    *,
+    keep: bool,
+    rule: list[Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The row before and the new one, which is undone unless `keep`. `rule`: by what rule was counted. Raises: PolicyRefused."""
     transaction = connection.transaction()
     await transaction.start()
     try:
@@ -59,16 +132,19 @@ async def change(connection: Connection, changes: Mapping[str, str | None], sinc
         if added is None:
             raise PolicyRefused("no policy is in force then, so there is none to change")
         rows = await read(connection)
+        effective_from = orjson.loads(added.columns)["effective_from"]
+        place = next(place for place, row in enumerate(rows) if row["effective_from"] == effective_from)
+        before, after = rows[place - 1], rows[place]
+        if rule is not None and rule != [before[column] for column in RULE]:
+            raise PolicyRefused("somebody has changed the policy meanwhile, and nothing was changed here: run it again")
     except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.UndefinedColumnError) as error:
         await transaction.rollback()
         raise PolicyRefused(_explain(error)) from None
     except BaseException:
         await transaction.rollback()
         raise
-    await (transaction.rollback() if dry_run else transaction.commit())
-    effective_from = orjson.loads(added.columns)["effective_from"]
-    place = next(place for place, row in enumerate(rows) if row["effective_from"] == effective_from)
-    return Change(rows[place - 1], rows[place])
+    await (transaction.commit() if keep else transaction.rollback())
+    return before, after
 
 
 def _lacks_unit(interval: str) -> bool:

@@ -15,9 +15,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION registry.is_present IS 'Who counts as present: the rule that answers every query. The same rule in words: registryd/domain/presence.py; a test holds the two together.';
 
+-- A row comes through change_policy or not at all: written by hand it would reset what its author forgot. The trigger reads who called it from
+-- the stack, which no session can set, and which names the function in any language of the server's messages.
+-- It stops a mistake, not an owner who means it: he may replace this function, and report.policy shows who wrote each row.
 CREATE OR REPLACE FUNCTION registry.keep_policy_history() RETURNS trigger
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    stack text;
 BEGIN
     IF TG_OP <> 'INSERT' AND OLD.effective_from <= now() THEN
         RAISE EXCEPTION 'a policy that has begun is history and stays as it is'
@@ -32,12 +37,18 @@ BEGIN
             USING ERRCODE = 'restrict_violation',
                   HINT = 'What was answered and notified until now was so under the policies of the time. Set effective_from to now() or later.';
     END IF;
+    GET DIAGNOSTICS stack = PG_CONTEXT;
+    IF TG_OP = 'UPDATE' OR strpos(stack, 'change_policy(jsonb,timestamp with time zone,text)') = 0 THEN
+        RAISE EXCEPTION 'a policy is made by registry.change_policy alone, which repeats what you do not name'
+            USING ERRCODE = 'restrict_violation',
+                  HINT = 'SELECT registry.change_policy(''{"notice_within": "12 hours"}'', now(), ''why''). One that is planned is deleted and made anew.';
+    END IF;
     NEW.recorded_at := clock_timestamp();
     NEW.recorded_by := session_user;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION registry.keep_policy_history IS 'Refuses to change, delete or precede a policy that has begun: deadlines were told and lateness was judged by it. A planned one may be changed.';
+COMMENT ON FUNCTION registry.keep_policy_history IS 'Refuses to change, delete or precede a policy that has begun: deadlines were told and lateness was judged by it. Refuses every row that change_policy did not write.';
 
 CREATE OR REPLACE FUNCTION registry.change_policy(changes jsonb, effective_from timestamptz, note text) RETURNS SETOF registry.policy
 LANGUAGE plpgsql SET search_path = registry, pg_temp

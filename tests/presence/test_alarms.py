@@ -283,9 +283,8 @@ def test_a_change_of_policy_is_in_force_at_the_next_exchange(site: Site) -> None
     async def story(world: World) -> None:
         guard = await world.worker()
         await world.dba.execute(
-            "CREATE TEMPORARY TABLE next AS SELECT * FROM registry.policy_in_force(now()); "
-            "UPDATE next SET effective_from = now(), honest_absent_ratio = 0.2, scan_absent_ratio = 0.8, alarm_queries_per_minute = 1000; "
-            "INSERT INTO registry.policy SELECT * FROM next"
+            "SELECT registry.change_policy("
+            """'{"honest_absent_ratio": 0.2, "scan_absent_ratio": 0.8, "alarm_queries_per_minute": 1000}', now(), 'a test')"""
         )
         before, after = await world.messenger(), await world.messenger("two")
         scan(guard, before)

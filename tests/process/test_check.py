@@ -23,7 +23,7 @@ from tests.process.commands import CONTRACTS, SNAPSHOT, run, told
 
 
 def test_check_tells_what_serve_would_meet(site: Site) -> None:
-    assert {finding["state"] for finding in told(site, "check")} == {"ok"}
+    assert [finding["check"] for finding in told(site, "check") if finding["state"] != "ok"] == ["policy"]
     (site.directory / "credentials" / "feed-key").chmod(0o644)
     exposed = run(site, "check")
     assert exposed.exit_code == 3
@@ -62,6 +62,21 @@ def test_check_fails_by_a_registry_that_is_not_complete_and_says_what_to_do(site
     assert "restored to Tuesday" in failed(site)["completeness"]
     assert "contracts import FILE --snapshot" in failed(site)["completeness"]
     assert run(site, "check").exit_code == 1
+
+
+def test_check_names_the_rule_for_organisations_until_somebody_chose_it(site: Site) -> None:
+    def policy() -> tuple[str, str]:
+        [found] = [finding for finding in told(site, "check") if finding["check"] == "policy"]
+        return found["state"], found["detail"]
+
+    state, detail = policy()
+    assert (state, "verified_end_user" in detail, "2028-02-29" in detail) == ("warning", True, True)
+    assert "registryd policy set organisation_rule=" in detail
+    assert run(site, "policy", "set", "organisation_rule=verified_end_user", "--note", "decided by the lawyers").exit_code == 0
+    assert policy()[0] == "ok"
+    lapses = "SELECT registry.change_policy(jsonb_build_object('lapses_at', now() + interval '179 days'), now(), 'n')"
+    assert site.database.psql("-c", lapses).returncode == 0
+    assert policy()[0] == "warning"
 
 
 def failed(site: Site) -> dict[str, str]:

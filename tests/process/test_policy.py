@@ -10,10 +10,13 @@ from typing import Any
 import asyncpg
 import pytest
 from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
 
+from registryd import observe
 from registryd.cli import main
+from registryd.keep.law import LawWatch
 from tests.conftest import Site, TestDatabase, client, daemon, eventually
-from tests.store.conftest import FIRST, bind
+from tests.store.conftest import FIRST, bind, change_policy
 
 SOON = "2099-03-01T00:00:00+03:00"
 
@@ -155,13 +158,76 @@ REWRITES = {
     "preceding": "SELECT registry.change_policy('{}', effective_from + interval '1 day', 'x') FROM registry.policy",
     "naming less than the whole law": "INSERT INTO registry.policy SELECT now(), lapses_at, answer_within, notice_within, "
     "organisation_rule, suspended_is_present, journal_kept, notification_kept, 'x' FROM registry.policy",
+    "by hand": 'INSERT INTO registry.policy SELECT (jsonb_populate_record(p, \'{"effective_from": "2098-01-01"}\')).* '
+    "FROM registry.policy_in_force(now()) AS p",
+    "changing a planned one": "UPDATE registry.policy SET answer_within = '1 hour' WHERE effective_from > now()",
     "a planned one into the past": "UPDATE registry.policy SET effective_from = now() - interval '1 second' WHERE effective_from > now()",
     "a date that clashes": "SELECT registry.change_policy('{}', '2099-01-01', 'x')",
 }
 
 
+SUSPENDED, UNREGISTERED, PLAIN = 40, 30, 30
+
+
+def test_a_rule_that_turns_many_absent_is_counted_and_stopped(site: Site) -> None:
+    async def fill() -> None:
+        await site.add_contracts(*range(FIRST, FIRST + SUSPENDED), status="suspended")
+        await site.add_contracts(*range(FIRST + 100, FIRST + 100 + UNREGISTERED), holder="organisation", end_user="unregistered")
+        await site.add_contracts(*range(FIRST + 200, FIRST + 200 + PLAIN))
+        await site.add_contracts(FIRST + 300, status="suspended", holder="organisation", end_user="unregistered")
+
+    asyncio.run(fill())
+    words = ("policy", "set", "suspended_is_present=false", "organisation_rule=subscriber", "--note", "n")
+    dry = json.loads(run(site, *words, "--from", SOON, "--dry-run", "--json").stdout)
+    assert (dry["turnsAbsent"], dry["turnsPresent"]) == (SUSPENDED, UNREGISTERED)
+    stopped = run(site, *words, "--max-absent", str(SUSPENDED - 1))
+    assert stopped.exit_code == 1
+    assert f"turns {SUSPENDED} of 101 live contracts absent" in stopped.output
+    assert f"--max-absent {SUSPENDED}" in stopped.output
+    assert len(policies(site)) == 1
+    done = run(site, *words, "--max-absent", str(SUSPENDED))
+    assert done.exit_code == 0, done.output
+    assert f"turns {SUSPENDED} live contracts absent and {UNREGISTERED} present" in done.stdout
+    back = run(site, "policy", "set", "answer_within=10 minutes", "--note", "n", "--max-absent", "0")
+    assert "turns 0 live contracts absent and 0 present" in back.stdout
+
+
+def test_the_hours_bound_on_ends_bounds_a_rule_too(site: Site) -> None:
+    asyncio.run(site.add_contracts(FIRST, FIRST + 1, status="suspended"))
+    assert run(site, "policy", "set", "ends_max=1", "ends_max_share=0", "--note", "n").exit_code == 0
+    assert run(site, "policy", "set", "suspended_is_present=false", "--note", "n").exit_code == 1
+    assert run(site, "policy", "set", "suspended_is_present=false", "--note", "n", "--max-absent", "2").exit_code == 0
+
+
+def test_a_law_that_lapses_is_told_daily_from_half_a_year_ahead_until_a_successor_is_planned(site: Site) -> None:
+    async def story() -> None:
+        async with site.database.pool() as db, site.database.connect() as dba:
+            now = [0.0]
+            watch = LawWatch(db, lambda: now[0])
+
+            async def told() -> list[int]:
+                with capture_logs() as logs:
+                    await watch.look()
+                return [line["days"] for line in logs if line["event"] == "policy_lapses"]
+
+            lapses = (datetime.now(UTC) + timedelta(days=180, hours=1)).isoformat()
+            await change_policy(dba, lapses_at=lapses)
+            assert await told() == []
+            lapses = (datetime.now(UTC) + timedelta(days=179, hours=1)).isoformat()
+            await change_policy(dba, lapses_at=lapses)
+            assert (await told(), await told()) == ([179], [])
+            assert observe.policy_lapses._value.get() == pytest.approx(179 * 86_400 + 3_600, abs=600)
+            now[0] += 86_400
+            assert await told() == [179]
+            await dba.execute("SELECT registry.change_policy('{\"lapses_at\": null}', $1, 'its successor')", datetime.fromisoformat(lapses))
+            now[0] += 86_400
+            assert await told() == []
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("user", ["postgres", "registryd_owner"])
-def test_nobody_rewrites_the_history_and_what_is_planned_may_change(database: TestDatabase, user: str) -> None:
+def test_nobody_rewrites_the_history_and_rows_come_through_change_policy_alone(database: TestDatabase, user: str) -> None:
     async def story() -> None:
         async with database.connect() as connection:
             await connection.execute(f"SET ROLE {user}; SELECT registry.change_policy('{{}}', '2099-01-01', 'planned')")
@@ -173,10 +239,9 @@ def test_nobody_rewrites_the_history_and_what_is_planned_may_change(database: Te
                 except asyncpg.IntegrityConstraintViolationError:
                     pass
             assert allowed == []
-            await connection.execute("UPDATE registry.policy SET answer_within = '1 hour', recorded_by = 'me' WHERE note = 'planned'")
             planned = await connection.fetchrow("SELECT * FROM registry.policy WHERE note = 'planned'")
             assert planned is not None
-            assert (planned["answer_within"], planned["recorded_by"]) == (timedelta(hours=1), "postgres"), "whoever it was is known"
+            assert planned["recorded_by"] == "postgres", "whoever it was is known"
             assert abs(planned["recorded_at"] - datetime.now(UTC)) < timedelta(hours=1)
             await connection.execute("DELETE FROM registry.policy WHERE note = 'planned'")
             assert await connection.fetchval("SELECT count(*) FROM registry.policy") == 1

@@ -118,12 +118,7 @@ async def seal_all(connection: Connection, before: datetime | None = None) -> in
 
 async def change_policy(connection: Connection, **changes: str) -> None:
     """A new row of the policy, in force from now on: the one before it, but for `changes`."""
-    changed = "".join(f", {column} = '{value}'" for column, value in changes.items())
-    async with connection.transaction():
-        await connection.execute(
-            "CREATE TEMPORARY TABLE next ON COMMIT DROP AS SELECT * FROM registry.policy_in_force(now()); "
-            f"UPDATE next SET effective_from = now(), note = 'a test'{changed}; INSERT INTO registry.policy SELECT * FROM next"
-        )
+    await connection.execute("SELECT registry.change_policy($1::text::jsonb, now(), 'a test')", json.dumps(changes))
 
 
 async def take_lanes(db: Database, owner: str, limit: int, working: Sequence[MessengerId] = ()) -> list[Lease]:
