@@ -32,7 +32,7 @@ COMMANDS = {
     "contracts": ("contracts", "Import billing's contracts in bulk."),
     "feed": ("feed", "Look at billing's feed, say that the registry is complete, and let a known wave of ends through."),
     "ranges": ("ranges", "Import the operator's numbering capacity."),
-    "notifications": ("notifications", "Look at notifications, deliver them again, or deliver them by hand."),
+    "notifications": ("notifications", "Look at notifications, hold them, deliver them again, or deliver them by hand."),
     "secrets": ("secrets", "Change the key under which messengers' signing secrets are sealed."),
     "policy": (
         "policy",
@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "report": ("report", "Show a view of schema report as a table; without NAME, list them."),
     "audit": ("audit", "Evidence: the journal and the break-glass log are sealed, so that a later change shows."),
-    "breakglass": ("breakglass", "Look at one number unmasked: for a reason, approved by a second person, and logged."),
+    "breakglass": ("breakglass", "What nobody may do alone: look at one number unmasked, undo mistaken ends, withdraw notifications."),
     "listen": (
         "listen",
         "Receive notifications, verify their signatures and print them, until Ctrl-C.",

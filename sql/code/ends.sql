@@ -73,9 +73,8 @@ BEGIN
                AND b.msisdn = c.msisdn AND b.generation = c.generation AND b.ended_at IS NULL
             RETURNING b.messenger_id, b.generation, b.msisdn, b.identification_code, c.ended_at AS terminated_at
         ), owed AS (
-            -- Not before 1970, where ids begin: an end of a sentinel date is overdue, and still has a place in its lane.
-            SELECT e.*, date_trunc('milliseconds', greatest('epoch'::timestamptz, e.terminated_at + coalesce(
-                       (SELECT p.notice_within FROM registry.policy_in_force(e.terminated_at) AS p), interval '24 hours'))) AS deadline_at
+            SELECT e.*, date_trunc('milliseconds', e.terminated_at + coalesce(
+                       (SELECT p.notice_within FROM registry.policy_in_force(e.terminated_at) AS p), interval '24 hours')) AS deadline_at
               FROM ended AS e
         )
         INSERT INTO registry.%s (messenger_id, generation, deadline_at, notification_id, msisdn, terminated_at, identification_code%s)

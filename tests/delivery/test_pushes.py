@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from aiohttp.web import Response
@@ -235,21 +235,5 @@ def test_acknowledging_while_the_push_is_out_settles_once(site: Site) -> None:
                 await eventually(lambda: is_idle(database))
             assert (settled, await database.delivered("pull"), await database.delivered("push")) == (2, 2, 2)
             assert len(endpoint.received) == 4
-
-    asyncio.run(run())
-
-
-def test_an_end_before_1970_is_notified_of_like_any_other(site: Site) -> None:
-    async def run() -> None:
-        async with listening() as endpoint, looking(site.database) as database:
-            messenger = await site.add_messenger(endpoint=endpoint.url)
-            await database.bind(messenger, "sentinel", "other")
-            await database.run("UPDATE registry.contract SET started_at = '1900-01-01'")
-            await database.terminate("sentinel", datetime(1960, 1, 1, tzinfo=UTC))
-            await database.terminate("other", datetime.now(UTC))
-            assert await database.value("SELECT bool_and(deadline_at = registry.time_of(notification_id)) FROM registry.notification")
-            async with delivering(site):
-                await eventually(database.none_pending)
-            assert Counter(endpoint.codes) == Counter(["sentinel", "other"])
 
     asyncio.run(run())
