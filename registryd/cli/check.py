@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -24,6 +26,7 @@ from registryd.store.failures import NOT_ALLOWED, explain
 from registryd.store.pool import Connection
 from registryd.store.secretbox import digest_box, signing_box
 
+RESOLV_CONF = Path("/etc/resolv.conf")
 KEYS = ("journal-key", "secrets-key", "feed-key", "head-key")
 
 
@@ -95,7 +98,28 @@ def _tls(settings: Settings) -> str:
 def _networks(settings: Settings) -> str:
     Egress.of(settings.file.delivery)
     transport.assert_c_parser()
-    return "pushes go to public networks" + (", and to allow_networks" if settings.file.delivery.allow_networks else "")
+    told = "pushes go to public networks" + (", and to allow_networks" if settings.file.delivery.allow_networks else "")
+    if barred := link_local_resolvers(RESOLV_CONF):
+        mend = f"IPAddressAllow={' '.join(barred)} (systemctl edit registryd-deliver@.service)"
+        told += f"; the unit of deliver resolves no name unless it has {mend}, because {RESOLV_CONF} names a link-local resolver"
+    return told
+
+
+def link_local_resolvers(resolv_conf: Path) -> list[str]:
+    """The name servers that IPAddressDeny= of registryd-deliver@.service bars, such as a cloud's 169.254.169.254."""
+    try:
+        text = resolv_conf.read_text("ascii", "replace")
+    except OSError:
+        return []
+    found = re.findall(r"^\s*nameserver\s+([0-9a-fA-F.:]+)", text, re.MULTILINE)
+    return [server for server in found if _is_link_local(server)]
+
+
+def _is_link_local(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_link_local
+    except ValueError:
+        return False
 
 
 def _link(settings: Settings) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from registryd import resources
+from registryd.cli.check import link_local_resolvers
 from registryd.demo import embedded
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.secret import SigningSecret
@@ -262,3 +263,18 @@ def test_a_daemon_with_another_journal_key_does_not_start(site: Site) -> None:
     command = [sys.executable, "-m", "registryd", "--config", str(site.path), "serve"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "journal-key" in done.stderr) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "barred"),
+    [
+        ("nameserver 169.254.169.254\nnameserver 8.8.8.8\n", ["169.254.169.254"]),
+        ("# nameserver 169.254.169.254\nsearch example\n nameserver\tfe80::1\n", ["fe80::1"]),
+        ("nameserver 127.0.0.53\noptions edns0\nnameserver 10.0.0.2\nnameserver x\n", []),
+    ],
+)
+def test_check_knows_the_resolvers_that_the_unit_of_deliver_bars(tmp_path: Path, text: str, barred: list[str]) -> None:
+    file = tmp_path / "resolv.conf"
+    file.write_text(text)
+    assert link_local_resolvers(file) == barred
+    assert link_local_resolvers(tmp_path / "none") == []

@@ -284,3 +284,18 @@ def test_lines_for_journald_bear_their_priority(site: Site) -> None:
     for line in Path(journal.name).read_text().splitlines():
         level = json.loads(line[3:])["level"]
         assert line[:3] == {"error": "<3>", "warning": "<4>", "info": "<6>"}[level]
+
+
+def test_a_reload_that_fails_says_that_it_is_over(site: Site, tmp_path: Path) -> None:
+    """systemd waits for READY=1 after RELOADING=1, whatever became of the reload: here the role lacks a grant meanwhile."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        with daemon(site, "answer", environment={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as running:
+            site.database.psql("-c", "REVOKE SELECT ON registry.messenger FROM registryd_app")
+            running.process.send_signal(signal.SIGHUP)
+            while not manager.recv(4096).startswith(b"RELOADING=1"):
+                pass
+            while not manager.recv(4096).startswith(b"READY=1"):
+                pass
+            wait_for(lambda: [line for line in running.log() if line.get("where") == "reload"])

@@ -1,0 +1,115 @@
+"""The log goes to stderr, and whatever becomes of stderr, the processes go on: only lines are lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from tests.conftest import Site, wait_for
+
+
+@contextlib.contextmanager
+def process(site: Site, role: str, kind: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    """A process whose stderr is well until it has started, and then as `kind` says; and where it listens."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "registryd", "--config", str(site.path), role]
+    made = subprocess.Popen(command, stderr=writing)
+    try:
+        with os.fdopen(reading, "rb") as lines:
+            facts = first(lines, "started" if role != "serve" else "all_started")
+            if kind == "gone":
+                lines.close()
+            if kind == "stalled and non-blocking":
+                os.set_blocking(writing, False)
+            os.close(writing)
+            yield made, facts
+    finally:
+        made.kill()
+        made.wait(60)
+
+
+def first(lines: IO[bytes], event: str) -> dict[str, Any]:
+    for line in lines:
+        if json.loads(line)["event"] == event:
+            return dict(json.loads(line))
+    raise AssertionError("it ended")
+
+
+def status(url: str, key: str = "") -> int:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("kind", ["gone", "stalled", "stalled and non-blocking"])
+def test_a_role_goes_on_and_ends_well_whatever_became_of_stderr(site: Site, kind: str) -> None:
+    """Thousands of refusals are told, the database comes and goes, a key is revoked, and SIGTERM drains."""
+    messenger = asyncio.run(site.add_messenger())
+    with process(site, "answer", kind) as (made, facts):
+        api = f"http://{facts['messenger'][0]}"
+        for _ in range(700):  # of 200 bytes: a pipe holds 64 kB
+            assert status(f"{api}/nowhere") == 404
+        assert status(f"{api}/v1/account", messenger.api_key) == 200
+        with contextlib.suppress(Exception):
+            site.database.psql("-c", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'registryd_app'")
+        wait_for(lambda: status(f"{api}/v1/account", messenger.api_key) == 200)
+        site.database.psql("-c", "UPDATE registry.messenger_key SET revoked_at = now()")
+        wait_for(lambda: status(f"{api}/v1/account", messenger.api_key) == 401)
+        assert status(f"http://{facts['health'][0]}/healthz") == 200
+        made.send_signal(signal.SIGTERM)
+        assert made.wait(30) == 0
+
+
+@pytest.mark.parametrize("kind", ["gone", "stalled"])
+def test_every_role_of_serve_goes_on_and_ends_well_whatever_became_of_stderr(site: Site, kind: str) -> None:
+    with process(site, "serve", kind) as (made, facts):
+        addresses = facts["addresses"]
+        for _ in range(700):
+            assert status(f"http://{addresses['messenger']}/nowhere") == 404
+        assert status(f"http://{addresses['health']}/readyz") == 200
+        made.send_signal(signal.SIGTERM)
+        assert made.wait(45) == 0
+
+
+def test_a_full_disk_under_stderr_costs_lines_alone(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    site.write_config(observe=f'listen = "127.0.0.1:{port - 1}"')
+    with Path("/dev/full").open("wb") as full:
+        made = subprocess.Popen([sys.executable, "-m", "registryd", "--config", str(site.path), "answer"], stderr=full)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"))
+        assert "registryd_log_lines_dropped_total 0" not in metrics(port)
+        made.send_signal(signal.SIGTERM)
+        assert made.wait(30) == 0
+    finally:
+        made.kill()
+        made.wait(60)
+
+
+def answers(url: str) -> bool:
+    try:
+        return status(url) == 200
+    except urllib.error.URLError:
+        return False
+
+
+def metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return str(answer.read().decode())
