@@ -58,6 +58,7 @@ class Admission(Generic[Caller]):
         may: Callable[[Caller, Route[Caller]], None],
         reserve: Callable[[Caller, int], Reservation] | None = None,
         label: str = "",
+        note: Callable[[Caller, str], None] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._keys = keys
@@ -65,6 +66,8 @@ class Admission(Generic[Caller]):
         self._reserve = reserve
         self._label = label
         """Stands before a caller's name in the metric."""
+        self._note = note
+        """Counts a caller's refusals for the database."""
         self._jitter = jitter
         self._standings: defaultdict[str, Standing] = defaultdict(Standing)
 
@@ -111,5 +114,7 @@ class Admission(Generic[Caller]):
         """Counts a refusal, and holds its answer where the caller has had many. `is_ours`: it is no fault of the caller's: never held."""
         name = NOBODY if caller is None else caller.name
         observe.child(observe.requests_refused, NOBODY if caller is None else self._label + name, reason).inc()
+        if caller is not None and self._note is not None:
+            self._note(caller, reason)
         if not is_ours and self._standings[name].refusals.take(time.monotonic(), 1, REFUSALS_PER_MINUTE):
             await asyncio.sleep(HELD_S + HELD_SPREAD_S * self._jitter())

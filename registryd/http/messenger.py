@@ -12,6 +12,7 @@ from registryd.http.auth import Directory
 from registryd.http.bindings import BindingHandlers
 from registryd.http.notifications import NotificationHandlers
 from registryd.http.presence import PresenceHandlers
+from registryd.http.refusals import Refusals
 from registryd.http.routes import Budget, Route, Routes
 from registryd.presence.answerer import Answerer
 from registryd.presence.quota import QuotaGuard
@@ -28,6 +29,7 @@ def messenger_app(
     directory: Directory,
     answerer: Answerer,
     quota: QuotaGuard,
+    refusals: Refusals,
 ) -> App[Messenger]:
     """`db`: the small pool of the routes that no line answers."""
     presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer)
@@ -65,7 +67,7 @@ def messenger_app(
         },
         "/v1/account": {"GET": Route("account", account.show, Budget(64, 600), shares_pool=True, while_suspended=True)},
     }
-    return App("messenger", limits, routes, Admission(directory, _may, quota.reserve))
+    return App("messenger", limits, routes, Admission(directory, _may, quota.reserve, note=refusals.count))
 
 
 def _one(_: object) -> int:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from registryd.config import Settings
 from registryd.http.auth import KEY_USE_S, REFRESH_S, Directory
 from registryd.http.messenger import messenger_app
+from registryd.http.refusals import FLUSH_S, Refusals
 from registryd.keep.timer import Job
 from registryd.presence.answerer import Answerer, connections_needed
 from registryd.presence.quota import QuotaGuard
@@ -29,7 +30,7 @@ async def answer(settings: Settings, instance: int) -> None:
         # makes them wait.
         answers = await life.database("answers", connections_needed(file.presence.statements_in_flight) + 1)
         db = await life.database("rest", file.database.pool_size)
-        directory, quota = Directory(answers), QuotaGuard(answers)
+        directory, quota, refusals = Directory(answers), QuotaGuard(answers), Refusals(db)
 
         async def read_digest_key() -> DigestKey:
             return await digest_keys.read_current(db, box, datetime.now(UTC).date())
@@ -54,10 +55,11 @@ async def answer(settings: Settings, instance: int) -> None:
         jobs = (
             Job("directory", REFRESH_S, directory.refresh),
             Job("quota", QUOTA_S, quota.exchange),
+            Job("refusals", FLUSH_S, refusals.flush),
             Job("digest key", DIGEST_KEY_S, rotate_digest_key),
             Job("key use", KEY_USE_S, directory.record_use),
         )
-        await life.serve({messenger_api: messenger_app(file.api, db, directory, answerer, quota)}, jobs)
+        await life.serve({messenger_api: messenger_app(file.api, db, directory, answerer, quota, refusals)}, jobs)
         await life.drain()
         await answerer.drain()
-        await life.write_last(quota.exchange, directory.record_use)
+        await life.write_last(quota.exchange, refusals.flush, directory.record_use)

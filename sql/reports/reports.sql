@@ -185,6 +185,15 @@ COMMENT ON COLUMN report.quota_today.used IS 'Numbers asked for today.';
 COMMENT ON COLUMN report.quota_today.absent IS 'Of them, answered absent.';
 COMMENT ON COLUMN report.quota_today.absent_ratio IS 'absent of used.';
 
+CREATE OR REPLACE VIEW report.refusal_daily AS
+SELECT r.day, m.name AS messenger, r.reason, r.refusals
+  FROM registry.refusal_day AS r JOIN registry.messenger AS m ON m.messenger_id = r.messenger_id;
+COMMENT ON VIEW report.refusal_daily IS 'Requests that were refused, up to ten seconds ago: they are no part of the journal, because nobody was told anything of a number.';
+COMMENT ON COLUMN report.refusal_daily.day IS 'The day (UTC).';
+COMMENT ON COLUMN report.refusal_daily.messenger IS 'Who asked.';
+COMMENT ON COLUMN report.refusal_daily.reason IS 'quota, throttle, budget, queue, database, incomplete, suspended, held, invalid …: as registryd_requests_refused has them.';
+COMMENT ON COLUMN report.refusal_daily.refusals IS 'How many requests. A batch is one.';
+
 CREATE OR REPLACE VIEW report.enumeration_alarm AS
 SELECT m.name AS messenger, a.raised_at, a.kind::text AS kind, a.cleared_at IS NULL AND a.ends_at > now() AS in_force,
        a.ends_at, a.cleared_at, a.signs, coalesce(u.used, 0) AS used_that_day, coalesce(u.absent, 0) AS absent_that_day,

@@ -23,6 +23,7 @@ from registryd.domain.presence import Answer, PresenceQuery
 from registryd.http import sockets, transport
 from registryd.http.auth import REFRESH_S, Directory
 from registryd.http.messenger import messenger_app
+from registryd.http.refusals import Refusals
 from registryd.keep import timer
 from registryd.presence.answerer import BatchAnswer
 from registryd.presence.quota import QuotaGuard
@@ -67,7 +68,7 @@ async def main(kind: str, path: Path) -> None:
         await directory.refresh()
         refreshing = timer.start((timer.Job("directory", REFRESH_S, directory.refresh),))
         answerer = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("journal-key"))
-        app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db))  # type: ignore[arg-type] # stand-ins
+        app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db), Refusals(db))  # type: ignore[arg-type] # stand-ins
         listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")
         await listener.listen([sock], None)
         spare_the_collector()

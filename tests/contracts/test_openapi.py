@@ -34,6 +34,7 @@ from registryd.http.app import App
 from registryd.http.auth import Directory, Operators
 from registryd.http.messenger import messenger_app
 from registryd.http.operator import OperatorHandlers, operator_app
+from registryd.http.refusals import Refusals
 from registryd.http.routes import Route
 from registryd.presence.answerer import Answerer
 from registryd.presence.quota import QuotaGuard
@@ -71,7 +72,7 @@ def apps() -> tuple[App[Messenger], App[Operator]]:
     db = Database("", size=1, connect_timeout_s=1, command_timeout_s=1)
     answerer = Answerer(db, DigestKey(1, bytes(32)), statements_in_flight=1, group_max=1, queue_max=1)
 
-    messengers = messenger_app(ApiSection(), db, Directory(db), answerer, QuotaGuard(db))
+    messengers = messenger_app(ApiSection(), db, Directory(db), answerer, QuotaGuard(db), Refusals(db))
     feed = ContractFeed(db, bytes(32))
     return messengers, operator_app(ApiSection(), Operators(db), OperatorHandlers(feed.apply))
 

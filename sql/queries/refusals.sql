@@ -1,0 +1,13 @@
+-- Refusals by day, messenger and reason.
+
+-- name: add_refusals
+-- Why: each process adds what it has refused since the last time. It tells how long ago, because only the database's clock makes days.
+INSERT INTO registry.refusal_day AS r (day, messenger_id, reason, refusals)
+SELECT ((now() - n.seconds_ago * interval '1 second') AT TIME ZONE 'UTC')::date AS day, n.messenger_id, n.reason, sum(n.refusals)
+  FROM unnest($1::integer[], $2::text[], $3::float8[], $4::bigint[]) AS n(messenger_id, reason, seconds_ago, refusals)
+ GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (day, messenger_id, reason) DO UPDATE SET refusals = r.refusals + excluded.refusals;
+
+-- name: was_committed
+-- Why: where the answer to a commit was lost, its counts would be added twice or never. Another server may not know the id: then it was not.
+SELECT coalesce($1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot()) AND pg_xact_status($1::text::xid8) = 'committed', false) AS committed;

@@ -1,0 +1,102 @@
+"""Refusals are evidence: by day, messenger and reason, none lost and none counted twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from registryd.domain.errors import Unavailable
+from registryd.http.refusals import Refusals
+from registryd.store.messengers import Messenger, read_directory
+from registryd.store.pool import Connection, Database
+from tests.conftest import Site, wait_for
+from tests.http.conftest import Service, ask
+
+
+def test_what_was_refused_is_reported_by_day_messenger_and_reason(service: Service) -> None:
+    messenger = service.messenger(daily_quota=1)
+    two = {"queries": [{"phoneNumber": f"+{number}"} for number in service.contracts(2)]}
+    for _ in range(3):
+        assert ask(service.api, "POST", "/v1/presence/batch", two, headers=messenger.headers).status == 429
+    assert ask(service.api, "POST", "/v1/presence", {"phoneNumber": "none"}, headers=messenger.headers).status == 400
+
+    def reported() -> bool:
+        rows = service.sql("SELECT reason, refusals FROM report.refusal_daily WHERE messenger = $1 ORDER BY reason", messenger.name)
+        return [tuple(row) for row in rows] == [("invalid", 1), ("quota", 3)]
+
+    wait_for(reported)
+
+
+class LostAnswer(Database):
+    """Commits, or undoes, and then loses the connection before the answer came."""
+
+    lost: str | None = None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        if self.lost is None:
+            async with super().transaction() as connection:
+                yield connection
+            return
+        try:
+            async with super().transaction() as connection:
+                yield connection
+                if self.lost == "undone":
+                    raise ConnectionError
+        except ConnectionError:
+            pass
+        raise Unavailable
+
+
+@pytest.mark.parametrize("lost", ["committed", "undone"])
+def test_a_commit_whose_answer_is_lost_counts_once(site: Site, lost: str) -> None:
+    async def story() -> None:
+        await site.add_messenger()
+        db = LostAnswer(site.database.dsn("registryd_app"), size=2, connect_timeout_s=5, command_timeout_s=30)
+        async with db:
+            alpha = await the_messenger(db)
+            refusals = Refusals(db)
+            for _ in range(5):
+                refusals.count(alpha, "queue")
+            db.lost = lost
+            with pytest.raises(Unavailable):
+                await refusals.flush()
+            db.lost = None
+            refusals.count(alpha, "queue")
+            await refusals.flush()
+            await refusals.flush()
+            async with site.database.connect() as dba:
+                assert await dba.fetchval("SELECT sum(refusals) FROM report.refusal_daily") == 6
+
+    asyncio.run(story())
+
+
+def test_what_was_refused_in_an_outage_counts_on_its_day(site: Site) -> None:
+    async def story() -> None:
+        await site.add_messenger()
+        now = [100_000.0]
+        async with site.database.pool() as db, site.database.connect() as dba:
+            alpha = await the_messenger(db)
+            refusals = Refusals(db, lambda: now[0])
+            refusals.count(alpha, "database")
+            now[0] += 86_400
+            refusals.count(alpha, "database")
+            await refusals.flush()
+            today = datetime.now(UTC).date()
+            days = [row["day"] for row in await dba.fetch("SELECT day FROM report.refusal_daily ORDER BY day")]
+            # A slot begins up to five minutes before its counts: just after midnight that is the day before.
+            assert len(days) == 2
+            assert today - days[1] <= timedelta(days=1)
+            assert days[1] - days[0] == timedelta(days=1)
+
+    asyncio.run(story())
+
+
+async def the_messenger(db: Database) -> Messenger:
+    async with db.connection() as connection:
+        [messenger], _, _ = await read_directory(connection)
+    return messenger
