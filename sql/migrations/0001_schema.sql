@@ -151,8 +151,9 @@ CREATE TABLE registry.contract ( -- One MSISDN held by one subscriber over one p
     CONSTRAINT ended_contracts_say_when_and_why
         CHECK ((status = 'ended') = (ended_at IS NOT NULL) AND (ended_at IS NULL) = (end_reason IS NULL)),
     CONSTRAINT contracts_end_after_they_start CHECK (ended_at >= started_at),
-    -- Landlines are older than 1970. No end is, because the id of a notification begins with a time that counts from there.
-    CONSTRAINT contracts_are_of_our_time CHECK (started_at >= '1900-01-01 00:00:00+00' AND started_at < 'infinity'
+    -- Landlines are older than 1970, though not than 1900, in whatever zone. No end is, because the id of a notification begins with a time that
+    -- counts from there.
+    CONSTRAINT contracts_are_of_our_time CHECK (started_at >= '1899-12-31 00:00:00+00' AND started_at < 'infinity'
                                                 AND ended_at >= '1970-01-01 00:00:00+00' AND ended_at < 'infinity'),
     CONSTRAINT individuals_are_their_own_end_user CHECK ((holder = 'individual') = (end_user = 'not_required'))
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_insert_scale_factor = 0.01);

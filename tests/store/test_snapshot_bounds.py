@@ -130,6 +130,8 @@ def test_no_contract_of_a_snapshot_ends_before_1970(database: TestDatabase, tmp_
     other = ("organisation", "registered", "active", "1960-01-01T00:00:00Z")
     assert take(database, write(path, {FIRST: other})).holder_changed == 1
     assert sql(database, "SELECT min(ended_at) > now() - interval '1 hour' FROM registry.contract") == "t"
+    assert take(database, write(path, {FIRST: (*other[:3], "1900-01-01T00:00:00+15:59")})).updated == 0, "1900 is 1900 in every zone"
+    assert take(database, write(path, {FIRST: other, FIRST + 1: (*old, "1900-01-01 00:00:00+03")})).activated == 1
     with pytest.raises(ImportRefused, match="line 2: started_at"):
         take(database, write(path, {FIRST: (*old, "1899-12-31T00:00:00Z")}))
     for started in ("-infinity", "infinity", "1800-01-01"):
