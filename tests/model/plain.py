@@ -135,6 +135,8 @@ class Plain:
     states: dict[tuple[int, str], tuple[datetime, str]] = field(default_factory=dict)
     """By number and kind (status or end_user), the newest state that an event told, and its time."""
     last_snapshot: datetime | None = None
+    is_complete: bool = True
+    """Whether the registry holds every contract. Else nothing is answered."""
     attempts: Counter[tuple[int, str, int]] = field(default_factory=Counter)
     """Notifications pushed, by messenger, outcome and status."""
     asked: Counter[tuple[int, bool]] = field(default_factory=Counter)
@@ -406,6 +408,7 @@ class Plain:
             for number in sorted(set(lines) | set(self.contracts)):
                 done[self._reconcile(number, lines.get(number), as_of)] += 1
         self.last_snapshot = max(as_of, self.last_snapshot or as_of)
+        self.is_complete |= self.last_snapshot == as_of
         del done["unchanged"]
         return dict(+done)
 

@@ -17,7 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from registryd.domain.contract import Event as FeedEvent
-from registryd.domain.errors import CodeInUse
+from registryd.domain.errors import CodeInUse, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.notification import Attempt
 from registryd.domain.presence import PresenceQuery
@@ -80,6 +80,7 @@ class World:
                 + "".join(f"DELETE FROM {table};" for table in self._tables)
                 + "DELETE FROM registry.policy WHERE effective_from > '2022-03-01 00:00:00+03'"
             )
+        await self.declare(is_complete=True)
         await rewrite_policy(self._dba, f"ends_max = {ends_max}, ends_max_share = 0")
         rows = await self._dba.fetch(
             "INSERT INTO registry.messenger (name, endpoint_url) SELECT 'm' || i, 'http://127.0.0.1:9' FROM generate_series(1, $1) AS i "
@@ -110,17 +111,24 @@ class World:
         ]
         return [result.outcome for result in await self._feed.apply(calls)]
 
-    async def ask(self, messenger: int, number: int, code: str | None) -> tuple[bool, str | None]:
+    async def ask(self, messenger: int, number: int, code: str | None) -> tuple[bool, str | None] | None:
+        """None: 503."""
         query = PresenceQuery(Msisdn(number), IdentificationCode(code) if code else None)
         try:
             answer = await self._answerer.answer(MessengerId(messenger), query, time.monotonic())
         except CodeInUse:
             return True, "code_in_use"
+        except Unavailable:
+            return None
         return answer.present, str(answer.bound.outcome) if answer.bound else None
 
-    async def ask_batch(self, messenger: int, queries: Sequence[tuple[int, str | None]]) -> list[tuple[bool, str | None]]:
+    async def ask_batch(self, messenger: int, queries: Sequence[tuple[int, str | None]]) -> list[tuple[bool, str | None]] | None:
+        """None: 503."""
         asked = [PresenceQuery(Msisdn(number), IdentificationCode(code) if code else None) for number, code in queries]
-        batch = await self._answerer.answer_batch(MessengerId(messenger), asked, time.monotonic())
+        try:
+            batch = await self._answerer.answer_batch(MessengerId(messenger), asked, time.monotonic())
+        except Unavailable:
+            return None
         return [(present, str(bound.outcome) if bound else None) for present, bound in batch.answers]
 
     async def remove(self, messenger: int, code: str) -> str | None:
@@ -213,6 +221,11 @@ class World:
         request = await breakglass.request_withdraw(self._asks, notices, REASON)
         await breakglass.approve(self._approves, request)
         return sum(row.notifications for row in await breakglass.withdraw(self._asks, request) if row.outcome == "withdrawn")
+
+    async def declare(self, *, is_complete: bool) -> None:
+        """A person says whether the registry holds every contract."""
+        async with self._db.connection() as connection:
+            await (feed.declare_complete if is_complete else feed.declare_incomplete)(connection, REASON)
 
     async def fold(self) -> None:
         await self._dba.execute("SELECT registry.fold_movements()")
