@@ -26,6 +26,7 @@ from registryd.http.transport import Handler, Listener
 from registryd.keep import timer
 from registryd.keep.timer import Job
 from registryd.store import migrations, pool
+from registryd.store.failures import explain
 from registryd.store.pool import Database, fetch
 
 T = TypeVar("T")
@@ -128,9 +129,9 @@ class Life:
         while True:
             try:
                 return await self._unless_stopped(load())
-            except Unavailable:
+            except Unavailable as error:
                 if self._tell("waiting for the database"):
-                    observe.event("database_away", "error", where="start", **self._facts)
+                    observe.event("database_away", "error", where="start", reason=explain(error), **self._facts)
                     await self._accept()
             await self._unless_stopped(asyncio.sleep(RETRY_S))
 

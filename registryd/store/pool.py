@@ -266,6 +266,7 @@ async def connect(dsn: str, *, password: str | None = None, timeout_s: float = 5
             server_settings={"application_name": f"registryd {os.getpid()}", "timezone": "UTC"},
         )
         try:
+            await session.read_every_time(connection)
             await connection.execute(UNBOUNDED)
         except BaseException:
             await connection.close()

@@ -71,3 +71,21 @@ def test_a_primary_that_was_left_is_an_outage_even_under_a_first_statement(datab
             await asking
 
     run(database, work)
+
+
+def test_a_limit_that_only_a_statement_of_ours_can_meet_is_a_bug_and_no_outage(database: TestDatabase) -> None:
+    """Though it is of a kind with having no transaction ids left, which is one."""
+
+    async def raised(db: Database, state: str) -> None:
+        async with db.connection() as connection:
+            await connection.execute(f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$")
+
+    async def work(db: Database) -> None:
+        for state in ("54001", "54011", "54023", "XX000", "22012", "42601"):
+            with pytest.raises(asyncpg.PostgresError):
+                await raised(db, state)
+        for state in ("54000", "58000", "58030", "XX001", "XX002", "53100", "53200", "57P01"):
+            with pytest.raises(Unavailable):
+                await raised(db, state)
+
+    run(database, work)
