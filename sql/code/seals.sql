@@ -10,8 +10,8 @@
 -- audit verify` finding it. Everything is hashed inside the database, over what it holds, by functions PostgreSQL brings along:
 --
 --   content  SHA-256 of the window's pages in the order of their ids, each page_id, answered_at, queries, digest_key, messenger_ids,
---            query_counts, waited_ms, digests, present and told as its type's send function has it (PostgreSQL's binary format; digests
---            as they are, a told that is NULL as ffffffff), one after another
+--            query_counts, waited_ms, digests, present, told and bound as its type's send function has it (PostgreSQL's binary format;
+--            digests as they are, a told or bound that is NULL as ffffffff), one after another
 --   sha256   SHA-256 of previous, sequence, sealed_at, from_at, until_at, pages, queries, content, system_identifier, timeline, kind and note:
 --            all of the row, in the same way, kind and note in UTF-8
 --
@@ -57,13 +57,14 @@ AS $$
 BEGIN
     -- EXECUTE plans for these ids alone, so that only their partitions are opened.
     RETURN QUERY EXECUTE format($figures$
-        SELECT (p.answered_at AT TIME ZONE 'UTC')::date, r.messenger_id, sum(t.queries)::bigint, sum(t.present)::bigint,
+        SELECT (p.answered_at AT TIME ZONE 'UTC')::date, r.messenger_id, sum(t.queries)::bigint, sum(t.present)::bigint, sum(t.bound)::bigint,
                coalesce(sum(t.queries) FILTER (WHERE r.waited <= law.answer_within), 0)::bigint,
                coalesce(sum(t.queries) FILTER (WHERE r.waited > law.answer_within), 0)::bigint, max(r.waited), max(law.answer_within)
           FROM registry.journal_page AS p
          CROSS JOIN LATERAL registry.runs_of(p) AS r
          CROSS JOIN LATERAL (SELECT CASE WHEN p.told IS NULL THEN r.queries ELSE bit_count(substring(p.told FROM r.first + 1 FOR r.queries)) END,
-                                    bit_count(substring(coalesce(p.present & p.told, p.present) FROM r.first + 1 FOR r.queries))) AS t(queries, present)
+                                    bit_count(substring(coalesce(p.present & p.told, p.present) FROM r.first + 1 FOR r.queries)),
+                                    coalesce(bit_count(substring(p.bound FROM r.first + 1 FOR r.queries)), 0)) AS t(queries, present, bound)
           LEFT JOIN (SELECT l.answer_within, l.effective_from,
                             coalesce(lead(l.effective_from) OVER (ORDER BY l.effective_from), 'infinity') AS superseded_at
                        FROM registry.policy AS l) AS law
@@ -124,15 +125,16 @@ BEGIN
         SELECT count(*), coalesce(sum(p.queries), 0), sha256(coalesce(string_agg(p.bytes, ''), ''))
           FROM (SELECT p.queries, uuid_send(p.page_id) || timestamptz_send(p.answered_at) || int4send(p.queries) || int2send(p.digest_key)
                                   || array_send(p.messenger_ids) || array_send(p.query_counts) || array_send(p.waited_ms) || p.digests
-                                  || varbit_send(p.present) || coalesce(varbit_send(p.told), '\xffffffff') AS bytes
+                                  || varbit_send(p.present) || coalesce(varbit_send(p.told), '\xffffffff') || coalesce(varbit_send(p.bound), '\xffffffff') AS bytes
                   FROM registry.journal_page AS p WHERE p.page_id >= %L AND p.page_id < %L ORDER BY p.page_id) AS p
     $pages$, registry.first_id_at(to_timestamp(starts * 60::bigint)), registry.first_id_at(to_timestamp(ends * 60::bigint)))
        INTO pages, queries, hashed;
-    INSERT INTO registry.presence_day AS kept (day, messenger_id, queries, present_count, in_time, late, worst_wait, allowed)
-    SELECT f.day, f.messenger_id, f.queries, f.present_count, f.in_time, f.late, f.worst_wait, f.allowed
+    INSERT INTO registry.presence_day AS kept (day, messenger_id, queries, present_count, bound_count, in_time, late, worst_wait, allowed)
+    SELECT f.day, f.messenger_id, f.queries, f.present_count, f.bound_count, f.in_time, f.late, f.worst_wait, f.allowed
       FROM registry.presence_between(registry.first_id_at(to_timestamp(starts * 60::bigint)), registry.first_id_at(to_timestamp(ends * 60::bigint))) AS f
         ON CONFLICT (day, messenger_id) DO UPDATE
        SET queries = kept.queries + excluded.queries, present_count = kept.present_count + excluded.present_count,
+           bound_count = kept.bound_count + excluded.bound_count,
            in_time = kept.in_time + excluded.in_time, late = kept.late + excluded.late,
            worst_wait = greatest(kept.worst_wait, excluded.worst_wait), allowed = greatest(kept.allowed, excluded.allowed);
     PERFORM registry.append_seal('window', to_timestamp(ends * 60::bigint), pages, queries, hashed, '');

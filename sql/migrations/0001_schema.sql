@@ -294,6 +294,7 @@ CREATE TABLE registry.journal_page ( -- The journal of presence queries, append-
     digests       bytea NOT NULL CHECK (octet_length(digests) = 16 * queries), -- Keyed BLAKE2b-128 of each number, 16 bytes each, in the order of the bits of present: an unkeyed hash of a phone number is reversed in seconds.
     present       varbit NOT NULL CHECK (length(present) = queries), -- The answers, a bit each.
     told          varbit CHECK (length(told) = queries), -- NULL where every query was answered. Else a 0 for each that was not, because its contract was being changed: it was asked again.
+    bound         varbit CHECK (length(bound) = queries), -- NULL where no query of the group bound anything. Else a 1 for each query after which a binding of its messenger stood on the number: recorded, replaced or unchanged.
     PRIMARY KEY (page_id)
 ) PARTITION BY RANGE (page_id);
 -- Digests are random bytes: trying to compress them would only cost time.
@@ -583,6 +584,7 @@ CREATE TABLE registry.presence_day ( -- The figures of the journal's sealed page
     messenger_id  integer NOT NULL, -- Who asked.
     queries       bigint NOT NULL, -- Presence queries.
     present_count bigint NOT NULL, -- How many were answered present.
+    bound_count   bigint NOT NULL, -- Of these, how many left a binding of the messenger's code on the number. The others came without a code, or with one in use elsewhere.
     in_time       bigint NOT NULL, -- How many were answered within the policy's time, by the policy in force at their receipt (Decree 1801 of 2021).
     late          bigint NOT NULL, -- How many were not. Received before any policy, a query is neither.
     worst_wait    interval NOT NULL, -- The longest time from receipt to answer.

@@ -83,13 +83,16 @@ WITH rule AS MATERIALIZED (
 ), gathered AS MATERIALIZED (
     SELECT string_agg(CASE WHEN j.present THEN '1' ELSE '0' END, '' ORDER BY j.position) AS bits,
            CASE WHEN bool_or(j.outcome = 'busy') THEN string_agg(CASE j.outcome WHEN 'busy' THEN '0' ELSE '1' END, '' ORDER BY j.position) END AS told,
+           CASE WHEN bool_or(j.outcome IN ('recorded', 'unchanged', 'replaced'))
+                THEN string_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN '1' ELSE '0' END, '' ORDER BY j.position) END AS bound,
            array_agg(j.outcome ORDER BY j.position) AS outcomes,
            array_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN j.bound_at END ORDER BY j.position) AS bound_at,
            array_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN j.generation END ORDER BY j.position) AS generations
       FROM judged AS j
 ), journaled AS (
-    INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, told)
-    SELECT length(g.bits), $7::smallint, $3::integer[], $4::integer[], $5::integer[], $6::bytea, g.bits::varbit, g.told::varbit FROM gathered AS g
+    INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, told, bound)
+    SELECT length(g.bits), $7::smallint, $3::integer[], $4::integer[], $5::integer[], $6::bytea, g.bits::varbit, g.told::varbit, g.bound::varbit
+      FROM gathered AS g
      WHERE g.bits IS NOT NULL
     RETURNING page_id, answered_at
 )

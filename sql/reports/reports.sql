@@ -185,6 +185,21 @@ COMMENT ON COLUMN report.quota_today.used IS 'Numbers asked for today.';
 COMMENT ON COLUMN report.quota_today.absent IS 'Of them, answered absent.';
 COMMENT ON COLUMN report.quota_today.absent_ratio IS 'absent of used.';
 
+CREATE OR REPLACE VIEW report.presence_without_code AS
+SELECT f.day, m.name AS messenger, sum(f.present_count)::bigint AS present, sum(f.bound_count)::bigint AS with_code,
+       sum(f.present_count - f.bound_count)::bigint AS without_code, now() >= ((f.day + 1)::timestamp AT TIME ZONE 'UTC') + max(p.code_within) AS is_final
+  FROM (TABLE registry.presence_day UNION ALL SELECT * FROM registry.open_presence()) AS f
+  JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
+ CROSS JOIN (SELECT l.code_within FROM registry.policy AS l WHERE l.effective_from <= now() ORDER BY l.effective_from DESC LIMIT 1) AS p
+ GROUP BY f.day, m.name;
+COMMENT ON VIEW report.presence_without_code IS 'Whom the operator could not bind: queries, not persons, that were answered present and left no binding, so that the messenger is owed no notification of that contract by them. One that is asked without a code and bound later, by POST /v1/bindings or another query, counts once as without and once as with a code.';
+COMMENT ON COLUMN report.presence_without_code.day IS 'The day of the answer (UTC).';
+COMMENT ON COLUMN report.presence_without_code.messenger IS 'Who asked.';
+COMMENT ON COLUMN report.presence_without_code.present IS 'Queries that were answered present.';
+COMMENT ON COLUMN report.presence_without_code.with_code IS 'Of them, those that left a binding of the messenger on the number: recorded, replaced, or there already under the same code.';
+COMMENT ON COLUMN report.presence_without_code.without_code IS 'The others: asked without a code, or with one that is bound to another number.';
+COMMENT ON COLUMN report.presence_without_code.is_final IS 'Whether the policy''s code_within has passed since the day''s end. Until then the codes of that day may still come.';
+
 CREATE OR REPLACE VIEW report.refusal_daily AS
 SELECT r.day, m.name AS messenger, r.reason, r.refusals
   FROM registry.refusal_day AS r JOIN registry.messenger AS m ON m.messenger_id = r.messenger_id;

@@ -28,7 +28,8 @@ DO $$ DECLARE s registry.seal; before bytea := decode(repeat('00', 32), 'hex'); 
                SELECT count(*), coalesce(sum(p.queries), 0), sha256(coalesce(string_agg(
                       uuid_send(p.page_id) || timestamptz_send(p.answered_at) || int4send(p.queries) || int2send(p.digest_key)
                       || array_send(p.messenger_ids) || array_send(p.query_counts) || array_send(p.waited_ms) || p.digests
-                      || varbit_send(p.present) || coalesce(varbit_send(p.told), '\\xffffffff'), '' ORDER BY p.page_id), ''))
+                      || varbit_send(p.present) || coalesce(varbit_send(p.told), '\\xffffffff')
+                      || coalesce(varbit_send(p.bound), '\\xffffffff'), '' ORDER BY p.page_id), ''))
                  FROM registry.journal_page AS p
                 WHERE p.page_id >= registry.first_id_at(from_at) AND p.page_id < registry.first_id_at(until_at))
          WHERE sequence = s.sequence;
@@ -65,7 +66,7 @@ async def kept_head(database: TestDatabase) -> dict[str, Link]:
 
 COPY = (
     "INSERT INTO registry.journal_page SELECT '{id}', answered_at, queries, digest_key, messenger_ids, query_counts, waited_ms, digests, "
-    "present, told FROM registry.journal_page WHERE page_id = '{{p}}'"
+    "present, told, bound FROM registry.journal_page WHERE page_id = '{{p}}'"
 )
 
 TAMPERINGS = {
@@ -92,6 +93,10 @@ TAMPERINGS = {
     ),
     "an answer is said not to have been told": (
         "UPDATE registry.journal_page SET told = B'011' WHERE page_id = '{p}'",
+        [("window_changed", "s", None)],
+    ),
+    "a binding is said not to have come": (
+        "UPDATE registry.journal_page SET bound = B'001' WHERE page_id = '{p}'",
         [("window_changed", "s", None)],
     ),
     "a page is deleted": (

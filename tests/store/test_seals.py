@@ -225,6 +225,33 @@ def test_every_answered_query_is_sealed_and_counted_whoever_asked(database: Test
     asyncio.run(run())
 
 
+def test_whom_the_operator_could_not_bind_is_told_by_day_and_messenger(database: TestDatabase) -> None:
+    """Present without a code, present with a code in use elsewhere, absent with a code, and three that left a binding."""
+
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            await begin_chain(connection, datetime.now(UTC))
+            await add_contracts(connection, 4)
+            one, two = await add_messengers(connection, 2)
+            assert await ask(db, one, (FIRST, "a"), (FIRST + 1, None), (FIRST + 9, "z")) == (["recorded", None, None], "110")
+            assert await ask(db, one, (FIRST, "a"), (FIRST + 2, None)) == (["unchanged", None], "11")
+            assert await ask(db, one, (FIRST + 3, "a")) == (["code_in_use"], "1")
+            assert await ask(db, one, (FIRST, "b")) == (["replaced"], "1")
+            assert await ask(db, two, (FIRST, None), (FIRST + 1, None)) == ([None, None], "11")
+            bound = await connection.fetch("SELECT bound::text FROM registry.journal_page ORDER BY answered_at")
+            assert [row[0] for row in bound] == ["100", "10", None, "1", None]
+            for _ in ("open", "sealed"):
+                rows = await connection.fetch(
+                    "SELECT present, with_code, without_code, is_final FROM report.presence_without_code ORDER BY messenger"
+                )
+                assert [tuple(row) for row in rows] == [(6, 3, 3, False), (2, 0, 2, False)]
+                await seal_all(connection, datetime.now(UTC) + timedelta(minutes=2))
+            await connection.execute("UPDATE registry.presence_day SET day = day - 2")
+            assert await connection.fetchval("SELECT bool_and(is_final) FROM report.presence_without_code")
+
+    asyncio.run(run())
+
+
 def test_a_query_that_is_to_be_asked_again_is_no_answer(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.connect() as billing, database.pool() as db:
