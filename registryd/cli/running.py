@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from enum import IntEnum
+from errno import EPIPE
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -113,6 +114,8 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
             fail(str(error), Exit.CONFIG)
         except Refusal as error:
             fail(str(error))
+        except BrokenPipeError as error:
+            fail(str(_lost(error)))
         except Exception as error:
             from registryd.cli import failures  # imported only now: it brings the database's modules with it
 
@@ -131,9 +134,14 @@ def present(as_json: bool, facts: object, *shown: RenderableType) -> None:
         for part in shown:
             out.print(part, markup=False, soft_wrap=isinstance(part, str | Text))
     except (OSError, SystemExit) as error:  # rich ends the program where a pipe is closed
-        with suppress(OSError, ValueError):  # what is still buffered has nowhere to go
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OutputLost("nobody took the output: its pipe was closed, or its disk is full") from error
+        raise _lost(error) from error
+
+
+def _lost(error: BaseException) -> OutputLost:
+    with suppress(OSError, ValueError):  # what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    reason = "its pipe was closed" if not isinstance(error, OSError) or error.errno == EPIPE else str(error.strerror)
+    return OutputLost(f"nobody took the output: {reason}")
 
 
 def present_once(as_json: bool, facts: dict[str, object]) -> None:

@@ -299,6 +299,28 @@ def test_a_key_that_nobody_has_seen_does_not_count(site: Site, words: str, shape
     assert site.database.psql("-Atc", kept).stdout == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "check --json",
+        "check",
+        "messenger list --json",
+        "messenger list",
+        "report feed_lag",
+        "policy show",
+        "operator list --json",
+    ],
+)
+def test_a_closed_pipe_is_a_closed_pipe_and_no_database_that_is_away(site: Site, words: str) -> None:
+    reading, output = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "registryd", "--config", str(site.path), *words.split()]
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(output)
+    assert done.returncode == 1, done.stderr
+    assert not [word for word in ("Traceback", "database", "Exception ignored") if word in done.stderr], done.stderr
+
+
 @pytest.mark.parametrize("until", ["infinity", "10000-01-01"])
 def test_a_key_that_never_expires_can_be_rotated(site: Site, until: str) -> None:
     asyncio.run(site.add_messenger("alpha"))
