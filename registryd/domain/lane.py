@@ -7,7 +7,8 @@ Invariants:
 * Notifications that are refused, or that break the endpoint, cannot hold up the others, however many they are: what was never tried goes
   first in seven pushes of eight, and a canary is one that was never tried.
 * What failed is tried again in half the batch, and what is refused is split, so that the bad notification is soon alone.
-* An endpoint that refuses one new notification after the other is a failing one.
+* An endpoint that refuses one new notification after the other is a failing one, once it has refused the last ones too: one that takes
+  some is never closed for what it refuses, as long as one of them is at hand.
 * Nothing is dropped: what was taken is settled or deferred.
 """
 
@@ -27,8 +28,12 @@ from registryd.domain.reading import LOOK_S, PAGE, Read, Reading
 from registryd.domain.schedule import PROBE_MAX, next_attempt, next_attempt_of_refused, next_probe, presses
 
 NO_CANARY_S = 5.0
+DOUBT_AFTER = 5
+"""So many notifications refused for the first time, with no receipt between them, raise the doubt whether the endpoint is broken."""
+ASKED_MAX = 5
+"""So many of those that are pushed to settle that doubt, refused as well, mean that it is."""
 REFUSED_MAX = 10
-"""So many notifications refused for the first time, with no receipt between them, mean that the endpoint is broken."""
+"""So many refused mean the same where there is nothing left to settle it with."""
 
 
 class Lease(NamedTuple):
@@ -84,6 +89,10 @@ class LaneState:
         self._waits_s = 0.0
         self._refused = 0
         """Notifications refused for the first time since the last receipt."""
+        self._refused_in_doubt = 0
+        """Of those pushed from the end of the queue, one after the other."""
+        self._asked: UUID | None = None
+        """That of them which is under way."""
         self._delivered: list[UUID] = []
         self._deferred: list[Deferral] = []
         self._attempts: list[Attempt] = []
@@ -131,7 +140,7 @@ class LaneState:
     @property
     def ready(self) -> bool:
         """Whether another push may begin, but for its pace."""
-        return bool(self._queue) and self.in_flight < self._pace.width and self.gate is None and not self.closed
+        return bool(self._queue) and self.in_flight < self._pace.width and not (self._asked or self.gate or self.closed)
 
     def begin(self, now_s: float) -> Batch | None:
         """The next batch to push now, if the endpoint and its pace allow one."""
@@ -149,6 +158,8 @@ class LaneState:
         if self._waits_s > 0:
             return None
         self._queue.pop()
+        if self._queue.from_end:
+            self._asked = batch[0].notification_id
         self.in_flight += 1
         self._pace.begin(now_s, paced, bound)
         return batch
@@ -161,18 +172,21 @@ class LaneState:
         """Takes in the outcome of a push. Returns the attempt as it is recorded."""
         self.in_flight -= 1
         latency_ms = int((now_s - began_s) * 1000)
+        is_asked = batch[0].notification_id == self._asked
+        if is_asked:
+            self._asked = None
         match outcome:
             case Acknowledged(status):
                 attempt = Attempt(self._now(began_s), len(batch), "acknowledged", status, latency_ms, None)
                 self._delivered += [n.notification_id for n in batch]
-                self._refused = 0
+                self._trust()
                 self._pace.receive(began_s, now_s, len(batch))
             case Rejected(status):
                 attempt = Attempt(self._now(began_s), len(batch), "rejected", status, latency_ms, f"status {status}")
                 if len(batch) > 1:
                     self._queue.split(batch)
                 else:
-                    self._refuse(batch[0], f"status {status}", began_s, now_s)
+                    self._refuse(batch[0], f"status {status}", began_s, now_s, is_asked=is_asked)
             case Failed(error, status):
                 attempt = Attempt(self._now(began_s), len(batch), "failed", status, latency_ms, error)
                 self._fail(batch, outcome, began_s, now_s)
@@ -185,13 +199,21 @@ class LaneState:
         """What is left to its deadline by the database's clock; negative: it is overdue."""
         return notification.deadline_at - self._now(now_s)
 
-    def _refuse(self, refused: Notification, error: str, began_s: float, now_s: float) -> None:
+    def _refuse(self, refused: Notification, error: str, began_s: float, now_s: float, *, is_asked: bool) -> None:
         if not refused.attempts:
             self._refused += 1
-        if self.failures or self._refused >= REFUSED_MAX:
+            self._refused_in_doubt += is_asked
+            self._queue.from_end = self._refused >= DOUBT_AFTER
+        is_settled = self._refused_in_doubt >= ASKED_MAX or not (self._queue.new or self.in_flight)
+        if self.failures or (is_settled and self._refused >= REFUSED_MAX):
             self.close(error, began_s + next_probe(self.failures + 1, self._jitter()).total_seconds())
         wait = next_attempt_of_refused(self.slack(refused, now_s), refused.attempts + 1, self._jitter())
         self._defer(refused, now_s + wait.total_seconds(), error)
+
+    def _trust(self) -> None:
+        """A receipt: the endpoint works, whatever else it refuses."""
+        self._refused = self._refused_in_doubt = 0
+        self._queue.from_end = False
 
     def _fail(self, batch: Batch, failed: Failed, began_s: float, now_s: float) -> None:
         status, asked = failed.http_status, failed.retry_after

@@ -27,6 +27,8 @@ class PushQueue:
         self._new: deque[Batch] = deque()
         self._retries: deque[Batch] = deque()
         self._pushes = 0
+        self.from_end = False
+        """The last one never tried goes next, alone: the first ones were refused one after the other."""
         self.new = 0
         """Notifications in the queue that were never tried."""
 
@@ -41,10 +43,18 @@ class PushQueue:
     @property
     def first(self) -> Batch:
         """The next batch to push."""
-        return self._next[0]
+        queue = self._next
+        return queue[-1][-1:] if self.from_end and queue is self._new else queue[0]
 
     def pop(self) -> Batch:
-        batch = self._next.popleft()
+        queue = self._next
+        if self.from_end and queue is self._new:
+            last = queue.pop()
+            batch = last[-1:]
+            if len(last) > 1:
+                queue.append(last[:-1])
+        else:
+            batch = queue.popleft()
         self._pushes += 1
         self.new -= 0 if batch[0].attempts else len(batch)
         return batch

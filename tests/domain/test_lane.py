@@ -26,6 +26,9 @@ def owed(number: int, ended_ago: timedelta = timedelta(0), attempts: int = 0) ->
     return Notification(notification_id, deadline_at, 79160000000, 1, f"c{number}", terminated_at, NOW, attempts)
 
 
+POISON = {f"c{n}" for n in range(400)}
+
+
 def state(batch_max: int = 1, width: int = 4, failures: int = 0, throughput: Throughput | None = None, jitter: float = 0.5) -> LaneState:
     """A lane that was leased at second 0, which is `NOW` by the database's clock, and has never been read."""
     lease = Lease(MessengerId(1), 1, failures, BEGINNING, timedelta(0), NOW, "m", "https://m.example/", batch_max, False)
@@ -108,7 +111,7 @@ def test_haste_slows_a_lane_whose_endpoint_lives_and_closes_one_whose_endpoint_d
 
 def test_endpoint_that_refuses_everything_is_a_failing_one_and_one_that_refuses_some_is_not() -> None:
     lane = state(width=1)
-    reads(lane, [owed(n) for n in range(30)])
+    reads(lane, [owed(n) for n in range(4 * REFUSED_MAX)])
     for n in range(2 * REFUSED_MAX):
         [batch] = begun(lane, 0.0)
         answer(lane, batch, Acknowledged(204) if n % REFUSED_MAX == 5 else Rejected(422))
@@ -122,6 +125,24 @@ def test_endpoint_that_refuses_everything_is_a_failing_one_and_one_that_refuses_
     settlement = lane.settle()
     assert settlement is not None
     assert all(deferral.due_s <= 1.0 + REFUSED_MAX_GAP.total_seconds() for deferral in settlement.deferred)
+
+
+@pytest.mark.parametrize("batch_max", [1, 16])
+@pytest.mark.parametrize("width", [1, 4, 32])
+def test_endpoint_that_takes_some_is_not_closed_for_what_it_refuses_while_there_is_something_that_it_takes(
+    batch_max: int, width: int
+) -> None:
+    lane = state(batch_max, width)
+    reads(lane, [owed(n) for n in range(450)])
+    taken: list[str] = []
+    while len(taken) < 50:
+        batches = begun(lane, 0.0)
+        assert batches, "it goes on, and no gate stops it"
+        for batch in batches:
+            is_refused = any(n.identification_code in POISON for n in batch)
+            taken += [] if is_refused else pushed([batch])
+            answer(lane, batch, Rejected(422) if is_refused else Acknowledged(204))
+    assert sorted(taken) == sorted(f"c{n}" for n in range(400, 450))
 
 
 def test_what_was_refused_before_and_is_again_says_nothing_about_the_endpoint() -> None:
