@@ -50,10 +50,11 @@ CREATE OR REPLACE FUNCTION registry.stamp_recorded() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    -- registry.apply_snapshot, which runs as the owner, writes the snapshot's time, or asks for NULL by writing -infinity. Nobody else's UPDATE
-    -- can choose a time.
+    -- registry.apply_snapshot, which runs as the owner, writes the snapshot's time. It asks for NULL by writing -infinity, and for the time that is
+    -- there by infinity, because the same time as before looks like an UPDATE that names none. Nobody else's UPDATE can choose a time.
     NEW.recorded_at := CASE WHEN current_user = 'registryd_owner' AND NEW.recorded_at IS DISTINCT FROM OLD.recorded_at
-                            THEN nullif(NEW.recorded_at, '-infinity') ELSE now() END;
+                            THEN CASE NEW.recorded_at WHEN 'infinity' THEN OLD.recorded_at ELSE nullif(NEW.recorded_at, '-infinity') END
+                            ELSE now() END;
     RETURN NEW;
 END
 $$;

@@ -57,7 +57,7 @@ BEGIN
     -- after the last one has ended.
     EXECUTE $ends$
         UPDATE registry.contract AS c
-           SET ended_at = n.ended_at, recorded_at = $1,
+           SET ended_at = n.ended_at, recorded_at = CASE WHEN c.recorded_at = $1 THEN 'infinity' ELSE $1 END,
                end_reason = CASE n.kind WHEN 'terminated' THEN 'terminated'::registry.end_reason ELSE 'holder_changed' END
           FROM pg_temp.import_change AS n
          WHERE n.kind IN ('terminated', 'holder_changed') AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL
@@ -65,7 +65,7 @@ BEGIN
     GET DIAGNOSTICS ended = ROW_COUNT;
     EXECUTE $updates$
         UPDATE registry.contract AS c
-           SET status = n.status, end_user = n.end_user, recorded_at = CASE WHEN c.recorded_at IS NULL THEN '-infinity' ELSE $1 END
+           SET status = n.status, end_user = n.end_user, recorded_at = CASE WHEN c.recorded_at IS NULL THEN '-infinity' WHEN c.recorded_at = $1 THEN 'infinity' ELSE $1 END
           FROM pg_temp.import_change AS n
          WHERE n.kind = 'updated' AND c.msisdn = n.msisdn AND c.generation = n.generation AND c.ended_at IS NULL
     $updates$ USING as_of;

@@ -442,6 +442,25 @@ def test_what_a_snapshot_wrote_is_as_old_as_the_snapshot_so_that_the_next_may_ch
     assert take(database, path, as_of=third).newer == 1, "and what a DBA did since, too"
 
 
+def test_two_snapshots_of_one_time_record_what_they_end_as_of_that_time(database: TestDatabase, tmp_path: Path) -> None:
+    """The first updates a contract that an event began, so its time is the snapshot's already when the second ends it."""
+    activated = Event(
+        event_id="e1", type="activated", msisdn=Msisdn(FIRST), occurred_at=datetime(2020, 1, 1, tzinfo=UTC), holder="individual"
+    )
+
+    async def tell() -> None:
+        async with database.pool() as pool:
+            await ContractFeed(pool, bytes(32)).apply([activated])
+
+    asyncio.run(tell())
+    as_of = datetime.now(UTC)
+    suspended = {FIRST: ("individual", "not_required", "suspended", STARTED)}
+    assert take(database, write(tmp_path / "first.csv", suspended), as_of=as_of).updated == 1
+    assert take(database, write(tmp_path / "second.csv", {}), as_of=as_of).terminated == 1
+    told = database.psql("-Atc", f"SELECT ended_at = '{as_of}', recorded_at = '{as_of}' FROM registry.contract").stdout
+    assert told == "t|t\n"
+
+
 def test_how_long_delivery_takes_is_told_by_the_pushes_of_the_last_day_and_the_policy() -> None:
     def hours(*owed: Owed) -> float | None:
         return Reconciled(0, 0, 0, 0, 0, 0, 0, 0, [*owed]).delivery_hours(16)
