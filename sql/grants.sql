@@ -46,7 +46,7 @@ GRANT SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at) ON registry.
 GRANT SELECT, INSERT, UPDATE (expires_at) ON registry.messenger_secret TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (ended_at, end_reason) ON registry.binding TO registryd_app;
 -- The database alone sets a page's id and time.
-GRANT SELECT (page_id, answered_at), INSERT (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, told, bound) ON registry.journal_page TO registryd_app;
+GRANT SELECT (page_id, answered_at), INSERT (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, told, bound, turned_by_rule) ON registry.journal_page TO registryd_app;
 GRANT SELECT ON SEQUENCE registry.sealed_until_ms TO registryd_app;
 GRANT SELECT, INSERT (key_id, month, ciphertext) ON registry.digest_key TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (used, absent) ON registry.quota_usage TO registryd_app;

@@ -10,8 +10,8 @@
 -- audit verify` finding it. Everything is hashed inside the database, over what it holds, by functions PostgreSQL brings along:
 --
 --   content  SHA-256 of the window's pages in the order of their ids, each page_id, answered_at, queries, digest_key, messenger_ids,
---            query_counts, waited_ms, digests, present, told and bound as its type's send function has it (PostgreSQL's binary format;
---            digests as they are, a told or bound that is NULL as ffffffff), one after another
+--            query_counts, waited_ms, digests, present, told, bound and turned_by_rule as its type's send function has it (PostgreSQL's
+--            binary format; digests as they are, what is NULL as ffffffff), one after another
 --   sha256   SHA-256 of previous, sequence, sealed_at, from_at, until_at, pages, queries, content, system_identifier, timeline, kind and note:
 --            all of the row, in the same way, kind and note in UTF-8
 --
@@ -125,7 +125,8 @@ BEGIN
         SELECT count(*), coalesce(sum(p.queries), 0), sha256(coalesce(string_agg(p.bytes, ''), ''))
           FROM (SELECT p.queries, uuid_send(p.page_id) || timestamptz_send(p.answered_at) || int4send(p.queries) || int2send(p.digest_key)
                                   || array_send(p.messenger_ids) || array_send(p.query_counts) || array_send(p.waited_ms) || p.digests
-                                  || varbit_send(p.present) || coalesce(varbit_send(p.told), '\xffffffff') || coalesce(varbit_send(p.bound), '\xffffffff') AS bytes
+                                  || varbit_send(p.present) || coalesce(varbit_send(p.told), '\xffffffff') || coalesce(varbit_send(p.bound), '\xffffffff')
+                                  || coalesce(int4send(p.turned_by_rule), '\xffffffff') AS bytes
                   FROM registry.journal_page AS p WHERE p.page_id >= %L AND p.page_id < %L ORDER BY p.page_id) AS p
     $pages$, registry.first_id_at(to_timestamp(starts * 60::bigint)), registry.first_id_at(to_timestamp(ends * 60::bigint)))
        INTO pages, queries, hashed;
@@ -137,6 +138,13 @@ BEGIN
            bound_count = kept.bound_count + excluded.bound_count,
            in_time = kept.in_time + excluded.in_time, late = kept.late + excluded.late,
            worst_wait = greatest(kept.worst_wait, excluded.worst_wait), allowed = greatest(kept.allowed, excluded.allowed);
+    EXECUTE format($turned$
+        INSERT INTO registry.turned_day AS kept (day, turned_by_rule)
+        SELECT (p.answered_at AT TIME ZONE 'UTC')::date, sum(p.turned_by_rule) FROM registry.journal_page AS p
+         WHERE p.page_id >= %L AND p.page_id < %L AND p.turned_by_rule IS NOT NULL
+         GROUP BY 1
+            ON CONFLICT (day) DO UPDATE SET turned_by_rule = kept.turned_by_rule + excluded.turned_by_rule
+    $turned$, registry.first_id_at(to_timestamp(starts * 60::bigint)), registry.first_id_at(to_timestamp(ends * 60::bigint)));
     PERFORM registry.append_seal('window', to_timestamp(ends * 60::bigint), pages, queries, hashed, '');
     RETURN NEXT;
 END

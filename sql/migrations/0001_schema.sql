@@ -295,6 +295,7 @@ CREATE TABLE registry.journal_page ( -- The journal of presence queries, append-
     present       varbit NOT NULL CHECK (length(present) = queries), -- The answers, a bit each.
     told          varbit CHECK (length(told) = queries), -- NULL where every query was answered. Else a 0 for each that was not, because its contract was being changed: it was asked again.
     bound         varbit CHECK (length(bound) = queries), -- NULL where no query of the group bound anything. Else a 1 for each query after which a binding of its messenger stood on the number: recorded, replaced or unchanged.
+    turned_by_rule integer CHECK (turned_by_rule > 0), -- How many of the group's answers organisation_rule turned: absent by it, present without it. NULL: none. A count and no bits, so that the page does not tell of which number that is so.
     PRIMARY KEY (page_id)
 ) PARTITION BY RANGE (page_id);
 -- Digests are random bytes: trying to compress them would only cost time.
@@ -591,6 +592,11 @@ CREATE TABLE registry.presence_day ( -- The figures of the journal's sealed page
     allowed       interval, -- The time that the policy gave.
     PRIMARY KEY (day, messenger_id)
 ) WITH (fillfactor = 70);
+
+CREATE TABLE registry.turned_day ( -- How many answers the policy's organisation_rule turned, by day, of the journal's sealed pages. Added with each seal.
+    day            date PRIMARY KEY, -- The day of the answer (UTC).
+    turned_by_rule bigint NOT NULL -- Answers that were absent by organisation_rule, and would have been present without it.
+);
 
 CREATE TABLE registry.refusal_day ( -- Requests that were refused, by day, messenger and reason: queries that nobody answered are no part of the journal, and they are evidence too. Written by each process about every ten seconds.
     day          date NOT NULL, -- The day (UTC).

@@ -30,7 +30,7 @@ SELECT s.sequence, s.from_at, s.until_at, s.pages AS sealed, f.pages AS found
          FROM (SELECT p.queries, uuid_send(p.page_id) || timestamptz_send(p.answered_at) || int4send(p.queries) || int2send(p.digest_key)
                                  || array_send(p.messenger_ids) || array_send(p.query_counts) || array_send(p.waited_ms) || p.digests
                                  || varbit_send(p.present) || coalesce(varbit_send(p.told), '\xffffffff')
-                                 || coalesce(varbit_send(p.bound), '\xffffffff') AS bytes
+                                 || coalesce(varbit_send(p.bound), '\xffffffff') || coalesce(int4send(p.turned_by_rule), '\xffffffff') AS bytes
                  FROM registry.journal_page AS p
                 WHERE p.page_id >= $3 AND p.page_id < $4
                   AND p.page_id >= (lpad(to_hex((extract(epoch FROM s.from_at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid

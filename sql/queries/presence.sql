@@ -16,14 +16,16 @@ WITH rule AS MATERIALIZED (
      WHERE EXISTS (SELECT FROM registry.completeness())
 ), answered AS MATERIALIZED (
     SELECT string_agg(CASE WHEN registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present)
-                           THEN '1' ELSE '0' END, '' ORDER BY q.position) AS bits
+                           THEN '1' ELSE '0' END, '' ORDER BY q.position) AS bits,
+           nullif(count(*) FILTER (WHERE c.unverified AND rule.organisation_rule <> 'subscriber'
+                                     AND registry.is_present(c.status, false, rule.organisation_rule, rule.suspended_is_present)), 0)::integer AS turned
       FROM unnest($1::bigint[], $2::integer[]) AS q(msisdn, position)
      CROSS JOIN rule
       LEFT JOIN LATERAL (SELECT l.generation, l.status, l.unverified FROM registry.contract AS l
                           WHERE l.msisdn = q.msisdn ORDER BY l.generation DESC LIMIT 1) AS c ON true
 ), journaled AS (
-    INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present)
-    SELECT length(a.bits), $7::smallint, $3::integer[], $4::integer[], $5::integer[], $6::bytea, a.bits::varbit FROM answered AS a WHERE a.bits IS NOT NULL
+    INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, turned_by_rule)
+    SELECT length(a.bits), $7::smallint, $3::integer[], $4::integer[], $5::integer[], $6::bytea, a.bits::varbit, a.turned FROM answered AS a WHERE a.bits IS NOT NULL
     RETURNING page_id, answered_at
 )
 SELECT j.page_id, j.answered_at, a.bits FROM journaled AS j CROSS JOIN answered AS a;
@@ -39,14 +41,16 @@ WITH rule AS MATERIALIZED (
      WHERE EXISTS (SELECT FROM registry.completeness())
 ), answered AS MATERIALIZED (
     SELECT q.position, q.msisdn, q.code, q.messenger_id, c.generation,
-           coalesce(registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present), false) AS present
+           coalesce(registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present), false) AS present,
+           c.unverified AND rule.organisation_rule <> 'subscriber'
+           AND registry.is_present(c.status, false, rule.organisation_rule, rule.suspended_is_present) AS turned
       FROM unnest($1::bigint[], $2::integer[], $8::text[], $9::integer[]) AS q(msisdn, position, code, messenger_id)
      CROSS JOIN rule
       LEFT JOIN LATERAL (SELECT l.generation, l.status, l.unverified FROM registry.contract AS l
                           WHERE l.msisdn = q.msisdn ORDER BY l.generation DESC LIMIT 1) AS c ON true
 ), judged AS MATERIALIZED (
     -- Each probe is a LATERAL of its own: locked in the order of the numbers, and never more than one descent of an index a query.
-    SELECT a.position, a.msisdn, a.generation, a.messenger_id, a.code, a.present,
+    SELECT a.position, a.msisdn, a.generation, a.messenger_id, a.code, a.present, a.turned,
            CASE WHEN NOT a.present OR a.code IS NULL THEN NULL
                 WHEN same_code.msisdn = a.msisdn THEN 'unchanged'
                 WHEN same_code.msisdn IS NOT NULL THEN 'code_in_use'
@@ -83,6 +87,7 @@ WITH rule AS MATERIALIZED (
 ), gathered AS MATERIALIZED (
     SELECT string_agg(CASE WHEN j.present THEN '1' ELSE '0' END, '' ORDER BY j.position) AS bits,
            CASE WHEN bool_or(j.outcome = 'busy') THEN string_agg(CASE j.outcome WHEN 'busy' THEN '0' ELSE '1' END, '' ORDER BY j.position) END AS told,
+           nullif(count(*) FILTER (WHERE j.turned), 0)::integer AS turned,
            CASE WHEN bool_or(j.outcome IN ('recorded', 'unchanged', 'replaced'))
                 THEN string_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN '1' ELSE '0' END, '' ORDER BY j.position) END AS bound,
            array_agg(j.outcome ORDER BY j.position) AS outcomes,
@@ -90,8 +95,9 @@ WITH rule AS MATERIALIZED (
            array_agg(CASE WHEN j.outcome IN ('recorded', 'unchanged', 'replaced') THEN j.generation END ORDER BY j.position) AS generations
       FROM judged AS j
 ), journaled AS (
-    INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, told, bound)
-    SELECT length(g.bits), $7::smallint, $3::integer[], $4::integer[], $5::integer[], $6::bytea, g.bits::varbit, g.told::varbit, g.bound::varbit
+    INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, told, bound, turned_by_rule)
+    SELECT length(g.bits), $7::smallint, $3::integer[], $4::integer[], $5::integer[], $6::bytea, g.bits::varbit, g.told::varbit, g.bound::varbit,
+           g.turned
       FROM gathered AS g
      WHERE g.bits IS NOT NULL
     RETURNING page_id, answered_at

@@ -200,6 +200,12 @@ COMMENT ON COLUMN report.presence_without_code.with_code IS 'Of them, those that
 COMMENT ON COLUMN report.presence_without_code.without_code IS 'The others: asked without a code, or with one that is bound to another number.';
 COMMENT ON COLUMN report.presence_without_code.is_final IS 'Whether the policy''s code_within has passed since the day''s end. Until then the codes of that day may still come.';
 
+CREATE OR REPLACE VIEW report.organisation_rule_daily AS
+SELECT t.day, t.turned_by_rule FROM registry.turned_day AS t;
+COMMENT ON VIEW report.organisation_rule_daily IS 'How many answers the policy''s organisation_rule turned, by day, of what is sealed: some two minutes ago. By messenger it is not told, because the journal does not say of which number it is so.';
+COMMENT ON COLUMN report.organisation_rule_daily.day IS 'The day of the answer (UTC).';
+COMMENT ON COLUMN report.organisation_rule_daily.turned_by_rule IS 'Answers that were absent because the end user of an organisation''s or sole trader''s number is not registered, and would have been present under organisation_rule subscriber.';
+
 CREATE OR REPLACE VIEW report.refusal_daily AS
 SELECT r.day, m.name AS messenger, r.reason, r.refusals
   FROM registry.refusal_day AS r JOIN registry.messenger AS m ON m.messenger_id = r.messenger_id;

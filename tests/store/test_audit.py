@@ -29,7 +29,8 @@ DO $$ DECLARE s registry.seal; before bytea := decode(repeat('00', 32), 'hex'); 
                       uuid_send(p.page_id) || timestamptz_send(p.answered_at) || int4send(p.queries) || int2send(p.digest_key)
                       || array_send(p.messenger_ids) || array_send(p.query_counts) || array_send(p.waited_ms) || p.digests
                       || varbit_send(p.present) || coalesce(varbit_send(p.told), '\\xffffffff')
-                      || coalesce(varbit_send(p.bound), '\\xffffffff'), '' ORDER BY p.page_id), ''))
+                      || coalesce(varbit_send(p.bound), '\\xffffffff')
+                      || coalesce(int4send(p.turned_by_rule), '\\xffffffff'), '' ORDER BY p.page_id), ''))
                  FROM registry.journal_page AS p
                 WHERE p.page_id >= registry.first_id_at(from_at) AND p.page_id < registry.first_id_at(until_at))
          WHERE sequence = s.sequence;
@@ -66,7 +67,7 @@ async def kept_head(database: TestDatabase) -> dict[str, Link]:
 
 COPY = (
     "INSERT INTO registry.journal_page SELECT '{id}', answered_at, queries, digest_key, messenger_ids, query_counts, waited_ms, digests, "
-    "present, told, bound FROM registry.journal_page WHERE page_id = '{{p}}'"
+    "present, told, bound, turned_by_rule FROM registry.journal_page WHERE page_id = '{{p}}'"
 )
 
 TAMPERINGS = {
@@ -97,6 +98,10 @@ TAMPERINGS = {
     ),
     "a binding is said not to have come": (
         "UPDATE registry.journal_page SET bound = B'001' WHERE page_id = '{p}'",
+        [("window_changed", "s", None)],
+    ),
+    "a rule is said to have turned an answer": (
+        "UPDATE registry.journal_page SET turned_by_rule = 1 WHERE page_id = '{p}'",
         [("window_changed", "s", None)],
     ),
     "a page is deleted": (

@@ -299,7 +299,7 @@ TABLES = {
     "messenger_key": "key_id messenger_id secret_sha256 created_at expires_at revoked_at last_used_at",
     "messenger_secret": "messenger_id",
     "binding": "msisdn generation messenger_id identification_code bound_at ended_at end_reason",
-    "journal_page": "page_id answered_at messenger_ids query_counts waited_ms queries digest_key digests present told bound",
+    "journal_page": "page_id answered_at messenger_ids query_counts waited_ms queries digest_key digests present told bound turned_by_rule",
     "presence_query": "query_id messenger_id msisdn_digest present received_at answered_at",
     "notification": "messenger_id deadline_at notification_id msisdn generation identification_code terminated_at recorded_at not_before "
     "attempts last_error undoes",

@@ -17,7 +17,18 @@ from registryd.presence.answerer import Answerer
 from registryd.store import audit
 from registryd.store.digest_keys import DigestKey
 from tests.conftest import TestDatabase
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, begin_chain, seal_all, waits, write_page
+from tests.store.conftest import (
+    FIRST,
+    Connection,
+    add_contracts,
+    add_messengers,
+    ask,
+    begin_chain,
+    change_policy,
+    seal_all,
+    waits,
+    write_page,
+)
 
 INSERT = (
     "INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present) "
@@ -248,6 +259,28 @@ def test_whom_the_operator_could_not_bind_is_told_by_day_and_messenger(database:
                 await seal_all(connection, datetime.now(UTC) + timedelta(minutes=2))
             await connection.execute("UPDATE registry.presence_day SET day = day - 2")
             assert await connection.fetchval("SELECT bool_and(is_final) FROM report.presence_without_code")
+
+    asyncio.run(run())
+
+
+def test_answers_that_the_organisation_rule_turned_are_counted_by_day(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection, database.pool() as db:
+            await begin_chain(connection, datetime.now(UTC))
+            await add_contracts(connection, 4)
+            (messenger_id,) = await add_messengers(connection, 1)
+            unregistered = "UPDATE registry.contract SET holder = 'organisation', end_user = 'unregistered' WHERE msisdn >= $1"
+            await connection.execute(unregistered, FIRST + 2)
+            await connection.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", FIRST + 3)
+            assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 2, None), (FIRST + 3, None), (FIRST + 9, None)))[1] == "1000"
+            assert (await ask(db, messenger_id, (FIRST, "a"), (FIRST + 2, "b"), (FIRST + 3, "c")))[1] == "100"
+            assert (await ask(db, messenger_id, (FIRST, None)))[1] == "1"
+            await change_policy(connection, organisation_rule="subscriber")
+            assert (await ask(db, messenger_id, (FIRST + 2, None)))[1] == "1"
+            pages = await connection.fetch("SELECT turned_by_rule FROM registry.journal_page ORDER BY answered_at")
+            assert [row[0] for row in pages] == [1, 1, None, None]
+            await seal_all(connection, datetime.now(UTC) + timedelta(minutes=2))
+            assert await connection.fetchval("SELECT sum(turned_by_rule) FROM report.organisation_rule_daily") == 2
 
     asyncio.run(run())
 
