@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from math import ceil
 from typing import NamedTuple
@@ -94,6 +94,8 @@ class QuotaGuard:
         self._shared_day = 0
         self._own: dict[tuple[MessengerId, int], tuple[int, int]] = {}
         self._sent: dict[tuple[MessengerId, int], tuple[int, int]] = {}
+        self._in_doubt: tuple[str, Mapping[tuple[MessengerId, int], tuple[int, int]]] | None = None
+        """Counts that are among `_own` again, and the transaction that may have added them all the same."""
         self.in_flight: Counter[MessengerId] = Counter()
         self._weights: Weights | None = None
         self._canaries: frozenset[int] = frozenset()
@@ -146,13 +148,21 @@ class QuotaGuard:
 
     async def exchange(self) -> None:
         """Shares this process's counts and signs; learns the sums, the alarms and the measures. Raises: Unavailable; nothing is lost."""
+        if self._in_doubt is not None:
+            transaction, counts = self._in_doubt
+            if await guard.was_committed(self._db, transaction):
+                for key, (used, absent) in counts.items():
+                    self._add(key, -used, -absent)
+            self._in_doubt = None
         self._sent, self._own = self._own, {}
         signs, self._signs = self._signs, set()
         today = int(self._clock() // DAY_S)
         usage = [(messenger_id, _date(day), used, absent) for (messenger_id, day), (used, absent) in self._sent.items()]
         try:
             shared = await guard.exchange(self._db, _date(today), usage, sorted(signs))
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, guard.CommitInDoubt):
+                self._in_doubt = error.transaction, self._sent
             for key, count in self._sent.items():
                 self._add(key, *count)
             self._signs |= signs

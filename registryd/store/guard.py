@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 from registryd.domain.enumeration import Sign
+from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.store.pool import Database, fetch, first
 from registryd.store.queries import Nothing, Query
@@ -54,6 +55,22 @@ class AlarmKind(NamedTuple):
     kind: str
 
 
+class Transaction(NamedTuple):
+    id: str
+
+
+class TransactionStatus(NamedTuple):
+    status: str | None
+
+
+class CommitInDoubt(Unavailable):
+    """The registry cannot answer now: whether the exchange was committed is not known yet."""
+
+    def __init__(self, transaction: str) -> None:
+        super().__init__()
+        self.transaction = transaction
+
+
 class Shared(NamedTuple):
     """What the processes know together."""
 
@@ -68,6 +85,8 @@ READ_USAGE = Query("guard", "read_usage", UsageRow, date)
 RAISE_ALARMS = Query("guard", "raise_alarms", Raised, list[int], list[str])
 READ_THROTTLED = Query("guard", "read_throttled", ThrottledRow)
 READ_MEASURES = Query("guard", "read_measures", Measures)
+CURRENT_TRANSACTION = Query("guard", "current_transaction", Transaction)
+TRANSACTION_STATUS = Query("guard", "transaction_status", TransactionStatus, str)
 FIND_ALARMS = Query("guard", "find_alarms", Alarm, int)
 CLEAR_ALARMS = Query("guard", "clear_alarms", AlarmKind, int)
 
@@ -75,15 +94,34 @@ CLEAR_ALARMS = Query("guard", "clear_alarms", AlarmKind, int)
 async def exchange(
     db: Database, day: date, usage: Sequence[tuple[MessengerId, date, int, int]], signs: Sequence[tuple[MessengerId, Sign]]
 ) -> Shared:
-    """Adds this process's usage (messenger, day, used, absent) and signs. Returns the day's usage and the alarms of all processes."""
-    async with db.transaction() as connection:
-        if usage:
-            await fetch(connection, ADD_USAGE, *zip(*usage, strict=True))
-        raised = await fetch(connection, RAISE_ALARMS, *zip(*signs, strict=True)) if signs else []
-        measures = await first(connection, READ_MEASURES)
-        if measures is None:
-            raise AssertionError("no policy is in force: registry.policy has no row that has begun")
-        return Shared(await fetch(connection, READ_USAGE, day), raised, await fetch(connection, READ_THROTTLED), measures)
+    """Adds this process's usage (messenger, day, used, absent) and signs. Returns the day's usage and the alarms of all processes.
+
+    Raises: CommitInDoubt; Unavailable, where nothing was added.
+    """
+    written = None
+    try:
+        async with db.transaction() as connection:
+            if usage:
+                await fetch(connection, ADD_USAGE, *zip(*usage, strict=True))
+            raised = await fetch(connection, RAISE_ALARMS, *zip(*signs, strict=True)) if signs else []
+            measures = await first(connection, READ_MEASURES)
+            if measures is None:
+                raise AssertionError("no policy is in force: registry.policy has no row that has begun")
+            shared = Shared(await fetch(connection, READ_USAGE, day), raised, await fetch(connection, READ_THROTTLED), measures)
+            written = await first(connection, CURRENT_TRANSACTION) if usage else None
+    except Unavailable as error:
+        if written is not None:
+            raise CommitInDoubt(written.id) from error
+        raise
+    return shared
+
+
+async def was_committed(db: Database, transaction: str) -> bool:
+    """Raises: Unavailable, also while that is not decided."""
+    (row,) = await db.fetch(TRANSACTION_STATUS, transaction)
+    if row.status == "in progress":
+        raise Unavailable
+    return row.status == "committed"
 
 
 async def find_alarms(db: Database, messenger_id: MessengerId) -> list[Alarm]:
