@@ -5,7 +5,7 @@ Invariants:
 * No notification is in two pushes at once, however often its row is read.
 * A failing endpoint closes the lane and comes back through one canary and a ramp.
 * Notifications that are refused, or that break the endpoint, cannot hold up the others, however many they are: what was never tried goes
-  first in seven pushes of eight, and a canary is one that was never tried.
+  first in seven pushes of eight, what failed a few times goes before what failed often, and a canary is one that was never tried.
 * What failed is tried again in half the batch, and what is refused is split, so that the bad notification is soon alone.
 * An endpoint that refuses one new notification after the other is a failing one, once it has refused the last ones too: one that takes
   some is never closed for what it refuses, as long as one of them is at hand.

@@ -1,7 +1,8 @@
 """The batches that a lane pushes next, in the order of their deadlines: what was never tried goes before what has failed.
 
 Notifications that their messenger refuses, or that break its endpoint, may be many and may have the earliest deadlines. They are kept
-apart, so that they cannot stand in the others' way: every eighth push is a retry, and all are once nothing else is left.
+apart, so that they cannot stand in the others' way: every eighth push is a retry, and all are once nothing else is left. Of the retries
+those that have failed a few times only go first, because what has failed often will mostly fail again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from registryd.domain.notification import Notification
 
 RETRY_EVERY = 8
 RETRIES_MAX = 500
-"""Retries in the queue; the rest stays in the table, so that it takes no room from what was never tried."""
+"""Retries in the queue, those of few attempts and those of many each; the rest stays in the table, so that it takes no room from others."""
+FEW_ATTEMPTS = 2
 
 Batch = Sequence[Notification]
 
@@ -61,8 +63,10 @@ class PushQueue:
 
     def put(self, rows: Sequence[Notification]) -> list[Notification]:
         """Adds rows; returns those that were added, which are not all where there are too many retries."""
-        room = max(0, RETRIES_MAX - sum(map(len, self._retries)))
-        added = [row for row in rows if not row.attempts] + [row for row in rows if row.attempts][:room]
+        added = [row for row in rows if not row.attempts]
+        for often in (False, True):
+            room = RETRIES_MAX - sum(len(batch) for batch in self._retries if _failed_often(batch[0]) == often)
+            added += [row for row in rows if row.attempts and _failed_often(row) == often][: max(0, room)]
         for batch in _batches(added, self._batch_max):
             if batch[0].attempts:
                 self._retries.append(batch)
@@ -71,7 +75,7 @@ class PushQueue:
                 self.new += len(batch)
         # A row that is read later may be due earlier.
         self._new = deque(sorted(self._new, key=_deadline))
-        self._retries = deque(sorted(self._retries, key=_deadline))
+        self._retries = deque(sorted(self._retries, key=_retry_order))
         return added
 
     def split(self, batch: Batch) -> None:
@@ -86,6 +90,14 @@ class PushQueue:
 
 def _deadline(batch: Batch) -> datetime:
     return batch[0].deadline_at
+
+
+def _failed_often(notification: Notification) -> bool:
+    return notification.attempts > FEW_ATTEMPTS
+
+
+def _retry_order(batch: Batch) -> tuple[int, datetime]:
+    return min(batch[0].attempts, FEW_ATTEMPTS + 1), batch[0].deadline_at
 
 
 def _batches(rows: Sequence[Notification], batch_max: int) -> Iterator[Batch]:

@@ -216,6 +216,13 @@ def test_one_push_in_eight_is_a_retry_while_there_is_something_new() -> None:
     assert sum(tried) == 32, "and all of them in the end"
 
 
+def test_what_failed_once_finds_room_and_goes_before_what_failed_often_however_much_that_is() -> None:
+    lane = state(width=1)
+    reads(lane, [owed(n, attempts=9) for n in range(PAGE)])
+    reads(lane, [owed(PAGE + n, attempts=9) for n in range(PAGE - 1)] + [owed(2 * PAGE, attempts=1)])
+    assert pushed(begun(lane, 0.0)) == [f"c{2 * PAGE}"]
+
+
 def test_what_could_not_be_written_is_kept_for_the_next_time() -> None:
     lane = state()
     rows = [owed(n) for n in range(1, 4)]
