@@ -76,12 +76,17 @@ async def set_policy(
             dry_run=dry_run,
             counting=lambda: click.echo("counting the live contracts that this turns", err=True),
         )
+    turned = change.turned
+    turns = f"{'would turn' if dry_run else 'turns'} {turned.absent:,} live contracts absent and {turned.present:,} present"
+    if turned.absent > change.allowed:
+        turns += f"; that stops it, for {change.allowed:,} may turn absent now: --max-absent"
+    counts = {"turnsAbsent": turned.absent, "turnsPresent": turned.present, "mayTurnAbsent": change.allowed}
     until = f" until {change.after['superseded_at']}, when the next one that is planned begins" if change.after["superseded_at"] else ""
     present(
         as_json,
-        change.after | {"dryRun": dry_run, "turnsAbsent": change.turned.absent, "turnsPresent": change.turned.present},
+        change.after | {"dryRun": dry_run} | counts,
         *(f"{name}: {_shown(change.before[name]) or 'NULL'} -> {_shown(change.after[name]) or 'NULL'}" for name in wanted),
-        f"{'would turn' if dry_run else 'turns'} {change.turned.absent:,} live contracts absent and {change.turned.present:,} present",
+        turns,
         f"{'would be ' if dry_run else ''}in force from {change.after['effective_from']}{until}",
     )
 

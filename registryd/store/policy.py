@@ -53,6 +53,8 @@ class Change(NamedTuple):
     before: dict[str, Any]
     after: dict[str, Any]
     turned: Turned
+    allowed: int
+    """How many live contracts may turn absent now."""
 
 
 RULE = ("organisation_rule", "suspended_is_present")
@@ -97,12 +99,12 @@ async def change(
         if _lacks_unit(changes.get(column.name) or ""):
             raise PolicyRefused(f"{column.name}: an interval says its unit, as in '12 hours' or '12:00:00'")
     before, after = await _add(connection, changes, since, note, keep=False)
+    live = await bounds.count_live(connection)
+    allowed = (await bounds.bounds(connection, live, None, absent_max)).absent
     turned = Turned(0, 0)
     if any(before[column] != after[column] for column in RULE):
         counting()
         (turned,) = await fetch(connection, COUNT_TURNED, *(row[column] for row in (before, after) for column in RULE))
-        live = await bounds.count_live(connection)
-        allowed = (await bounds.bounds(connection, live, None, absent_max)).absent
         if turned.absent > allowed and not dry_run:
             raise PolicyRefused(
                 f"this turns {turned.absent:,} of {live:,} live contracts absent ({turned.absent / max(live, 1):.2%}) and "
@@ -112,7 +114,7 @@ async def change(
     if not dry_run:
         counted = [before[column] for column in RULE]
         before, after = await _add(connection, changes, since, note, keep=True, rule=counted)
-    return Change(before, after, turned)
+    return Change(before, after, turned, allowed)
 
 
 async def _add(

@@ -23,7 +23,7 @@ SELECT f.day, m.name AS messenger, sum(f.in_time + f.late)::bigint AS queries, s
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  WHERE f.allowed IS NOT NULL
  GROUP BY f.day, m.name;
-COMMENT ON VIEW report.answer_deadline IS 'Decree 1801 of 2021: how many queries were answered within the policy''s time, and the worst wait, by day and messenger. Unanswered queries are not journaled: see the metrics of refusals.';
+COMMENT ON VIEW report.answer_deadline IS 'Decree 1801 of 2021: how many queries were answered within the policy''s time, and the worst wait, by day and messenger. Queries that were refused are not journaled: see report.refusal_daily.';
 COMMENT ON COLUMN report.answer_deadline.day IS 'The day of the answer (UTC).';
 COMMENT ON COLUMN report.answer_deadline.messenger IS 'Who asked.';
 COMMENT ON COLUMN report.answer_deadline.queries IS 'Numbers asked for.';

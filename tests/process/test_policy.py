@@ -180,6 +180,8 @@ def test_a_rule_that_turns_many_absent_is_counted_and_stopped(site: Site) -> Non
     words = ("policy", "set", "suspended_is_present=false", "organisation_rule=subscriber", "--note", "n")
     dry = json.loads(run(site, *words, "--from", SOON, "--dry-run", "--json").stdout)
     assert (dry["turnsAbsent"], dry["turnsPresent"]) == (SUSPENDED, UNREGISTERED)
+    told = run(site, *words, "--dry-run", "--max-absent", str(SUSPENDED - 1))
+    assert (told.exit_code, f"that stops it, for {SUSPENDED - 1} may turn absent now" in told.stdout) == (0, True)
     stopped = run(site, *words, "--max-absent", str(SUSPENDED - 1))
     assert stopped.exit_code == 1
     assert f"turns {SUSPENDED} of 101 live contracts absent" in stopped.output
