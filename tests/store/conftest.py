@@ -79,7 +79,8 @@ async def ask(db: Database, messenger_id: int, *queries: tuple[int, str | None],
     """One group of a messenger's queries, each a number and perhaps a code: what became of the codes, and the answers as bits."""
     runs = presence.Runs([MessengerId(messenger_id)], [len(queries)], [3])
     codes = [IdentificationCode(code) if code else None for _, code in queries]
-    answered = await presence.answer(db, runs, [Msisdn(number) for number, _ in queries], codes, bytes(16 * len(queries)), 1, again=again)
+    digests = b"".join(number.to_bytes(16, "big") for number, _ in queries)
+    answered = await presence.answer(db, runs, [Msisdn(number) for number, _ in queries], codes, digests, 1, again=again)
     return answered.outcomes if isinstance(answered, presence.AnsweredAndBound) else [None] * len(queries), answered.bits
 
 

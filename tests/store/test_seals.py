@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from registryd import resources
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.presence import PresenceQuery
 from registryd.keep.seals import seal_windows
@@ -251,6 +253,13 @@ def test_whom_the_operator_could_not_bind_is_told_by_day_and_messenger(database:
             assert await ask(db, two, (FIRST, None), (FIRST + 1, None)) == ([None, None], "11")
             bound = await connection.fetch("SELECT bound::text FROM registry.journal_page ORDER BY answered_at")
             assert [row[0] for row in bound] == ["100", "10", None, "1", None]
+            [recipe] = [
+                block
+                for block in re.findall(r"```sql\n(.*?)```", resources.path("sql/README.md").read_text(), re.DOTALL)
+                if "AS without_code" in block
+            ]
+            numbers = await connection.fetch(recipe.replace("now() - interval '2 days'", "now()"))
+            assert sorted(tuple(row)[1:] for row in numbers) == [(2, 2), (4, 3)], "numbers, each once"
             for _ in ("open", "sealed"):
                 rows = await connection.fetch(
                     "SELECT present, with_code, without_code, is_final FROM report.presence_without_code ORDER BY messenger"
