@@ -148,13 +148,14 @@ BEGIN
                                 WHERE l.msisdn = b.msisdn AND l.generation = b.generation + 1 AND l.messenger_id = b.messenger_id AND l.ended_at IS NULL)
         $taken$;
     END IF;
-    -- What was undone no longer fills the bound of the hour. What was held never did. By minutes, because fold_movements sums them so.
+    -- What was undone no longer fills the bound of the hour. What was recorded while a wave came may never have filled it, and is not taken
+    -- off: the bound is rather too tight for an hour. By minutes, because fold_ends sums them so.
     PERFORM pg_advisory_xact_lock(hashtextextended('registry.fold_movements', 0));
     EXECUTE $ends$
         WITH undone AS (
             SELECT date_trunc('minute', m.recorded_at) AS minute, count(*) AS ends FROM pg_temp.mistaken AS m
              WHERE m.outcome = 'reinstated' AND m.recorded_at > now() - interval '1 hour'
-               AND NOT EXISTS (SELECT FROM registry.notification_held AS h WHERE h.recorded_at = m.recorded_at)
+               AND NOT EXISTS (SELECT FROM registry.wave AS w WHERE m.recorded_at BETWEEN w.began_at AND w.last_at)
              GROUP BY 1
         ), counted AS (
             DELETE FROM registry.ends_recorded AS e USING undone AS u WHERE date_trunc('minute', e.recorded_at) = u.minute

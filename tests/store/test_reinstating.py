@@ -372,6 +372,23 @@ def test_undone_ends_no_longer_fill_the_bound_of_the_hour(persons: Persons) -> N
     asyncio.run(run())
 
 
+def test_undone_ends_of_a_released_wave_do_not_widen_the_bound(persons: Persons) -> None:
+    async def run() -> None:
+        async with persons.database.connect() as connection:
+            await add_contracts(connection, 12)
+            (messenger,) = await add_messengers(connection, 1)
+            await bind(connection, messenger, 12, FIRST)
+            await bound_ends(connection, 3)
+            await end(connection, FIRST, FIRST + 1)
+            await end(connection, *range(FIRST + 5, FIRST + 10))
+            assert await connection.fetchval("SELECT registry.ends_left()") == 1, "the wave is held, and so it is not counted"
+            await connection.execute("SELECT registry.release_wave(max(wave_id), 'right after all', 100) FROM registry.wave")
+            await undo(persons, Ends(numbers=[*range(FIRST + 5, FIRST + 10)]))
+            assert await connection.fetchval("SELECT registry.ends_left()") == 1
+
+    asyncio.run(run())
+
+
 def test_ends_that_a_snapshot_brought_are_named_by_its_time(persons: Persons, tmp_path: Path) -> None:
     async def run() -> None:
         async with persons.database.connect() as connection:
