@@ -107,7 +107,8 @@ CREATE TABLE registry.policy ( -- The rules in force from a date on. The row in 
     CONSTRAINT scans_are_denser_than_honest_messengers CHECK (honest_density > 0 AND honest_density <= 0.95),
     CONSTRAINT false_alarms_are_rare CHECK (honest_queries_per_alarm >= 1000),
     CONSTRAINT alarms_end CHECK (alarm_lasts > '0' AND alarm_lasts <= '30 days'),
-    CONSTRAINT alarms_slow_and_do_not_stop CHECK (alarm_queries_per_minute >= 1)
+    CONSTRAINT alarms_slow_and_do_not_stop CHECK (alarm_queries_per_minute >= 1),
+    CONSTRAINT policies_have_dates CHECK (isfinite(effective_from) AND isfinite(lapses_at))
 );
 INSERT INTO registry.policy VALUES (
     '2022-03-01 00:00:00+03', '2028-03-01 00:00:00+03', '20 minutes', '24 hours', 'verified_end_user', true, '3 years', '3 years',

@@ -34,7 +34,7 @@ SELECT m.name, p.kind, false FROM prolonged AS p JOIN registry.messenger AS m ON
 
 -- name: read_throttled
 -- Why: it tells how much longer, not until when, because a process's clock need not be the database's.
-SELECT a.messenger_id, max(a.ends_at) - now() AS remaining
+SELECT a.messenger_id, least(max(a.ends_at), now() + interval '1 year') - now() AS remaining
   FROM registry.enumeration_alarm AS a
  WHERE a.cleared_at IS NULL AND a.ends_at > now()
  GROUP BY a.messenger_id;

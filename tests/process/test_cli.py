@@ -329,3 +329,26 @@ def test_a_key_that_never_expires_can_be_rotated(site: Site, until: str) -> None
     assert run(site, "messenger", "rotate-key", "alpha").exit_code == 0
     lives = [key["expires_at"][:4] for key in told(site, "messenger", "show", "alpha")["keys"] if key["expires_at"]]
     assert lives == [site.database.psql("-Atc", "SELECT extract(year FROM now() + interval '24 h')").stdout.strip()]
+
+
+def test_infinity_in_a_table_stops_no_command(site: Site) -> None:
+    """Nor does a year that no calendar of ours has: what lasts for ever is told as lasting to the end of it."""
+    asyncio.run(site.add_messenger("alpha", endpoint="https://m.example/"))
+    for statement in (
+        "UPDATE registry.messenger_key SET expires_at = 'infinity', last_used_at = '-infinity', created_at = '-infinity'",
+        "UPDATE registry.messenger_secret SET expires_at = 'infinity', created_at = '-infinity'",
+        "UPDATE registry.lane SET gate_until = 'infinity', failures = 1",
+        "INSERT INTO registry.enumeration_alarm (messenger_id, kind, ends_at) SELECT messenger_id, 'absent', 'infinity' FROM registry.lane",
+        "INSERT INTO registry.wave_allowance (ends, until_at, reason) VALUES (1, '10001-01-01', 'test')",
+    ):
+        done = site.database.psql("-c", statement)
+        assert done.returncode == 0, done.stderr
+    for words in ("check", "messenger list", "messenger show alpha", "policy show", "feed status", "notifications status", "report policy"):
+        for shape in ([], ["--json"]):
+            told_of = run(site, *words.split(), *shape)
+            assert told_of.exit_code == 0, (words, told_of.output)
+    assert run(site, "messenger", "rotate-key", "alpha").exit_code == 0
+    dateless = site.database.psql("-c", "SET session_replication_role = 'replica'; UPDATE registry.policy SET lapses_at = 'infinity'")
+    assert "policies_have_dates" in dateless.stderr
+    with daemon(site, "answer", "operate", "deliver") as running:
+        assert not [line for line in running.log() if line["event"] in ("background_failed", "request_failed")]
