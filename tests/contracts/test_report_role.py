@@ -51,6 +51,8 @@ async def seed(database: TestDatabase) -> None:
         await add_contracts(dba, 1, 79_500_000_007)
         await dba.execute("INSERT INTO registry.numbering_range (first_msisdn, last_msisdn) VALUES (79160000000, 79169999999)")
         await dba.execute("INSERT INTO registry.wave (ends, notifications) VALUES (1, 1)")
+        await dba.execute("INSERT INTO registry.turned_day VALUES (current_date, 1)")
+        await dba.execute("INSERT INTO registry.refusal_day VALUES (current_date, $1, 'quota', 1)", messenger_id)
         await dba.execute(
             "INSERT INTO registry.notification_withdrawn SELECT messenger_id, generation, 1, deadline_at, notification_id, msisdn, "
             "terminated_at, recorded_at, now(), 1, identification_code, 'a mistake' FROM registry.notification"
