@@ -193,12 +193,14 @@ async def _capacity(connection: Connection) -> str:
 async def _law(connection: Connection) -> CheckResult:
     law = await policy.read_law(connection)
     rule = f"organisation_rule {law.organisation_rule}, suspended_is_present {str(law.suspended_is_present).lower()}"
-    lapses = "no day is known when it lapses" if law.lapses_at is None else f"it lapses on {law.lapses_at:%F} (lapses_at)"
+    lapses = "no day is known when it lapses" if law.lapses_at is None else f"it lapses at {law.lapses_at:%F %H:%M} UTC (lapses_at)"
     if not law.is_chosen:
         mend = "registryd policy set organisation_rule=subscriber or =verified_end_user --note 'who decided it'"
         return CheckResult("policy", f"{rule}; {lapses}. Nobody has chosen the rule for organisations yet: {mend}", warns=True)
     if law.lapses_s is not None and law.lapses_s < AHEAD_S:
-        return CheckResult("policy", f"{rule}; {lapses}: plan its successor, registryd policy set … --from {law.lapses_at:%F}", warns=True)
+        return CheckResult(
+            "policy", f"{rule}; {lapses}: plan its successor, registryd policy set … --from {law.lapses_at:%FT%TZ}", warns=True
+        )
     return CheckResult("policy", f"{rule}; {lapses}")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import click
 from rich.table import Table
@@ -45,10 +47,10 @@ async def status(context: Context, *, as_json: bool) -> None:
     for one in allowances:
         allowed.add_row(f"{one.allowance_id}", f"{one.ends:,}", f"{one.used:,}", f"{one.until_at:%F %T}", one.made_by, one.reason)
     facts = {
-        **found._asdict(),
-        "lag": [{**row._asdict(), "mean_lag": row.mean_lag.total_seconds(), "worst_lag": row.worst_lag.total_seconds()} for row in lags],
-        "events_waiting": [event._asdict() for event in waiting],
-        "allowances": [one._asdict() for one in allowances],
+        **_wire(found),
+        "lag": [_wire(row) for row in lags],
+        "eventsWaiting": [_wire(event) for event in waiting],
+        "allowances": [_wire(one) for one in allowances],
     }
     tables = [table for table, rows in ((lag, lags), (waits, waiting), (allowed, allowances)) if rows]
     present(as_json, facts, *_told(found), *tables)
@@ -94,10 +96,18 @@ async def allow_ends(context: Context, *, ends: int, until: datetime, reason: st
         found = await store.read_status(connection)
     present(
         as_json,
-        {**made._asdict(), "ends_left": found.ends_left},
+        {**_wire(made), "endsLeft": found.ends_left},
         f"{ends:,} ends are let through beyond the bound until {until}",
         _ends(found),
     )
+
+
+def _wire(row: NamedTuple) -> dict[str, object]:
+    """A row as JSON has it: names in camel case, intervals in seconds."""
+    return {
+        re.sub("_(.)", lambda after: after[1].upper(), name): value.total_seconds() if isinstance(value, timedelta) else value
+        for name, value in row._asdict().items()
+    }
 
 
 def _told(found: FeedStatus) -> list[str]:

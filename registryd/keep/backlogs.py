@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from registryd import observe
 from registryd.domain.backlog import GRAVE, Alarms, Backlog
-from registryd.store import backlogs, holds
+from registryd.store import backlogs
 from registryd.store.pool import Database
 
 REST = 10
@@ -30,7 +30,6 @@ class BacklogWatch:
         if began < self._rests_until:
             return
         try:
-            await self._look_at_waves()
             thresholds = await backlogs.read_thresholds(self._db)
             for backlog in await backlogs.read(self._db):
                 _show(backlog)
@@ -39,23 +38,6 @@ class BacklogWatch:
                     await self._raise(backlog, alarms)
         finally:
             self._rests_until = self._clock() + REST * (self._clock() - began)
-
-    async def _look_at_waves(self) -> None:
-        """Tells of each held wave at once, and again when half of its notice period is gone: only a person releases it."""
-        held = await holds.waves(self._db)
-        observe.waves_held.set(len(held))
-        for wave in held:
-            alarms = 2 if wave.half_is_gone else 1
-            if alarms > wave.alarms and await holds.note_alarm(self._db, wave, alarms):
-                observe.event(
-                    "wave_held",
-                    "error",
-                    wave=wave.wave_id,
-                    ended_by=wave.ended_by,
-                    ends=wave.ends,
-                    notifications=wave.held,
-                    half_is_gone=wave.half_is_gone,
-                )
 
     async def _raise(self, backlog: Backlog, alarms: Alarms) -> None:
         """Tells what was crossed since the last look. An alarm comes again only after it was over."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registryd.keep import breakglass, capacity, days, digests, erasure, feed, replays, seals
+from registryd.keep import breakglass, capacity, days, digests, erasure, feed, replays, seals, waves
 from registryd.keep.backlogs import BacklogWatch
 from registryd.keep.law import LawWatch
 from registryd.keep.timer import Job
@@ -15,6 +15,7 @@ REPORTS_S = 10.0
 BREAKGLASS_S = 2.0
 BACKLOGS_S = 15.0
 ENDS_S = 15.0
+WAVES_S = 2.0
 REPLAYS_S = 1.0
 DIGESTS_S = 30.0
 SEALS_S = 10.0
@@ -32,6 +33,7 @@ def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
         Job("days", RETENTION_S, lambda: days.keep_days(db)),
         Job("ends", ENDS_S, lambda: days.fold_ends(db)),
         Job("backlogs", BACKLOGS_S, BacklogWatch(db).look),
+        Job("waves", WAVES_S, lambda: waves.watch(db)),
         Job("feed", FEED_S, lambda: feed.watch(db)),
         Job("capacity", CAPACITY_S, lambda: capacity.watch(db)),
         Job("law", LAW_S, LawWatch(db).look),

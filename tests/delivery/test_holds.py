@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from registryd.delivery.timing import Timing
 from registryd.domain.identifiers import MessengerId
-from registryd.keep.backlogs import BacklogWatch
+from registryd.keep import waves
 from registryd.store import holds
 from tests.conftest import Site, eventually
 from tests.delivery.conftest import FIRST_NUMBER, Received, codes, delivering, is_idle, listening, looking
@@ -73,8 +73,8 @@ def test_a_held_wave_is_told_at_once_and_at_half_of_the_notice_period_and_once_e
             times: list[list[Any]] = []
             for _ in range(2):
                 with capture_logs() as log:
-                    await BacklogWatch(db).look()
-                    await BacklogWatch(db).look()
+                    await waves.watch(db)
+                    await waves.watch(db)
                 times.append([(line["notifications"], line["half_is_gone"]) for line in log if line["event"] == "wave_held"])
                 await database.run("UPDATE registry.notification_held SET recorded_at = recorded_at - interval '26 hours'")
             assert times == [[(3, False)], [(3, True)]]

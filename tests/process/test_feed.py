@@ -34,7 +34,7 @@ def send(site: Site, kind: str, count: int) -> list[str]:
 
 def test_the_state_of_the_feed_is_told(site: Site, tmp_path: Path) -> None:
     before = told(site, "feed", "status")
-    assert (before["complete"], before["waiting"], before["last_event_at"], before["last_snapshot_at"]) == (True, 0, None, None)
+    assert (before["complete"], before["waiting"], before["lastEventAt"], before["lastSnapshotAt"]) == (True, 0, None, None)
     asyncio.run(site.add_contracts(FIRST, FIRST + 1))
     assert send(site, "suspended", 3) == ["applied", "applied", "not_yet"]
     file = tmp_path / "billing.csv"
@@ -42,8 +42,8 @@ def test_the_state_of_the_feed_is_told(site: Site, tmp_path: Path) -> None:
     after = told(site, "feed", "status")
     assert [(row["type"], row["outcome"], row["events"]) for row in after["lag"]] == [("suspended", "applied", 2)]
     assert after["waiting"] == 1
-    [waits] = after["events_waiting"]
-    assert (waits["event_id"], waits["type"], waits["reason"], waits["calls"]) == ("suspended2", "suspended", "no_contract_yet", 1)
+    [waits] = after["eventsWaiting"]
+    assert (waits["eventId"], waits["type"], waits["reason"], waits["calls"]) == ("suspended2", "suspended", "no_contract_yet", 1)
     shown = run(site, "feed", "status")
     assert shown.exit_code == 0
     for words in (
@@ -78,7 +78,7 @@ def test_ends_beyond_the_bound_of_an_hour_wait_until_a_person_lets_the_wave_thro
 
     asyncio.run(policy())
     assert send(site, "terminated", 5) == ["applied"] * 2 + ["not_yet"] * 3
-    waits = told(site, "feed", "status")["events_waiting"]
+    waits = told(site, "feed", "status")["eventsWaiting"]
     assert {row["reason"] for row in waits} == {"too_many_ends"}
     allow = ("feed", "allow-ends", "2", "--reason", "tariff Zero is closed", "--until")
     made = told(site, *allow, (NOW + timedelta(hours=1)).isoformat())
@@ -86,7 +86,7 @@ def test_ends_beyond_the_bound_of_an_hour_wait_until_a_person_lets_the_wave_thro
     assert send(site, "terminated", 5) == ["duplicate"] * 2 + ["applied"] * 2 + ["not_yet"]
     state = told(site, "feed", "status")
     assert [(row["reason"], row["used"]) for row in state["allowances"]] == [("tariff Zero is closed", 2)]
-    assert (state["ends_last_hour"], state["ends_bound"], state["ends_left"], state["waiting"]) == (2, 2, 0, 1)
+    assert (state["endsLastHour"], state["endsBound"], state["endsLeft"], state["waiting"]) == (2, 2, 0, 1)
 
 
 @pytest.mark.parametrize("until", [timedelta(minutes=-1), timedelta(days=8)])
