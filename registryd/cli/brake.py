@@ -71,7 +71,7 @@ async def release(context: Context, *, name: str | None, wave: int | None, reaso
 
 async def _release_wave(context: Context, wave_id: int, reason: str, *, dry_run: bool, as_json: bool) -> None:
     async with context.database() as db:
-        held = next((wave.held for wave in await holds.waves(db) if wave.wave_id == wave_id), None)
+        held = next((wave.held for wave in await holds.waves(db) if wave.wave_id == wave_id and wave.held), None)
     if held is None:
         fail(f"there is no wave {wave_id} that holds anything: registryd notifications waves lists them")
     released = 0
@@ -111,7 +111,7 @@ async def waves(context: Context, *, as_json: bool) -> None:
     for wave in held:
         table.add_row(
             *(str(wave.wave_id), f"{wave.began_at:%F %T}Z", wave.ended_by, f"{wave.ends:,}", f"{wave.held:,}"),
-            f"{wave.oldest_deadline_at:%F %T}Z",
+            f"{wave.oldest_deadline_at:%F %T}Z" if wave.oldest_deadline_at else "",
             style="red" if wave.half_is_gone else "",
         )
     present(
@@ -133,7 +133,7 @@ async def waves(context: Context, *, as_json: bool) -> None:
                     "endedBy": wave.ended_by,
                     "ends": wave.ends,
                     "held": wave.held,
-                    "oldestDeadlineAt": rfc3339(wave.oldest_deadline_at),
+                    "oldestDeadlineAt": rfc3339(wave.oldest_deadline_at) if wave.oldest_deadline_at else None,
                 }
                 for wave in held
             ],

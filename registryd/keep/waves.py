@@ -10,7 +10,7 @@ from registryd.store.pool import Database
 async def watch(db: Database) -> None:
     """Shows how many waves are held, and tells of each once for all processes. Raises: Unavailable."""
     held = await holds.waves(db)
-    observe.waves_held.set(len(held))
+    observe.waves_held.set(sum(wave.held > 0 for wave in held))
     for wave in held:
         alarms = 2 if wave.half_is_gone else 1
         if alarms > wave.alarms and await holds.note_alarm(db, wave, alarms):

@@ -38,7 +38,8 @@ class HeldWave(NamedTuple):
     held: int
     alarms: int
     """Which alarms were raised: 0 none, 1 at once, 2 at half of the notice period."""
-    oldest_deadline_at: datetime
+    oldest_deadline_at: datetime | None
+    """None: it holds nothing, because no messenger knew its contracts."""
     half_is_gone: bool
 
 
@@ -81,7 +82,7 @@ async def find(db: Database, messenger_id: MessengerId) -> HeldBack:
 
 
 async def waves(db: Database) -> list[HeldWave]:
-    """The waves that still hold notifications."""
+    """The waves that still hold notifications, and those that no alarm has told of."""
     return await db.fetch(READ_WAVES)
 
 

@@ -21,12 +21,13 @@ SELECT EXISTS (SELECT FROM registry.hold AS h WHERE h.released_at IS NULL AND (h
        EXISTS (SELECT FROM registry.notification_held AS n WHERE n.messenger_id = $1) AS in_wave;
 
 -- name: read_waves
--- Why: those that still hold something, with how much of the notice period of their first notification is gone.
+-- Why: those that still hold something, and those that nobody was told of, though no messenger knew their contracts: somebody ended too many.
 SELECT w.wave_id, w.began_at, w.ended_by, w.ends, w.notifications, w.notifications - w.released - w.withdrawn AS held, w.alarms,
-       oldest.deadline_at AS oldest_deadline_at, now() > oldest.recorded_at + (oldest.deadline_at - oldest.recorded_at) / 2 AS half_is_gone
+       oldest.deadline_at AS oldest_deadline_at, coalesce(now() > oldest.recorded_at + (oldest.deadline_at - oldest.recorded_at) / 2, false) AS half_is_gone
   FROM registry.wave AS w
- CROSS JOIN LATERAL (SELECT n.deadline_at, n.recorded_at FROM registry.notification_held AS n WHERE n.wave_id = w.wave_id
-                      ORDER BY n.deadline_at LIMIT 1) AS oldest
+  LEFT JOIN LATERAL (SELECT n.deadline_at, n.recorded_at FROM registry.notification_held AS n WHERE n.wave_id = w.wave_id
+                      ORDER BY n.deadline_at LIMIT 1) AS oldest ON true
+ WHERE oldest.deadline_at IS NOT NULL OR w.alarms = 0
  ORDER BY w.wave_id;
 
 -- name: note_wave_alarm

@@ -87,3 +87,17 @@ def test_a_held_wave_is_told_at_once_and_at_half_of_the_notice_period_and_once_e
             assert await holds.waves(db) == []
 
     asyncio.run(run())
+
+
+def test_too_many_ends_are_told_though_no_messenger_knew_the_contracts(site: Site) -> None:
+    async def run() -> None:
+        async with looking(site.database) as database, site.database.pool() as db:
+            await database.run("SELECT registry.change_policy('{\"ends_max\": 1, \"ends_max_share\": 0}', now(), 'a test')")
+            await site.add_contracts(FIRST_NUMBER, FIRST_NUMBER + 1)
+            await database.run("UPDATE registry.contract SET ended_at = now()")
+            with capture_logs() as log:
+                await waves.watch(db)
+                await waves.watch(db)
+            assert [(line["ends"], line["notifications"]) for line in log if line["event"] == "wave_held"] == [(2, 0)]
+
+    asyncio.run(run())
