@@ -642,6 +642,30 @@ def test_kept_connection_that_the_endpoint_ends_costs_one_resend(reset: bool) ->
     asyncio.run(run())
 
 
+def test_what_comes_unasked_is_no_receipt_for_the_next_push() -> None:
+    answered, asked = asyncio.Event(), 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await read_request(reader)
+        asked += 1
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n" if asked == 1 else b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+        await answered.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await reader.read()
+
+    async def run() -> None:
+        async with raw_server(serve) as url, pushing() as outcome:
+            assert await outcome(url) == Acknowledged(204)
+            answered.set()
+            for _ in range(10):  # turns of the loop, in which what was written arrives
+                await asyncio.sleep(0)
+            assert await outcome(url) == Failed("status 503", 503)
+        assert asked == 2
+
+    asyncio.run(run())
+
+
 def test_endpoint_that_always_hangs_up_is_asked_twice_at_most() -> None:
     asked = 0
 
