@@ -79,6 +79,10 @@ def readiness(reason: str, **facts: object) -> Reply:
     return Reply(orjson.dumps(told), 503 if reason else 200)
 
 
+PAGE = resources.path("registryd/console/index.html").read_bytes()
+"""Read at the start: an upgrade may have replaced the file since."""
+
+
 def page(path: str) -> Reply:
     """`/`: a page that shows the other three."""
     if not path:
@@ -87,7 +91,7 @@ def page(path: str) -> Reply:
         return plain(b"there are /, /healthz, /readyz and /metrics\n", 404)
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
     headers = {"Content-Security-Policy": policy, "X-Frame-Options": "DENY"}
-    return Reply(resources.path("registryd/console/index.html").read_bytes(), content_type="text/html", headers=headers)
+    return Reply(PAGE, content_type="text/html", headers=headers)
 
 
 def plain(body: bytes, status: int = 200) -> Reply:

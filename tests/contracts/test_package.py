@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
+import aiohttp
 import pytest
 
-from tests.conftest import Site, daemon
+from tests.conftest import Site, TestMessenger, daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+NOT_NEEDED = (".*", "tests", "dist", "build", "__pycache__")
+"""What an archive of the sources may leave out, and `pip install .` does without."""
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built and installed by pip into a directory of its own."""
+    """What `pip install .` installs from sources without tests, in a directory of its own."""
     directory = tmp_path_factory.mktemp("wheel")
-    build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory))
-    subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=True)
-    (wheel,) = directory.glob("*.whl")
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps")
-    subprocess.run((*pip, "--target", str(directory / "site"), str(wheel)), capture_output=True, text=True, check=True)
+    shutil.copytree(ROOT, directory / "sources", ignore=shutil.ignore_patterns(*NOT_NEEDED))
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+    )
+    install = (*pip, "--target", str(directory / "site"), ".")
+    subprocess.run(install, cwd=directory / "sources", capture_output=True, text=True, check=True)
     return directory / "site"
 
 
@@ -41,10 +58,39 @@ def test_an_installed_wheel_checks_and_serves_without_the_checkout(installed: Pa
         assert running.stop() == 0
 
 
+def test_processes_serve_and_stop_though_their_files_are_gone(installed: Path, site: Site, tmp_path: Path) -> None:
+    """A package's upgrade removes the former release's files while its processes still run."""
+    former = tmp_path / "former"
+    shutil.copytree(installed, former)
+
+    async def prepare() -> TestMessenger:
+        await site.add_contracts(79010000001)
+        return await site.add_messenger()
+
+    async def ask(api: str) -> int:
+        async with aiohttp.ClientSession() as session:
+            query = {"phoneNumber": "+79010000001", "identificationCode": "user-1"}
+            async with session.post(f"{api}/v1/presence", json=query, headers=messenger.headers) as response:
+                return response.status
+
+    messenger = asyncio.run(prepare())
+    with daemon(site, "answer", "deliver", "operate", environment={"PYTHONPATH": str(former)}, cwd=former) as running:
+        shutil.rmtree(former)
+        assert asyncio.run(ask(running.api)) == 200
+        for role in running.processes:
+            for path in ("/", "/readyz", "/metrics"):
+                with urllib.request.urlopen(f"{running.health(role)}{path}") as answer:
+                    assert answer.status == 200
+        assert running.stop() == 0
+        assert "Error" not in running.written()
+
+
 def test_an_installed_wheel_holds_the_files_that_it_needs_and_no_demo(installed: Path) -> None:
     files = {str(path.relative_to(installed)) for path in (installed / "registryd").rglob("*") if path.is_file()}
     for name in ("_files/sql/roles.sql", "_files/systemd/registryd.toml", "console/index.html", "http/openapi.yaml"):
         assert f"registryd/{name}" in files
+    units = {path.name for path in (ROOT / "systemd").glob("registryd*")}
+    assert {name.rpartition("/")[2] for name in files if name.startswith("registryd/_files/systemd/")} == units
     assert not [name for name in files if name.startswith("registryd/demo") or "tests" in name]
     asked = run(installed, "-m", "registryd", "demo", "--once")
     assert (asked.returncode, "make demo" in asked.stderr) == (1, True)
