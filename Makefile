@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test check-all lint serve bench bench-days bench-evidence bench-100m failover scans crash kills model history mistake lock audit clean
+.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover scans crash kills model history mistake lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -39,8 +39,8 @@ check-all: lint
 
 ## make lint    ruff, mypy --strict, import-linter
 lint: $(STAMP)
-	$(BIN)/ruff check registryd tests
-	$(BIN)/ruff format --check registryd tests
+	$(BIN)/ruff check registryd systemd tests
+	$(BIN)/ruff format --check registryd systemd tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -69,6 +69,10 @@ history: $(STAMP)
 ## make mistake   200,000 of a million contracts end by mistake: held, told to nobody, undone by two persons (ARGS='--scale 0.1')
 mistake: $(STAMP)
 	$(BIN)/python -m tests.model.mistake $(ARGS)
+
+## make deb     the Debian package of this checkout, for Debian 12: dist/registryd_VERSION_ARCHITECTURE.deb
+deb: $(STAMP)
+	@$(BIN)/python -m systemd.debian.build $(ARGS)
 
 ## make bench   what it does in a second here, beside baselines of the same run (ARGS='queries --scale 10 --json FILE')
 bench: $(STAMP)
