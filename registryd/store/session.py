@@ -55,9 +55,24 @@ class TransactionPooling(Unavailable):
     """The pooler before the database pools transactions; registryd needs sessions: set pool_mode = session for this database."""
 
 
-_SET_ALL = "; ".join(
-    f"SELECT set_config('{name}', '{value}', false) WHERE current_setting('{name}', true) IS NOT NULL" for name, value in SETTINGS.items()
+_UNTUNED = (
+    "SELECT set_config(name, boot_val, false) FROM pg_settings "
+    "WHERE category LIKE 'Query Tuning%' AND source IN ('database', 'user', 'database user')"
 )
+"""Puts back what a default of the database or of the role changes of the planner. What the server's own file says of it stays."""
+_DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+"""An answer that was given must outlive the server."""
+_SET_ALL = "; ".join(
+    (
+        *(
+            f"SELECT set_config('{name}', '{value}', false) WHERE current_setting('{name}', true) IS NOT NULL"
+            for name, value in SETTINGS.items()
+        ),
+        _UNTUNED,
+        _DURABLE,
+    )
+)
+"""The settings come first: one of them lifts a default's limit on how long a statement may take."""
 
 
 async def begin(connection: Connection) -> None:

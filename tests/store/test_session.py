@@ -19,6 +19,13 @@ from tests.http.conftest import ask
 from tests.process.commands import told
 from tests.store.pooler import pooling
 
+OF_THE_SERVER = {
+    "enable_nestloop": "on",
+    "enable_indexscan": "on",
+    "random_page_cost": "4",
+    "join_collapse_limit": "8",
+    "synchronous_commit": "on",
+}
 Work = Callable[[Database], Awaitable[Any]]
 
 
@@ -61,6 +68,11 @@ def test_no_default_of_database_or_role_reaches_our_sessions(site: Site) -> None
         "enable_seqscan": "on",
         "jit": "on",
         "lock_timeout": "1ms",
+        "enable_nestloop": "off",
+        "enable_indexscan": "off",
+        "random_page_cost": "1000",
+        "join_collapse_limit": "1",
+        "synchronous_commit": "off",
     }
     for name, value in defaults.items():
         site.database.psql(
@@ -70,6 +82,9 @@ def test_no_default_of_database_or_role_reaches_our_sessions(site: Site) -> None
 
     async def read() -> dict[str, str]:
         async with site.database.pool() as db:
+            async with db.connection() as connection:
+                ours = {name: await connection.fetchval("SELECT current_setting($1)", name) for name in OF_THE_SERVER}
+            assert ours == OF_THE_SERVER
             return await settings_of(db)
 
     assert in_force(asyncio.run(read()))
