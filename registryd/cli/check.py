@@ -21,7 +21,7 @@ from registryd.delivery.egress import Egress
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
 from registryd.keep.law import AHEAD_S
-from registryd.store import digest_keys, feed, messengers, migrations, permissions, policy, ranges
+from registryd.store import digest_keys, durability, feed, messengers, migrations, permissions, policy, ranges
 from registryd.store.failures import NOT_ALLOWED, explain
 from registryd.store.pool import Connection
 from registryd.store.secretbox import digest_box, signing_box
@@ -161,6 +161,7 @@ async def _database(context: Context) -> list[CheckResult]:
                 )
             else:
                 found.append(CheckResult("settings", "as sql/roles.sql and the daemon set them"))
+            found.append(await _durability(connection))
             found.append(await _secrets(connection, context.settings))
             found.append(await _completeness(connection))
             found.append(CheckResult("capacity", await _capacity(connection)))
@@ -172,6 +173,23 @@ async def _database(context: Context) -> list[CheckResult]:
     except migrations.SchemaMismatch as error:
         found.append(CheckResult("schema", str(error), Exit.SCHEMA))
     return found
+
+
+async def _durability(connection: Connection) -> CheckResult:
+    """A warning where a standby may be promoted that lacks what was answered."""
+    names, standbys = await durability.read(connection)
+    if names:
+        patroni = (
+            "with Patroni that holds for ever only under synchronous_mode_strict: else it empties this setting when the last standby goes"
+        )
+        return CheckResult(
+            "durability", f"synchronous: what is answered is on a standby too (synchronous_standby_names {names}); {patroni}"
+        )
+    if not standbys:
+        return CheckResult("durability", "one server: what is answered is on its disk, and lost with it")
+    mend = "set synchronous_standby_names; with Patroni synchronous_mode and synchronous_mode_strict (systemd/README.md, Failover)"
+    lost = "a promotion may lose the last answers, bindings and ends that were acknowledged"
+    return CheckResult("durability", f"asynchronous, {standbys} standbys: {lost}: {mend}", warns=True)
 
 
 async def _completeness(connection: Connection) -> CheckResult:

@@ -15,12 +15,20 @@ SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'o
 SELECT pg_current_xact_id()::text AS taken;
 
 -- name: describe_server
--- Why: finds the primary among several hosts. The timeline is taken from the WAL that is written now, because pg_control_checkpoint() lags
--- behind a promotion.
-SELECT c.system_identifier AS system_id,
-       CASE WHEN pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' THEN 0
-            ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint END AS timeline
-  FROM pg_control_system() AS c;
+-- Why: finds the primary among several hosts. A primary's timeline is taken from the WAL that it writes now, because pg_control_checkpoint()
+-- lags behind a promotion. A standby's is the highest that its files know: one that was the primary has its own there until it is rewound.
+-- Commits that wait for a standby are read from outside, because a commit that tries whether they do would wait with them.
+SELECT c.system_identifier AS system_id, t.takes_writes,
+       CASE WHEN t.takes_writes THEN ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint
+            ELSE greatest(p.timeline_id, r.min_recovery_end_timeline)::bigint END AS timeline,
+       ARRAY(SELECT format('%s %s', a.pid, a.query_start) FROM pg_stat_activity AS a
+              WHERE a.usename = current_user AND a.wait_event = 'SyncRep') AS waiting
+  FROM pg_control_system() AS c, pg_control_checkpoint() AS p, pg_control_recovery() AS r,
+       (SELECT NOT pg_is_in_recovery() AND current_setting('default_transaction_read_only') = 'off' AS takes_writes) AS t;
+
+-- name: read_replication
+-- Why: of pg_stat_replication everybody may count the rows, though only some may read them.
+SELECT current_setting('synchronous_standby_names') AS synchronous_standbys, (SELECT count(*) FROM pg_stat_replication) AS standbys;
 
 -- name: describe_database
 SELECT format('%s as %s on PostgreSQL %s', current_database(), current_user, current_setting('server_version')) AS described;
