@@ -137,6 +137,8 @@ Event = Literal[
     "database_away",
     "database_back",
     "primary_moved",
+    "primary_stuck",
+    "primary_left_behind",
     "lane_gated",
     "lane_opened",
     "lane_lost",

@@ -190,7 +190,7 @@ class Life:
         try:
             await _check(db)
         except Unavailable:
-            self._tell("the database is away or takes no writes")
+            self._tell(db.hindrance or "the database is away or takes no writes")
             raise
         except migrations.SchemaMismatch as mismatch:
             self._tell(str(mismatch))

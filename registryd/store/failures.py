@@ -6,6 +6,7 @@ import asyncpg
 from asyncpg.exceptions import TargetServerAttributeNotMatched
 
 from registryd.domain.errors import Unavailable
+from registryd.store.primary import PrimaryStuck
 from registryd.store.session import TransactionPooling
 
 TRANSIENT = (
@@ -66,6 +67,8 @@ def explain(error: Unavailable) -> str:
     if isinstance(error, TransactionPooling):
         return str(error)
     match error.__cause__:
+        case PrimaryStuck() as cause:
+            return str(cause)
         case asyncpg.InvalidPasswordError() as cause:
             return (
                 f"the database refused the login ({cause.args[0]}): the credential database-password holds the password, of --dsn ~/.pgpass"

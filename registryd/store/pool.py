@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from registryd.config import Settings
 from registryd.domain.errors import Unavailable
 from registryd.store import session
 from registryd.store.failures import CLIENT_ERRORS, CONFLICTS, MISTAKES, TRANSIENT
-from registryd.store.primary import PrimaryFinder
+from registryd.store.primary import PrimaryFinder, PrimaryStuck
 from registryd.store.queries import Query, Row
 from registryd.store.session import Connection, PlainConnection
 
@@ -53,7 +54,7 @@ class Database:
         self._command_timeout_s = command_timeout_s
         self._name = name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._finder = PrimaryFinder(dsn, password, name, self._leave)
+        self._finder = PrimaryFinder(dsn, password, name, self._leave, connect_timeout_s)
         self._startup = {"application_name": name, "timezone": "UTC"}
         """Of the startup packet's settings PgBouncer takes only a few, these among them."""
         self._is_own_session = False
@@ -88,6 +89,8 @@ class Database:
 
     async def _open(self, dsn: str | None = None, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
         """Opens a connection for the pool: to the primary, or to the first host that takes writes while no primary is known."""
+        if self._finder.stuck:
+            raise ConnectionError from PrimaryStuck(self._finder.stuck)
         primary = self._finder.primary
         async with asyncio.timeout(None) as patience:
             self._opening.add(patience)
@@ -115,13 +118,21 @@ class Database:
             self._is_own_session = True
 
     def _leave(self) -> None:
-        """Cuts the connections to the former primary. If it hangs, each of them would hang for as long as a statement may take."""
+        """Cuts the connections to a primary that is stuck or was left: each of them could hang for as long as a statement may take.
+
+        Cut, not cancelled: a commit that waits for a standby and is cancelled is shown to everybody, though the standby does not have it.
+        """
         opening, self._opening = self._opening, set()
         for patience in opening:
             patience.reschedule(0)
         for connection in list(self._opened):
             # Not terminate(): under a statement that is being prepared it ends in an AttributeError.
             connection._transport.abort()  # type: ignore[attr-defined] # asyncpg offers no public way to its socket
+
+    @property
+    def hindrance(self) -> str:
+        """What is known of why the primary cannot be used; empty where nothing is."""
+        return self._finder.stuck or self._finder.left_behind
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -130,6 +141,8 @@ class Database:
         Raises: Unavailable.
         """
         assert self._pool is not None, "the database is entered before it is used"
+        if self._finder.stuck:
+            raise Unavailable from PrimaryStuck(self._finder.stuck)
         try:
             try:
                 connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s)
@@ -139,6 +152,7 @@ class Database:
                 raise ConnectionError from error
             try:
                 yield connection
+                self._finder.heard_at = time.monotonic()
             except CLIENT_ERRORS as error:
                 if _is_gone(connection):
                     raise ConnectionError from error

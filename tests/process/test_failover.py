@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,11 +19,12 @@ from registryd.demo import embedded
 from registryd.domain.heads import Link
 from registryd.store import audit
 from tests.conftest import TestDatabase, client, eventually
-from tests.failover.pair import NAME, Outcome, Pair, count_lost, fail_over, is_right, pair
+from tests.failover.pair import NAME, Outcome, Pair, copy_cold, count_lost, fail_over, is_right, pair
 from tests.http.test_database_away import frozen, load, more
 from tests.store.conftest import seal_all
 
 AWAY = "the database is away or takes no writes"
+COMMAND_TIMEOUT_S = 10.0
 
 
 @pytest.fixture
@@ -46,12 +51,30 @@ def test_a_killed_primary_is_followed_by_its_standby(running: Pair) -> None:
         assert done.exit_code == 0, done.output
 
 
+def test_check_says_whether_a_promotion_may_lose_what_was_answered(running: Pair) -> None:
+    assert durability(running) == ("ok", "synchronous")
+    running.sql(running.first, "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
+    while durability(running)[0] == "ok":
+        pass
+    assert durability(running) == ("warning", "asynchronous")
+    running.second.stop()
+    while running.sql(running.first, "SELECT count(*) FROM pg_stat_replication") != "0":
+        pass
+    assert durability(running) == ("ok", "one server")
+
+
+def durability(running: Pair) -> tuple[str, str]:
+    done = CliRunner().invoke(main, ["--config", str(running.site.path), "check", "--json"])
+    [found] = [finding for finding in json.loads(done.stdout) if finding["check"] == "durability"]
+    return found["state"], re.split("[:,]", found["detail"])[0]
+
+
 def test_a_hung_primary_is_left_and_never_returned_to(running: Pair) -> None:
     """Once it goes on, it takes writes again, as one that nobody could stop: what is answered then is journaled at the new one alone."""
 
     async def run() -> None:
         with frozen(running.first):
-            await eventually(lambda: says(running, 503, AWAY))
+            await eventually(lambda: says(running, 503, "the database does not answer"))
         assert_survived(await fail_over(running, "hung"))
         await eventually(lambda: says(running, 200, None))
         async with load(running.as_away) as told:
@@ -67,6 +90,77 @@ def test_a_hung_primary_is_left_and_never_returned_to(running: Pair) -> None:
         assert (await audit.verify(second, None, {})).findings == []
 
     asyncio.run(run())
+
+
+def test_what_waits_for_a_primary_that_hangs_is_refused_long_before_its_statement_s_deadline(running: Pair) -> None:
+    """`make failover` and `make patroni` tell how soon. Once it goes on it is asked again."""
+
+    async def run() -> None:
+        async with load(running.as_away) as told:
+            await more(told, 200)
+            with frozen(running.first):
+                began = time.monotonic()
+                await more(told, 503)
+                await eventually(lambda: says(running, 503, "the database does not answer"))
+                assert time.monotonic() - began < COMMAND_TIMEOUT_S
+            await more(told, 200)
+        assert all(map(is_right, told))
+
+    asyncio.run(run())
+
+
+def test_a_commit_that_no_standby_confirms_is_refused_soon_and_shown_to_nobody(running: Pair) -> None:
+    """It is not cancelled, because PostgreSQL then shows it to everybody, and the next primary does not have it."""
+
+    async def count_pages() -> int:
+        async with TestDatabase(running.first, NAME).connect() as connection:
+            return int(await connection.fetchval("SELECT count(*) FROM registry.journal_page"))
+
+    async def run() -> None:
+        async with load(running.as_away) as told:
+            await more(told, 200)
+            with frozen(running.second):
+                began = time.monotonic()
+                await more(told, 503)
+                await eventually(lambda: says(running, 503, "commits wait for a standby that does not confirm them"))
+                assert time.monotonic() - began < COMMAND_TIMEOUT_S
+                pages = await count_pages()
+                await more(told, 503)
+                assert await count_pages() == pages
+            await more(told, 200)
+            await eventually(lambda: says(running, 200, None))
+        assert all(map(is_right, told))
+
+    asyncio.run(run())
+
+
+def test_a_cluster_that_goes_back_to_a_lower_timeline_is_followed(running: Pair) -> None:
+    """As when a promoted standby is abandoned and made a standby of the former primary. Until then it is said who was left behind."""
+
+    async def run() -> None:
+        async with load(running.as_away) as told:
+            await more(told, 200)
+            with frozen(running.first):
+                await asyncio.to_thread(running.promote)
+                await more(told, 200)
+            await asyncio.to_thread(running.second.stop)
+            await eventually(lambda: said(running, "primary_left_behind"))
+            await more(told, 503)
+            running.sql(running.first, "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
+            await asyncio.to_thread(running.first.stop)
+            shutil.rmtree(running.second.directory)
+            copy_cold(running.first, running.second)
+            await asyncio.to_thread(running.first.start)
+            await asyncio.to_thread(running.second.start)
+            await more(told, 200)
+            await eventually(lambda: says(running, 200, None))
+        assert all(map(is_right, told))
+
+    asyncio.run(run())
+
+
+def said(running: Pair, event: str) -> bool:
+    return any(line["event"] == event for line in running.daemon.log())
 
 
 async def seal(server: embedded.Server) -> dict[str, Link]:

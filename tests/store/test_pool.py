@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 import pytest
@@ -10,6 +14,56 @@ import pytest
 from registryd.domain.errors import Unavailable
 from registryd.store.pool import Database
 from tests.conftest import TestDatabase
+
+
+class Link:
+    """A way to the server. Of a connection that is opened now, so many bytes of the server's come through, then it is cut."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.bytes_max = 1_000_000
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        left = self.bytes_max
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        server, to_server = await asyncio.open_unix_connection(self.path)
+        try:
+            asking = asyncio.create_task(_copy(client, to_server))
+            while left and (said := await server.read(left)):
+                to_client.write(said)
+                await to_client.drain()
+                left -= len(said)
+            asking.cancel()
+        except ConnectionError:
+            pass
+        finally:
+            to_client.transport.abort()
+            to_server.transport.abort()
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while part := await source.read(65_536):
+            target.write(part)
+            await target.drain()
+    target.close()
+
+
+@asynccontextmanager
+async def cutting(path: str) -> AsyncIterator[tuple[Link, int]]:
+    """A link and its port on loopback."""
+    link = Link(path)
+    server = await asyncio.start_server(link.serve, "127.0.0.1", 0)
+    try:
+        yield link, server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in link.tasks:
+            task.cancel()
+        await asyncio.gather(*link.tasks, return_exceptions=True)
 
 
 def run(database: TestDatabase, work) -> None:  # type: ignore[no-untyped-def]
@@ -55,22 +109,53 @@ def test_a_connection_that_is_lost_is_an_outage(database: TestDatabase, statemen
     run(database, work)
 
 
-def test_a_primary_that_was_left_is_an_outage_even_under_a_first_statement(database: TestDatabase) -> None:
+@pytest.mark.parametrize("is_known", [False, True], ids=["first statement", "known statement"])
+def test_a_primary_that_was_left_is_an_outage_at_whatever_moment_of_a_statement(database: TestDatabase, is_known: bool) -> None:
     async def work(db: Database) -> None:
-        async def ask() -> None:
+        async def ask(value: int) -> None:
             async with db.connection() as connection:
-                await connection.fetch("SELECT $1::integer, pg_sleep(5)", 1)
+                await connection.fetch("SELECT $1::integer, pg_sleep($1::integer)", value)
 
-        asking = asyncio.create_task(ask())
-        while not db._opened:
-            await asyncio.sleep(0)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        db._leave()
-        with pytest.raises(Unavailable):
-            await asking
+        for moment in range(40):
+            if is_known:
+                await ask(0)
+            asking = asyncio.create_task(ask(5))
+            while not is_known and not db._opened:
+                await asyncio.sleep(0)
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            db._leave()
+            with pytest.raises(Unavailable):
+                await asking
 
     run(database, work)
+
+
+def test_a_connection_that_is_cut_after_any_byte_is_an_outage(database: TestDatabase) -> None:
+    """As by a firewall or a server that dies in the middle of what it says."""
+    place = dict(parse_qsl(urlsplit(database.dsn()).query))
+
+    async def ask(db: Database) -> None:
+        async with db.transaction() as connection:
+            await connection.fetch("SELECT $1::integer, $2::text[], now()", 1, ["a"])
+
+    async def work() -> None:
+        async with cutting(f"{place['host']}/.s.PGSQL.{place['port']}") as (link, port):
+            dsn = f"postgresql://registryd_app@127.0.0.1:{port}/{database.name}"
+            async with Database(dsn, size=1, connect_timeout_s=3, command_timeout_s=10) as db:
+                await ask(db)
+                link.bytes_max, is_cut = 0, True
+                while is_cut:
+                    db._leave()
+                    link.bytes_max += 11
+                    try:
+                        await ask(db)
+                        is_cut = False
+                    except Unavailable:
+                        pass
+                assert link.bytes_max > 1_000, "what a new session and its statement are told is more"
+
+    asyncio.run(work())
 
 
 def test_a_limit_that_only_a_statement_of_ours_can_meet_is_a_bug_and_no_outage(database: TestDatabase) -> None:
