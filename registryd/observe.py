@@ -6,21 +6,16 @@ name, a count.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import json
 import logging
-import os
-import queue
 import sys
-import threading
-from collections.abc import MutableMapping
 from functools import cache
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
+
+from registryd.loglines import LogWriter, Repeats, for_journal, goes_to_journal
 
 METRICS = CollectorRegistry()
 ProcessCollector(registry=METRICS)
@@ -38,6 +33,7 @@ requests_refused = Counter(
     registry=METRICS,
 )
 connections = Gauge("registryd_connections", "Open connections.", ["api"], registry=METRICS)
+tls_handshakes_failed = Counter("registryd_tls_handshakes_failed", "TLS handshakes that failed.", ["api", "reason"], registry=METRICS)
 connections_closed = Counter(
     "registryd_connections_closed",
     "Connections the daemon closed: cap (too many), stalled (a client that does not read), bad_http.",
@@ -134,8 +130,11 @@ Event = Literal[
     "reloaded",
     "request_refused",
     "request_failed",
+    "tls_handshake_failed",
     "database_away",
     "database_back",
+    "work_delayed",
+    "last_writes_lost",
     "primary_moved",
     "primary_stuck",
     "primary_left_behind",
@@ -165,9 +164,6 @@ Event = Literal[
     "process_ended",
 ]
 
-LOG_CLOSE_S = 1.0
-PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
-
 _writer: LogWriter | None = None
 
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
@@ -186,42 +182,20 @@ def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "in
     getattr(structlog.get_logger(), level)(name, **facts)
 
 
-class LogWriter:
-    """Writes lines to a stream from a thread of its own. A stderr that is broken or that nobody reads then costs lines, but does not stop
-    the loop.
+def place(error: BaseException) -> str:
+    """Where in our code an exception was raised: the file and the line of the innermost frame that is ours."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        if (start := path.rfind("registryd/")) >= 0:
+            found = f"{path[start:]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
 
-    What the thread cannot keep up with, or cannot write, is dropped and counted.
-    """
 
-    def __init__(self, stream: TextIO, lines_max: int = 10_000) -> None:
-        self.stream = stream
-        self._lines: queue.Queue[str | None] = queue.Queue(lines_max)
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
-        atexit.register(self.close)
-
-    def write(self, line: str) -> None:
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
-            log_lines_dropped.inc()
-
-    def flush(self) -> None:
-        """Lines are flushed where they are written."""
-
-    def close(self) -> None:
-        """Waits until what was logged is written, or for a while where nobody reads."""
-        with contextlib.suppress(queue.Full):
-            self._lines.put(None, timeout=LOG_CLOSE_S)
-            self._thread.join(LOG_CLOSE_S)
-
-    def _run(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                self.stream.write(line)
-                self.stream.flush()
-            except (OSError, ValueError):  # closed
-                log_lines_dropped.inc()
+def repeats() -> Repeats:
+    """A teller of events that others can cause as often as they like."""
+    return Repeats(event)
 
 
 def configure(level: str) -> None:
@@ -230,8 +204,10 @@ def configure(level: str) -> None:
 
     global _writer
     if _writer is None or _writer.stream is not sys.stderr:
-        _writer = LogWriter(sys.stderr)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+        _writer = LogWriter(sys.stderr, log_lines_dropped.inc)
+    is_journal = goes_to_journal(sys.stderr)
+    library_format = "<4>%(message)s" if is_journal else "%(message)s"
+    logging.basicConfig(level=logging.WARNING, stream=_writer, format=library_format, force=True)
     # aiohttp and asyncio quote offending bytes and tracebacks; roles/life.py tells by kind what asyncio meets.
     for library in ("aiohttp", "asyncio", "asyncpg"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
@@ -239,26 +215,12 @@ def configure(level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _to_journal if _goes_to_journal() else structlog.processors.JSONRenderer(),
+            for_journal if is_journal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(file=_writer),  # type: ignore[arg-type] # it writes and flushes, and is no more a file
         cache_logger_on_first_use=False,
     )
-
-
-def _goes_to_journal() -> bool:
-    """Whether stderr is journald's (systemd.exec(5), $JOURNAL_STREAM)."""
-    try:
-        status = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-
-
-def _to_journal(logger: Any, method: str, facts: MutableMapping[str, Any]) -> str:
-    """A line with syslog's priority before it: journald keeps it, filters by it, and limits floods by it."""
-    return f"<{PRIORITIES.get(method, 6)}>{json.dumps(facts)}"
 
 
 def exposition() -> bytes:

@@ -45,7 +45,12 @@ class NotFound(RegistryError):
 class Unauthenticated(RegistryError):
     """Send exactly one header Authorization: Bearer with a live key of this API, and the client certificate if one is pinned."""
 
-    reason = "unauthenticated"
+    def __init__(self, reason: str = "no_key", caller: str | None = None, key_id: str | None = None) -> None:
+        self.reason = reason
+        """no_key, unknown_key, wrong_secret, revoked_key, expired_key or certificate: for the operator, never for the client."""
+        self.caller = caller
+        """Whose key it is, where it is one of ours."""
+        self.key_id = key_id
 
 
 class PermissionDenied(RegistryError):

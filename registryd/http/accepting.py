@@ -11,11 +11,12 @@ timeout of the socket's own bounds the wait of an `accept` that was called in be
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import struct
 from collections.abc import Callable
+
+from registryd.http.handshakes import Handshakes
 
 ACCEPT_MAX = 4
 PAUSE_S = 0.001
@@ -29,13 +30,19 @@ class Acceptor:
     """Makes a protocol of each connection, from now until `close`."""
 
     def __init__(
-        self, listener: socket.socket, backlog: int, protocol_factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+        self,
+        listener: socket.socket,
+        backlog: int,
+        protocol_factory: Callable[[], asyncio.Protocol],
+        tls: ssl.SSLContext | None,
+        handshakes: Handshakes,
     ) -> None:
         listener.listen(backlog)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, ACCEPT_TIMEOUT_US))
         self._listener = listener
         self._protocol_factory = protocol_factory
         self._tls = tls
+        self._handshakes = handshakes
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._turn: asyncio.TimerHandle | None = None
@@ -70,7 +77,7 @@ class Acceptor:
         self._turn = self._loop.call_later(pause_s, self._resume)
 
     async def _open(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # a handshake that failed
+        try:
             await self._loop.connect_accepted_socket(
                 self._protocol_factory,
                 client,
@@ -78,3 +85,6 @@ class Acceptor:
                 ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if self._tls else None,
                 ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S if self._tls else None,
             )
+        except OSError as error:
+            if self._tls is not None:
+                self._handshakes.tell_failure(error)

@@ -110,6 +110,10 @@ class Admission(Generic[Caller]):
         finally:
             standing.pool.release()
 
+    def key_id(self, request: BaseRequest) -> str | None:
+        """The id of the key that was shown, where it is one of ours."""
+        return self._keys.key_id(request)
+
     async def refuse(self, caller: Caller | None, reason: str, *, is_ours: bool = False) -> None:
         """Counts a refusal, and holds its answer where the caller has had many. `is_ours`: it is no fault of the caller's: never held."""
         name = NOBODY if caller is None else caller.name

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import Generic
+from typing import Any, Generic
 
 from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.config import ApiSection
-from registryd.domain.errors import InvalidArgument, RegistryError, Unavailable
+from registryd.domain.errors import InvalidArgument, RegistryError, Unauthenticated, Unavailable
 from registryd.http import problems, transport
 from registryd.http.admission import Admission
 from registryd.http.problems import HttpError
@@ -19,6 +19,7 @@ from registryd.http.reply import Reply
 from registryd.http.routes import Call, Caller, Route, Routes
 
 _CORRELATOR = re.compile(r"[a-zA-Z0-9\-_:;./<>{}]{1,256}", re.ASCII)
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
 class App(Generic[Caller]):
@@ -29,6 +30,7 @@ class App(Generic[Caller]):
         self._limits = limits
         self.routes = routes
         self._admission = admission
+        self._repeats = observe.repeats()
 
     async def __call__(self, request: BaseRequest) -> Reply:
         received = time.monotonic()
@@ -42,20 +44,41 @@ class App(Generic[Caller]):
         except (RegistryError, HttpError) as error:
             reply = problems.respond(error)
             if error.reason is not None:
+                self._tell_refusal(request, route, caller, error)
                 await self._admission.refuse(caller, error.reason, is_ours=isinstance(error, Unavailable))
         except Exception as error:
-            # Only the kind: an exception's text may quote the request.
-            observe.event("request_failed", "error", api=self._name, route=route.name if route else "unknown", kind=type(error).__name__)
             reply = problems.respond(error)
+            self._tell_failure(request, route, caller, error)
         given = request.headers.get("x-correlator", "")
         reply.correlator = given if _CORRELATOR.fullmatch(given) else os.urandom(8).hex()
         name, seconds = route.name if route else "unknown", time.monotonic() - received
         observe.child(observe.requests, self._name, name, reply.status).inc()
         observe.child(observe.request_seconds, self._name, name).observe(seconds)
-        if reply.status >= 400:
-            told = caller.name if caller else None
-            observe.event("request_refused", "debug", api=self._name, route=name, status=reply.status, caller=told)
         return reply
+
+    def _tell_refusal(
+        self, request: BaseRequest, route: Route[Caller] | None, caller: Caller | None, error: RegistryError | HttpError
+    ) -> None:
+        """Logs a refusal. Those of our own making, such as an outage's, are one kind whoever meets them."""
+        assert error.reason is not None, "what is no refusal is not told as one"
+        is_ours = isinstance(error, Unavailable)
+        facts = self._facts(request, route, caller) | {"reason": error.reason}
+        if isinstance(error, Unauthenticated) and error.key_id is not None:
+            facts |= {"caller": error.caller, "key_id": error.key_id}
+        kind = (error.reason, None if is_ours else facts.get("caller"))
+        self._repeats.tell("request_refused", "warning" if is_ours else "info", kind=kind, facts=facts)
+
+    def _tell_failure(self, request: BaseRequest, route: Route[Caller] | None, caller: Caller | None, error: Exception) -> None:
+        """Logs a fault of ours: only its kind and where in our code it is, because an exception's text may quote the request."""
+        facts = self._facts(request, route, caller) | {"kind": type(error).__name__, "at": observe.place(error)}
+        self._repeats.tell("request_failed", "error", kind=(facts["kind"], facts["at"], facts["route"]), facts=facts)
+
+    def _facts(self, request: BaseRequest, route: Route[Caller] | None, caller: Caller | None) -> dict[str, Any]:
+        """Who asked for what. A correlator that is no UUID may be anything, such as a number, so it is not told."""
+        facts: dict[str, Any] = {"api": self._name, "route": route.name if route else "unknown"}
+        if _UUID.fullmatch(given := request.headers.get("x-correlator", "")):
+            facts["correlator"] = given
+        return facts if caller is None else facts | {"caller": caller.name, "key_id": self._admission.key_id(request)}
 
     async def _serve(self, request: BaseRequest, route: Route[Caller], caller: Caller, received: float) -> Reply:
         standing = self._admission.enter(caller, route)

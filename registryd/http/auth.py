@@ -34,7 +34,7 @@ STALE_S = 5.0
 _NO_SECRET = bytes(32)
 
 
-class AnyLiveKey(Protocol):
+class AnyKey(Protocol):
     """A row of messenger_key or operator_key."""
 
     @property
@@ -43,17 +43,19 @@ class AnyLiveKey(Protocol):
     def secret_sha256(self) -> bytes: ...
     @property
     def expires_at(self) -> datetime | None: ...
+    @property
+    def ended(self) -> str | None: ...
 
 
 class Keys(ABC, Generic[Caller]):
-    """The live keys of one API and whose they are: a copy that is read whole every second. `prefix`: what the API's keys begin with."""
+    """The keys of one API and whose they are: a copy that is read whole every second. `prefix`: what the API's keys begin with."""
 
     def __init__(self, db: Database, prefix: str) -> None:
         self._db = db
         self._bearer = re.compile(rf"(?i:Bearer) {prefix}_([a-z2-7]{{8,32}})_([A-Za-z0-9_-]{{20,128}})", re.ASCII)
         self._read_at = -inf
         self._used: set[str] = set()
-        self._keys: Mapping[str, tuple[AnyLiveKey, Caller]] = {}
+        self._keys: Mapping[str, tuple[AnyKey, Caller]] = {}
         """By id: the key, and whose it is."""
         observe.directory_age.set_function(lambda: time.monotonic() - self._read_at)
 
@@ -74,22 +76,32 @@ class Keys(ABC, Generic[Caller]):
         """Raises: Unauthenticated; Unavailable, where the copy is too old to tell."""
         match = self._bearer.fullmatch(_one_header(request, "Authorization"))
         if match is None:
-            raise Unauthenticated
+            raise Unauthenticated("no_key")
         if time.monotonic() - self._read_at > STALE_S:
             raise Unavailable(reason="keys")
         key, owner = self._keys.get(match[1], (None, None))
         digest = sha256(match[2].encode()).digest()
-        if not hmac.compare_digest(digest, key.secret_sha256 if key else _NO_SECRET) or key is None or owner is None:
-            raise Unauthenticated
+        is_right = hmac.compare_digest(digest, key.secret_sha256 if key else _NO_SECRET)
+        if key is None or owner is None:
+            raise Unauthenticated("unknown_key")
+        if not is_right:
+            raise Unauthenticated("wrong_secret", owner.name, key.key_id)
+        if key.ended is not None:
+            raise Unauthenticated(key.ended, owner.name, key.key_id)
         if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
-            raise Unauthenticated
+            raise Unauthenticated("expired_key", owner.name, key.key_id)
         if not self._is_accepted(owner, request):
-            raise Unauthenticated
+            raise Unauthenticated("certificate", owner.name, key.key_id)
         self._used.add(key.key_id)
         return owner
 
+    def key_id(self, request: BaseRequest) -> str | None:
+        """The id of the key that the request shows, where it is one of ours: what else stands there is the client's."""
+        match = self._bearer.fullmatch(_one_header(request, "Authorization"))
+        return match[1] if match is not None and match[1] in self._keys else None
+
     @abstractmethod
-    async def _read(self, connection: Connection) -> Iterable[tuple[AnyLiveKey, Caller]]: ...
+    async def _read(self, connection: Connection) -> Iterable[tuple[AnyKey, Caller]]: ...
 
     @abstractmethod
     async def _touch(self, key_ids: Sequence[str]) -> None: ...
@@ -105,7 +117,7 @@ class Directory(Keys[Messenger]):
         super().__init__(db, "rk")
         self.answer_within = timedelta(minutes=20)
 
-    async def _read(self, connection: Connection) -> Iterable[tuple[AnyLiveKey, Messenger]]:
+    async def _read(self, connection: Connection) -> Iterable[tuple[AnyKey, Messenger]]:
         found, keys, policy = await messengers.read_directory(connection)
         self.answer_within = policy.answer_within
         by_id = {messenger.messenger_id: messenger for messenger in found}
@@ -124,8 +136,8 @@ class Operators(Keys[Operator]):
     def __init__(self, db: Database) -> None:
         super().__init__(db, "ok")
 
-    async def _read(self, connection: Connection) -> Iterable[tuple[AnyLiveKey, Operator]]:
-        return [(operator, operator) for operator in await operators.read_live(connection)]
+    async def _read(self, connection: Connection) -> Iterable[tuple[AnyKey, Operator]]:
+        return [(operator, operator) for operator in await operators.read_known(connection)]
 
     async def _touch(self, key_ids: Sequence[str]) -> None:
         await operators.touch_keys(self._db, key_ids)

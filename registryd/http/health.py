@@ -54,12 +54,15 @@ class Health:
 class Door:
     """The handler of an API's listener, which is open before its work is there: until `handler` is set, every answer is 503."""
 
-    def __init__(self) -> None:
+    def __init__(self, api: str) -> None:
         self.handler: Handler | None = None
         self.is_shut = False
+        self._api = api
 
     async def __call__(self, request: BaseRequest) -> Reply:
         if self.handler is None or self.is_shut:
+            observe.child(observe.requests, self._api, "unknown", 503).inc()
+            observe.child(observe.requests_refused, "-", "database").inc()
             reply = problems.respond(Unavailable())
             reply.correlator = os.urandom(8).hex()
             return reply

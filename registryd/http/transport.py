@@ -24,6 +24,7 @@ from registryd import observe
 from registryd.config import ApiSection, ConfigError
 from registryd.http import problems
 from registryd.http.accepting import Acceptor
+from registryd.http.handshakes import Handshakes
 from registryd.http.reply import Reply
 
 SWEEP_S = 1.0
@@ -190,7 +191,8 @@ class Listener(Server):
 
     async def listen(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Starts accepting."""
-        self._acceptors = [Acceptor(sock, BACKLOG, self, tls) for sock in sockets]
+        handshakes = Handshakes(self.name)
+        self._acceptors = [Acceptor(sock, BACKLOG, self, tls, handshakes) for sock in sockets]
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def drain(self) -> None:

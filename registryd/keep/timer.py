@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from registryd import observe
 from registryd.domain.errors import Unavailable
+from registryd.store.outage import Outage
 
 END_S = 1.0
 REPEATED_S = 60.0
@@ -24,36 +25,33 @@ class Job(NamedTuple):
     run: Callable[[], Awaitable[object]]
 
 
-async def repeat(job: Job) -> None:
+async def repeat(job: Job, outage: Outage) -> None:
     """Runs the job until this task is cancelled.
 
-    The database's going away is logged once, and its return once. Any other failure is a fault of ours: it is logged at most once a
-    minute for each kind of exception, and the job goes on.
+    That the database is away is the outage's to tell, and when it is back the job runs at once. Any other failure is a fault of ours: it
+    is logged at most once a minute for each kind of exception, and the job goes on.
     """
-    away = False
     told_at: dict[str, float] = {}
     while True:
         try:
             await job.run()
-        except Unavailable:
-            if not away:
-                observe.event("database_away", "error", where=job.name)
-            away = True
+        except Unavailable as error:
+            outage.missed(job.name, error)
+            await outage.pause(job.every_s)
+            continue
         except Exception as error:
             kind, now = type(error).__name__, time.monotonic()
             if now - told_at.get(kind, -math.inf) >= REPEATED_S:
                 told_at[kind] = now
                 observe.event("background_failed", "error", where=job.name, kind=kind)
         else:
-            if away:
-                observe.event("database_back", where=job.name)
-            away = False
+            outage.done(job.name)
         await asyncio.sleep(job.every_s)
 
 
-def start(jobs: Iterable[Job]) -> list[asyncio.Task[None]]:
+def start(jobs: Iterable[Job], outage: Outage) -> list[asyncio.Task[None]]:
     """A task for each job; the caller cancels them."""
-    return [asyncio.create_task(repeat(job), name=job.name) for job in jobs]
+    return [asyncio.create_task(repeat(job, outage), name=job.name) for job in jobs]
 
 
 async def end(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -12,7 +12,7 @@ import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -25,8 +25,8 @@ from registryd.http.sockets import Tls
 from registryd.http.transport import Handler, Listener
 from registryd.keep import timer
 from registryd.keep.timer import Job
-from registryd.store import migrations, pool
-from registryd.store.failures import explain
+from registryd.store import failures, migrations, pool
+from registryd.store.outage import Outage
 from registryd.store.pool import Database, fetch
 
 T = TypeVar("T")
@@ -54,6 +54,8 @@ class Life:
         self._health_address = config.health_address(settings, role, instance)
         self._health = Health()
         self._status = ""
+        self._outage = Outage()
+        self._pools: list[Database] = []
         self._stop = asyncio.Event()
         self._stack = AsyncExitStack()
         self._inherited = sdnotify.listen_sockets()
@@ -82,7 +84,7 @@ class Life:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._background.append(asyncio.create_task(self._reload(), name="reload")))
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:
-            self._background += timer.start([Job("watchdog", watchdog_s, _feed_watchdog)])
+            self._background += timer.start([Job("watchdog", watchdog_s, _feed_watchdog)], self._outage)
         health = Listener("health", self._health, self.settings.file.api)
         await health.listen(self._sockets("health", self._health_address), None)
         self._stack.push_async_callback(health.close, 1.0)
@@ -97,7 +99,9 @@ class Life:
 
     async def database(self, name: str, size: int) -> Database:
         """A pool for as long as the process lives. It connects when it is used."""
-        return await self._stack.enter_async_context(pool.of(self.settings, f"registryd {self.name} {name}", size))
+        made = await self._stack.enter_async_context(pool.of(self.settings, f"registryd {self.name} {name}", size))
+        self._pools.append(made)
+        return made
 
     def listen(self, name: str, address: str) -> Door:
         """Prepares to listen for an API: on what systemd or the supervisor handed over under this name, else on `address`.
@@ -112,7 +116,7 @@ class Life:
                 sockets.refuse_plain(sock)
         else:
             self._certificates.append(lambda: tls.load(context))
-        door = Door()
+        door = Door(name)
         listener = Listener(name, door, self.settings.file.api)
         self._doors.append(door)
         self._listeners.append(listener)
@@ -130,9 +134,9 @@ class Life:
             try:
                 return await self._unless_stopped(load())
             except Unavailable as error:
-                if self._tell("waiting for the database"):
-                    observe.event("database_away", "error", where="start", reason=explain(error), **self._facts)
-                    await self._accept()
+                self._outage.lost(error, **self._facts)
+                self._tell(f"waiting for the database: {failures.brief(error)}")
+                await self._accept()
             await self._unless_stopped(asyncio.sleep(RETRY_S))
 
     async def serve(self, handlers: Mapping[Door, Handler], jobs: Sequence[Job]) -> None:
@@ -140,9 +144,8 @@ class Life:
         for door, handler in handlers.items():
             door.handler = handler
         await self._accept()
-        with suppress(Unavailable):  # the job below goes on looking
-            await self._looking.run()
-        self._background += timer.start([self._looking, *jobs])
+        await self._looking.run()
+        self._background += timer.start([self._looking, *jobs], self._outage)
         observe.event("started", **self._facts)
         await self._stop.wait()
         self._tell("stopping")
@@ -161,7 +164,7 @@ class Life:
             async with asyncio.timeout(LAST_TIMEOUT_S):
                 await asyncio.gather(*(write() for write in writes))
         except (Unavailable, TimeoutError):
-            observe.event("database_away", "warning", where="stopping")
+            observe.event("last_writes_lost", "warning")
 
     async def _accept(self) -> None:
         """Lets the APIs' listeners accept connections, once."""
@@ -186,36 +189,40 @@ class Life:
         return await task
 
     async def _look(self, db: Database) -> None:
-        """Finds out whether the process can do its work. Raises: Unavailable."""
+        """Finds out whether the process can do its work."""
         try:
             await _check(db)
-        except Unavailable:
-            self._tell(db.hindrance or "the database is away or takes no writes")
-            raise
+            if any(each.is_broken for each in self._pools):
+                async with db.connection() as connection:
+                    await migrations.try_write(connection)
+                for each in self._pools:
+                    each.is_broken = False
+            reasons = [await look() for look in self.looks]
+        except Unavailable as error:
+            self._outage.lost(error)
+            self._tell(db.hindrance or failures.brief(error))
         except migrations.SchemaMismatch as mismatch:
+            self._shut(is_shut=True)
             self._tell(str(mismatch))
-            for door in self._doors:
-                door.is_shut = True
         else:
-            for door in self._doors:
-                door.is_shut = False
-            try:
-                reasons = [await look() for look in self.looks]
-            except Unavailable:
-                self._tell("the database does not take what this process writes")
-                raise
-            self._tell("; ".join(filter(None, reasons)) or "serving")
+            self._shut(is_shut=False)
+            self._outage.found()
+            self._tell("; ".join(filter(None, reasons)))
 
-    def _tell(self, status: str) -> bool:
-        """Tells /readyz, `registryd_ready` and systemd. Returns whether that changed anything."""
+    def _shut(self, *, is_shut: bool) -> None:
+        for door in self._doors:
+            door.is_shut = is_shut
+
+    def _tell(self, reason: str) -> None:
+        """Tells /readyz, `registryd_ready` and systemd why the process cannot do its work; an empty reason says that it can."""
         if self._stop.is_set():
-            status = self._status = "stopping"
-        self._health.tell("" if status == "serving" else status)
-        is_news = status != self._status
-        if is_news:
+            reason = "stopping"
+        self._health.tell(reason)
+        refuses = "refusing" if self._doors else "waiting"
+        status = "serving" if not reason else reason if reason.startswith(("waiting", "stopping")) else f"{refuses}: {reason}"
+        if status != self._status:
             self._status = status
             sdnotify.ready(status)
-        return is_news
 
     async def _end_background(self) -> None:
         await timer.end(self._background)
@@ -242,7 +249,7 @@ async def _check(db: Database) -> None:
     """Raises: Unavailable, SchemaMismatch."""
     async with db.connection() as connection:
         if not (await fetch(connection, migrations.IS_WRITABLE))[0].writable:
-            raise Unavailable
+            raise failures.TakesNoWrites
         await fetch(connection, migrations.TAKE_TRANSACTION_ID)
         await migrations.check(connection)
 

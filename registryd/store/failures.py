@@ -33,6 +33,9 @@ TRANSIENT = (
 left, its data is damaged. Nothing is known then, so nothing is answered.
 """
 
+BROKEN = (asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
+"""Failures of writing that reads do not meet: the disk is full, or fails."""
+
 MISTAKES = (asyncpg.StatementTooComplexError, asyncpg.TooManyColumnsError, asyncpg.TooManyArgumentsError)
 """Limits that only a statement of ours can meet, though they are of a kind with those that a server meets."""
 
@@ -62,13 +65,43 @@ two, so catch them before.
 """
 
 
-def explain(error: Unavailable) -> str:
-    """Why the database is away and what to do about it."""
+class TakesNoWrites(Unavailable):
+    """The database takes no writes: it is a standby, or default_transaction_read_only is on."""
+
+
+def brief(error: Unavailable) -> str:
+    """Why the process cannot do its work, in a few words, for /readyz and `systemctl status`."""
     if isinstance(error, TransactionPooling):
         return str(error)
     match error.__cause__:
         case PrimaryStuck() as cause:
             return str(cause)
+        case asyncpg.DiskFullError():
+            return "the database's disk is full"
+        case asyncpg.InsufficientResourcesError() as cause:
+            return f"the database lacks resources ({type(cause).__name__})"
+        case asyncpg.PostgresSystemError():
+            return "the database's disk fails"
+        case asyncpg.ProgramLimitExceededError():
+            return "the database has no transaction ids left, or has met another limit of its own"
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return "the database refuses the login"
+        case TargetServerAttributeNotMatched() | asyncpg.ReadOnlySQLTransactionError():
+            return "the database takes no writes"
+        case asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError() | TimeoutError():
+            return "the database does not answer in time"
+    return "the database takes no writes" if isinstance(error, TakesNoWrites) else "the database is away"
+
+
+def explain(error: Unavailable) -> str:
+    """Why the database is away and what to do about it."""
+    if isinstance(error, TransactionPooling | TakesNoWrites):
+        return str(error)
+    match error.__cause__:
+        case PrimaryStuck() as cause:
+            return str(cause)
+        case asyncpg.DiskFullError():
+            return "the database's disk is full: make room; work goes on by itself then"
         case asyncpg.InvalidPasswordError() as cause:
             return (
                 f"the database refused the login ({cause.args[0]}): the credential database-password holds the password, of --dsn ~/.pgpass"

@@ -28,11 +28,13 @@ class Messenger(NamedTuple):
     certificate_sha256: list[bytes]
 
 
-class LiveKey(NamedTuple):
+class MessengerKey(NamedTuple):
     key_id: str
     messenger_id: MessengerId
     secret_sha256: bytes
     expires_at: datetime | None
+    ended: str | None
+    """revoked_key or expired_key; None for a key that works."""
 
 
 class KeyRow(NamedTuple):
@@ -69,7 +71,7 @@ class SecretRow(NamedTuple):
 
 
 READ_DIRECTORY = Query("messengers", "read_directory", Messenger)
-READ_LIVE_KEYS = Query("messengers", "read_live_keys", LiveKey)
+READ_KNOWN_KEYS = Query("messengers", "read_known_keys", MessengerKey)
 READ_KEYS = Query("messengers", "read_keys", KeyRow, int)
 READ_ANSWER_POLICY = Query("messengers", "read_answer_policy", AnswerPolicy)
 TOUCH_KEYS = Query("messengers", "touch_keys", Nothing, list[str])
@@ -89,10 +91,10 @@ class NoMessenger(Refusal):
     """There is no messenger of that name."""
 
 
-async def read_directory(connection: Connection) -> tuple[list[Messenger], list[LiveKey], AnswerPolicy]:
-    """Everybody who may ask, every live key, and the periods in force."""
+async def read_directory(connection: Connection) -> tuple[list[Messenger], list[MessengerKey], AnswerPolicy]:
+    """Everybody who may ask, every key that works or ended of late, and the periods in force."""
     messengers = await fetch(connection, READ_DIRECTORY)
-    keys = await fetch(connection, READ_LIVE_KEYS)
+    keys = await fetch(connection, READ_KNOWN_KEYS)
     policy = await first(connection, READ_ANSWER_POLICY)
     if policy is None:
         raise AssertionError("no policy is in force: registry.policy has no row that has begun")

@@ -19,7 +19,7 @@ import asyncpg
 from registryd import resources
 from registryd.store import pool
 from registryd.store.pool import Connection, fetch
-from registryd.store.queries import Query
+from registryd.store.queries import Nothing, Query
 
 OWNER = "registryd_owner"
 LOCK = 0x7265676973747279  # "registry"
@@ -71,6 +71,7 @@ APPLIED_MIGRATIONS = Query("schema", "applied_migrations", Applied)
 APPLIED_CODE = Query("schema", "applied_code", AppliedCode)
 IS_WRITABLE = Query("schema", "is_writable", Writable)
 TAKE_TRANSACTION_ID = Query("schema", "take_transaction_id", Taken)
+TRY_WRITE = Query("schema", "try_write", Nothing)
 WHO_HOLDS = Query("schema", "who_holds", Description)
 
 
@@ -127,6 +128,16 @@ async def applied(connection: Connection) -> dict[int, Applied]:
         raise SchemaMismatch(
             "this role may not see the registry's schema: connect as registryd_app, or to migrate as one that may SET ROLE registryd_owner"
         ) from None
+
+
+async def try_write(connection: Connection) -> None:
+    """Writes a megabyte and undoes it. Raises: what a full or failing disk raises."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await fetch(connection, TRY_WRITE)
+    finally:
+        await transaction.rollback()
 
 
 async def check(connection: Connection) -> None:

@@ -15,13 +15,15 @@ SCOPES = ("feed", "read", "act")
 
 
 class Operator(NamedTuple):
-    """A live key: who calls the operator API."""
+    """A key: who calls the operator API."""
 
     key_id: str
     name: str
     scopes: list[str]
     secret_sha256: bytes
     expires_at: datetime | None
+    ended: str | None
+    """revoked_key or expired_key; None for a key that works."""
 
 
 class OperatorKeyRow(NamedTuple):
@@ -46,7 +48,8 @@ EXPIRE_OPERATOR_KEYS = Query("operators", "expire_operator_keys", Nothing, str, 
 REVOKE_OPERATOR_KEY = Query("operators", "revoke_operator_key", OperatorKeyId, str, str)
 
 
-async def read_live(connection: Connection) -> list[Operator]:
+async def read_known(connection: Connection) -> list[Operator]:
+    """Every key that works, and those that ended of late."""
     return await fetch(connection, READ_OPERATORS)
 
 

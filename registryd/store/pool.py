@@ -22,7 +22,7 @@ from registryd import observe
 from registryd.config import Settings
 from registryd.domain.errors import Unavailable
 from registryd.store import session
-from registryd.store.failures import CLIENT_ERRORS, CONFLICTS, MISTAKES, TRANSIENT
+from registryd.store.failures import BROKEN, CLIENT_ERRORS, CONFLICTS, MISTAKES, TRANSIENT
 from registryd.store.primary import PrimaryFinder, PrimaryStuck
 from registryd.store.queries import Query, Row
 from registryd.store.session import Connection, PlainConnection
@@ -58,6 +58,8 @@ class Database:
         self._startup = {"application_name": name, "timezone": "UTC"}
         """Of the startup packet's settings PgBouncer takes only a few, these among them."""
         self._is_own_session = False
+        self.is_broken = False
+        """Whether a statement has failed because the database could not write. Who finds that it can again sets it to False."""
         self._opening: set[asyncio.Timeout] = set()
         self._opened: weakref.WeakSet[asyncpg.Connection[asyncpg.Record]] = weakref.WeakSet()
 
@@ -163,6 +165,7 @@ class Database:
             raise
         except TRANSIENT as error:
             observe.database_errors.labels(type(error).__name__).inc()
+            self.is_broken |= isinstance(error, BROKEN)
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # demoted: no connection to it is of use
                 await self._pool.expire_connections()
             raise Unavailable from error

@@ -5,10 +5,12 @@
 SELECT m.messenger_id, m.name, m.state, m.endpoint_url, m.batch_max, m.includes_phone_number, m.daily_quota, m.certificate_sha256
   FROM registry.messenger AS m ORDER BY m.messenger_id;
 
--- name: read_live_keys
-SELECT k.key_id, k.messenger_id, k.secret_sha256, k.expires_at
+-- name: read_known_keys
+-- Why: a key that ended in the last month is known too, so that the log can say whose key was refused and why.
+SELECT k.key_id, k.messenger_id, k.secret_sha256, k.expires_at,
+       CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked_key' WHEN k.expires_at <= now() THEN 'expired_key' END AS ended
   FROM registry.messenger_key AS k
- WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
+ WHERE least(k.revoked_at, k.expires_at) IS NULL OR least(k.revoked_at, k.expires_at) > now() - interval '30 days';
 
 -- name: read_keys
 -- Why: an operator looks at one messenger's keys, the dead ones included.

@@ -1,10 +1,12 @@
 -- Keys of the operator API.
 
 -- name: read_operators
--- Why: every process of the operator API reads them about once a second, so that a revocation is in force within five.
-SELECT k.key_id, k.name, k.scopes, k.secret_sha256, k.expires_at
+-- Why: every process of the operator API reads them about once a second, so that a revocation is in force within five. A key that ended in
+-- the last month is known too, so that the log can say whose key was refused and why.
+SELECT k.key_id, k.name, k.scopes, k.secret_sha256, k.expires_at,
+       CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked_key' WHEN k.expires_at <= now() THEN 'expired_key' END AS ended
   FROM registry.operator_key AS k
- WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
+ WHERE least(k.revoked_at, k.expires_at) IS NULL OR least(k.revoked_at, k.expires_at) > now() - interval '30 days';
 
 -- name: read_operator_keys
 -- Why: a person looks at all keys, the dead ones included.

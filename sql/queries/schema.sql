@@ -14,6 +14,11 @@ SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'o
 -- Why: a server that has no transaction ids left answers every statement that reads. This takes one, and writes nothing else.
 SELECT pg_current_xact_id()::text AS taken;
 
+-- name: try_write
+-- Why: after a write that failed of the disk, the process is ready again once there is room. A new table takes it from the disk, where a
+-- table that is there may have some left. The caller undoes it.
+CREATE TEMPORARY TABLE room ON COMMIT DROP AS SELECT repeat('x', 1000) AS filler FROM generate_series(1, 1000);
+
 -- name: describe_server
 -- Why: finds the primary among several hosts. A primary's timeline is taken from the WAL that it writes now, because pg_control_checkpoint()
 -- lags behind a promotion. A standby's is the highest that its files know: one that was the primary has its own there until it is rewound.

@@ -30,6 +30,7 @@ from registryd.presence.quota import QuotaGuard
 from registryd.roles.life import spare_the_collector
 from registryd.store import pool
 from registryd.store import presence as store
+from registryd.store.outage import Outage
 from registryd.store.pool import Database
 from tests.conftest import time_ordered_id
 
@@ -66,7 +67,7 @@ async def main(kind: str, path: Path) -> None:
     async with pool.of(settings, "bench", 8) as db:
         directory = Directory(db)
         await directory.refresh()
-        refreshing = timer.start((timer.Job("directory", REFRESH_S, directory.refresh),))
+        refreshing = timer.start((timer.Job("directory", REFRESH_S, directory.refresh),), Outage())
         answerer = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("journal-key"))
         app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db), Refusals(db))  # type: ignore[arg-type] # stand-ins
         listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")

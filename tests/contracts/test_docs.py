@@ -73,7 +73,8 @@ def test_every_event_of_level_warning_and_error_says_what_it_asks_for() -> None:
     raised: set[str] = set()
     for path in (ROOT / "registryd").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "observe.event" and len(call.args) == 2:
+            tells = isinstance(call, ast.Call) and re.fullmatch(r"observe\.event|.*repeats\.tell", ast.unparse(call.func))
+            if isinstance(call, ast.Call) and tells and len(call.args) == 2:
                 name, level = call.args
                 assert isinstance(name, ast.Constant), path
                 raised |= {str(name.value)} if "warning" in ast.unparse(level) or "error" in ast.unparse(level) else set()

@@ -90,7 +90,7 @@ def test_who_is_refused_again_and_again_waits_for_it_and_nobody_else_does() -> N
         held = asyncio.ensure_future(admission.refuse(ONE, "budget"))
         await admission.refuse(ONE, "database", is_ours=True)
         await admission.refuse(OTHER, "budget")
-        await admission.refuse(None, "unauthenticated")
+        await admission.refuse(None, "no_key")
         assert not held.done()
         held.cancel()
 
@@ -112,7 +112,7 @@ def test_a_refusal_is_counted_for_whom_and_why(service: Service) -> None:
         ask(service.api, "POST", path, body, headers=messenger.headers)
     ask(service.api, "GET", "/v1/account", headers={"Authorization": "Bearer x"})
     assert refusals(service) - before == Counter(
-        {(limited.name, "quota"): 2, (plain.name, "invalid"): 1, (suspended.name, "suspended"): 1, (NOBODY, "unauthenticated"): 1}
+        {(limited.name, "quota"): 2, (plain.name, "invalid"): 1, (suspended.name, "suspended"): 1, (NOBODY, "no_key"): 1}
     )
 
 

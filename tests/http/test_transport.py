@@ -510,6 +510,35 @@ def test_a_pinned_messenger_must_present_its_certificate(
     assert asyncio.run(present(aiohttp.TCPConnector, plain_daemon.api, pinned)) == 401, "there is no certificate without TLS"
 
 
+def test_a_failed_handshake_is_counted_by_its_reason_and_told_without_a_byte_of_the_clients(tls_site: Site, tls: Tls) -> None:
+    def shake(context: ssl.SSLContext) -> None:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(address(running.api)) as sock,
+            context.wrap_socket(sock, server_hostname="127.0.0.1") as secure,
+        ):
+            secure.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            secure.recv(1)
+
+    def counted(reason: str, times: int) -> bool:
+        return f'registryd_tls_handshakes_failed_total{{api="messenger",reason="{reason}"}} {times}.0' in running.metrics()
+
+    with daemon(tls_site) as running:
+        for _ in range(3):
+            with socket.create_connection(address(running.api)) as sock:
+                sock.sendall(b"GET /zebra HTTP/1.1\r\n\r\n")
+                with contextlib.suppress(ConnectionError):
+                    sock.recv(1)
+        shake(tls.context(tls.stranger))
+        shake(ssl.create_default_context())
+        for reason, times in (("plain_http", 3), ("client_certificate", 1), ("our_certificate_refused", 1)):
+            wait_for(lambda reason=reason, times=times: counted(reason, times))  # type: ignore[misc] # their types are the tuple's
+        told = events(running, "tls_handshake_failed")
+        assert [line["reason"] for line in told] == ["plain_http", "client_certificate", "our_certificate_refused"]
+        assert "self-signed" in told[1]["cause"]
+        assert "zebra" not in running.written()
+
+
 def test_the_operator_api_takes_clients_of_its_own_ca_alone(tls_site: Site, tls: Tls) -> None:
     (tls_site.directory / "credentials" / "operator-client-ca").write_bytes(tls.ca.certificate)
 

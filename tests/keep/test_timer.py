@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 from structlog.testing import capture_logs
 
 from registryd.domain.errors import Unavailable
-from registryd.keep.timer import Job, end, repeat
+from registryd.keep.timer import Job, end, repeat, start
 from registryd.store.jobs import exclusively
-from tests.conftest import TestDatabase
+from registryd.store.outage import Outage
+from tests.conftest import TestDatabase, eventually
 
 
 def told(outcomes: list[type[Exception] | None]) -> list[tuple[str, str]]:
@@ -30,7 +32,7 @@ def told(outcomes: list[type[Exception] | None]) -> list[tuple[str, str]]:
                 assert isinstance(outcome, type)
                 raise outcome
 
-        task = asyncio.create_task(repeat(Job("a job", 0, work)))
+        task = asyncio.create_task(repeat(Job("a job", 0, work), Outage()))
         await over.wait()
         task.cancel()
 
@@ -46,12 +48,48 @@ def test_a_job_goes_on_through_every_failure_and_tells_each_once() -> None:
     ]
 
 
-def test_a_database_that_goes_and_comes_back_is_told_once_each_way() -> None:
-    assert told([None, Unavailable, Unavailable, None, None, Unavailable]) == [
-        ("database_away", ""),
-        ("database_back", ""),
-        ("database_away", ""),
-    ]
+def test_an_outage_is_told_once_each_way_and_every_job_that_it_stopped_runs_again_when_it_ends() -> None:
+    runs: Counter[str] = Counter()
+
+    async def run() -> None:
+        outage = Outage()
+        is_away = True
+
+        def job(name: str) -> Job:
+            async def work() -> None:
+                runs[name] += 1
+                if is_away:
+                    raise Unavailable
+
+            return Job(name, 3600, work)
+
+        outage.lost(Unavailable())
+        tasks = start([job("one"), job("other")], outage)
+        await eventually(lambda: runs == {"one": 1, "other": 1})
+        outage.lost(Unavailable())
+        is_away = False
+        outage.found()
+        outage.found()
+        await eventually(lambda: runs == {"one": 2, "other": 2})
+        await end(tasks)
+
+    with capture_logs() as log:
+        asyncio.run(run())
+    assert [line["event"] for line in log] == ["database_away", "database_back"]
+
+
+def test_a_job_that_fails_of_the_database_alone_is_told_as_delayed() -> None:
+    async def run() -> None:
+        outage = Outage()
+        outage.missed("a job", Unavailable())
+        outage.missed("another", Unavailable())
+        outage.done("another")
+        outage.found()
+        outage.found()
+
+    with capture_logs() as log:
+        asyncio.run(run())
+    assert [(line["event"], line["where"]) for line in log] == [("work_delayed", "a job")]
 
 
 def test_a_job_that_loses_its_database_while_it_is_cancelled_ends_all_the_same() -> None:
@@ -65,7 +103,7 @@ def test_a_job_that_loses_its_database_while_it_is_cancelled_ends_all_the_same()
             except asyncio.CancelledError:
                 raise Unavailable from None
 
-        task = asyncio.create_task(repeat(Job("a job", 3600, work)))
+        task = asyncio.create_task(repeat(Job("a job", 3600, work), Outage()))
         await running.wait()
         await end([task])
         assert task.cancelled()

@@ -24,6 +24,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from registryd import observe
+from registryd.loglines import LogWriter
 from registryd.roles import life
 from registryd.store import audit
 from tests.conftest import LONG, Daemon, Site, TestMessenger, daemon, eventually, wait_for
@@ -247,7 +248,7 @@ def test_lines_that_nobody_takes_are_dropped_and_counted() -> None:
     before = dropped()
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
-        writer = observe.LogWriter(stream, lines_max=10)
+        writer = LogWriter(stream, observe.log_lines_dropped.inc, lines_max=10)
         line = "x" * 1_000 + "\n"
         for _ in range(200):  # a pipe holds 64 of them
             writer.write(line)
@@ -258,7 +259,7 @@ def test_lines_that_nobody_takes_are_dropped_and_counted() -> None:
         writer.close()
         assert written + (dropped() - before) * len(line) == 200 * len(line)
         os.close(reading)
-    broken = observe.LogWriter(io.StringIO())
+    broken = LogWriter(io.StringIO(), observe.log_lines_dropped.inc)
     broken.stream.close()
     broken.write(line)
     wait_for(lambda: dropped() > before + 1)

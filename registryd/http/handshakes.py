@@ -1,0 +1,49 @@
+"""TLS handshakes that fail: counted by reason and logged rarely, in words of ours, because what failed is a stranger's."""
+
+from __future__ import annotations
+
+import ssl
+
+from registryd import observe
+
+REASONS = {
+    "UNSUPPORTED_PROTOCOL": "version",
+    "VERSION_TOO_LOW": "version",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "version",
+    "HTTP_REQUEST": "plain_http",
+    "HTTPS_PROXY_REQUEST": "plain_http",
+    "WRONG_VERSION_NUMBER": "not_tls",
+    "UNKNOWN_PROTOCOL": "not_tls",
+    "NO_SHARED_CIPHER": "cipher",
+    "NO_SHARED_GROUP": "cipher",
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": "cipher",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "client_certificate_missing",
+    "CERTIFICATE_VERIFY_FAILED": "client_certificate",
+}
+"""By OpenSSL's names. An alert is the client's word: it does not take our certificate."""
+
+
+class Handshakes:
+    """The handshakes of one API."""
+
+    def __init__(self, api: str) -> None:
+        self._api = api
+        self._repeats = observe.repeats()
+
+    def tell_failure(self, error: OSError) -> None:
+        reason = why(error)
+        observe.child(observe.tls_handshakes_failed, self._api, reason).inc()
+        facts = {"api": self._api, "reason": reason}
+        if isinstance(error, ssl.SSLCertVerificationError):
+            facts["cause"] = error.verify_message  # one of OpenSSL's constants
+        self._repeats.tell("tls_handshake_failed", "info", kind=(reason, facts.get("cause")), facts=facts)
+
+
+def why(error: OSError) -> str:
+    """The reason of a failed handshake, in a word of ours."""
+    if isinstance(error, ssl.SSLError):
+        name = error.reason or ""
+        return REASONS.get(name) or ("our_certificate_refused" if "ALERT" in name else "other")
+    if isinstance(error, ConnectionAbortedError | TimeoutError):
+        return "timeout"
+    return "closed"

@@ -1,0 +1,100 @@
+"""How log lines reach stderr: from a thread of their own, with a priority where journald reads them, and only as often as is of use."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Hashable, MutableMapping
+from typing import Any, TextIO
+
+LOG_CLOSE_S = 1.0
+SUMMARY_S = 60.0
+"""How often at most the same kind of event is told."""
+PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
+
+
+class LogWriter:
+    """Writes lines to a stream from a thread of its own. A stderr that is broken or that nobody reads then costs lines, but does not stop
+    the loop.
+
+    What the thread cannot keep up with, or cannot write, is dropped, and `dropped` is called for each line.
+    """
+
+    def __init__(self, stream: TextIO, dropped: Callable[[], None], lines_max: int = 10_000) -> None:
+        self.stream = stream
+        self._dropped = dropped
+        self._lines: queue.Queue[str | None] = queue.Queue(lines_max)
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def write(self, line: str) -> None:
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._dropped()
+
+    def flush(self) -> None:
+        """Lines are flushed where they are written."""
+
+    def close(self) -> None:
+        """Waits until what was logged is written, or for a while where nobody reads."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=LOG_CLOSE_S)
+            self._thread.join(LOG_CLOSE_S)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self.stream.write(line)
+                self.stream.flush()
+            except (OSError, ValueError):  # closed
+                self._dropped()
+
+
+class Repeats:
+    """Tells what others can cause as often as they like: the first of a kind at once, the further ones once a minute as a number.
+
+    `write(name, level, **facts)` writes a line. `later(seconds, call, *arguments)` calls later, by default on the running loop.
+    """
+
+    def __init__(self, write: Callable[..., None], later: Callable[..., object] | None = None) -> None:
+        self._write = write
+        self._later = later or (lambda seconds, *call: asyncio.get_running_loop().call_later(seconds, *call))
+        self._last: dict[Hashable, tuple[int, dict[str, Any]]] = {}
+        """By kind: how many were not yet told, and the facts of the last one."""
+
+    def tell(self, name: str, level: str, *, kind: Hashable, facts: dict[str, Any]) -> None:
+        """`facts` of the last one are told with the number. `kind` is made of facts of ours, so kinds are few."""
+        if kind in self._last:
+            self._last[kind] = self._last[kind][0] + 1, facts
+            return
+        self._last[kind] = 0, facts
+        self._write(name, level, **facts)
+        self._later(SUMMARY_S, self._sum_up, name, level, kind)
+
+    def _sum_up(self, name: str, level: str, kind: Hashable) -> None:
+        times, facts = self._last.pop(kind)
+        if times:
+            self._last[kind] = 0, facts
+            self._write(name, level, **facts, times=times)
+            self._later(SUMMARY_S, self._sum_up, name, level, kind)
+
+
+def goes_to_journal(stream: TextIO) -> bool:
+    """Whether a stream is journald's (systemd.exec(5), $JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def for_journal(logger: Any, method: str, facts: MutableMapping[str, Any]) -> str:
+    """A line with syslog's priority before it: journald keeps it, filters by it, and limits floods by it."""
+    return f"<{PRIORITIES.get(method, 6)}>{json.dumps(facts)}"
