@@ -38,6 +38,11 @@ def ready(status: str) -> bool:
     return notify(f"READY=1\nSTATUS={' '.join(status.split())}")
 
 
+def status(status: str) -> bool:
+    """What `systemctl status` shows, also after the end of the process."""
+    return notify(f"STATUS={' '.join(status.split())}")
+
+
 def stopping() -> bool:
     """Shutting down has begun."""
     return notify("STOPPING=1")

@@ -86,7 +86,7 @@ class Commands(click.Group):
 def main(context: click.Context, path: Path | None) -> None:
     """The operator-side subscriber registry daemon: answers presence queries, records bindings, pushes termination notifications.
 
-    Exit codes: 0 done, 1 the work failed, 2 usage, 3 configuration, 4 database away, 5 schema not compatible.
+    Exit codes: 0 done, 1 the work failed, 2 usage, 69 database away, 76 schema not compatible, 78 configuration.
     """
     from registryd.cli.running import Context  # with it come the configuration's parser and the terminal, which --help does without
 

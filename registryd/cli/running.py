@@ -21,7 +21,7 @@ import orjson
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from registryd import config
+from registryd import config, sdnotify
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Refusal
 
@@ -34,12 +34,14 @@ err = Console(stderr=True, highlight=False)
 
 
 class Exit(IntEnum):
+    """Exit codes. Those above 2 bear the names that systemd gives them, from sysexits.h: UNAVAILABLE, PROTOCOL and CONFIG."""
+
     DONE = 0
     FAILED = 1
     USAGE = 2
-    CONFIG = 3
-    DATABASE_AWAY = 4
-    SCHEMA = 5
+    DATABASE_AWAY = 69
+    SCHEMA = 76
+    CONFIG = 78
 
 
 class OutputLost(Refusal):
@@ -154,6 +156,7 @@ def present_once(as_json: bool, facts: dict[str, object]) -> None:
 
 
 def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
-    """Ends the command with one line on stderr."""
+    """Ends the command with one line on stderr, which `systemctl status` shows too where it was a unit's process."""
+    sdnotify.status(f"refusing: {message}")
     err.print(f"registryd: {message}", style="red", markup=False, soft_wrap=True)
     sys.exit(code)

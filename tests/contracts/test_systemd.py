@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from registryd import config, resources
+from registryd.cli.running import Exit
 from registryd.delivery.timing import Timing
 from registryd.http import transport
 from registryd.roles import life
@@ -123,6 +124,15 @@ def test_each_role_listens_where_it_should_on_a_listener_that_cannot_block(role:
         assert ("FileDescriptorName", SOCKETS[socket]) in settings(socket)
         assert ("Service", f"registryd-{role}@1.service") in settings(socket)
     assert any(value.endswith(f" {role} --instance %i") for value in values(role, "ExecStart"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_only_a_person_mends_is_not_tried_again_and_again(role: str) -> None:
+    """The socket would start process 1 again for each connection that waits, without the pause that Restart= makes."""
+    codes = [str(int(code)) for code in (Exit.USAGE, Exit.SCHEMA, Exit.CONFIG)]
+    assert values(role, "RestartPreventExitStatus") == [" ".join(codes)]
+    pauses = [f"/bin/sh -c 'case $$EXIT_STATUS in {'|'.join(codes)}) exec sleep 10;; esac'"]
+    assert values(role, "ExecStopPost") == (pauses if ROLES[role].socket else [])
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -444,12 +444,12 @@ def test_plain_http_never_crosses_a_network(site: Site, tls: Tls) -> None:
     try:
         for role, section in (("answer", "api"), ("operate", "operator")):
             site.write_config(**{section: 'listen = "0.0.0.0:0"'})
-            with pytest.raises(AssertionError, match=r"ended with 3: .*tls-certificate"), daemon(site, role):
+            with pytest.raises(AssertionError, match=r"ended with 78: .*tls-certificate"), daemon(site, role):
                 pass
         site.write_config()
         with (
             listening(host="0.0.0.0") as listener,
-            pytest.raises(AssertionError, match=r"ended with 3: .*needs TLS"),
+            pytest.raises(AssertionError, match=r"ended with 78: .*needs TLS"),
             activated(site, listener),
         ):
             pass
@@ -460,7 +460,7 @@ def test_plain_http_never_crosses_a_network(site: Site, tls: Tls) -> None:
 def test_a_certificate_without_its_key_is_refused_at_the_start(tls_site: Site, tls: Tls) -> None:
     put_certificate(tls_site, Pair(tls.server.certificate, tls.pinned.key))
     try:
-        with pytest.raises(AssertionError, match=r"ended with 3: .*tls-key"), daemon(tls_site):
+        with pytest.raises(AssertionError, match=r"ended with 78: .*tls-key"), daemon(tls_site):
             pass
     finally:
         put_certificate(tls_site, tls.server)

@@ -14,6 +14,7 @@ import pytest
 
 from registryd import resources
 from registryd.cli.check import link_local_resolvers
+from registryd.cli.running import Exit
 from registryd.demo import embedded
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.secret import SigningSecret
@@ -27,10 +28,10 @@ def test_check_tells_what_serve_would_meet(site: Site) -> None:
     assert [finding["check"] for finding in told(site, "check") if finding["state"] != "ok"] == ["policy"]
     (site.directory / "credentials" / "feed-key").chmod(0o644)
     exposed = run(site, "check")
-    assert exposed.exit_code == 3
+    assert exposed.exit_code == Exit.CONFIG
     assert "chmod 0600" in exposed.output
     (site.directory / "credentials" / "feed-key").write_text("short")
-    assert run(site, "check").exit_code == 3
+    assert run(site, "check").exit_code == Exit.CONFIG
 
 
 @pytest.mark.parametrize("section", ["api", "operator"])
@@ -114,7 +115,7 @@ def test_check_names_whose_secrets_a_key_does_not_open(site: Site) -> None:
     secrets_key.write_text(right)
     journal_key.write_text(wrong)
     assert "digest keys of " in failed(site)["secrets"]
-    assert run(site, "check").exit_code == 3
+    assert run(site, "check").exit_code == Exit.CONFIG
 
 
 def test_the_secrets_key_is_rotated_while_everything_works(site: Site) -> None:
@@ -153,7 +154,7 @@ def test_the_secrets_key_is_rotated_while_everything_works(site: Site) -> None:
 def test_a_bad_key_is_named_with_its_line_and_mend(site: Site, text: str, line: int, says: str) -> None:
     site.path.write_text(text)
     result = run(site, "check")
-    assert result.exit_code == 3
+    assert result.exit_code == Exit.CONFIG
     assert says in result.stderr
     assert "hunter2" not in result.output
     assert f"{site.path}:{line}" in result.stderr or "line 1" in result.stderr
@@ -172,13 +173,13 @@ def test_exit_codes_say_what_was_wrong(site: Site, tmp_path: Path) -> None:
 
     assert code("messenger", "list") == 0
     assert code("no-such-command") == 2
-    assert code("--config", str(tmp_path / "none.toml"), "serve") == 3
+    assert code("--config", str(tmp_path / "none.toml"), "serve") == Exit.CONFIG
     site.write_config()
     site.path.write_text(site.path.read_text().replace("host=/", "host=/nowhere/"))
-    assert code("messenger", "list") == 4
+    assert code("messenger", "list") == Exit.DATABASE_AWAY
     site.write_config()
     site.database.psql("-c", "UPDATE registry.schema_migration SET version = 0, compatible_from = 0")
-    assert code("answer") == code("serve") == 5
+    assert code("answer") == code("serve") == Exit.SCHEMA
 
 
 def test_a_role_that_is_not_let_in_or_lacks_a_grant_is_told_so(site: Site, tmp_path: Path) -> None:
@@ -207,13 +208,13 @@ def test_a_role_that_is_not_let_in_or_lacks_a_grant_is_told_so(site: Site, tmp_p
         site.database.psql("-c", f'GRANT CONNECT ON DATABASE "{site.database.name}" TO {nobody}')
         assert says("a DBA grants you registryd_breakglass", as_role("registryd_app", *listed)) == 1
         assert says("lacks a grant", as_role(nobody, "messenger", "list")) == 1
-        assert says("connect as registryd_app", as_role(nobody, "contracts", "import", str(file))) == 5
+        assert says("connect as registryd_app", as_role(nobody, "contracts", "import", str(file))) == Exit.SCHEMA
     finally:
         site.database.psql("-c", f"DROP OWNED BY {nobody}", "-c", f"DROP ROLE {nobody}")
-    assert says("the role may only read", as_role("registryd_report", "contracts", "import", str(file))) == 4
-    assert says("the role may only read", as_role("registryd_report", "report")) == 4
-    assert says('role "nobody_ever" does not exist', as_role("nobody_ever", "check")) == 4
-    assert says("pg_ident.conf", as_role("nobody_ever", "messenger", "list")) == 4
+    assert says("the role may only read", as_role("registryd_report", "contracts", "import", str(file))) == Exit.DATABASE_AWAY
+    assert says("the role may only read", as_role("registryd_report", "report")) == Exit.DATABASE_AWAY
+    assert says('role "nobody_ever" does not exist', as_role("nobody_ever", "check")) == Exit.DATABASE_AWAY
+    assert says("pg_ident.conf", as_role("nobody_ever", "messenger", "list")) == Exit.DATABASE_AWAY
 
 
 def test_a_database_without_the_schema_is_told_so(server: embedded.Server, site: Site, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_database_without_the_schema_is_told_so(server: embedded.Server, site:
             ("breakglass", "list", "--dsn", bare.dsn()),
         ):
             done = run(site, *words)
-            assert (done.exit_code, "registryd migrate" in done.stderr) == (5, True), (words, done.output)
+            assert (done.exit_code, "registryd migrate" in done.stderr) == (Exit.SCHEMA, True), (words, done.output)
 
 
 def test_peer_authentication_is_followed_by_a_map(server: embedded.Server, site: Site) -> None:
@@ -247,7 +248,7 @@ def test_peer_authentication_is_followed_by_a_map(server: embedded.Server, site:
     try:
         hba.write_text(f"local {site.database.name} registryd_app peer map=registryd\n{before}")
         site.database.psql("-c", "SELECT pg_reload_conf()")
-        wait_for(lambda: run(site, "check").exit_code == 4)
+        wait_for(lambda: run(site, "check").exit_code == Exit.DATABASE_AWAY)
         refused = run(site, "check")
         assert "Peer authentication failed" in refused.stdout
         assert "map this system user to the role in pg_ident.conf" in refused.stdout
@@ -264,7 +265,7 @@ def test_a_daemon_with_another_journal_key_does_not_start(site: Site) -> None:
     (site.directory / "credentials" / "journal-key").write_text("ab" * 32)
     command = [sys.executable, "-m", "registryd", "--config", str(site.path), "serve"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, "journal-key" in done.stderr) == (3, True)
+    assert (done.returncode, "journal-key" in done.stderr) == (Exit.CONFIG, True)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from registryd import observe
 from registryd.cli import main
+from registryd.cli.running import Exit
 from registryd.keep.law import LawWatch
 from tests.conftest import Site, TestDatabase, client, daemon, eventually
 from tests.store.conftest import FIRST, bind, change_policy
@@ -146,7 +147,7 @@ def test_a_policy_that_cannot_be_is_refused_with_its_reason(site: Site, words: l
 
 def test_the_daemons_role_cannot_change_the_law(site: Site) -> None:
     done = run(site, "policy", "set", "answer_within=1 hour", "--note", "n", "--dsn", site.database.dsn("registryd_app"))
-    assert done.exit_code == 5
+    assert done.exit_code == Exit.SCHEMA
     assert "SET ROLE registryd_owner" in done.stderr
 
 

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from registryd.cli import main
+from registryd.cli.running import Exit
 from registryd.demo import embedded
 from registryd.roles.deliver import host_name
 from tests.conftest import Site, TestMessenger, client, cloned, eventually, make_site, runs, wait_for
@@ -228,7 +229,7 @@ def test_a_process_that_cannot_start_ends_all_with_its_exit_code(site: Site) -> 
     key.unlink()
     try:
         with serving(site) as failed:
-            assert failed.process.wait(60) == 3
+            assert failed.process.wait(60) == Exit.CONFIG
             assert not failed.log("all_started")
     finally:
         key.write_text(text)
