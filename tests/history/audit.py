@@ -1,12 +1,18 @@
-"""Judges what is in the tables against what clients were told and what endpoints received. Each fault is a line of text."""
+"""Judges what is in the tables against what clients were told and what endpoints received."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tests.history.checker import Operation
+
+
+class Fault(NamedTuple):
+    kind: Literal["lost", "doubled", "wrong"]
+    """What was acknowledged and is not there; one notice under two ids; anything else."""
+    what: str
 
 
 class Row(NamedTuple):
@@ -30,7 +36,7 @@ class Notice(NamedTuple):
 
 def faults(
     operations: Sequence[tuple[int, Operation]], rows: Sequence[Row], notices: Sequence[Notice], received: Iterable[Notice]
-) -> list[str]:
+) -> list[Fault]:
     """`operations`: with their numbers. `notices`: all that is owed or was delivered. `received`: in any order, repeats included."""
     found = []
     of_code: defaultdict[tuple[int, str], list[Row]] = defaultdict(list)
@@ -40,18 +46,21 @@ def faults(
         if op.kind == "bind" and op.told in ("recorded", "replaced"):
             bound = of_code[op.messenger, op.code]
             if [row.number for row in bound] != [number]:
-                found.append(f"an acknowledged binding has {len(bound)} rows, or one on another number: {op.code}")
+                found.append(Fault("lost", f"an acknowledged binding has {len(bound)} rows, or one on another number: {op.code}"))
     told = Counter((notice.messenger, notice.code) for notice in notices)
     for row in rows:
         expected = 1 if row.end_reason == "terminated" else 0
         if told[row.messenger, row.code] != expected:
-            found.append(f"a binding that ended as {row.end_reason} has {told[row.messenger, row.code]} notices: {row.code}")
+            found.append(
+                Fault("wrong", f"a binding that ended as {row.end_reason} has {told[row.messenger, row.code]} notices: {row.code}")
+            )
     rows_told = {(row.messenger, row.generation, row.code) for row in rows}
     right = set(notices)
-    found += [f"a notice without a binding: {n.code}" for n in notices if (n.messenger, n.generation, n.code) not in rows_told]
-    found += [f"pushed what is not owed: {n.code}" for n in set(received) if n not in right]
+    without = [n for n in notices if (n.messenger, n.generation, n.code) not in rows_told]
+    found += [Fault("wrong", f"a notice without a binding: {n.code}") for n in without]
+    found += [Fault("wrong", f"pushed what is not owed: {n.code}") for n in set(received) if n not in right]
     ids: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
     for notice in received:
         ids[notice.messenger, notice.code].add(notice.notification_id)
-    found += [f"one notice came under {len(of)} ids: {code}" for (_, code), of in ids.items() if len(of) > 1]
+    found += [Fault("doubled", f"one notice came under {len(of)} ids: {code}") for (_, code), of in ids.items() if len(of) > 1]
     return found

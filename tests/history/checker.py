@@ -24,6 +24,7 @@ class Operation(NamedTuple):
     """ask: `present` or `absent`; bind: `recorded`, `replaced` or `absent`; terminate, activate: `applied` or `nothing`; look: nothing."""
     messenger: int = 0
     code: str = ""
+    """The identification code; of an event its id."""
     at: float = 0.0
     """Of an event: when it occurred."""
     seen: tuple[bool, int, Bound] = (False, 0, frozenset())

@@ -1,4 +1,4 @@
-"""Sixteen clients over HTTP: what each asked, when, and what it was told."""
+"""Sixteen clients over HTTP: what each asked, when, and what it was told. Who has no answer waits a second, as `Retry-After` says."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from tests.history.checker import Operation
 CLIENTS = 16
 SHARES = {"bind": 60, "ask": 10, "terminate": 15, "activate": 15}
 PULL_S = 0.5
+RETRY_S = 1.0
 
 
 class Addresses(NamedTuple):
@@ -31,19 +33,37 @@ class Addresses(NamedTuple):
 class Clients:
     """Runs so many operations. `operations` then holds them with their numbers; `told` counts answers and refusals."""
 
-    def __init__(self, addresses: Addresses, messengers: Sequence[TestMessenger], numbers: Sequence[int], count: int, seed: int) -> None:
+    def __init__(
+        self,
+        addresses: Addresses,
+        messengers: Sequence[TestMessenger],
+        numbers: Sequence[int],
+        count: int,
+        seed: int,
+        *,
+        pace_s: float = 0.0,
+    ) -> None:
+        """`pace_s`: from one operation of a client to its next, at least."""
         self.operations: list[tuple[int, Operation]] = []
         self.told: Counter[str] = Counter()
         self.pulled: list[Notice] = []
+        self.answered: dict[str, bool] = {}
+        """Whether the number was present, by the query's id."""
+        self.applied: list[str] = []
+        """The ids of the events that were acknowledged as applied."""
         self._addresses = addresses
         self._messengers = messengers
         self._numbers = numbers
         self._left = count
         self._seed = seed
         self._names = 0
+        self._pace_s = pace_s
 
     async def run(self, operator_keys: Sequence[str]) -> None:
         await asyncio.gather(*(self._client(random.Random(f"{self._seed} {i}"), key) for i, key in enumerate(operator_keys)))
+
+    def stop(self) -> None:
+        self._left = 0
 
     async def _client(self, random_: random.Random, operator_key: str) -> None:
         async with (
@@ -52,19 +72,24 @@ class Clients:
         ):
             while self._left > 0:
                 self._left -= 1
+                began = time.monotonic()
                 # Some numbers are asked for much more often than others, so that operations on one number overlap.
                 number = self._numbers[int(len(self._numbers) * random_.random() ** 3)]
                 kind = random_.choices(list(SHARES), list(SHARES.values()))[0]
                 if kind in ("bind", "ask"):
-                    await self._ask(api, random_.choice(self._messengers), number, kind)
+                    has_answer = await self._ask(api, random_.choice(self._messengers), number, kind)
                 else:
-                    await self._event(operator, number, kind)
+                    has_answer = await self._event(operator, number, kind)
+                wait_s = began + self._pace_s - time.monotonic() if has_answer else RETRY_S
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
 
     def _fresh(self, what: str) -> str:
         self._names += 1
         return f"{what}{self._names}"
 
-    async def _ask(self, api: aiohttp.ClientSession, messenger: TestMessenger, number: int, kind: str) -> None:
+    async def _ask(self, api: aiohttp.ClientSession, messenger: TestMessenger, number: int, kind: str) -> bool:
+        """Returns whether there was an answer."""
         code = self._fresh("c") if kind == "bind" else ""
         body = {"phoneNumber": f"+{number}"} | ({"identificationCode": code} if code else {})
         began = time.monotonic()
@@ -72,13 +97,16 @@ class Clients:
         ended = time.monotonic()
         if status == 200:
             told = answer["binding"] or ("present" if answer["present"] else "absent")
+            self.answered[answer["queryId"]] = answer["present"]
         elif status == 429:
-            return
+            return True
         else:
             told = None
         self._note(number, Operation(kind, began, ended, told, messenger.messenger_id, code))  # type: ignore[arg-type] # of SHARES
+        return told is not None
 
-    async def _event(self, operator: aiohttp.ClientSession, number: int, kind: str) -> None:
+    async def _event(self, operator: aiohttp.ClientSession, number: int, kind: str) -> bool:
+        """Returns whether there was an answer."""
         at = datetime.now(UTC)
         types = {"terminate": "terminated", "activate": "activated"}
         event = {"eventId": self._fresh("e"), "type": types[kind], "phoneNumber": f"+{number}", "occurredAt": at.isoformat()}
@@ -92,8 +120,12 @@ class Clients:
             # Refused or not yet: it has changed nothing.
             told = "applied" if outcome == "applied" else "nothing"
         elif status == 429:
-            return
-        self._note(number, Operation(kind, began, ended, told, at=at.timestamp()))  # type: ignore[arg-type] # of SHARES
+            return True
+        if told == "applied":
+            self.applied.append(event["eventId"])
+        op = Operation(kind, began, ended, told, code=event["eventId"], at=at.timestamp())  # type: ignore[arg-type] # of SHARES
+        self._note(number, op)
+        return told is not None
 
     async def _post(self, session: aiohttp.ClientSession, path: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
         try:
@@ -115,15 +147,16 @@ class Clients:
         async with aiohttp.ClientSession(self._addresses.api, headers=messenger.headers) as api:
             while True:
                 is_over = over.is_set()
-                async with api.get("/v1/notifications", params={"limit": 1000}) as response:
-                    owed = (await response.json())["notifications"] if response.status == 200 else None
-                if owed == [] and is_over:
-                    return
-                if owed:
-                    self.pulled += [notice_of(messenger.messenger_id, item) for item in owed]
-                    ids = [item["notificationId"] for item in owed]
-                    async with api.post("/v1/notifications/acknowledge", json={"notificationIds": ids}) as response:
-                        await response.read()
+                with suppress(aiohttp.ClientError, TimeoutError):  # the database, or the whole service, may be away
+                    async with api.get("/v1/notifications", params={"limit": 1000}) as response:
+                        owed = (await response.json())["notifications"] if response.status == 200 else None
+                    if owed == [] and is_over:
+                        return
+                    if owed:
+                        self.pulled += [notice_of(messenger.messenger_id, item) for item in owed]
+                        ids = [item["notificationId"] for item in owed]
+                        async with api.post("/v1/notifications/acknowledge", json={"notificationIds": ids}) as response:
+                            await response.read()
                 await asyncio.sleep(PULL_S)
 
 
