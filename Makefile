@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover scans crash kills model history mistake lock audit clean
+.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni scans crash kills model history mistake lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -94,6 +94,10 @@ bench-100m: $(STAMP)
 failover: $(STAMP)
 	$(BIN)/python -m tests.failover $(ARGS)
 
+## make patroni   a Patroni cluster of three loses its primary in ten ways under load (ARGS='stop-postgres --mode asynchronous --haproxy --json FILE')
+patroni: $(STAMP)
+	@$(BIN)/python -m tests.patroni $(ARGS)
+
 ## make scans   what the enumeration guard finds after how much, and what wrongly: ten million honest queries, thousands of scans
 scans: $(STAMP)
 	@$(BIN)/python -m tests.presence.scans $(ARGS)
@@ -109,4 +113,4 @@ audit: $(STAMP)
 	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .campaign .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

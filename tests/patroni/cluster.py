@@ -1,0 +1,195 @@
+"""Three nodes, each with etcd, Patroni and PostgreSQL, and HAProxy as Patroni documents it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from registryd.demo import embedded
+from registryd.demo.embedded.account import Account
+from registryd.processes import die_with
+from tests import programs
+from tests.conftest import TestDatabase
+from tests.patroni.network import US, Network
+
+NAMES = ("n1", "n2", "n3")
+TIMES = {"ttl": 20, "loop_wait": 5, "retry_timeout": 5}
+"""Seconds: Patroni's shortest, half to two thirds of its defaults (30, 10, 10), so that a fault takes less time."""
+PATIENCE_S = 90.0
+Mode = Literal["strict", "asynchronous"]
+
+
+class Cluster:
+    """Use: `start`, then faults, each followed by `wait_healthy`. It ends with the campaign's namespaces."""
+
+    def __init__(self, network: Network, place: Path, mode: Mode) -> None:
+        self.network = network
+        self.place = place
+        self.mode = mode
+        self.processes: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
+        """By program and node."""
+        self._account = Account.choose()
+        self._binaries = embedded.find_binaries("system")
+
+    def start(self) -> None:
+        for name in NAMES:
+            self._account.make_directory(self.place / name)
+            self.start_etcd(name)
+        for name in NAMES:
+            self.start_patroni(name)
+        self._start_haproxy()
+        self.wait_healthy()
+
+    def start_etcd(self, name: str) -> None:
+        address = self.network.addresses[name]
+        members = ",".join(f"{other}=http://{at}:2380" for other, at in self.network.addresses.items())
+        options = {
+            "name": name,
+            "data-dir": str(self.place / name / "etcd"),
+            "listen-client-urls": f"http://{address}:2379",
+            "advertise-client-urls": f"http://{address}:2379",
+            "listen-peer-urls": f"http://{address}:2380",
+            "initial-advertise-peer-urls": f"http://{address}:2380",
+            "initial-cluster": members,
+        }
+        command = [str(programs.program("etcd")), *(f"--{option}={value}" for option, value in options.items())]
+        self._spawn("etcd", name, command, programs.environment("etcd"))
+
+    def start_patroni(self, name: str) -> None:
+        path = self.place / name / "patroni.json"
+        path.write_text(json.dumps(self._configuration(name)))
+        self._spawn("patroni", name, [*programs.patroni(), str(path)], os.environ)
+
+    def _start_haproxy(self) -> None:
+        servers = "\n".join(
+            f" server {name} {address}:5432 maxconn 100 check port 8008" for name, address in self.network.addresses.items()
+        )
+        path = self.place / "haproxy.cfg"
+        path.write_text(
+            "defaults\n mode tcp\n timeout client 30m\n timeout server 30m\n timeout connect 4s\n timeout check 5s\n"
+            f"listen primary\n bind {US}:5000\n option httpchk OPTIONS /primary\n http-check expect status 200\n"
+            f" default-server inter 3s fall 3 rise 2 on-marked-down shutdown-sessions\n{servers}\n"
+        )
+        self._spawn("haproxy", "", [str(programs.program("haproxy")), "-db", "-f", str(path)], programs.environment("haproxy"))
+
+    def _configuration(self, name: str) -> dict[str, Any]:
+        address = self.network.addresses[name]
+        is_strict = self.mode == "strict"
+        return {
+            "scope": "registry",
+            "name": name,
+            "restapi": {"listen": f"{address}:8008", "connect_address": f"{address}:8008"},
+            "etcd3": {"hosts": [f"{at}:2379" for at in self.network.addresses.values()]},
+            "bootstrap": {
+                "dcs": {
+                    **TIMES,
+                    "synchronous_mode": is_strict,
+                    "synchronous_mode_strict": is_strict,
+                    "postgresql": {"use_pg_rewind": True, "parameters": {"max_connections": 200, "wal_log_hints": "on"}},
+                },
+                "initdb": [{"encoding": "UTF8"}, {"auth": "trust"}, "no-sync"],
+            },
+            "postgresql": {
+                "listen": f"{address}:5432",
+                "connect_address": f"{address}:5432",
+                "data_dir": str(self.place / name / "data"),
+                "pgpass": str(self.place / name / "pgpass"),
+                "bin_dir": str(self._binaries.directory),
+                "authentication": {"superuser": {"username": "postgres"}, "replication": {"username": "postgres"}},
+                "pg_hba": ["local all all trust", "host all all 0.0.0.0/0 trust", "host replication all 0.0.0.0/0 trust"],
+                "parameters": {"unix_socket_directories": str(self.place / name)},
+                "remove_data_directory_on_rewind_failure": True,
+                "remove_data_directory_on_diverged_timelines": True,
+            },
+        }
+
+    def _spawn(self, program: str, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        before = self.network.inside(name) if name else []
+        who = (
+            []
+            if self._account.uid is None
+            else ["setpriv", f"--reuid={self._account.uid}", f"--regid={self._account.gid}", "--clear-groups"]
+        )
+        with (self.place / f"{program}-{name}.log").open("ab") as log:
+            self.processes[program, name] = subprocess.Popen(
+                [*before, *who, *command], env=dict(environment), cwd="/", stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=partial(die_with, os.getpid()),
+            )  # fmt: skip
+
+    def status(self) -> list[dict[str, Any]]:
+        """The members as any node's Patroni tells them; empty where none answers."""
+        for address in self.network.addresses.values():
+            try:
+                with urllib.request.urlopen(f"http://{address}:8008/cluster", timeout=2) as answer:
+                    members: list[dict[str, Any]] = json.loads(answer.read())["members"]
+                    return members
+            except (OSError, urllib.error.URLError, ValueError):
+                continue
+        return []
+
+    def leader(self) -> str:
+        [name] = [member["name"] for member in self.status() if member["role"] == "leader"]
+        return str(name)
+
+    def wait_healthy(self) -> None:
+        """Until there are a leader and two standbys that stream from it, one of them synchronous where it should be."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._is_healthy(members := self.status()):
+            ended = [key for key, process in self.processes.items() if process.poll() is not None]
+            if ended or time.monotonic() > deadline:
+                raise RuntimeError(f"the cluster is not healthy: {ended} ended, members are {members}")
+            time.sleep(0.2)
+
+    def _is_healthy(self, members: list[dict[str, Any]]) -> bool:
+        roles = sorted(member["role"] for member in members)
+        wanted = ["leader", "replica", "sync_standby"] if self.mode == "strict" else ["leader", "replica", "replica"]
+        states = {member["state"] for member in members}
+        return roles == wanted and states <= {"running", "streaming"} and len({member.get("timeline") for member in members}) == 1
+
+    def switch_over(self) -> None:
+        body = json.dumps({"leader": self.leader()}).encode()
+        url = f"http://{self.network.addresses[self.leader()]}:8008/switchover"
+        urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=60).close()
+
+    def signal(self, which: signal.Signals, program: str, name: str) -> None:
+        """Sends a signal to Patroni or etcd of a node, or to every process of its PostgreSQL."""
+        if program != "postgres":
+            self.processes[program, name].send_signal(which)
+            return
+        postmaster = int((self.place / name / "data/postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for pid in (postmaster, *map(int, children)):
+            os.kill(pid, which)
+
+
+class ClusterServer(embedded.Server):
+    """What the tests' helpers need of a server: the way to the primary of a cluster that runs already."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(embedded.find_binaries("system"))
+        self._hosts = ",".join(f"{address}:5432" for address in cluster.network.addresses.values())
+
+    def dsn(self, dbname: str = "postgres", user: str = "postgres") -> str:
+        return f"postgresql://{user}@{self._hosts}/{dbname}?target_session_attrs=read-write"
+
+
+class ClusterDatabase(TestDatabase):
+    """A database of the cluster; `hosts` is what the daemon's DSN names."""
+
+    def __init__(self, server: ClusterServer, name: str, hosts: str) -> None:
+        super().__init__(server, name)
+        self._hosts = hosts
+
+    def dsn(self, user: str = "postgres") -> str:
+        if user == "postgres":
+            return self.server.dsn(self.name)
+        return f"postgresql://{user}@{self._hosts}/{self.name}"
