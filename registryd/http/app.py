@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 import time
 from typing import Any, Generic
@@ -50,7 +50,7 @@ class App(Generic[Caller]):
             reply = problems.respond(error)
             self._tell_failure(request, route, caller, error)
         given = request.headers.get("x-correlator", "")
-        reply.correlator = given if _CORRELATOR.fullmatch(given) else os.urandom(8).hex()
+        reply.correlator = given if _CORRELATOR.fullmatch(given) else f"{random.getrandbits(64):016x}"
         name, seconds = route.name if route else "unknown", time.monotonic() - received
         observe.child(observe.requests, self._name, name, reply.status).inc()
         observe.child(observe.request_seconds, self._name, name).observe(seconds)

@@ -37,6 +37,9 @@ SINGLES_ASKED_S = 0.1
 """For how long after a single query batches run one statement at a time, to leave the processors to single queries."""
 BATCH_GROUP_MAX = 1_000
 """A batch is asked in parts of this size. Larger parts save nothing more, and a single query would wait longer behind one."""
+OVERLAP_AFTER_S = 0.005
+"""For how long a statement for single queries runs alone. While one runs, queries gather, and a second beside it would make both groups
+smaller and each query dearer (by a fifth, on two processors). One that takes longer has met a slow disk or a lock: others go past it."""
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Pauses before asking again for a contract that is being ended. Each asking is a page of the journal, so they are few."""
 APART_S = 10.0
@@ -150,6 +153,8 @@ class Answerer:
         """How many statements may work a line now."""
         if line is self._batch and time.monotonic() - self._single.asked_at < SINGLES_ASKED_S:
             return 1
+        if line is self._single and time.monotonic() - line.started_at < OVERLAP_AFTER_S:
+            return 1
         return line.in_flight
 
     def _start_worker(self, line: Line) -> None:
@@ -163,7 +168,8 @@ class Answerer:
         """Answers groups until nobody waits, or only for what another statement names, or there are too many at it."""
         try:
             while line.running <= self._room(line) and (group := line.take_group(self._named, self._crossing())):
-                started = time.perf_counter()
+                line.started_at = started = time.monotonic()
+                overlap = asyncio.get_running_loop().call_later(OVERLAP_AFTER_S, self._start_worker, line)
                 try:
                     await self._answer_group(group)
                 except Exception as error:  # a fault of ours: each caller is told 500
@@ -171,11 +177,12 @@ class Answerer:
                     observe.event("background_failed", "error", where="answerer", kind=type(error).__name__)
                     _fail(group, error)
                 finally:
+                    overlap.cancel()
                     for ask in group:
                         self._named -= ask.names
                 for waiting in (self._single, self._batch):
                     self._start_worker(waiting)
-                seconds = time.perf_counter() - started
+                seconds = time.monotonic() - started
                 line.statement_s += (seconds - line.statement_s) / 8
                 observe.child(observe.query_seconds, line.name).observe(seconds)
                 observe.child(observe.query_groups, line.name).observe(sum(len(ask.queries) for ask in group))

@@ -101,6 +101,8 @@ class Line:
         self.waiting: dict[MessengerId, Queue] = {}
         """In the order of their turns."""
         self.running = 0
+        self.started_at = -inf
+        """When the last statement began, by the monotonic clock."""
         self.statement_s = 0.0
         """How long a statement took lately."""
         self.asked_at = -inf

@@ -191,6 +191,19 @@ def test_queries_gather_while_a_statement_runs(site: Site) -> None:
     asyncio.run(run())
 
 
+def test_queries_go_past_a_statement_that_is_stuck(site: Site) -> None:
+    async def run() -> None:
+        async with registry(site, in_flight=2) as of:
+            async with binding_uncommitted(of, 0, "held"):
+                stuck = asyncio.create_task(of.outcome(1, "held"))
+                await waits_for_a_lock(of)
+                assert (await in_time(of.answer(2))).present
+                assert not stuck.done()
+            assert await stuck == (True, "recorded")
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("lane", ["single", "batch"])
 @pytest.mark.parametrize("seed", range(2))
 def test_what_is_asked_at_once_is_as_one_after_another(site: Site, seed: int, lane: str) -> None:
