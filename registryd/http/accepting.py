@@ -16,6 +16,7 @@ import ssl
 import struct
 from collections.abc import Callable
 
+from registryd.http.decrypting import Decrypted
 from registryd.http.handshakes import Handshakes
 
 ACCEPT_MAX = 4
@@ -79,7 +80,7 @@ class Acceptor:
     async def _open(self, client: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                self._protocol_factory,
+                self._protocol_factory if self._tls is None else lambda: Decrypted(self._protocol_factory()),
                 client,
                 ssl=self._tls,
                 ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if self._tls else None,

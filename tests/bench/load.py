@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import uvloop
+
+from registryd.http.decrypting import Decrypted
 
 BODIES = 200
 """How many different bodies of a batch are made."""
@@ -32,13 +35,21 @@ class Load(NamedTuple):
 
 
 def command(
-    api: str, key: str | Sequence[str], numbers: Sequence[int], *, connections: int, seconds: float, batch: int = 0, rate: float = 0
+    api: str,
+    key: str | Sequence[str],
+    numbers: Sequence[int],
+    *,
+    connections: int,
+    seconds: float,
+    batch: int = 0,
+    rate: float = 0,
+    ca: str | None = None,
 ) -> tuple[list[str], str]:
     """This file as a command, and what it reads from stdin. `key`: of whom to ask as, or one of several for each request, at random.
-    `batch`: numbers a request, 0 for single queries."""
+    `batch`: numbers a request, 0 for single queries. `ca`: who vouches for the server, where `api` is https."""
     keys = [key] if isinstance(key, str) else list(key)
-    given = {"api": api, "keys": keys, "numbers": numbers, "connections": connections, "seconds": seconds, "batch": batch, "rate": rate}
-    return [sys.executable, __file__], json.dumps(given)
+    load = {"api": api, "keys": keys, "numbers": numbers, "connections": connections, "seconds": seconds, "batch": batch, "rate": rate}
+    return [sys.executable, __file__], json.dumps(load | {"ca": ca})
 
 
 def run_load(api: str, key: str | Sequence[str], numbers: Sequence[int], **how: Any) -> Load:
@@ -121,9 +132,11 @@ class _Run:
     async def run(self, given: dict[str, Any]) -> Load:
         loop = asyncio.get_running_loop()
         address = urlsplit(given["api"])
-        clients = [
-            (await loop.create_connection(lambda: _Client(self), address.hostname, address.port))[1] for _ in range(given["connections"])
-        ]
+        tls = ssl.create_default_context(cafile=given["ca"]) if address.scheme == "https" else None
+        clients = [_Client(self) for _ in range(given["connections"])]
+        for client in clients:
+            protocol = client if tls is None else Decrypted(client)
+            await loop.create_connection(lambda made=protocol: made, address.hostname, address.port, ssl=tls)
         started = time.perf_counter()
         self.end = started + given["seconds"]
         if self.rate:

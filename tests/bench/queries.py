@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from rich.progress import track
 
@@ -72,7 +73,7 @@ def baseline_server(site: Site, kind: str) -> Iterator[tuple[str, int]]:
         process.wait(10)
 
 
-def measured(site: Site, pid: int, api: str, key: str | Sequence[str], numbers: list[int], **how: float) -> Sample:
+def measured(site: Site, pid: int, api: str, key: str | Sequence[str], numbers: list[int], **how: Any) -> Sample:
     """One load of a server whose process is `pid`."""
     postmaster = site.database.server.pid or 0
     own, theirs = cpu_seconds(pid), cpu_seconds(postmaster)

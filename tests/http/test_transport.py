@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import hashlib
-import ipaddress
 import json
 import secrets
 import signal
@@ -21,11 +19,8 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.certificates import Pair, make_pair, put_certificate
 from tests.conftest import PATIENCE_S, Daemon, Site, TestDatabase, TestMessenger, daemon, eventually, make_site, wait_for
 from tests.http.conftest import exchange, parse_answer
 
@@ -33,47 +28,6 @@ SNDBUF = 65536
 STALLED = 'registryd_connections_closed_total{api="messenger",reason="stalled"} 1.0'
 NUMBERS = range(79_160_000_000, 79_160_000_100)
 FOUND = json.dumps({"phoneNumber": f"+{NUMBERS[0]}"}).encode()
-
-
-class Pair(NamedTuple):
-    """A certificate and its key, as PEM."""
-
-    certificate: bytes
-    key: bytes
-
-    @property
-    def sha256(self) -> bytes:
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.certificate.decode())).digest()
-
-    def write(self, directory: Path, name: str) -> tuple[Path, Path]:
-        paths = directory / f"{name}.pem", directory / f"{name}.key"
-        paths[0].write_bytes(self.certificate)
-        paths[1].write_bytes(self.key)
-        return paths
-
-
-def make_pair(name: str, issuer: Pair | None = None) -> Pair:
-    """A certificate for 127.0.0.1, by `issuer` or by itself (a CA then)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    signer = serialization.load_pem_private_key(issuer.key, None) if issuer else key
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(x509.load_pem_x509_certificate(issuer.certificate).subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(signer, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return Pair(certificate.public_bytes(pem), secret)
 
 
 class Tls(NamedTuple):
@@ -129,11 +83,6 @@ def tls_site(site: Site, tls: Tls, messenger: TestMessenger, pinned: TestMesseng
     put_certificate(made, tls.server)
     (credentials / "client-ca").write_bytes(tls.ca.certificate)
     return made
-
-
-def put_certificate(site: Site, pair: Pair) -> None:
-    (site.directory / "credentials" / "tls-certificate").write_bytes(pair.certificate)
-    (site.directory / "credentials" / "tls-key").write_bytes(pair.key)
 
 
 @pytest.fixture(scope="module")

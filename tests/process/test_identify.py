@@ -22,8 +22,8 @@ from click.testing import CliRunner, Result
 
 from registryd.cli import main
 from registryd.client.source import read_lines
+from tests.certificates import make_pair, put_certificate
 from tests.conftest import Site, daemon, wait_for
-from tests.http.test_transport import make_pair, put_certificate
 
 KEY = f"rk_{'a' * 16}_{'b' * 43}"
 FIRST = 79_010_800_000
