@@ -193,6 +193,21 @@ def load(path: Path) -> Settings:
     return Settings(path=path, file=file, credentials=Credentials((path.parent / directory).resolve()))
 
 
+RELOADED = frozenset({"log.level"})
+"""The keys that a reload reads again; all others need a restart."""
+
+
+def need_restart(running: File, fresh: File) -> list[str]:
+    """The keys whose values differ and that a reload cannot change."""
+    return [
+        key
+        for section in msgspec.structs.fields(File)
+        for field in msgspec.structs.fields(section.type)
+        if (key := f"{section.name}.{field.name}") not in RELOADED
+        and getattr(getattr(running, section.name), field.name) != getattr(getattr(fresh, section.name), field.name)
+    ]
+
+
 def split_hosts(dsn: str) -> list[str]:
     """Splits a DSN that names several hosts, as libpq allows (`a:1,b:2`, or in `host=` and `port=`), into one DSN a host.
 

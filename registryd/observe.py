@@ -34,6 +34,9 @@ requests_refused = Counter(
 )
 connections = Gauge("registryd_connections", "Open connections.", ["api"], registry=METRICS)
 tls_handshakes_failed = Counter("registryd_tls_handshakes_failed", "TLS handshakes that failed.", ["api", "reason"], registry=METRICS)
+certificate_expires = Gauge(
+    "registryd_certificate_expires_timestamp_seconds", "When a certificate ends, by credential.", ["certificate"], registry=METRICS
+)
 connections_closed = Counter(
     "registryd_connections_closed",
     "Connections the daemon closed: cap (too many), stalled (a client that does not read), bad_http.",
@@ -128,6 +131,8 @@ Event = Literal[
     "stopping",
     "stopped",
     "reloaded",
+    "reload_failed",
+    "certificate_expires",
     "request_refused",
     "request_failed",
     "tls_handshake_failed",

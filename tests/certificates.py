@@ -34,8 +34,8 @@ class Pair(NamedTuple):
         return paths
 
 
-def make_pair(name: str, issuer: Pair | None = None) -> Pair:
-    """A certificate for 127.0.0.1, by `issuer` or by itself (a CA then)."""
+def make_pair(name: str, issuer: Pair | None = None, days: int = 60) -> Pair:
+    """A certificate for 127.0.0.1 that ends in so many days, by `issuer` or by itself (a CA then)."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     signer = serialization.load_pem_private_key(issuer.key, None) if issuer else key
@@ -47,8 +47,8 @@ def make_pair(name: str, issuer: Pair | None = None) -> Pair:
         .issuer_name(x509.load_pem_x509_certificate(issuer.certificate).subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - datetime.timedelta(days=10))
+        .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .sign(signer, hashes.SHA256())

@@ -25,6 +25,7 @@ from registryd.http.sockets import Tls
 from registryd.http.transport import Handler, Listener
 from registryd.keep import timer
 from registryd.keep.timer import Job
+from registryd.roles import certificates
 from registryd.store import failures, migrations, pool
 from registryd.store.outage import Outage
 from registryd.store.pool import Database, fetch
@@ -54,6 +55,8 @@ class Life:
         self._health_address = config.health_address(settings, role, instance)
         self._health = Health()
         self._status = ""
+        self._reload_note = ""
+        """What `systemctl status` says of the last reload, where it did not do everything."""
         self._outage = Outage()
         self._pools: list[Database] = []
         self._stop = asyncio.Event()
@@ -145,7 +148,8 @@ class Life:
             door.handler = handler
         await self._accept()
         await self._looking.run()
-        self._background += timer.start([self._looking, *jobs], self._outage)
+        ends = Job("certificates", certificates.DAY_S, lambda: certificates.watch(self.settings.credentials))
+        self._background += timer.start([self._looking, ends, *jobs], self._outage)
         observe.event("started", **self._facts)
         await self._stop.wait()
         self._tell("stopping")
@@ -222,7 +226,7 @@ class Life:
         status = "serving" if not reason else reason if reason.startswith(("waiting", "stopping")) else f"{refuses}: {reason}"
         if status != self._status:
             self._status = status
-            sdnotify.ready(status)
+            sdnotify.ready(status + self._reload_note)
 
     async def _end_background(self) -> None:
         await timer.end(self._background)
@@ -237,12 +241,17 @@ class Life:
                 load()
             for reload in self.reloads:
                 await reload()
-            observe.event("reloaded", log_level=fresh.file.log.level)
-            observe.configure(fresh.file.log.level)
+            await certificates.watch(self.settings.credentials)
         except Exception as error:
             reason = str(error) if isinstance(error, ConfigError) else ""
-            observe.event("background_failed", "error", where="reload", kind=type(error).__name__, reason=reason)
-        sdnotify.ready(self._status)
+            observe.event("reload_failed", "error", kind=type(error).__name__, reason=reason)
+            self._reload_note = f"; the last reload failed: {reason or type(error).__name__}"
+        else:
+            needs = config.need_restart(self.settings.file, fresh.file)
+            observe.event("reloaded", "warning" if needs else "info", log_level=fresh.file.log.level, needs_restart=needs)
+            observe.configure(fresh.file.log.level)
+            self._reload_note = f"; until a restart the former value holds of {', '.join(needs)}" if needs else ""
+        sdnotify.ready(self._status + self._reload_note)
 
 
 async def _check(db: Database) -> None:

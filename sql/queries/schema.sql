@@ -61,3 +61,41 @@ SELECT format('%s as %s (pid %s) on %s for %s', coalesce(nullif(a.application_na
  GROUP BY a.pid, a.usename, a.application_name, a.xact_start
  ORDER BY a.xact_start
  LIMIT 3;
+
+-- name: read_clock
+-- Why: `check` compares it with the clock of the machine it runs on.
+SELECT clock_timestamp() AS now;
+
+-- name: read_locks
+-- Why: a transaction that touches every partition, such as a dump, needs a place for each. The table has that many for all of them together.
+SELECT current_setting('max_locks_per_transaction')::integer AS per_transaction,
+       current_setting('max_locks_per_transaction')::integer
+           * (current_setting('max_connections')::integer + current_setting('max_prepared_transactions')::integer) AS places,
+       count(*)::integer AS relations
+  FROM pg_class AS c
+ WHERE c.relnamespace::regnamespace::text IN ('registry', 'report', 'breakglass') AND c.relkind IN ('r', 'p', 'i', 'I');
+
+-- name: what_is_logged
+-- Why: says by which settings what a person writes reaches the server's log. The DETAIL of an error is always among it.
+SELECT format('%s = %s', s.name, s.setting) AS setting
+  FROM pg_settings AS s
+ WHERE (s.name = 'log_statement' AND s.setting <> 'none')
+    OR (s.name IN ('log_min_duration_statement', 'log_min_duration_sample', 'auto_explain.log_min_duration') AND s.setting <> '-1')
+    OR (s.name IN ('log_parameter_max_length', 'log_parameter_max_length_on_error') AND s.setting <> '0')
+    OR (s.name = 'log_min_error_statement' AND s.setting <> 'panic')
+    OR (s.name = 'log_transaction_sample_rate' AND s.setting <> '0')
+ ORDER BY s.name;
+
+-- name: logged_persons
+-- Why: nobody inherits the settings of a role, so each person who may unmask a number needs his own. A superuser sets them for himself.
+SELECT r.rolname::text AS name
+  FROM pg_roles AS r
+  LEFT JOIN LATERAL (
+       SELECT split_part(one, '=', 2) AS value
+         FROM pg_db_role_setting AS d CROSS JOIN unnest(d.setconfig) AS one
+        WHERE d.setrole = r.oid AND one LIKE 'log_min_messages=%'
+          AND d.setdatabase IN (0, (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database()))
+        ORDER BY d.setdatabase DESC
+        LIMIT 1) AS own ON true
+ WHERE r.rolcanlogin AND NOT r.rolsuper AND pg_has_role(r.oid, 'registryd_breakglass', 'MEMBER') AND own.value IS DISTINCT FROM 'panic'
+ ORDER BY 1;

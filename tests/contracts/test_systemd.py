@@ -59,10 +59,10 @@ def tool(name: str) -> str:
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """The units, with an ExecStart that exists on this machine: `verify` looks for it."""
+    """The units, with a program that exists on this machine: `verify` looks for it."""
     for name in UNITS:
         text = (SYSTEMD / name).read_text()
-        (tmp_path / name).write_text(text.replace("ExecStart=/usr/bin/registryd ", f"ExecStart={sys.executable} "))
+        (tmp_path / name).write_text(text.replace("=/usr/bin/registryd ", f"={sys.executable} "))
     return tmp_path
 
 

@@ -12,6 +12,7 @@ import socket
 import ssl
 import stat
 import sys
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -488,6 +489,20 @@ def test_a_failed_handshake_is_counted_by_its_reason_and_told_without_a_byte_of_
         assert "zebra" not in running.written()
 
 
+def test_a_certificate_that_ends_soon_is_told_at_the_start_and_by_a_metric(tls_site: Site, tls: Tls) -> None:
+    put_certificate(tls_site, make_pair("registry", tls.ca, days=20))
+    try:
+        with daemon(tls_site, "operate") as running:
+            [told] = wait_for(lambda: events(running, "certificate_expires"))
+            assert (told["level"], told["certificate"], told["days"]) == ("warning", "tls-certificate", 19)
+            shown = dict(line.rsplit(" ", 1) for line in running.metrics().splitlines() if "certificate_expires" in line and line[0] != "#")
+        left = {name.split('"')[1]: float(value) - time.time() for name, value in shown.items()}
+        assert set(left) == {"tls-certificate", "client-ca"}
+        assert 19 * 86_400 < left["tls-certificate"] <= 20 * 86_400
+    finally:
+        put_certificate(tls_site, tls.server)
+
+
 def test_the_operator_api_takes_clients_of_its_own_ca_alone(tls_site: Site, tls: Tls) -> None:
     (tls_site.directory / "credentials" / "operator-client-ca").write_bytes(tls.ca.certificate)
 
@@ -530,10 +545,10 @@ def test_a_renewed_certificate_is_served_after_a_reload(tls_site: Site, tls_daem
         ):
             assert served() == former
             put_certificate(tls_site, Pair(renewed.certificate, tls.server.key))
-            reload("background_failed")
+            reload("reload_failed")
             assert served() == former, "half of a renewal changes nothing"
             (tls_site.directory / "credentials" / "tls-key").unlink()
-            reload("background_failed")
+            reload("reload_failed")
             assert served() == former
             put_certificate(tls_site, renewed)
             reload("reloaded")

@@ -6,22 +6,28 @@ import asyncio
 import json
 import os
 import pwd
+import secrets
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from registryd import resources
-from registryd.cli.check import link_local_resolvers
+from registryd.cli.checks import database, machine, units
+from registryd.cli.checks.machine import link_local_resolvers
 from registryd.cli.running import Exit
+from registryd.config import ConfigError
 from registryd.demo import embedded
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.secret import SigningSecret
 from registryd.store.messengers import signing_secrets
 from registryd.store.secretbox import signing_box
-from tests.conftest import Site, cloned, wait_for
+from tests.certificates import make_pair
+from tests.conftest import Site, TestDatabase, cloned, make_site, prepare_database, wait_for
 from tests.process.commands import CONTRACTS, SNAPSHOT, run, told
+from tests.servers import private_server
 
 
 def test_check_tells_what_serve_would_meet(site: Site) -> None:
@@ -57,6 +63,99 @@ def test_check_refuses_a_link_to_the_database_that_others_may_read(site: Site, d
     lines = [f'owner_dsn = "{dsn}"' if line.startswith("owner_dsn") else line for line in site.path.read_text().splitlines()]
     site.path.write_text("\n".join(lines))
     assert ("database link" in failed(site)) is is_refused
+
+
+def finding(site: Site, name: str) -> tuple[str, str]:
+    [found] = [finding for finding in told(site, "check") if finding["check"] == name]
+    return found["state"], found["detail"]
+
+
+@pytest.mark.parametrize(("days", "state"), [(-1, "failed"), (20, "warning"), (90, "ok")])
+def test_check_tells_when_certificates_end(site: Site, days: int, state: str) -> None:
+    ca = make_pair("a CA")
+    server, endpoint = make_pair("registry", ca), make_pair("us", ca, days)
+    written = {"tls-certificate": server.certificate, "tls-key": server.key, "endpoint-certificate-alpha": endpoint.certificate}
+    for name, text in written.items():
+        (site.directory / "credentials" / name).write_bytes(text)
+        (site.directory / "credentials" / name).chmod(0o600)
+    findings = {each["check"]: each for each in json.loads(run(site, "check", "--json").stdout)}
+    assert findings["TLS"]["state"] == "ok"
+    assert (findings["certificates"]["state"], "endpoint-certificate-alpha" in findings["certificates"]["detail"]) == (state, True)
+
+
+def test_check_warns_of_a_clock_that_is_not_the_database_s(site: Site) -> None:
+    async def state(offset_s: float) -> str:
+        async with site.database.pool() as db, db.connection() as connection:
+            return (await database.clock(connection, lambda: datetime.now(UTC) + timedelta(seconds=offset_s))).state
+
+    assert [asyncio.run(state(offset_s)) for offset_s in (-10, 0, 10)] == ["warning", "ok", "warning"]
+
+
+def test_check_names_the_persons_whose_look_ups_the_server_would_log(site: Site) -> None:
+    person = f"anna_{secrets.token_hex(4)}"
+    site.database.psql("-c", f"CREATE ROLE {person} LOGIN IN ROLE registryd_breakglass")
+    try:
+        state, detail = finding(site, "server log")
+        assert (state, f"ALTER ROLE {person} SET log_min_messages = 'panic'" in detail) == ("warning", True)
+        site.database.psql("-c", f"ALTER ROLE {person} SET log_min_messages = 'panic'")
+        assert finding(site, "server log")[0] == "ok"
+        site.database.psql("-c", f"ALTER ROLE {person} IN DATABASE \"{site.database.name}\" SET log_min_messages = 'error'")
+        assert finding(site, "server log")[0] == "warning"
+    finally:
+        site.database.psql("-c", f"DROP ROLE {person}")
+
+
+def test_check_warns_where_a_dump_would_run_out_of_locks(tmp_path: Path) -> None:
+    with private_server(options={"max_locks_per_transaction": "10", "max_connections": "20"}) as server:
+        asyncio.run(prepare_database(server, "few"))
+        state, detail = finding(make_site(TestDatabase(server, "few"), tmp_path), "locks")
+    assert (state, "max_locks_per_transaction 10 leaves 200 places" in detail) == ("warning", True)
+
+
+def install(root: Path, name: str, text: str) -> None:
+    path = root / "etc/systemd/system" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_check_looks_at_the_units_that_are_installed(tmp_path: Path) -> None:
+    assert "none of registryd's" in units.look(tmp_path)
+    install(tmp_path, "registryd-answer@.service", "[Service]\nUser=nobody\nExecStart=/bin/sh -c true\n")
+    assert "registryd-answer@.service" in units.look(tmp_path)
+    install(tmp_path, "registryd-answer@.service.d/user.conf", "[Service]\nUser=nobody-at-all\n")
+    with pytest.raises(ConfigError, match=r"no user nobody-at-all.*217/USER"):
+        units.look(tmp_path)
+    install(tmp_path, "registryd-answer@.service.d/user.conf", "[Service]\n")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    install(tmp_path, "registryd-.service.d/exec.conf", f"[Service]\nExecStart=\nExecStart={closed}/registryd answer\n")
+    with pytest.raises(ConfigError, match="203/EXEC"):
+        units.look(tmp_path)
+
+
+def test_check_judges_tls_by_where_systemd_listens(site: Site, tmp_path: Path) -> None:
+    """The socket unit's address counts, and not the file's."""
+    install(tmp_path, "registryd-answer.socket", "[Socket]\nListenStream=8443\n")
+    listens = units.listens(tmp_path)
+    assert listens == {"api": ["[::]:8443"]}
+    with pytest.raises(ConfigError, match=r"registryd-answer.socket: ListenStream: other machines reach \[::\]:8443"):
+        machine.tls(site.settings, listens)
+    install(
+        tmp_path, "registryd-answer.socket.d/narrow.conf", "[Socket]\nListenStream=\nListenStream=127.0.0.1:8443\nListenStream=/run/x\n"
+    )
+    assert units.listens(tmp_path) == {"api": ["127.0.0.1:8443", "unix:/run/x"]}
+    assert machine.tls(site.settings, units.listens(tmp_path)).startswith("off")
+    site.write_config(api='listen = "0.0.0.0:0"')
+    assert machine.tls(site.settings, units.listens(tmp_path)).startswith("off")
+
+
+def test_a_reload_s_check_looks_at_the_file_alone(site: Site) -> None:
+    for path in (site.directory / "credentials").iterdir():
+        path.unlink()
+    assert run(site, "check", "--config-only").exit_code == 0
+    site.path.write_text("[log]\nlevel = 'infoo'\n")
+    refused = run(site, "check", "--config-only")
+    assert (refused.exit_code, "log.level" in refused.stderr) == (Exit.CONFIG, True)
 
 
 def test_check_warns_of_a_registry_that_is_not_complete_and_says_what_to_do(site: Site) -> None:

@@ -277,7 +277,7 @@ def test_lines_for_journald_bear_their_priority(site: Site) -> None:
         process.send_signal(signal.SIGHUP)
         site.path.write_text("[nonsense]\n")
         process.send_signal(signal.SIGHUP)
-        wait_for(lambda: '"background_failed"' in Path(journal.name).read_text())
+        wait_for(lambda: '"reload_failed"' in Path(journal.name).read_text())
         process.terminate()
         assert process.wait(60) == 0
     finally:
@@ -285,6 +285,31 @@ def test_lines_for_journald_bear_their_priority(site: Site) -> None:
     for line in Path(journal.name).read_text().splitlines():
         level = json.loads(line[3:])["level"]
         assert line[:3] == {"error": "<3>", "warning": "<4>", "info": "<6>"}[level]
+
+
+def test_a_reload_says_which_keys_need_a_restart_and_does_the_rest(site: Site, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+
+        def status() -> str:
+            while not (said := manager.recv(4096).decode()).startswith("READY=1"):
+                pass
+            return said.partition("STATUS=")[2]
+
+        with daemon(site, "operate", environment={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as running:
+            assert status() == "serving"
+            site.write_config(presence="group_max = 7", log='level = "error"', database="pool_size = 5")
+            running.process.send_signal(signal.SIGHUP)
+            [told] = wait_for(lambda: [line for line in running.log() if line["event"] == "reloaded"])
+            assert (told["level"], told["needs_restart"]) == ("warning", ["database.pool_size", "presence.group_max"])
+            assert status() == "serving; until a restart the former value holds of database.pool_size, presence.group_max"
+            site.path.write_text("[nonsense]\n")
+            running.process.send_signal(signal.SIGHUP)
+            assert status().startswith("serving; the last reload failed: ")
+            site.write_config()
+            running.process.send_signal(signal.SIGHUP)
+            assert status() == "serving"
 
 
 def test_a_reload_that_fails_says_that_it_is_over(site: Site, tmp_path: Path) -> None:
@@ -299,4 +324,4 @@ def test_a_reload_that_fails_says_that_it_is_over(site: Site, tmp_path: Path) ->
                 pass
             while not manager.recv(4096).startswith(b"READY=1"):
                 pass
-            wait_for(lambda: [line for line in running.log() if line.get("where") == "reload"])
+            wait_for(lambda: [line for line in running.log() if line["event"] == "reload_failed"])

@@ -1,0 +1,53 @@
+"""What the server is set to, for `check`: its clock, its table of locks, what it logs of whom."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from registryd.store.pool import Connection, fetch
+from registryd.store.queries import Query
+
+
+class Clock(NamedTuple):
+    now: datetime
+
+
+class Locks(NamedTuple):
+    per_transaction: int
+    places: int
+    """How many locks all transactions together may hold."""
+    relations: int
+    """How many tables and indexes of ours a transaction may touch."""
+
+
+class Logged(NamedTuple):
+    setting: str
+
+
+class Person(NamedTuple):
+    name: str
+
+
+READ_CLOCK = Query("schema", "read_clock", Clock)
+READ_LOCKS = Query("schema", "read_locks", Locks)
+WHAT_IS_LOGGED = Query("schema", "what_is_logged", Logged)
+LOGGED_PERSONS = Query("schema", "logged_persons", Person)
+
+
+async def read_clock(connection: Connection) -> datetime:
+    return (await fetch(connection, READ_CLOCK))[0].now
+
+
+async def read_locks(connection: Connection) -> Locks:
+    return (await fetch(connection, READ_LOCKS))[0]
+
+
+async def what_is_logged(connection: Connection) -> list[str]:
+    """The settings by which the text or the parameters of statements reach the server's log."""
+    return [row.setting for row in await fetch(connection, WHAT_IS_LOGGED)]
+
+
+async def logged_persons(connection: Connection) -> list[str]:
+    """Who may unmask and has no log_min_messages = panic of his own."""
+    return [row.name for row in await fetch(connection, LOGGED_PERSONS)]
