@@ -21,7 +21,7 @@ from registryd.delivery.signing import Signer
 from registryd.delivery.timing import LEASE_MARGIN_S, Timing
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.lane import LaneState, Lease, Settlement
+from registryd.domain.lane import SETTLE_MAX, LaneState, Lease, Settlement
 from registryd.domain.notification import Acknowledged, Failed, Outcome
 from registryd.domain.pace import Pace, Throughput
 from registryd.domain.push_queue import Batch
@@ -40,7 +40,11 @@ LINGER_MAX_S = 0.5
 
 
 class Lane:
-    """Works one lease. `clock()` gives a steady clock's seconds, `jitter()` 0 to 1; `stop()` ends it after what is in flight."""
+    """Works one lease. `clock()` gives a steady clock's seconds, `jitter()` 0 to 1; `stop()` ends it after what is in flight.
+
+    `settling` is shared by the process's lanes: those with a backlog write one after the other, because their commits are large, and the
+    commits of queries wait for them. Receipts gather meanwhile.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class Lane:
         lease: Lease,
         pace: Pace,
         throughput: Throughput,
+        settling: asyncio.Lock,
         clock: Callable[[], float],
         jitter: Callable[[], float],
         timing: Timing,
@@ -58,6 +63,7 @@ class Lane:
         self._channel = pusher.channel(lease.name, lease.endpoint_url)
         self._lease = lease
         self._throughput = throughput
+        self._settling = settling
         self._clock = clock
         self._jitter = jitter
         self._timing = timing
@@ -123,24 +129,31 @@ class Lane:
             self._pump()
             if self._state.idle and not read:
                 return
-            await self._wait(seconds=LOOK_S if settled else SETTLE_RETRY_S)
+            await self._wait(settled=bool(settled))
             await self._keep_lease()
 
     async def _finish(self) -> None:
         """Waits for pushes in flight, and then for the database: a receipt that is not recorded means a notification sent twice."""
         self._ending = True
+        settled = True
         while self._state.in_flight:
-            await self._wait(LOOK_S)
-            await self._settle()
+            await self._wait(settled=settled)
+            settled = await self._settle()
             with suppress(Unavailable):
                 await self._keep_lease()
-        while not await self._settle():
+        while not (settled := await self._settle()) or self._state.unwritten:
+            if settled:
+                continue
             if self._stop_by is not None and self._clock() > self._stop_by:
                 raise Unavailable
             await asyncio.sleep(SETTLE_RETRY_S)
 
-    async def _wait(self, seconds: float) -> None:
-        """Waits until a push has ended, and a little longer while others run; or until the pace allows the next push."""
+    async def _wait(self, *, settled: bool) -> None:
+        """Waits until a push has ended, and a little longer while others run; or until the pace allows the next push. Not at all where
+        the last outcomes were written and there are as many again as one transaction takes."""
+        if settled and self._state.unwritten >= SETTLE_MAX:
+            return
+        seconds = LOOK_S if settled else SETTLE_RETRY_S
         seconds = min(seconds, max(self._state.waits_s(), LINGER_S)) if self._state.waits_s() else seconds
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stir.wait(), seconds)
@@ -218,7 +231,14 @@ class Lane:
         self._stir.set()
 
     async def _settle(self) -> bool:
-        """Writes the outcomes of pushes. Returns False while the database is away; they are then kept for the next call."""
+        """Writes outcomes of pushes, a lane with a backlog when it is its turn. Returns False while the database is away; they are then
+        kept for the next call."""
+        if not self._state.is_bulky:
+            return await self._settle_next()
+        async with self._settling:
+            return await self._settle_next()
+
+    async def _settle_next(self) -> bool:
         settlement = self._state.settle()
         if settlement is None:
             return True

@@ -34,6 +34,8 @@ ASKED_MAX = 5
 """So many of those that are pushed to settle that doubt, refused as well, mean that it is."""
 REFUSED_MAX = 10
 """So many refused mean the same where there is nothing left to settle it with."""
+SETTLE_MAX = 1_000
+"""Rows of each kind that one transaction writes. What it flushes at its commit, queries wait for."""
 
 
 class Lease(NamedTuple):
@@ -148,7 +150,7 @@ class LaneState:
             return None
         batch = self._queue.first
         bound, paced = inf, float(len(batch))
-        if self in self._throughput.bulky:
+        if self.is_bulky:
             is_pressing = presses(self._now(now_s), batch[0].terminated_at, batch[0].deadline_at)
             bound = self._throughput.share_per_s(presses=is_pressing)
             # Uneven gaps with the right mean: otherwise lanes that began together would push together, and queries would wait for all of
@@ -247,14 +249,24 @@ class LaneState:
     # -- Settling
 
     def settle(self) -> Settlement | None:
-        """What there is to write; None: nothing. The caller must call `settled` or `unsettle` afterwards."""
-        gate = self.gate if not self.in_flight and not self.closed else None
-        if not self._attempts and gate is None:
+        """What to write next, up to `SETTLE_MAX` of each kind; None: nothing. The caller must call `settled` or `unsettle` afterwards."""
+        rest = self._delivered[SETTLE_MAX:], self._deferred[SETTLE_MAX:], self._attempts[SETTLE_MAX:]
+        gate = None if self.in_flight or self.closed or any(rest) else self.gate
+        if not self.unwritten and gate is None:
             return None
-        reopens = bool(self._delivered and self.failures and not self.gate)
-        settlement = Settlement(self._delivered, self._deferred, self._attempts, gate, reopens)
-        self._delivered, self._deferred, self._attempts = [], [], []
-        return settlement
+        first = self._delivered[:SETTLE_MAX], self._deferred[:SETTLE_MAX], self._attempts[:SETTLE_MAX]
+        self._delivered, self._deferred, self._attempts = rest
+        return Settlement(*first, gate, reopens=bool(first[0] and self.failures and not self.gate))
+
+    @property
+    def unwritten(self) -> int:
+        """How many outcomes of one kind are still to be written."""
+        return max(len(self._delivered), len(self._deferred), len(self._attempts))
+
+    @property
+    def is_bulky(self) -> bool:
+        """Whether the lane has a backlog."""
+        return self in self._throughput.bulky
 
     def unsettle(self, settlement: Settlement) -> None:
         """Keeps a settlement that could not be written for the next time, together with what came since."""
@@ -278,4 +290,4 @@ class LaneState:
     @property
     def idle(self) -> bool:
         """Nothing is left to do in this lease."""
-        return not (self.in_flight or self._attempts or self.gate or (self._queue and not self.closed))
+        return not (self.in_flight or self.unwritten or self.gate or (self._queue and not self.closed))

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from registryd.demo import embedded
-from tests.bench import delivery, files, imports, queries, reports, tls
+from tests.bench import delivery, drains, files, imports, queries, reports, tls
 from tests.bench.measure import SERVER_SETTINGS, Figure, bench_site
 from tests.conftest import Site
 
@@ -33,7 +33,7 @@ BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
     "growth": (queries.bench_growth, 10_000_000),
     "deliveries": (delivery.bench_deliveries, 50_000),
     "fairness": (delivery.bench_fairness, 1_000_000),
-    "drain": (delivery.bench_drain, 1_000_000),
+    "drain": (drains.bench_drain, 1_000_000),
     "worstday": (delivery.bench_worst_day, 2_200_000),
     "reports": (reports.bench_reports, 1_000_000),
 }

@@ -1,4 +1,4 @@
-"""Delivery: throughput beside a bare client, a healthy lane among dead ones, a backlog that drains beside queries, and the worst day."""
+"""Delivery: throughput beside a bare client, a healthy lane among dead ones, and the worst day."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from typing import Any
 import aiohttp
 
 from tests.bench.bare import run_bare
-from tests.bench.load import run_load
 from tests.bench.measure import Figure, cpu_seconds
 from tests.bench.receiver import Receiver
-from tests.conftest import Daemon, Site, TestMessenger, daemon
+from tests.conftest import Site, daemon
 
 CONCURRENCY = 50
 ROUNDS = 3
 LANES = 100
-SECONDS = 10.0
 ECHO_KNOWN_S = 5.5
 """The daemon has read a new policy by then."""
 FIRST = 79_000_000_000
@@ -45,8 +43,8 @@ def echo(site: Site, per_s: int | None) -> None:
     run(site, "SELECT registry.change_policy(jsonb_build_object('echo_per_s', $1::integer), clock_timestamp(), 'a bench')", per_s)
 
 
-def owe(site: Site, messenger_ids: list[int], notifications: int) -> None:
-    """So many notifications, spread over messengers, as the fan-out writes them."""
+def owe(site: Site, messenger_ids: list[int], notifications: int, *, due_in_h: int = 24) -> None:
+    """So many notifications, spread over messengers, as the fan-out writes them. Deadlines press once less than 12 hours are left."""
     run(
         site,
         "INSERT INTO registry.notification"
@@ -54,10 +52,11 @@ def owe(site: Site, messenger_ids: list[int], notifications: int) -> None:
         " SELECT ($1::int[])[1 + n % cardinality($1::int[])], 1, d.at, registry.id_at(d.at), $3::bigint + n, d.at - interval '24 hours',"
         "        'user-' || n"
         "   FROM generate_series(0, $2::int - 1) AS n,"
-        "        LATERAL (SELECT date_trunc('milliseconds', now() + interval '24 hours' + n % 1000 * interval '1 ms') AS at) AS d",
+        "        LATERAL (SELECT date_trunc('milliseconds', now() + make_interval(hours => $4) + n % 1000 * interval '1 ms') AS at) AS d",
         messenger_ids,
         notifications,
         FIRST,
+        due_in_h,
     )
     site.database.psql("-c", "VACUUM ANALYZE registry.notification", "-c", "CHECKPOINT")
 
@@ -194,48 +193,6 @@ async def _ends(site: Site, receiver: Receiver, messenger_id: int, turn: int) ->
         await asyncio.sleep(0.2)
         arrivals = receiver.seen()["arrivals"]
     return sorted(arrivals[code] - at for code, at in committed.items())
-
-
-def bench_drain(site: Site, notifications: int) -> Iterator[Figure]:
-    """A backlog over 100 lanes that drains beside 1,000 presence queries a second: as the policy paces it, and unbounded."""
-    deliver(site, 16)
-    site.database.allow_ends()
-    messenger = asyncio.run(site.add_messenger("asks"))
-    numbers = list(range(FIRST + 800_000_000, FIRST + 800_050_000))
-    run(
-        site,
-        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at)"
-        " SELECT n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM unnest($1::bigint[]) AS n",
-        numbers,
-    )
-    site.database.psql("-c", "VACUUM ANALYZE registry.contract")
-    lanes = add_lanes(site, LANES, 100)
-    owe(site, lanes, notifications)
-    with Receiver() as receiver, daemon(site, "answer", "deliver") as running:
-        idle = _paced(running, messenger, numbers)
-        point(site, lanes, receiver.url)
-        found = []
-        for what, per_s in (("as the policy paces it", 5_000), ("unbounded", None)):
-            echo(site, per_s)
-            time.sleep(ECHO_KNOWN_S)
-            before, started = receiver.seen()["notifications"], time.perf_counter()
-            p99 = _paced(running, messenger, numbers, SECONDS if per_s else SECONDS / 2)
-            found.append((what, p99, (receiver.seen()["notifications"] - before) / (time.perf_counter() - started)))
-    for what, p99, rate in found:
-        yield Figure(
-            what=f"presence p99 at 1,000/s beside a drain {what}: {rate:,.0f} notifications/s",
-            value=p99,
-            unit="ms",
-            baseline=idle,
-            of="ms idle",
-        )
-
-
-def _paced(running: Daemon, messenger: TestMessenger, numbers: list[int], seconds: float = SECONDS) -> float:
-    """1,000 queries a second, asked when they are due whether or not the last was answered; the p99 from then, in ms; the median of
-    rounds of so many seconds."""
-    loads = [run_load(running.api, messenger.api_key, numbers, connections=64, seconds=seconds, rate=1000.0) for _ in range(ROUNDS)]
-    return statistics.median(load.p99_ms for load in loads)
 
 
 def bench_worst_day(site: Site, contracts: int) -> Iterator[Figure]:

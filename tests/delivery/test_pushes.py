@@ -157,6 +157,32 @@ def test_endpoint_that_hangs_delays_nobody_else(site: Site) -> None:
     asyncio.run(run())
 
 
+def test_lanes_with_a_backlog_write_one_after_the_other_and_hold_up_no_other(site: Site) -> None:
+    """Somebody has locked the rows, so that who writes a receipt for them waits."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database, site.database.connect() as somebody:
+            for name in ("a", "b"):
+                messenger = await site.add_messenger(name, endpoint.url, batch_max=5)
+                await database.bind(messenger, *codes(600, name), first=FIRST_NUMBER + 1000 * (name == "b"))
+            await database.run("UPDATE registry.contract SET ended_at = now()")
+            async with delivering(site), somebody.transaction():
+                await somebody.execute("SELECT FROM registry.notification FOR UPDATE")
+                await eventually(lambda: len(endpoint.codes) == 1200)
+                small = await site.add_messenger("small", endpoint.url)
+                await database.owe(small, "x", first=FIRST_NUMBER + 5000)
+                await eventually(lambda: "x" in endpoint.codes)
+                await eventually(lambda: database.value("SELECT count(*) FROM registry.notification_delivered"))
+                assert await database.value(waiting) == 1
+                assert await database.delivered() == 1
+            async with delivering(site):
+                await eventually(database.none_pending)
+            assert len(endpoint.codes) == len(set(endpoint.codes)) == 1201
+
+    asyncio.run(run())
+
+
 def test_busy_lane_takes_up_a_new_endpoint_and_agreement(site: Site) -> None:
     async def slowly(_: Received) -> Response:
         await asyncio.sleep(0.02)

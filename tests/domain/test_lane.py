@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.lane import NO_CANARY_S, REFUSED_MAX, LaneState, Lease
+from registryd.domain.lane import NO_CANARY_S, REFUSED_MAX, SETTLE_MAX, LaneState, Lease
 from registryd.domain.notification import BEGINNING, Acknowledged, Failed, Notification, Outcome, Rejected
 from registryd.domain.pace import Pace, Throughput
 from registryd.domain.push_queue import RETRY_EVERY, Batch
@@ -241,6 +241,31 @@ def test_what_could_not_be_written_is_kept_for_the_next_time() -> None:
     answer(lane, third, Acknowledged(204))
     settle(lane)
     assert lane.idle
+
+
+def test_one_transaction_writes_a_bounded_number_and_the_gate_goes_with_the_last() -> None:
+    lane = state(width=3 * PAGE)
+    rows = [owed(n) for n in range(2 * PAGE + 1)]
+    batches = []
+    for page in (rows[:PAGE], rows[PAGE : 2 * PAGE], rows[2 * PAGE :]):
+        reads(lane, page)
+        batches += begun(lane, 0.0)
+    *delivered, failed = batches
+    assert len(delivered) == 2 * PAGE == SETTLE_MAX
+    for batch in delivered:
+        answer(lane, batch, Acknowledged(204))
+    answer(lane, failed, Failed("no connection"))
+    first = lane.settle()
+    assert first is not None
+    assert (len(first.delivered), len(first.attempts), first.gate) == (SETTLE_MAX, SETTLE_MAX, None)
+    lane.settled(first, 1.0)
+    assert not lane.idle
+    last = lane.settle()
+    assert last is not None
+    assert (len(last.delivered), len(last.attempts)) == (0, 1)
+    assert last.gate is not None
+    lane.settled(last, 1.0)
+    assert lane.settle() is None
 
 
 def test_attempts_carry_the_database_s_time() -> None:
