@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from registryd.demo import embedded
-from tests.bench import delivery, drains, files, imports, queries, reports, tls
+from tests.bench import delivery, drains, files, growth, imports, queries, reports, tls
 from tests.bench.measure import SERVER_SETTINGS, Figure, bench_site
 from tests.conftest import Site
 
@@ -28,9 +28,9 @@ BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
     "queries": (queries.bench_queries, 10_000_000),
     "batches": (queries.bench_batches, 10_000_000),
     "mixed": (queries.bench_mixed, 1_000_000),
-    "memory": (queries.bench_memory, 1_000_000),
+    "memory": (growth.bench_memory, 1_000_000),
     "tls": (tls.bench_tls, 1_000_000),
-    "growth": (queries.bench_growth, 10_000_000),
+    "growth": (growth.bench_growth, 10_000_000),
     "deliveries": (delivery.bench_deliveries, 50_000),
     "fairness": (delivery.bench_fairness, 1_000_000),
     "drain": (drains.bench_drain, 1_000_000),

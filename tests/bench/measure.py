@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import secrets
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -67,6 +68,7 @@ class Sample(NamedTuple):
     cpu_s_per_1000: float = 0.0
     database_cpu_s_per_1000: float = 0.0
     p99_ms: float = 0.0
+    p50_ms: float = 0.0
 
 
 def alternate(contenders: Mapping[str, Callable[[], Sample]], rounds: int = ROUNDS) -> dict[str, Sample]:
@@ -94,6 +96,12 @@ def cpu_seconds(root: int) -> float:
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return sum(ticks.get(pid, 0) for pid in found) / CLOCK_TICKS
+
+
+def children_cpu_seconds() -> float:
+    """User and system time of this process's children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def rss_mib(pid: int) -> float:

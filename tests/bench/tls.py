@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 
 from tests.bench.handshakes import run_handshakes
 from tests.bench.measure import Figure, Sample, alternate, cpu_seconds
-from tests.bench.queries import MESSENGERS, SECONDS, ask_numbers, load_contracts, measured
+from tests.bench.queries import MESSENGERS, SECONDS, ask_numbers, hundred, load_contracts, measured
 from tests.certificates import make_pair, put_certificate
 from tests.conftest import Site, daemon, make_site
 
@@ -20,8 +19,7 @@ HANDSHAKES_S = 3.0
 def bench_tls(site: Site, contracts: int) -> Iterator[Figure]:
     """TLS 1.3 with a P-256 certificate, on the same database as plain HTTP and as a hundred messengers."""
     load_contracts(site, contracts)
-    numbers = ask_numbers(contracts)
-    keys = [asyncio.run(site.add_messenger(f"messenger-{n}")).api_key for n in range(MESSENGERS)]
+    keys, numbers = hundred(site), ask_numbers(contracts)
     secure_site, ca = behind_tls(site)
     with daemon(site) as plain, daemon(secure_site) as secure:
         secure.scheme = "https"
