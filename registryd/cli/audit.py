@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.text import Text
 
 from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
+from registryd.config import Credentials
 from registryd.domain import heads
 from registryd.domain.chains import Finding, LetGo
 from registryd.store import audit as evidence
@@ -22,6 +23,10 @@ from registryd.store.audit import Verdict
 
 SHOWN_MAX = 50
 TIME = "%Y-%m-%d %H:%M:%S UTC"
+_dsn = click.option(
+    "--dsn",
+    help="Connect as a role that may SET ROLE registryd_owner; no configuration is read then. Default [database] owner_dsn, then dsn.",
+)
 
 
 @click.group()
@@ -45,13 +50,21 @@ def audit() -> None:
 @click.option(
     "--from", "from_day", type=click.DateTime(["%Y-%m-%d"]), help="Compare no pages of earlier days: to go on after an interruption."
 )
+@_dsn
 @json_option
 @pass_context
 @command
 async def verify(
-    context: Context, *, head: Path | None, since: Path | None, public_key: str | None, from_day: datetime | None, as_json: bool
+    context: Context,
+    *,
+    head: Path | None,
+    since: Path | None,
+    public_key: str | None,
+    from_day: datetime | None,
+    dsn: str | None,
+    as_json: bool,
 ) -> None:
-    """Look for anything that was changed, removed, inserted, moved or cut off; exit 1 if there is. Connects by owner_dsn.
+    """Look for anything that was changed, removed, inserted, moved or cut off; exit 1 if there is. It needs no secret of the service.
 
     After the verdict it names each policy that let evidence go. No seal covers the policy, so check that you know each of them.
     """
@@ -60,7 +73,7 @@ async def verify(
     kept = _opened(head or since, public_key)
     day = from_day.date() if from_day else None
     with _progress(as_json) as progress:
-        verdict = await evidence.verify(context.owner_dsn, context.password, kept, since=since is not None, from_day=day, progress=progress)
+        verdict = await evidence.verify(*_way(context, dsn), kept, since=since is not None, from_day=day, progress=progress)
     present(as_json, _facts(verdict), *_shown(verdict))
     sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
 
@@ -132,15 +145,27 @@ def _shown(verdict: Verdict) -> Iterator[RenderableType]:
         yield f"pages before {gone.pages_before} went ({seals}) by the policy {policy}"
 
 
+def _way(context: Context, dsn: str | None) -> tuple[str, str | None]:
+    """The DSN and its password. With --dsn the password is the person's own."""
+    return (dsn, None) if dsn is not None else (context.owner_dsn, context.password)
+
+
 @audit.command("head")
+@click.option(
+    "--key",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Sign with your own key: a file of 64 hexadecimal digits (openssl rand -hex 32). Default: the credential head-key.",
+)
+@_dsn
 @pass_context
 @command
-async def print_head(context: Context) -> None:
-    """Print the chains' ends, signed with head-key.
+async def print_head(context: Context, *, file: Path | None, dsn: str | None) -> None:
+    """Print the chains' ends, signed.
 
     Keep it where the database's owner cannot reach it, and give it to `verify --head` or `--since`. Note its publicKey once: `verify`
     asks for it.
     """
-    key = context.settings.credentials.key("head-key")
-    async with evidence.reading(context.owner_dsn, context.password) as connection:
+    key = Credentials(file.parent).key(file.name) if file is not None else context.settings.credentials.key("head-key")
+    async with evidence.reading(*_way(context, dsn)) as connection:
         click.echo(heads.signed(await evidence.read_heads(connection), key))

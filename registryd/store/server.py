@@ -49,5 +49,5 @@ async def what_is_logged(connection: Connection) -> list[str]:
 
 
 async def logged_persons(connection: Connection) -> list[str]:
-    """Who may unmask and has no log_min_messages = panic of his own."""
+    """Who writes numbers and has no log_min_messages = panic: the daemon's role, and persons who may unmask."""
     return [row.name for row in await fetch(connection, LOGGED_PERSONS)]

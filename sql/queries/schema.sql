@@ -88,6 +88,9 @@ SELECT format('%s = %s', s.name, s.setting) AS setting
 
 -- name: logged_persons
 -- Why: nobody inherits the settings of a role, so each person who may unmask a number needs his own. A superuser sets them for himself.
+-- The role of this session comes first: that is the daemon's.
+SELECT current_user::text AS name WHERE current_setting('log_min_messages') <> 'panic'
+UNION ALL (
 SELECT r.rolname::text AS name
   FROM pg_roles AS r
   LEFT JOIN LATERAL (
@@ -98,4 +101,4 @@ SELECT r.rolname::text AS name
         ORDER BY d.setdatabase DESC
         LIMIT 1) AS own ON true
  WHERE r.rolcanlogin AND NOT r.rolsuper AND pg_has_role(r.oid, 'registryd_breakglass', 'MEMBER') AND own.value IS DISTINCT FROM 'panic'
- ORDER BY 1;
+ ORDER BY 1);

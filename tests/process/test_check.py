@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pwd
@@ -20,12 +21,8 @@ from registryd.cli.checks.machine import link_local_resolvers
 from registryd.cli.running import Exit
 from registryd.config import ConfigError
 from registryd.demo import embedded
-from registryd.domain.identifiers import MessengerId
-from registryd.domain.secret import SigningSecret
-from registryd.store.messengers import signing_secrets
-from registryd.store.secretbox import signing_box
 from tests.certificates import make_pair
-from tests.conftest import Site, TestDatabase, cloned, make_site, prepare_database, wait_for
+from tests.conftest import Site, TestDatabase, TestMessenger, cloned, daemon, make_site, prepare_database, receiving, wait_for
 from tests.process.commands import CONTRACTS, SNAPSHOT, run, told
 from tests.servers import private_server
 
@@ -101,6 +98,10 @@ def test_check_names_the_persons_whose_look_ups_the_server_would_log(site: Site)
         assert finding(site, "server log")[0] == "ok"
         site.database.psql("-c", f"ALTER ROLE {person} IN DATABASE \"{site.database.name}\" SET log_min_messages = 'error'")
         assert finding(site, "server log")[0] == "warning"
+        site.database.psql("-c", f"ALTER ROLE registryd_app IN DATABASE \"{site.database.name}\" SET log_min_messages = 'error'")
+        findings = {each["check"]: each["detail"] for each in json.loads(run(site, "check", "--json").stdout)}
+        assert f"statements of registryd_app, {person} may stand in it, by " in findings["server log"]
+        assert "log_parameter_max_length = -1" in findings["server log"]
     finally:
         site.database.psql("-c", f"DROP ROLE {person}")
 
@@ -217,23 +218,33 @@ def test_check_names_whose_secrets_a_key_does_not_open(site: Site) -> None:
     assert run(site, "check").exit_code == Exit.CONFIG
 
 
-def test_the_secrets_key_is_rotated_while_everything_works(site: Site) -> None:
+def test_the_secrets_key_is_rotated_while_pushes_go_on(site: Site) -> None:
+    """Both keys open what they sealed until everything is sealed under the new one; then the old one is of no use."""
     credentials = site.directory / "credentials"
-    messenger = asyncio.run(site.add_messenger("alpha"))
+    by_name: dict[str, TestMessenger] = {}
+
+    async def test_pushes(*names: str) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for name in names:
+                receiver, _ = await stack.enter_async_context(receiving(by_name[name].secret))
+                site.database.psql("-c", f"UPDATE registry.messenger SET endpoint_url = '{receiver.url}' WHERE name = '{name}'")
+            with daemon(site, "deliver"):
+                for name in names:
+                    assert (await asyncio.to_thread(run, site, "messenger", "test", name)).exit_code == 0, name
+
+    by_name["alpha"] = asyncio.run(site.add_messenger("alpha"))
     (credentials / "secrets-key").rename(credentials / "secrets-key-previous")
     (credentials / "secrets-key").write_text("cd" * 32)
     (credentials / "secrets-key").chmod(0o600)
+    site.secrets_key = bytes.fromhex("cd" * 32)
+    by_name["beta"] = asyncio.run(site.add_messenger("beta"))
     assert failed(site) == {}
+    asyncio.run(test_pushes("alpha", "beta"))
     assert "1 signing secrets" in run(site, "secrets", "rewrap").stdout
     assert "0 signing secrets" in run(site, "secrets", "rewrap").stdout
     (credentials / "secrets-key-previous").unlink()
     assert failed(site) == {}
-
-    async def read() -> list[SigningSecret]:
-        async with site.database.pool() as db:
-            return await signing_secrets(db, signing_box(site.settings.credentials), MessengerId(messenger.messenger_id))
-
-    assert asyncio.run(read()) == [messenger.secret]
+    asyncio.run(test_pushes("alpha", "beta"))
 
 
 @pytest.mark.parametrize(

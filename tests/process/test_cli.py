@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from registryd.cli import main
+from registryd.cli.running import Exit
 from registryd.delivery import signing
 from tests.conftest import Site, client, daemon, eventually, receiving, wait_for
 from tests.process.commands import run, told
@@ -169,7 +170,7 @@ def test_sighup_reloads_and_keeps_serving_what_cannot_be_read(site: Site) -> Non
             await eventually(lambda: any(line["event"] == "reloaded" for line in running.log()))
             site.path.write_text("[nonsense]\n")
             running.process.send_signal(signal.SIGHUP)
-            await eventually(lambda: any(line["event"] == "background_failed" for line in running.log()))
+            await eventually(lambda: any(line["event"] == "reload_failed" for line in running.log()))
             assert "registryd_ready 1.0" in running.metrics()
             assert running.stop() == 0
             # Those of the end are below the level that was set.
@@ -209,6 +210,22 @@ def test_evidence_is_verified_against_a_head_that_was_kept(site: Site, tmp_path:
     kept.write_text(kept.read_text().replace('"sequence":', '"sequence":1'))
     forged = run(site, "audit", "verify", "--head", str(kept), *public)
     assert (forged.exit_code, "no head that belongs to this public key" in forged.stderr) == (1, True)
+
+
+def test_evidence_is_verified_and_its_head_kept_by_who_has_neither_configuration_nor_secret(site: Site, tmp_path: Path) -> None:
+    key, kept = tmp_path / "own.key", tmp_path / "head.json"
+    key.write_text("ab" * 32 + "\n")
+    here = ("--dsn", site.database.dsn())
+
+    def audit(*words: str) -> Result:
+        return CliRunner().invoke(main, ["--config", str(tmp_path / "none.toml"), "audit", *words, *here], catch_exceptions=False)
+
+    head = audit("head", "--key", str(key))
+    assert head.exit_code == 0, head.output
+    kept.write_text(head.stdout)
+    public = json.loads(head.stdout)["publicKey"]
+    assert audit("verify", "--head", str(kept), "--public-key", public).exit_code == 0
+    assert audit("head").exit_code == Exit.CONFIG, "without a key of one's own it is the service's that signs"
 
 
 def test_two_persons_look_at_one_number(site: Site) -> None:

@@ -67,14 +67,14 @@ async def _settings(connection: Connection) -> CheckResult:
 
 
 async def _log(connection: Connection) -> CheckResult:
-    """A warning where what a person writes by hand, numbers among it, would stand in the server's log."""
+    """A warning where numbers of the daemon's or a person's statements would stand in the server's log."""
     logs = await server.what_is_logged(connection)
     persons = await server.logged_persons(connection)
     if not persons:
         return CheckResult("server log", "nothing of the daemon's sessions, nor of those who may unmask")
     what = "; ".join(logs) or "errors"
     mend = "; ".join(f"ALTER ROLE {name} SET log_min_messages = 'panic'" for name in persons)
-    return CheckResult("server log", f"numbers that {', '.join(persons)} ask for may stand in it, by {what}: {mend}", warns=True)
+    return CheckResult("server log", f"numbers in the statements of {', '.join(persons)} may stand in it, by {what}: {mend}", warns=True)
 
 
 async def _locks(connection: Connection) -> CheckResult:
