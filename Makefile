@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni scans crash kills model history mistake lock audit clean
+.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni boot scans crash kills model history mistake lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -97,6 +97,10 @@ failover: $(STAMP)
 ## make patroni   a Patroni cluster of three loses its primary in ten ways under load (ARGS='stop-postgres --mode asynchronous --haproxy --json FILE')
 patroni: $(STAMP)
 	@$(BIN)/python -m tests.patroni $(ARGS)
+
+## make boot   a Debian 12 under its own systemd: install, break, upgrade, remove by the documents' blocks; as root (ARGS='--dir D --json F')
+boot: $(STAMP)
+	@$(BIN)/python -m tests.boot $(ARGS)
 
 ## make scans   what the enumeration guard finds after how much, and what wrongly: ten million honest queries, thousands of scans
 scans: $(STAMP)

@@ -1,0 +1,92 @@
+"""Steps: what goes wrong on one machine, under load where it matters."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from tests.boot.machine import wait_for
+from tests.boot.trial import INSTANCES, KEPT, Seen, Trial
+
+CONFIGURATION = "/etc/registryd/registryd.toml"
+
+
+def restart_one(trial: Trial) -> str:
+    with trial.load() as seen:
+        for instance in ("answer@1", "answer@2", "answer@1"):
+            trial.machine.ask(f"systemctl restart registryd-{instance}")
+            trial.all_ready()
+    return seen.lost_none()
+
+
+def typo(trial: Trial) -> str:
+    """A mistake in the file and the restart of one: its sibling goes on."""
+    sibling = trial.show("answer@2", "NRestarts"), trial.show("answer@2", "MainPID")
+    with trial.load() as seen:
+        trial.machine.ask(f"cp -p {CONFIGURATION} /run/kept && sed -i 's/^level = .*/level = \"infoo\"/' {CONFIGURATION}")
+        try:
+            assert trial.machine.run("systemctl restart registryd-answer@1").returncode != 0
+            status = trial.show("answer@1", "StatusText")
+            assert "log.level" in status, status
+        finally:
+            trial.machine.ask(f"cp -p /run/kept {CONFIGURATION}")
+        trial.machine.ask("systemctl restart registryd-answer@1")
+        trial.all_ready()
+    assert (trial.show("answer@2", "NRestarts"), trial.show("answer@2", "MainPID")) == sibling
+    return f"{seen.lost_none()}; STATUS {status!r}"
+
+
+def only_its_own_connections(seen: Seen) -> str:
+    """A process that dies takes its connections with it: at most one request of each was under way."""
+    assert len(seen.lost) <= KEPT + 2, seen.lost[:5]
+    assert not [line for line in seen.lost if "present" in line], seen.lost
+    return seen.told()
+
+
+def kill(trial: Trial) -> str:
+    with trial.load() as seen:
+        before = trial.main_pid("answer@2")
+        began = time.monotonic()
+        trial.machine.ask(f"kill -9 {before}")
+        wait_for(lambda: trial.show("answer@2", "MainPID") not in (before, "0") and trial.is_ready("answer@2"), "it is back")
+        took = time.monotonic() - began
+    return f"back after {took:.1f} s; {only_its_own_connections(seen)}"
+
+
+def hang(trial: Trial) -> str:
+    """SIGSTOP: the watchdog ends it, and its sibling goes on."""
+    with trial.load() as seen:
+        before = trial.main_pid("answer@1")
+        began = time.monotonic()
+        trial.machine.ask(f"kill -STOP {before}")
+        wait_for(lambda: trial.show("answer@1", "MainPID") not in (before, "0") and trial.is_ready("answer@1"), "it is back")
+        took = time.monotonic() - began
+    assert "Watchdog timeout" in trial.machine.ask("journalctl --no-pager -u registryd-answer@1 -n 200")
+    return f"back after {took:.1f} s; {only_its_own_connections(seen)}"
+
+
+def database_away(trial: Trial) -> str:
+    """PostgreSQL is away when a process starts: it answers 503 and says what it waits for."""
+    trial.machine.ask("systemctl stop postgresql")
+    trial.machine.ask("systemctl restart registryd-answer@1 registryd-answer@2")
+    told = trial.machine.paste(trial.blocks.get("Install", 5).replace("curl -s ", "curl -s -i -m 10 "), KEY=trial.key)
+    assert " 503" in told.splitlines()[0], told
+    assert "retry-after:" in told.lower(), told
+    readiness, status = trial.readiness("answer@1"), trial.show("answer@1", "StatusText")
+    assert readiness.endswith(" 503"), readiness
+    assert "database" in status, status
+    trial.machine.ask("systemctl start postgresql")
+    began = time.monotonic()
+    trial.all_ready()
+    return f"503, STATUS {status!r}; ready {time.monotonic() - began:.1f} s after PostgreSQL's start"
+
+
+def reboot(trial: Trial) -> str:
+    trial.machine.shut_down()
+    began = time.monotonic()
+    trial.machine.boot()
+    trial.all_ready()
+    assert json.loads(trial.query())["present"] is True
+    restarts = {trial.show(instance, "NRestarts") for instance in INSTANCES}
+    assert restarts == {"0"}, restarts
+    return f"every process ready {time.monotonic() - began:.1f} s after the boot began"

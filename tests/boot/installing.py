@@ -1,0 +1,120 @@
+"""Steps: install, install again, start, first messenger, a query; and at the end, uninstall."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+from tests.boot.load import known
+from tests.boot.machine import wait_for
+from tests.boot.trial import INSTANCES, NUMBERS, Trial
+
+KEYS = ("journal-key", "secrets-key", "feed-key", "head-key")
+SUMS = "cd /etc/registryd/credentials && sha256sum " + " ".join((*KEYS, "tls-key"))
+LISTS = "cat /etc/postgresql/15/main/pg_hba.conf /etc/postgresql/15/main/pg_ident.conf /etc/registryd/registryd.toml | sha256sum"
+
+
+def install(trial: Trial) -> str:
+    shutil.copy(trial.packages["this"], trial.machine.root / "root/registryd.deb")
+    for block in range(3):
+        trial.paste("Install", block)
+    modes = trial.machine.ask("cd /etc/registryd/credentials && stat -c '%a %U %n' *-key").splitlines()
+    assert len(modes) == 5, modes
+    assert all(mode.startswith("600 root ") for mode in modes), modes
+    version = trial.machine.ask("registryd --version")
+    assert trial.machine.ask("man -w registryd registryd.toml registryd-messenger-add").count("\n") == 2
+    return version.replace("registryd, ", "")
+
+
+def install_twice(trial: Trial) -> str:
+    before = trial.machine.ask(SUMS), trial.machine.ask(LISTS)
+    for block in (2, 1, 0, 1, 2):
+        trial.paste("Install", block)
+    assert (trial.machine.ask(SUMS), trial.machine.ask(LISTS)) == before
+    return "keys, pg_hba, pg_ident and registryd.toml as they were"
+
+
+def start(trial: Trial) -> str:
+    for _ in range(2):
+        trial.paste("Install", 3)
+    states = {instance: trial.is_active(instance) for instance in INSTANCES}
+    assert all(states.values()), states
+    told = trial.readiness("answer@1")
+    assert told.endswith(" 503"), told
+    assert "complete" in told, told
+    return f"answer before the first snapshot: {told}"
+
+
+def first_messenger(trial: Trial) -> str:
+    rows = "".join(f"{number},individual,not_required,active,2020-01-01T00:00:00Z\n" for number in known(NUMBERS))
+    (trial.machine.root / "root/contracts.csv").write_text(f"msisdn,holder,end_user,status,started_at\n{rows}")
+    told = trial.paste("Install", 4)
+    [trial.key] = re.findall(r"rk_[\w-]+", told)
+    trial.secrets += [trial.key, *re.findall(r"whsec_[\w+/=-]+", told)]
+    assert len(trial.secrets) >= 2, "the messenger's secret was not printed"
+    trial.secrets += [trial.machine.ask(f"cat /etc/registryd/credentials/{key}") for key in KEYS]
+    trial.machine.ask("registryd messenger set alpha --daily-quota 0")  # of a small registry it is small, and the load is not
+    trial.all_ready()
+    wait_for(lambda: '"present"' in trial.query(), "the key is in force")
+    return f"{NUMBERS} contracts, every process ready"
+
+
+def query(trial: Trial) -> str:
+    answer = json.loads(trial.query())
+    assert answer.get("present") is True, answer
+    return trial.machine.ask(
+        "curl -sv -o /dev/null --cacert /etc/registryd/credentials/tls-certificate https://localhost:8443/ 2>&1 | grep -o 'TLSv1.3 / .*'"
+    )
+
+
+def audit(trial: Trial) -> str:
+    return trial.machine.ask("registryd audit verify > /dev/null && registryd audit head > /dev/null && echo root may")
+
+
+def second_machine(trial: Trial) -> str:
+    """Its blocks, on this machine: the keys that it had are the first machine's afterwards, and only root reads them."""
+    shutil.copy(trial.packages["this"], trial.machine.root / "root/registryd.deb")
+    before = trial.machine.ask(SUMS)
+    trial.paste("A second machine", 0)
+    trial.machine.ask("rm /etc/registryd/credentials/*-key")
+    trial.paste("A second machine", 1)
+    trial.machine.ask("rm keys.tar")
+    assert "No such file" in trial.machine.run(SUMS).stdout, "tls-key is each machine's own"
+    trial.paste("Install", 2)
+    after = trial.machine.ask(SUMS)
+    assert before.splitlines()[:4] == after.splitlines()[:4]
+    assert set(trial.machine.ask("stat -c %a /etc/registryd/credentials/*-key").split()) == {"600"}
+    return "the four keys came over"
+
+
+def journal(trial: Trial) -> str:
+    """No number, code, key or secret in the journal or in PostgreSQL's log."""
+    text = trial.machine.ask("journalctl --no-pager -o export --all; cat /var/log/postgresql/*")
+    assert "started" in text
+    found = [secret[:6] for secret in trial.secrets if secret in text]
+    numbers = re.findall(r"7901\d{7}|code-of-|user-1", text)
+    assert not found, found
+    assert not numbers, numbers[:3]
+    return f"{len(text.splitlines())} lines, none with a number, a code or a secret"
+
+
+def uninstall(trial: Trial) -> str:
+    keys = trial.machine.ask("cd /etc/registryd/credentials && sha256sum *")
+    for _ in range(2):
+        trial.paste("Uninstall", 0)
+    assert trial.machine.ask("cd /etc/registryd/credentials && sha256sum *") == keys
+    left = trial.machine.run("systemctl list-units --all --no-legend 'registryd*'; pgrep -u registryd; ls /usr/lib/registryd").stdout
+    assert left.splitlines() == ["ls: cannot access '/usr/lib/registryd': No such file or directory"], left
+    return "the keys and the database are there"
+
+
+def uninstall_for_good(trial: Trial) -> str:
+    for _ in range(2):
+        trial.paste("Uninstall", 1)
+    left = trial.machine.run(
+        "getent passwd registryd; find / -xdev -name '*registryd*' -not -path '/root/*' -not -path '/var/*' -not -path '/proc/*'"
+        " -not -path '/usr/share/mime*'; grep -rl --exclude='*-' registryd /etc; runuser -u postgres -- psql -lqt | grep registryd"
+    ).stdout.replace('could not change directory to "/root": Permission denied\n', "")
+    assert left == "", left
+    return "nothing is left but what apt and the journal remember"

@@ -1,0 +1,40 @@
+"""The blocks that `make boot` pastes, as far as they can be judged without a machine to paste them on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests.boot.blocks import HEADINGS, apt_lines, shell_blocks, under
+
+BLOCKS = [block for _, block in shell_blocks()]
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_each_section_that_the_campaign_pastes_has_blocks(heading: str) -> None:
+    assert under(heading)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_each_block_is_a_shell_s(block: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_no_block_needs_what_a_minimal_debian_lacks(block: str) -> None:
+    assert not re.search(r"\bsudo\b|/etc/sysusers\.d|/etc/tmpfiles\.d", block)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_no_block_overwrites_a_key_that_is_there(block: str) -> None:
+    for line in block.splitlines():
+        if "openssl" in line and (">" in line or "-keyout" in line):
+            assert "[ -s " in line or "mv " in line, line
+
+
+def test_the_packages_that_the_documents_install_are_known_to_the_campaign() -> None:
+    assert all("./registryd" in line for line in apt_lines())
+    assert len(apt_lines()) == 2
