@@ -70,11 +70,13 @@ class Evidence:
 
     def __init__(self) -> None:
         self._sum = 0.0
-        self._window: dict[int, bool] = {}
+        self._window: dict[int, int] = {}
         self._look_at = FIRST_LOOK
 
-    def see(self, weights: Weights, numbers: Sequence[int], presents: Sequence[bool]) -> Sign | None:
-        """Takes in answered numbers in their order. Returns the sign they complete, if any; its sum then begins anew."""
+    def see(self, weights: Weights, numbers: Sequence[int], presents: Sequence[int]) -> Sign | None:
+        """Takes in answered numbers in their order, and 1 or 0 for each: present or absent. Returns the sign they complete, if any; its sum
+        then begins anew.
+        """
         window = self._window
         sign: Sign | None = None
         if len(numbers) == 1:

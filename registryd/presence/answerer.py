@@ -53,10 +53,17 @@ def connections_needed(statements_in_flight: int) -> int:
 
 class BatchAnswer(NamedTuple):
     batch_id: str
-    answers: list[tuple[bool, Bound | None]]
-    """In the order of the queries."""
+    present: str
+    """A `0` or `1` for each query, in their order."""
+    bound: list[Bound | None] | None
+    """What became of the code of each query; None where no query had one."""
     received_at: datetime
     answered_at: datetime
+
+    @property
+    def answers(self) -> list[tuple[bool, Bound | None]]:
+        """Whether each number is present, and what became of its code."""
+        return [(bit == "1", bound) for bit, bound in zip(self.present, self.bound or [None] * len(self.present), strict=True)]
 
 
 class Answerer:
@@ -96,7 +103,8 @@ class Answerer:
 
         Raises: Unavailable; what was recorded by then stays.
         """
-        answers: list[tuple[bool, Bound | None]] = [(False, None)] * len(queries)
+        present = ["0"] * len(queries)
+        outcomes: list[Bound | None] = [None] * len(queries)
         batch_id: str | None = None
         rounds = deque(_rounds(queries))
         pauses_s = iter(BUSY_PAUSES_S)
@@ -112,11 +120,13 @@ class Answerer:
                     ask.done.cancel()
                 raise
             batch_id = batch_id or query_id(asks[0].page_id, asks[0].first)
-            busy = []
+            busy: list[int] = []
             for part, ask in zip(parts, asks, strict=True):
-                for index, bit, bound in zip(part, ask.present, ask.bound or [None] * len(part), strict=True):
-                    answers[index] = (bit == "1", bound)
-                    if bound is not None and bound.outcome is Outcome.BUSY:
+                for index, bit in zip(part, ask.present, strict=True):
+                    present[index] = bit
+                for index, outcome in zip(part, ask.bound or (), strict=False):  # None where this part had no code
+                    outcomes[index] = outcome
+                    if outcome is not None and outcome.outcome is Outcome.BUSY:
                         busy.append(index)
             if busy:
                 pause_s = next(pauses_s, None)
@@ -125,7 +135,8 @@ class Answerer:
                 rounds.appendleft(busy)
                 await asyncio.sleep(pause_s)
         assert batch_id is not None, "a batch holds a query at least"
-        return BatchAnswer(batch_id, answers, min(ask.received_at for ask in asks), max(ask.done.result() for ask in asks))
+        bound = outcomes if any(query.code is not None for query in queries) else None
+        return BatchAnswer(batch_id, "".join(present), bound, min(ask.received_at for ask in asks), max(ask.done.result() for ask in asks))
 
     async def look(self) -> str:
         """Why nothing can be answered now; empty where it can. After a group that failed the journal is tried until it takes a page.

@@ -64,8 +64,8 @@ class Reservation:
         self._messenger = messenger
         self._held = numbers
 
-    def record(self, numbers: Sequence[int], presents: Sequence[bool]) -> None:
-        """Counts answered numbers, in the order they were asked. As many are held no longer."""
+    def record(self, numbers: Sequence[int], presents: Sequence[int]) -> None:
+        """Counts answered numbers, in the order they were asked, with 1 or 0 for each: present or absent. As many are held no longer."""
         self._give_back(len(numbers))
         self._guard.record(self._messenger, numbers, presents)
 
@@ -122,9 +122,9 @@ class QuotaGuard:
         self.in_flight[messenger_id] += numbers
         return Reservation(self, messenger, numbers)
 
-    def record(self, messenger: Messenger, numbers: Sequence[int], presents: Sequence[bool]) -> None:
+    def record(self, messenger: Messenger, numbers: Sequence[int], presents: Sequence[int]) -> None:
         """Counts answered numbers against the budget and looks whether they are a sign of a search. In the order they were asked."""
-        messenger_id, absent = messenger.messenger_id, presents.count(False)
+        messenger_id, absent = messenger.messenger_id, presents.count(0)
         self._add((messenger_id, int(self._clock() // DAY_S)), len(numbers), absent)
         if absent < len(presents):
             observe.child(observe.queries, messenger.name, "present").inc(len(presents) - absent)
@@ -190,7 +190,7 @@ class QuotaGuard:
         used_before, absent_before = self._own.get(key, (0, 0))
         self._own[key] = (used_before + used, absent_before + absent)
 
-    def _asks_for_canary(self, numbers: Sequence[int], presents: Sequence[bool]) -> bool:
+    def _asks_for_canary(self, numbers: Sequence[int], presents: Sequence[int]) -> bool:
         # One that is present was issued since the last exchange: it is somebody's number.
         return any(number in self._canaries and not present for number, present in zip(numbers, presents, strict=True))
 

@@ -47,9 +47,9 @@ class Complete(NamedTuple):
     complete: bool
 
 
-_GROUP = (list[int], list[int], list[int], list[int], list[int], bytes, int)
-ANSWER = Query("presence", "answer_presence", Answered, *_GROUP)
-ANSWER_AND_BIND = Query("presence", "answer_and_bind", AnsweredAndBound, *_GROUP, list[str], list[int])
+_RUNS = (list[int], list[int], list[int])
+ANSWER = Query("presence", "answer_presence", Answered, list[int], *_RUNS, bytes, int)
+ANSWER_AND_BIND = Query("presence", "answer_and_bind", AnsweredAndBound, list[int], list[int], *_RUNS, bytes, int, list[str], list[int])
 CONFIRM_COMPLETE = Query("presence", "confirm_complete", Complete)
 TRY_JOURNAL = Query("presence", "try_journal", Nothing, int)
 
@@ -70,18 +70,18 @@ async def answer(
 
     Raises: Conflict; NotComplete; Unavailable, when nothing is recorded, or it is not known.
     """
-    # Sorted by number, because neighbours share pages of the index.
-    order = sorted(range(len(msisdns)), key=msisdns.__getitem__)
-    numbers = [msisdns[i] for i in order]
     fetch = db.fetch_retrying if again else db.fetch
     answered: Sequence[Answered] | Sequence[AnsweredAndBound]
     try:
         if any(codes):
+            # Sorted by number, so that statements lock contracts in one order.
+            order = sorted(range(len(msisdns)), key=msisdns.__getitem__)
+            numbers = [msisdns[i] for i in order]
             owners = [owner for owner, count in zip(runs.messenger_ids, runs.query_counts, strict=True) for _ in range(count)]
             of_queries = ([codes[i] for i in order], [owners[i] for i in order])
             answered = await fetch(ANSWER_AND_BIND, numbers, order, *runs, digests, digest_key_id, *of_queries)
         else:
-            answered = await fetch(ANSWER, numbers, order, *runs, digests, digest_key_id)
+            answered = await fetch(ANSWER, msisdns, *runs, digests, digest_key_id)
     except CONFLICTS as error:
         raise Conflict from error
     if not answered:  # the registry is not complete, or no policy is in force: there is no rule to answer by

@@ -1,37 +1,40 @@
 -- The hot path: lookup, journal and bindings of a whole group of queries, in one statement and one commit.
 --
--- A group is up to some hundreds of queries of any messengers, or a thousand of a batch. $1 and $2 hold a query each, sorted by number,
--- because neighbours share index pages; $2 is its position in the group, from 0. $3 to $5 hold a messenger each, whose queries follow one
--- another in the group: who, how many, and how long the first has waited. $6 holds the digests in the order of the group.
+-- A group is up to some hundreds of queries of any messengers, or a thousand of a batch. Three parameters hold a messenger each, whose
+-- queries follow one another in the group: who, how many, and how long the first has waited. The digests are in the order of the group.
 --
 -- A live contract answers by its own state and the policy alone. While the registry is not complete there is no rule: nothing is answered,
 -- journaled or bound, and no row comes back.
 
 -- name: answer_presence
--- Why: queries without codes lock nothing and need no bindings. The answers come back as one text of 0s and 1s in the order of the group, so
--- that a thousand answers are one value, not a thousand rows.
+-- Why: queries without codes lock nothing and need no bindings. $1 is the numbers in the order of the group; one scan of the index looks all of
+-- them up. A number has one live contract at most, and ended ones are never present, so one that is present decides. The answers come back as
+-- one text of 0s and 1s in the order of the group, so that a thousand answers are one value, not a thousand rows.
 WITH rule AS MATERIALIZED (
     SELECT p.organisation_rule, p.suspended_is_present
       FROM registry.policy_in_force(now()) AS p
      WHERE EXISTS (SELECT FROM registry.completeness())
+), found AS MATERIALIZED (
+    SELECT c.msisdn, registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present) AS present,
+           c.unverified AND rule.organisation_rule <> 'subscriber'
+           AND registry.is_present(c.status, false, rule.organisation_rule, rule.suspended_is_present) AS turned
+      FROM rule CROSS JOIN registry.contract AS c
+     WHERE c.msisdn = ANY ($1::bigint[])
 ), answered AS MATERIALIZED (
-    SELECT string_agg(CASE WHEN registry.is_present(c.status, c.unverified, rule.organisation_rule, rule.suspended_is_present)
-                           THEN '1' ELSE '0' END, '' ORDER BY q.position) AS bits,
-           nullif(count(*) FILTER (WHERE c.unverified AND rule.organisation_rule <> 'subscriber'
-                                     AND registry.is_present(c.status, false, rule.organisation_rule, rule.suspended_is_present)), 0)::integer AS turned
-      FROM unnest($1::bigint[], $2::integer[]) AS q(msisdn, position)
-     CROSS JOIN rule
-      LEFT JOIN LATERAL (SELECT l.generation, l.status, l.unverified FROM registry.contract AS l
-                          WHERE l.msisdn = q.msisdn ORDER BY l.generation DESC LIMIT 1) AS c ON true
+    -- The rows of unnest come in the order of the array, and so do the bits.
+    SELECT string_agg(CASE WHEN q.msisdn IN (SELECT f.msisdn FROM found AS f WHERE f.present) THEN '1' ELSE '0' END, '') AS bits,
+           nullif(count(*) FILTER (WHERE q.msisdn IN (SELECT f.msisdn FROM found AS f WHERE f.turned)), 0)::integer AS turned
+      FROM rule CROSS JOIN unnest($1::bigint[]) AS q(msisdn)
 ), journaled AS (
     INSERT INTO registry.journal_page (queries, digest_key, messenger_ids, query_counts, waited_ms, digests, present, turned_by_rule)
-    SELECT length(a.bits), $7::smallint, $3::integer[], $4::integer[], $5::integer[], $6::bytea, a.bits::varbit, a.turned FROM answered AS a WHERE a.bits IS NOT NULL
+    SELECT length(a.bits), $6::smallint, $2::integer[], $3::integer[], $4::integer[], $5::bytea, a.bits::varbit, a.turned FROM answered AS a WHERE a.bits IS NOT NULL
     RETURNING page_id, answered_at
 )
 SELECT j.page_id, j.answered_at, a.bits FROM journaled AS j CROSS JOIN answered AS a;
 
 -- name: answer_and_bind
--- Why: the same with codes ($8, by query, NULL where none) and whose they are ($9, by query). A contract is share-locked before a binding is
+-- Why: the same with codes ($8, by query, NULL where none) and whose they are ($9, by query). $1 and $2 hold a query each, sorted by number;
+-- $2 is its position in the group, from 0. A contract is share-locked before a binding is
 -- written on it, but for those that another transaction is ending right now: those queries come back 'busy' and are asked again, so that a
 -- group never waits for a mass termination and never deadlocks with one. A repeated code locks nothing. No two queries of a statement may
 -- name the same messenger and number, or messenger and code.

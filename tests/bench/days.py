@@ -35,8 +35,8 @@ async def timed(run: Callable[[], Awaitable[object]], times: int) -> str:
 
 
 async def ask(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    numbers = [list(range(79_160_000_000, 79_160_000_000 + QUERIES)), list(range(QUERIES))]
-    await connection.fetch(presence.ANSWER.sql, *numbers, [1], [QUERIES], [3], bytes(16 * QUERIES), 1)
+    numbers = list(range(79_160_000_000, 79_160_000_000 + QUERIES))
+    await connection.fetch(presence.ANSWER.sql, numbers, [1], [QUERIES], [3], bytes(16 * QUERIES), 1)
 
 
 async def measure(dsn: str, label: str) -> None:

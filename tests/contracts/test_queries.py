@@ -179,8 +179,10 @@ def group(size: int, codes: bool = False) -> list[Any]:
     numbers = [FIRST + ENDED + i * (CONTRACTS - ENDED) // size for i in range(size)]
     counts = [size - size // 2, size // 2] if size > 1 else [1]
     owners = [1, 2][: len(counts)]
-    arguments = [numbers, list(range(size)), owners, counts, [3] * len(counts), bytes(16 * size), 1]
-    return [*arguments, [f"new-{i}" for i in range(size)], [1] * counts[0] + [2] * (size - counts[0])] if codes else arguments
+    journaled = (owners, counts, [3] * len(counts), bytes(16 * size), 1)
+    if not codes:
+        return [numbers, *journaled]
+    return [numbers, list(range(size)), *journaled, [f"new-{i}" for i in range(size)], [1] * counts[0] + [2] * (size - counts[0])]
 
 
 async def planned(explained: Explained, query: Query[Any], *arguments: Any) -> Plan:

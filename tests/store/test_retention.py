@@ -342,7 +342,7 @@ def test_a_query_is_found_and_journaled_in_one_partition_of_many(shared: TestDat
         # What a plan would hide is what it locks: journaling a page opens its partition and no other.
         async with shared.connect() as look, shared.pool(1) as db, db.transaction() as own:
             await look.execute("SELECT registry.make_partitions(current_date - 100, 101)")
-            await own.fetch(presence.ANSWER.sql, [FIRST], [0], [1], [1], [0], bytes(16), 1)
+            await own.fetch(presence.ANSWER.sql, [FIRST], [1], [1], [0], bytes(16), 1)
             locked = await look.fetch(
                 "SELECT d.day FROM pg_locks AS l JOIN registry.day_partition AS d ON d.partition = l.relation WHERE l.pid = $1",
                 own.get_server_pid(),
