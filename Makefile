@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni boot scans crash kills model history mistake lock audit clean
+.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni faults boot scans crash kills model history mistake lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -101,6 +101,10 @@ patroni: $(STAMP)
 ## make boot   a Debian 12 under its own systemd: install, break, upgrade, remove by the documents' blocks; as root (ARGS='--dir D --json F')
 boot: $(STAMP)
 	@$(BIN)/python -m tests.boot $(ARGS)
+
+## make faults   partition, slow database, full disks, wrong clocks, open snapshot, bad endpoints, each beside its target (ARGS='slow --json FILE')
+faults: $(STAMP)
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 ## make scans   what the enumeration guard finds after how much, and what wrongly: ten million honest queries, thousands of scans
 scans: $(STAMP)

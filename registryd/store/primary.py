@@ -23,7 +23,7 @@ from registryd.config import split_hosts
 from registryd.store.queries import Query
 
 LOOK_S = 0.5
-LOOK_TIMEOUT_S = 1.0
+LOOK_TIMEOUT_S = 0.8
 LATE_S = 0.2
 """How much longer an answer may lie unread because this process itself is late."""
 COMMIT_WAIT_S = 2.0

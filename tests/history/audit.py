@@ -10,8 +10,8 @@ from tests.history.checker import Operation
 
 
 class Fault(NamedTuple):
-    kind: Literal["lost", "doubled", "wrong"]
-    """What was acknowledged and is not there; one notice under two ids; anything else."""
+    kind: Literal["lost", "doubled", "not authentic", "wrong"]
+    """What was acknowledged and is not there; one notice under two ids; a push that its endpoint refuses; anything else."""
     what: str
 
 

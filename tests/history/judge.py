@@ -41,7 +41,7 @@ async def judge(database: TestDatabase, clients: Clients, inboxes: dict[int, Inb
     found += [Fault("lost", f"an answer without its page: {id_}") for id_, told in clients.answered.items() if journaled.get(id_) != told]
     found += [Fault("lost", f"an event that was applied: {event}") for event in clients.applied if event not in happened]
     not_authentic = [receipt for inbox in inboxes.values() for receipt in inbox.receipts if not receipt.verified]
-    found += [Fault("wrong", f"a push that is not authentic: {receipt.problem}") for receipt in not_authentic]
+    found += [Fault("not authentic", f"a push that is not authentic: {receipt.problem}") for receipt in not_authentic]
 
     notified: defaultdict[int, dict[int, set[tuple[int, str]]]] = defaultdict(lambda: defaultdict(set))
     for record in owed:

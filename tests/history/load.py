@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -64,6 +66,18 @@ class Clients:
 
     def stop(self) -> None:
         self._left = 0
+
+    def answered_at(self, since: float) -> list[float]:
+        """When queries were answered since then, in order."""
+        return sorted(op.ended for _, op in self.operations if op.kind in ("ask", "bind") and op.told is not None and op.ended > since)
+
+    def no_answer_for(self, since: float) -> float:
+        """The longest time between two answers."""
+        return max((after - before for before, after in itertools.pairwise(self.answered_at(since))), default=inf)
+
+    def longest_s(self, since: float) -> float:
+        """The longest that a request took which ended since then."""
+        return max((op.ended - op.began for _, op in self.operations if op.ended > since), default=0.0)
 
     async def _client(self, random_: random.Random, operator_key: str) -> None:
         async with (

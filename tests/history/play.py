@@ -41,7 +41,9 @@ class Play:
 
 
 @asynccontextmanager
-async def playing(site: Site, count: int, seed: int, *, is_faulty: bool = False, pace_s: float = 0.0) -> AsyncIterator[Play]:
+async def playing(
+    site: Site, count: int, seed: int, *, is_faulty: bool = False, pace_s: float = 0.0, environment: dict[str, str] | None = None
+) -> AsyncIterator[Play]:
     """Starts the service, with two processes that answer and two that deliver. `is_faulty`: endpoints fail now and then."""
     async with site.database.connect() as connection:
         await rewrite_policy(connection, "alarm_queries_per_minute = 2147483647, ends_max = 1000000")
@@ -55,7 +57,7 @@ async def playing(site: Site, count: int, seed: int, *, is_faulty: bool = False,
             for messenger, url, batch_max in ((one, at_one.url, 1), (many, at_many.url, 10)):
                 change = "UPDATE registry.messenger SET endpoint_url = $2, batch_max = $3 WHERE messenger_id = $1"
                 await connection.execute(change, messenger.messenger_id, url, batch_max)
-        with serving(site, "--answer", "2", "--deliver", "2") as served:
+        with serving(site, "--answer", "2", "--deliver", "2", environment=environment) as served:
             addresses = Addresses(served.api, served.base("operator"))
             clients = Clients(addresses, (one, many, pulls), NUMBERS, count, seed, pace_s=pace_s)
             inboxes = {one.messenger_id: inbox_one, many.messenger_id: inbox_many}

@@ -19,6 +19,7 @@ from tests.patroni.faults import FAULTS, Kind
 from tests.patroni.network import US, Network, enter
 
 AFTER_PROMOTION_S = 1.0
+"""From when the new primary confirms a commit."""
 REQUEST_S = 3.0
 
 
@@ -30,8 +31,8 @@ def missed(outcome: Outcome, kind: Kind) -> list[str]:
         "doubled > 0": outcome.doubled,
         "no answer any more": outcome.first_answer_after is None,
         "no promotion": kind.promotes and outcome.promoted_after is None,
-        f"first answer > {AFTER_PROMOTION_S:g} s after the promotion": kind.promotes
-        and (outcome.first_answer_after or 0) > AFTER_PROMOTION_S,
+        f"first answer > {AFTER_PROMOTION_S:g} s after a commit": kind.promotes
+        and (outcome.first_answer_after or 0) - (outcome.confirmed_after or 0) > AFTER_PROMOTION_S,
         f"a request > {REQUEST_S:g} s": outcome.longest_request > REQUEST_S,
     }
     return [target for target, is_missed in targets.items() if is_missed]
@@ -46,7 +47,9 @@ def main(faults: tuple[str, ...], mode: Mode, haproxy: bool, json_path: Path | N
     """Faults by name; all of them where none is named."""
     place = enter("tests.patroni", sys.argv[1:], lambda: (programs.debian("etcd"), programs.debian("haproxy"), programs.patroni()))
     told = []
-    table = Table("fault", "promoted after, s", "no answer for, s", "first after, s", "longest, s", "answers", "503", "cut off")
+    table = Table(
+        "fault", "promoted after, s", "confirms after, s", "no answer for, s", "first after, s", "longest, s", "answers", "503", "cut off"
+    )
     for column in ("wrong", "lost", "doubled", "again", "targets"):
         table.add_column(column)
     console, progress = Console(width=160), Console(stderr=True)

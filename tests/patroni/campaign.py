@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ class Outcome(NamedTuple):
 
     promoted_after: float | None
     """From the fault until a node took writes on a new timeline; None where none did."""
+    confirmed_after: float | None
+    """From the promotion until the new primary first confirmed a commit, for which it needs a standby in the strict mode."""
     no_answer_for: float
     """The longest time between two answers."""
     first_answer_after: float | None
@@ -58,6 +60,7 @@ class Promotions:
     def __init__(self, addresses: list[str]) -> None:
         self.known = 0
         self.promoted_at: float | None = None
+        self.confirmed_at: float | None = None
         self._addresses = addresses
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -82,6 +85,8 @@ class Promotions:
                         self.known = timeline
                     if timeline > self.known and self.promoted_at is None:
                         self.promoted_at = time.monotonic()
+                        await connection.execute("SELECT pg_logical_emit_message(true, 'promoted', '')", timeout=60)
+                        self.confirmed_at = time.monotonic()
                     await asyncio.sleep(LOOK_S)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.sleep(LOOK_S)
@@ -116,26 +121,26 @@ async def run(cluster: Cluster, kind: Kind, directory: Path, name: str, hosts: s
         await asyncio.sleep(AFTER_S)
         play.clients.stop()
         await running
-        return await _outcome(play, began, mended, promotions.promoted_at if kind.promotes else None)
+        return await _outcome(play, began, mended, promotions if kind.promotes else None)
 
 
-async def _outcome(play: Play, began: float, mended: float, promoted: float | None) -> Outcome:
+async def _outcome(play: Play, began: float, mended: float, promotions: Promotions | None) -> Outcome:
     clients = play.clients
-    operations = [op for _, op in clients.operations if op.ended > began - 1]
-    answers = sorted(op.ended for op in operations if op.kind in ("ask", "bind") and op.told is not None)
+    promoted, confirmed = (promotions.promoted_at, promotions.confirmed_at) if promotions else (None, None)
     first = _first(clients, promoted or mended)
     found = await play.judge() if first is not None else []
     ids = [item["notificationId"] for inbox in play.inboxes.values() for item in inbox.notifications]
-    count = {which: sum(fault.kind == which for fault in found) for which in ("wrong", "lost", "doubled")}
+    count = {which: sum(fault.kind == which for fault in found) for which in ("wrong", "not authentic", "lost", "doubled")}
     return Outcome(
         promoted_after=None if promoted is None else promoted - began,
-        no_answer_for=max((after - before for before, after in itertools.pairwise(answers)), default=mended - began),
+        confirmed_after=None if promoted is None or confirmed is None else confirmed - promoted,
+        no_answer_for=clients.no_answer_for(began - 1),
         first_answer_after=None if first is None else first - (promoted or mended),
-        longest_request=max(op.ended - op.began for op in operations),
-        answers=len(answers),
+        longest_request=clients.longest_s(began - 1),
+        answers=len(clients.answered_at(began - 1)),
         refused=clients.told["status 503"],
         cut_off=sum(count for what, count in clients.told.items() if what.startswith("status ") and what != "status 503"),
-        wrong=count["wrong"],
+        wrong=count["wrong"] + count["not authentic"],
         lost=count["lost"],
         doubled=count["doubled"],
         pushed_again=len(ids) - len(set(ids)),
@@ -145,14 +150,10 @@ async def _outcome(play: Play, began: float, mended: float, promoted: float | No
 
 def _first(clients: Clients, after: float | None) -> float | None:
     """When the first query was answered since then."""
-    if after is None:
-        return None
-    late = (op for _, op in reversed(clients.operations) if op.kind in ("ask", "bind") and op.told is not None and op.ended > after)
-    return min((op.ended for op in late), default=None)
+    return next(iter(clients.answered_at(after)), None) if after is not None else None
 
 
-async def _until(condition: object, seconds: float) -> None:
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    assert callable(condition)
     while not condition() and time.monotonic() < deadline:
         await asyncio.sleep(LOOK_S)

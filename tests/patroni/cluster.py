@@ -176,10 +176,11 @@ class ClusterServer(embedded.Server):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(embedded.find_binaries("system"))
-        self._hosts = ",".join(f"{address}:5432" for address in cluster.network.addresses.values())
+        self._cluster = cluster
 
     def dsn(self, dbname: str = "postgres", user: str = "postgres") -> str:
-        return f"postgresql://{user}@{self._hosts}/{dbname}?target_session_attrs=read-write"
+        """Of the primary alone: a standby may not have a new database yet, and psql would not go on to the next host."""
+        return f"postgresql://{user}@{self._cluster.network.addresses[self._cluster.leader()]}:5432/{dbname}"
 
 
 class ClusterDatabase(TestDatabase):

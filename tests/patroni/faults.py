@@ -101,7 +101,7 @@ class Kind(NamedTuple):
 
 FAULTS = {
     "switchover": Kind(switched_over, "by Patroni's command"),
-    "kill-postgres": Kind(postgres_killed, "PostgreSQL of the primary is killed"),
+    "kill-postgres": Kind(postgres_killed, "PostgreSQL of the primary is killed; Patroni starts it again in its place", False, 15.0),
     "kill-patroni": Kind(patroni_killed, "Patroni of the primary is killed, PostgreSQL goes on"),
     "kill-node": Kind(node_killed, "both are killed"),
     "stop-postgres": Kind(postgres_stopped, "PostgreSQL of the primary stands still (SIGSTOP), later it goes on"),

@@ -44,15 +44,20 @@ def enter(module: str, arguments: Sequence[str], fetch: Callable[[], object]) ->
         sys.exit(subprocess.run(command, env=environment, check=False, preexec_fn=partial(die_with, os.getpid())).returncode)
 
 
+def own_loopback() -> None:
+    """Opens the loopback interface of the campaign's namespace; a mount in it reaches nobody else."""
+    _run("mount", "--make-rprivate", "/")
+    _run("ip", "link", "set", "lo", "up")
+
+
 class Network:
     """`names` are the nodes'; each has an address."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.addresses = {name: f"10.77.0.{11 + place}" for place, name in enumerate(names)}
-        _run("mount", "--make-rprivate", "/")
+        own_loopback()
         _run("mkdir", "-p", "/run/netns")
         _run("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
-        _run("ip", "link", "set", "lo", "up")
         _run("ip", "link", "add", "br0", "type", "bridge")
         _run("ip", "address", "add", f"{US}/24", "dev", "br0")
         _run("ip", "link", "set", "br0", "up")
