@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,19 +105,20 @@ async def open_snapshot(place: Path) -> list[Figure]:
 
 
 async def bad_endpoints(place: Path) -> list[Figure]:
-    """A hundred endpoints fail at once: they refuse, hang, answer 500, garbage, or a body without an end."""
+    """A hundred endpoints fail at once: they refuse, hang, answer 500, garbage, or a header without an end."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        kind = (await reader.readuntil(b"\r\n")).split(b" ")[1]
-        if kind == b"/hang":
-            await asyncio.sleep(3600)
-        if kind == b"/drip":
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-            while True:
-                writer.write(b"x")
-                await writer.drain()
-                await asyncio.sleep(0.5)
-        writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n" if kind == b"/500" else b"\0\1\2 neither\r\n\r\n")
+        with suppress(asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
+            kind = (await reader.readuntil(b"\r\n")).split(b" ")[1]
+            if kind == b"/hang":
+                await asyncio.sleep(3600)
+            if kind == b"/drip":
+                writer.write(b"HTTP/1.1 204 No Content\r\nX-Slow: ")
+                while True:
+                    writer.write(b"x")
+                    await writer.drain()
+                    await asyncio.sleep(0.5)
+            writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n" if kind == b"/500" else b"\0\1\2 neither\r\n\r\n")
         writer.close()
 
     async with healthy(place) as at:

@@ -1,4 +1,4 @@
-"""Sixteen clients over HTTP: what each asked, when, and what it was told. Who has no answer waits a second, as `Retry-After` says."""
+"""Sixteen clients over HTTP: what each asked, when, and what it was told. Who has no answer waits a second or so."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Clients:
                     has_answer = await self._ask(api, random_.choice(self._messengers), number, kind)
                 else:
                     has_answer = await self._event(operator, number, kind)
-                wait_s = began + self._pace_s - time.monotonic() if has_answer else RETRY_S
+                wait_s = began + self._pace_s - time.monotonic() if has_answer else RETRY_S * random_.uniform(0.5, 1.5)
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
 
