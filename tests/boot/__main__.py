@@ -29,6 +29,8 @@ STEPS: tuple[tuple[str, Callable[[Trial], str]], ...] = (
     ("audit by root", installing.audit),
     ("restart one after another", faults.restart_one),
     ("a typo, and one restarted", faults.typo),
+    ("a typo that stays", faults.typo_that_stays),
+    ("reload", faults.reload),
     ("kill -9", faults.kill),
     ("SIGSTOP", faults.hang),
     ("PostgreSQL away at a start", faults.database_away),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 
 from tests.boot.machine import wait_for
 from tests.boot.trial import INSTANCES, KEPT, Seen, Trial
@@ -34,6 +36,49 @@ def typo(trial: Trial) -> str:
         trial.all_ready()
     assert (trial.show("answer@2", "NRestarts"), trial.show("answer@2", "MainPID")) == sibling
     return f"{seen.lost_none()}; STATUS {status!r}"
+
+
+@contextlib.contextmanager
+def edited(trial: Trial, edit: str) -> Iterator[None]:
+    """registryd.toml as `sed` edits it, while the block runs."""
+    trial.machine.ask(f"cp -p {CONFIGURATION} /run/kept && sed -i '{edit}' {CONFIGURATION}")
+    try:
+        yield
+    finally:
+        trial.machine.ask(f"cp -p /run/kept {CONFIGURATION}")
+
+
+def typo_that_stays(trial: Trial) -> str:
+    """Nobody mends it for a while, and messengers connect all along: the broken process is not tried again for each of them."""
+    with trial.load() as seen:
+        since = trial.machine.ask("date +%s")
+        with edited(trial, 's/^level = .*/level = "infoo"/'):
+            trial.machine.run("systemctl restart registryd-answer@1")
+            wait_for(lambda: int(trial.machine.ask("date +%s")) > int(since) + 25, "25 seconds are over")
+            tries = trial.machine.ask(f"journalctl --no-pager --since @{since} -u registryd-answer@1 | grep -c 'Main process exited'")
+        wait_for(lambda: trial.show("answer@1", "ActiveState") in ("failed", "inactive", "active"), "its pause is over")
+        trial.machine.ask("systemctl restart registryd-answer@1")
+        trial.all_ready()
+    assert int(tries) <= 4, tries
+    return f"{tries} tries in 25 s; {seen.lost_none()}"
+
+
+def reload(trial: Trial) -> str:
+    """It fails with the message where the file cannot be read, and says which keys need a restart."""
+    before = trial.main_pid("answer@1")
+    with edited(trial, 's/^level = .*/level = "infoo"/'):
+        assert trial.machine.run("systemctl reload registryd-answer@1").returncode != 0
+        assert "log.level" in trial.machine.ask("journalctl --no-pager -u registryd-answer@1 -n 20")
+        assert trial.is_ready("answer@1")
+    with edited(trial, "s/^pool_size = .*/pool_size = 7/"):
+        trial.machine.ask("systemctl reload registryd-answer@1")
+        wait_for(lambda: "database.pool_size" in trial.show("answer@1", "StatusText"), "the status names the key")
+        status = trial.show("answer@1", "StatusText")
+        assert "needs_restart" in trial.machine.ask("journalctl --no-pager -p warning -u registryd-answer@1 -n 20")
+    trial.machine.ask("systemctl reload registryd-answer@1")
+    wait_for(lambda: trial.show("answer@1", "StatusText") == "serving", "the status is as before")
+    assert trial.main_pid("answer@1") == before
+    return f"a typo is refused; STATUS {status!r}"
 
 
 def only_its_own_connections(seen: Seen) -> str:
