@@ -37,7 +37,7 @@ STEPS: tuple[tuple[str, Callable[[Trial], str]], ...] = (
     ("reboot", faults.reboot),
     ("upgrade", upgrading.upgrade),
     ("downgrade", upgrading.downgrade),
-    ("keys for a second machine", installing.second_machine),
+    ("a second machine", installing.second_machine),
     ("the journal", installing.journal),
     ("uninstall", installing.uninstall),
     ("uninstall for good", installing.uninstall_for_good),
@@ -74,7 +74,7 @@ def main(directory: Path, json_path: Path | None) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     progress.print("building the packages and the machine")
     made = {"this": packages.build(packages.ROOT, directory), "next": packages.build(packages.next_release(directory / "next"), directory)}
-    booted = machine.Machine.fresh(directory, machine.base(directory, made["this"], apt_lines()))
+    booted = machine.Machine.fresh("first", machine.base(directory, made["this"], apt_lines()))
     outcomes: list[dict[str, object]] = []
     try:
         booted.boot()

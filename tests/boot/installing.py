@@ -7,7 +7,7 @@ import re
 import shutil
 
 from tests.boot.load import known
-from tests.boot.machine import wait_for
+from tests.boot.machine import SECOND, Machine, wait_for
 from tests.boot.trial import INSTANCES, NUMBERS, Trial
 
 KEYS = ("journal-key", "secrets-key", "feed-key", "head-key")
@@ -73,19 +73,36 @@ def audit(trial: Trial) -> str:
 
 
 def second_machine(trial: Trial) -> str:
-    """Its blocks, on this machine: the keys that it had are the first machine's afterwards, and only root reads them."""
-    shutil.copy(trial.packages["this"], trial.machine.root / "root/registryd.deb")
-    before = trial.machine.ask(SUMS)
-    trial.paste("A second machine", 0)
-    trial.machine.ask("rm /etc/registryd/credentials/*-key")
-    trial.paste("A second machine", 1)
-    trial.machine.ask("rm keys.tar")
-    assert "No such file" in trial.machine.run(SUMS).stdout, "tls-key is each machine's own"
-    trial.paste("Install", 2)
-    after = trial.machine.ask(SUMS)
-    assert before.splitlines()[:4] == after.splitlines()[:4]
-    assert set(trial.machine.ask("stat -c %a /etc/registryd/credentials/*-key").split()) == {"600"}
-    return "the four keys came over"
+    """Another machine on the same database: it has the keys of the first, and answers the same messenger."""
+    machine = Machine.fresh("second", trial.machine.root.parent / "base")
+    machine.boot()
+    try:
+        trial.machine.join(machine)
+        return _on_both(trial, trial.on(machine))
+    finally:
+        machine.shut_down()
+
+
+def _on_both(first: Trial, second: Trial) -> str:
+    first.blocks.get("A second machine", 0)
+    for _ in range(2):
+        first.paste("A second machine", 1, SECOND=SECOND)
+    first.machine.ask("systemctl restart postgresql")
+    for name in ("keys.tar", "database-ca.pem"):
+        shutil.copy(first.machine.root / "root" / name, second.machine.root / "root" / name)
+    shutil.copy(first.packages["this"], second.machine.root / "root/registryd.deb")
+    first.blocks.get("A second machine", 2)
+    for _ in range(2):
+        second.paste("A second machine", 3, DATABASE="first")
+    second.paste("Install", 2)
+    second.paste("Install", 3)
+    second.all_ready()
+    first.all_ready()
+    assert first.machine.ask(SUMS).splitlines()[:4] == second.machine.ask(SUMS).splitlines()[:4]
+    for machine in (second, first):
+        assert json.loads(machine.query())["present"] is True
+    first.secrets.append(first.machine.ask("cat /etc/registryd/credentials/database-password"))
+    return "the keys came over, and both answer"
 
 
 def journal(trial: Trial) -> str:

@@ -18,16 +18,27 @@ from pathlib import Path
 
 from registryd.processes import die_with
 
-NEEDED = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "dpkg-deb": "dpkg", "nsenter": "util-linux"}
+NEEDED = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "dpkg-deb": "dpkg", "ip": "iproute2"}
 """Programs, and Debian's packages of them."""
 INCLUDED = "systemd,systemd-sysv,dbus,iproute2,procps,man-db"
 PATIENCE_S = 90.0
+FIRST, SECOND = "10.77.0.1", "10.77.0.2"
+"""The addresses of the two machines."""
+IN_A_MOUNT_NAMESPACE = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
 # systemd in the machine wants the unified hierarchy. Where the host has the former one, a mount of its own, without controllers, stands in.
-BOOT = """
+GROUP = """
 [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || { umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup; }
-exec systemd-nspawn --quiet --directory="$0" --boot --register=no --keep-unit --private-network --settings=no --link-journal=no \
-    --console=read-only --machine=registryd-boot
+group="/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/registryd-$(basename "$0")"
 """
+BOOT = f"""{GROUP}
+mkdir -p "$group" && echo $$ > "$group/cgroup.procs"
+exec systemd-nspawn --quiet --directory="$0" --boot --register=no --keep-unit --private-network --settings=no --link-journal=no \
+    --console=read-only --machine="registryd-$(basename "$0")"
+"""
+SWEEP = f"""{GROUP}
+find "$group" -depth -type d -exec rmdir {{}} + 2> /dev/null
+"""
+"""Removes the control groups that a machine leaves behind."""
 
 
 def why_not() -> str:
@@ -78,14 +89,17 @@ class Machine:
         self.leader = 0
 
     @classmethod
-    def fresh(cls, directory: Path, base: Path) -> Machine:
-        root = directory / "root"
+    def fresh(cls, name: str, base: Path) -> Machine:
+        """A copy of the machine before anything was installed; `name` is its host's."""
+        root = base.parent / name
         shutil.rmtree(root, ignore_errors=True)
         call("cp", "-a", "--reflink=auto", base, root)
+        (root / "etc/hostname").write_text(f"{name}\n")
+        (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n{FIRST} first\n{SECOND} second\n")
         return cls(root)
 
     def boot(self) -> None:
-        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", BOOT, str(self.root)]
+        command = [*IN_A_MOUNT_NAMESPACE, BOOT, str(self.root)]
         with (self.root.parent / "console.log").open("ab") as console:
             self._nspawn = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=partial(die_with, os.getpid())
@@ -111,6 +125,13 @@ class Machine:
             finally:
                 self._nspawn.kill()
                 self._nspawn, self.leader = None, 0
+                subprocess.run([*IN_A_MOUNT_NAMESPACE, SWEEP, str(self.root)], check=False)
+
+    def join(self, other: Machine) -> None:
+        """A wire between two machines."""
+        call("ip", "link", "add", "wire", "netns", str(self.leader), "type", "veth", "peer", "name", "wire", "netns", str(other.leader))
+        for machine, address in ((self, FIRST), (other, SECOND)):
+            machine.ask(f"ip address add {address}/24 dev wire && ip link set wire up")
 
     def entering(self, *namespaces: str) -> list[str]:
         return ["nsenter", "--target", str(self.leader), *(f"--{name}" for name in namespaces), "--"]

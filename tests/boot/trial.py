@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,10 @@ class Trial:
     key: str = ""
     secrets: list[str] = field(default_factory=list)
     """What no journal may hold."""
+
+    def on(self, machine: Machine) -> Trial:
+        """The same trial, of another machine."""
+        return replace(self, machine=machine)
 
     def paste(self, heading: str, number: int, **variables: str) -> str:
         return self.machine.paste(self.blocks.get(heading, number), **variables)

@@ -24,8 +24,9 @@ def upgrade(trial: Trial) -> str:
     shutil.copy(trial.packages["next"], trial.machine.root / "root/registryd.deb")
     with trial.load() as seen:
         trial.paste("Upgrade", 0)
-        assert releases(trial) == before, "installing and migrating restarted something"
         trial.paste("Upgrade", 1)
+        assert releases(trial) == before, "installing and migrating restarted something"
+        trial.paste("Upgrade", 2)
         trial.all_ready()
     after = releases(trial)
     assert all(release.startswith(NEXT_VERSION) for release in after.values()), after
@@ -36,8 +37,8 @@ def upgrade(trial: Trial) -> str:
 def downgrade(trial: Trial) -> str:
     shutil.copy(trial.packages["this"], trial.machine.root / "root/registryd-former.deb")
     with trial.load() as seen:
+        trial.paste("Upgrade", 3)
         trial.paste("Upgrade", 2)
-        trial.paste("Upgrade", 1)
         trial.all_ready()
     after = releases(trial)
     assert not [release for release in after.values() if release.startswith(NEXT_VERSION)], after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -34,20 +35,28 @@ def output(*command: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package, built under the umask of a hardened machine."""
+    """The package, built under the umask of a hardened machine: once, for all workers of pytest-xdist."""
     tool("dpkg-deb")
-    out = tmp_path_factory.mktemp("deb")
-    command = [sys.executable, "-m", "systemd.debian.build", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=lambda: os.umask(UMASK) and None)
-    assert done.returncode == 0, done.stderr
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "debian-package"
+    out.mkdir(exist_ok=True)
+    with (out / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not list(out.glob("*.deb")):
+            command = [sys.executable, "-m", "systemd.debian.build", "--out", str(out)]
+            done = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=lambda: os.umask(UMASK) and None
+            )
+            assert done.returncode == 0, done.stderr
     [found] = out.glob("*.deb")
     return found
 
 
 @pytest.fixture(scope="module")
-def extracted(package: Path) -> Path:
-    output("dpkg-deb", "--raw-extract", package, package.parent / "root")
-    return package.parent / "root"
+def extracted(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("deb") / "root"
+    output("dpkg-deb", "--raw-extract", package, root)
+    return root
 
 
 def contents(package: Path) -> dict[str, tuple[str, str]]:
