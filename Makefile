@@ -35,6 +35,7 @@ check-all: lint
 	REGISTRYD_LONG=1 $(BIN)/python -m pytest -m alone || test $$? -eq 5
 	$(MAKE) ARGS= crash failover scans history
 	$(MAKE) ARGS="--scale 0.1" mistake
+	$(MAKE) ARGS="--seconds 30" fuzz
 	$(MAKE) ARGS="--scale 0.01" bench
 
 ## make lint    ruff, mypy --strict, import-linter
@@ -109,6 +110,11 @@ faults: $(STAMP)
 ## make scans   what the enumeration guard finds after how much, and what wrongly: ten million honest queries, thousands of scans
 scans: $(STAMP)
 	@$(BIN)/python -m tests.presence.scans $(ARGS)
+
+.PHONY: fuzz
+## make fuzz    atheris against the laws of bodies and connections, two minutes each (ARGS='bodies --seconds 600')
+fuzz: $(STAMP)
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 ## make lock    resolve the dependencies anew into the hashed lock files
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-config

@@ -20,6 +20,8 @@ PACKAGES = {
 """By our word for it: the package, and the libraries that a small machine may lack."""
 PATRONI = ("patroni[etcd3]==4.1.5", "psycopg[binary]==3.3.9")
 
+ATHERIS = "atheris==3.0.0"
+
 
 class NotThere(Exception):
     """The program cannot be had here. The text says why."""
@@ -70,6 +72,19 @@ def patroni() -> list[str]:
         if not account.reaches(python):
             raise NotThere(f"{python} is closed to {account.name}: move the project out of a closed directory")
     return [str(python), "-m", "patroni"]
+
+
+def atheris() -> Path:
+    """The directory that holds the fuzzer for this Python: PyPI has it for some only. Raises: NotThere."""
+    place = PLACE / "atheris"
+    if not place.exists():
+        PLACE.mkdir(exist_ok=True)
+        download = PLACE / "atheris.partial"
+        shutil.rmtree(download, ignore_errors=True)
+        pip = (sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:")
+        _run(*pip, "--target", str(download), ATHERIS, cwd=PLACE)
+        download.rename(place)
+    return place
 
 
 def _run(*command: str, cwd: Path) -> None:

@@ -75,6 +75,14 @@ class Connection(web_protocol.RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + FIRST_REQUEST_S
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
+    def data_received(self, data: bytes) -> None:
+        """Who waits for the rest of a body learns at once that its framing is broken: aiohttp lets it wait until its time is over."""
+        super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], web_protocol._ErrInfo):
+            body = self._messages[-2][1] if len(self._messages) > 1 else self.payload
+            if body is not None and not body.is_eof():
+                body.set_exception(web_protocol.RequestPayloadError("broken"))
+
     def eof_received(self) -> bool:  # type: ignore[override] # what asyncio asks for: whether the transport stays open
         """The client has said all that it will (`nc -N`). TLS has no such state: there the connection ends."""
         self.has_all = True
