@@ -43,41 +43,39 @@ class App(Generic[Caller]):
             reply = await self._serve(request, route, caller, received)
         except (RegistryError, HttpError) as error:
             reply = problems.respond(error)
+            reply.correlator = _correlator(request)
             if error.reason is not None:
-                self._tell_refusal(request, route, caller, error)
+                self._tell_refusal(self._facts(request, reply, route, caller), error)
                 await self._admission.refuse(caller, error.reason, is_ours=isinstance(error, Unavailable))
         except Exception as error:
             reply = problems.respond(error)
-            self._tell_failure(request, route, caller, error)
-        given = request.headers.get("x-correlator", "")
-        reply.correlator = given if _CORRELATOR.fullmatch(given) else f"{random.getrandbits(64):016x}"
+            reply.correlator = _correlator(request)
+            self._tell_failure(self._facts(request, reply, route, caller), error)
+        reply.correlator = reply.correlator or _correlator(request)
         name, seconds = route.name if route else "unknown", time.monotonic() - received
         observe.child(observe.requests, self._name, name, reply.status).inc()
         observe.child(observe.request_seconds, self._name, name).observe(seconds)
         return reply
 
-    def _tell_refusal(
-        self, request: BaseRequest, route: Route[Caller] | None, caller: Caller | None, error: RegistryError | HttpError
-    ) -> None:
+    def _tell_refusal(self, facts: dict[str, Any], error: RegistryError | HttpError) -> None:
         """Logs a refusal. Those of our own making, such as an outage's, are one kind whoever meets them."""
-        assert error.reason is not None, "what is no refusal is not told as one"
         is_ours = isinstance(error, Unavailable)
-        facts = self._facts(request, route, caller) | {"reason": error.reason}
+        facts |= {"reason": error.reason}
         if isinstance(error, Unauthenticated) and error.key_id is not None:
             facts |= {"caller": error.caller, "key_id": error.key_id}
         kind = (error.reason, None if is_ours else facts.get("caller"))
         self._repeats.tell("request_refused", "warning" if is_ours else "info", kind=kind, facts=facts)
 
-    def _tell_failure(self, request: BaseRequest, route: Route[Caller] | None, caller: Caller | None, error: Exception) -> None:
+    def _tell_failure(self, facts: dict[str, Any], error: Exception) -> None:
         """Logs a fault of ours: only its kind and where in our code it is, because an exception's text may quote the request."""
-        facts = self._facts(request, route, caller) | {"kind": type(error).__name__, "at": observe.place(error)}
+        facts |= {"kind": type(error).__name__, "at": observe.place(error)}
         self._repeats.tell("request_failed", "error", kind=(facts["kind"], facts["at"], facts["route"]), facts=facts)
 
-    def _facts(self, request: BaseRequest, route: Route[Caller] | None, caller: Caller | None) -> dict[str, Any]:
-        """Who asked for what. A correlator that is no UUID may be anything, such as a number, so it is not told."""
+    def _facts(self, request: BaseRequest, reply: Reply, route: Route[Caller] | None, caller: Caller | None) -> dict[str, Any]:
+        """Who asked for what. A client's own correlator that is no UUID may be anything, such as a number, so it is not told."""
         facts: dict[str, Any] = {"api": self._name, "route": route.name if route else "unknown"}
-        if _UUID.fullmatch(given := request.headers.get("x-correlator", "")):
-            facts["correlator"] = given
+        if reply.correlator != request.headers.get("x-correlator") or _UUID.fullmatch(reply.correlator):
+            facts["correlator"] = reply.correlator
         return facts if caller is None else facts | {"caller": caller.name, "key_id": self._admission.key_id(request)}
 
     async def _serve(self, request: BaseRequest, route: Route[Caller], caller: Caller, received: float) -> Reply:
@@ -108,6 +106,12 @@ class App(Generic[Caller]):
         if route is None:
             raise problems.method_not_allowed(sorted([*methods, "HEAD"] if "GET" in methods else methods))
         return route
+
+
+def _correlator(request: BaseRequest) -> str:
+    """The client's, where it is well formed; else one of ours."""
+    given = request.headers.get("x-correlator", "")
+    return given if _CORRELATOR.fullmatch(given) else f"{random.getrandbits(64):016x}"
 
 
 def _check_parameters(request: BaseRequest, route: Route[Caller]) -> None:
