@@ -66,7 +66,7 @@ SNAPSHOT_GRAIN = timedelta(days=1)
 """How much earlier a snapshot may put a contract's start than the event that tells it."""
 
 
-class Contract(msgspec.Struct, frozen=True, kw_only=True):
+class Contract(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     msisdn: Msisdn
     generation: int
     status: Status
@@ -77,7 +77,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     end_reason: EndReason | None = None
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
+class Known(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the registry knows of one number.
 
     A state event may come before an older one, or before its contract began: then it is applied to the former contract. So the newest of
@@ -105,7 +105,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
         return self.latest if self.latest is not None and self.latest.status != "ended" else None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One contract event. `holder` and `end_user` belong to `activated` and `holder_changed` alone."""
 
     event_id: str
@@ -116,7 +116,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     end_user: StatedEndUser | None = None
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of one event."""
 
     event_id: str

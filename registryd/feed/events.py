@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -75,13 +76,14 @@ class ContractFeed:
         except CONFLICTS:
             # Another writer took the number between our look and our write. Nothing was applied; the next call sees the new state.
             raise Unavailable from None
-        for event, result in zip(events, results, strict=True):
-            observe.events_applied.labels(event.type, result.outcome).inc()
+        counts = await asyncio.to_thread(lambda: Counter((e.type, r.outcome) for e, r in zip(events, results, strict=True)))
+        for (kind, outcome), count in counts.items():
+            observe.events_applied.labels(kind, outcome).inc(count)
         return results
 
     async def _judge(self, connection: Connection, events: Sequence[tuple[Event, bytes]], limits: Limits | None) -> list[Result]:
         call = await contracts.open_call(connection, [event for event, _ in events])
-        msisdns = sorted({event.msisdn for event, _ in events if event.event_id not in call.past})
+        msisdns = await asyncio.to_thread(lambda: sorted({event.msisdn for event, _ in events if event.event_id not in call.past}))
         before = await contracts.find_known(connection, msisdns)
         ends_left = call.ends_left if limits is None or limits.ends is None else limits.ends - limits.ended
         decided = await asyncio.to_thread(decide, events, call.past, before, call.now, ends_left)

@@ -29,11 +29,11 @@ class OperatorHandlers:
     async def contract_events(self, call: Call[Operator]) -> Reply:
         """Thousands of events take a while to read and to tell: between parts others have their turn."""
         events: list[Event] = []
-        for part in wire.read_items(call.content, "events", wire.ContractEvent, EVENTS_MAX, _event):
+        for part in wire.read_events(call.content, EVENTS_MAX, _event):
             events += part
             await asyncio.sleep(0)
         results = await self.apply_events(events)
-        return wire.json_response({"results": [_result(result) for result in results]})
+        return await asyncio.to_thread(lambda: wire.json_response({"results": [_result(result) for result in results]}))
 
 
 def operator_app(limits: ApiSection, keys: Keys[Operator], handlers: OperatorHandlers) -> App[Operator]:

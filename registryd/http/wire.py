@@ -22,7 +22,8 @@ from registryd.http.problems import ERRORS_MAX
 from registryd.http.reply import Reply
 from registryd.presence.answerer import BATCH_MAX_QUERIES
 
-PART_ITEMS = 500
+PART_ITEMS = 250
+"""How many items are read at once: a millisecond or two."""
 BOUND_AGAIN_MAX = 100
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 UNSET = msgspec.UNSET
@@ -128,8 +129,13 @@ class Batch(Body, frozen=True):
     queries: list[QueryBody]
 
 
+class Events(Body, frozen=True):
+    events: list[ContractEvent]
+
+
 _QUERY = msgspec.json.Decoder(QueryBody)
 _BATCH = msgspec.json.Decoder(Batch)
+_EVENTS = msgspec.json.Decoder(Events)
 
 
 def read_query(raw: bytes) -> PresenceQuery:
@@ -154,6 +160,19 @@ def read_batch(raw: bytes) -> list[PresenceQuery]:
     except (msgspec.MsgspecError, ValueError):
         pass
     return _bounded([query for part in read_items(raw, "queries", QueryBody, BATCH_MAX_QUERIES, presence_query) for query in part])
+
+
+def read_events(raw: bytes, items_max: int, parse_event: Callable[[ContractEvent], Item]) -> Iterator[list[Item]]:
+    """The body of a call of events, likewise, in parts between which a caller may give way. Raises: InvalidArgument, at the end."""
+    try:
+        items = _EVENTS.decode(raw).events
+        if 1 <= len(items) <= items_max:
+            for start in range(0, len(items), PART_ITEMS):
+                yield [parse_event(item) for item in items[start : start + PART_ITEMS]]
+            return
+    except (msgspec.MsgspecError, InvalidArgument):
+        pass
+    yield from read_items(raw, "events", ContractEvent, items_max, parse_event)
 
 
 def _bounded(queries: list[PresenceQuery]) -> list[PresenceQuery]:

@@ -10,7 +10,7 @@ from registryd.http.auth import KEY_USE_S, REFRESH_S, Operators
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.keep.jobs import jobs
 from registryd.keep.timer import Job
-from registryd.roles.life import Life
+from registryd.roles.life import Life, spare_the_collector
 from registryd.store import digest_keys
 from registryd.store.secretbox import digest_box
 
@@ -32,6 +32,7 @@ async def operate(settings: Settings, instance: int) -> None:
         await life.until(keys.refresh)
         life.reloads.append(keys.refresh)
         own = (Job("operator keys", REFRESH_S, keys.refresh), Job("operator key use", KEY_USE_S, keys.record_use))
+        spare_the_collector()
         await life.serve({operator_api: operator_app(file.api, keys, OperatorHandlers(feed.apply))}, (*own, *jobs(keeping, box)))
         await life.drain()
         await life.write_last(keys.record_use)

@@ -1,16 +1,22 @@
-"""Contracts as billing's events change them. A call of any size is a handful of statements, each for all its rows."""
+"""Contracts as billing's events change them. A call of any size is a handful of statements, each for some thousands of its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from registryd.domain.contract import END_REASONS, Contract, Event, Known, Lack
 from registryd.domain.events import Decided, PastEvent
 from registryd.domain.identifiers import Msisdn
 from registryd.store.pool import Connection, fetch
-from registryd.store.queries import Nothing, Query
+from registryd.store.queries import Nothing, Query, Row
+
+FOUND_AT_ONCE = 1_000
+WRITTEN_AT_ONCE = 2_500
+"""How many rows one statement of a call reads or writes: to encode or read ten thousand at once would hold the event loop."""
+
+Item = TypeVar("Item")
 
 
 class Locked(NamedTuple):
@@ -99,7 +105,9 @@ async def open_call(connection: Connection, events: Sequence[Event]) -> OpenCall
 
 async def find_known(connection: Connection, msisdns: Sequence[Msisdn]) -> dict[Msisdn, Known]:
     """What is known of each number that has or had a contract. The contract of the highest generation is locked."""
-    known = _known(await fetch(connection, FIND_KNOWN, msisdns))
+    known: dict[Msisdn, Known] = {}
+    for start in range(0, len(msisdns), FOUND_AT_ONCE):
+        known |= _known(await fetch(connection, FIND_KNOWN, msisdns[start : start + FOUND_AT_ONCE]))
     # The first look may have waited for another writer's lock while a number got its next holder. A second look sees that one.
     if ended := [msisdn for msisdn, one in known.items() if one.live is None]:
         known |= _known(await fetch(connection, FIND_KNOWN, ended))
@@ -136,7 +144,7 @@ async def count_absent(connection: Connection, changed: Sequence[tuple[Contract,
         (before.status, _unverified(before), after.status if after else None, _unverified(after) if after else None)
         for before, after in changed
     ]
-    return (await fetch(connection, COUNT_TURNED, *_columns(rows)))[0].absent if rows else 0
+    return (await fetch(connection, COUNT_TURNED, *[list(column) for column in zip(*rows, strict=True)]))[0].absent if rows else 0
 
 
 def _unverified(contract: Contract) -> bool:
@@ -146,17 +154,22 @@ def _unverified(contract: Contract) -> bool:
 async def write(connection: Connection, decided: Decided) -> None:
     """Writes what a call does. Updates come before inserts: a number's live contract must have ended before its next generation starts."""
     await _record(connection, decided.applied, decided.refused, list(decided.waiting.values()))
-    if decided.updated:
-        rows = [(c.msisdn, c.generation, c.status, c.holder, c.end_user, c.ended_at, c.end_reason) for c in decided.updated]
-        written = await fetch(connection, UPDATE_CONTRACTS, *_columns(rows))
-        if len(written) != len(rows):
-            raise AssertionError("a contract that was locked and live is not there to be updated")
-    if decided.inserted:
-        new = [(c.msisdn, c.generation, c.status, c.holder, c.end_user, c.started_at, c.ended_at, c.end_reason) for c in decided.inserted]
-        await fetch(connection, INSERT_CONTRACTS, *_columns(new))
-    if decided.states:
-        states = [(msisdn, k.status, k.status_at, k.end_user, k.end_user_at) for msisdn, k in decided.states.items()]
-        await fetch(connection, WRITE_STATES, *_columns(states))
+    updated = await _write(
+        connection,
+        UPDATE_CONTRACTS,
+        decided.updated,
+        lambda c: (c.msisdn, c.generation, c.status, c.holder, c.end_user, c.ended_at, c.end_reason),
+    )
+    if len(updated) != len(decided.updated):
+        raise AssertionError("a contract that was locked and live is not there to be updated")
+    await _write(
+        connection,
+        INSERT_CONTRACTS,
+        decided.inserted,
+        lambda c: (c.msisdn, c.generation, c.status, c.holder, c.end_user, c.started_at, c.ended_at, c.end_reason),
+    )
+    states = list(decided.states.items())
+    await _write(connection, WRITE_STATES, states, lambda s: (s[0], s[1].status, s[1].status_at, s[1].end_user, s[1].end_user_at))
 
 
 async def _record(
@@ -166,18 +179,20 @@ async def _record(
     waiting: Sequence[tuple[Event, Lack]],
 ) -> None:
     """Records what became of a call's new events, and which of them wait."""
-    outcomes = [*((event, content, None) for event, content in applied), *refused]
-    if outcomes:
-        rows = [(event.event_id, event.type, content, reason, event.occurred_at) for event, content, reason in outcomes]
-        await fetch(connection, RECORD_EVENTS, *_columns(rows))
+    await _write(connection, RECORD_EVENTS, applied, lambda a: (a[0].event_id, a[0].type, a[1], None, a[0].occurred_at))
+    await _write(connection, RECORD_EVENTS, refused, lambda r: (r[0].event_id, r[0].type, r[1], r[2], r[0].occurred_at))
     await note_waiting(connection, waiting)
 
 
 async def note_waiting(connection: Connection, waiting: Sequence[tuple[Event, Lack]]) -> None:
     """Keeps that these events wait, and for what."""
-    if waiting:
-        await fetch(connection, NOTE_WAITING, *_columns([(event.event_id, event.type, lack, event.occurred_at) for event, lack in waiting]))
+    await _write(connection, NOTE_WAITING, waiting, lambda w: (w[0].event_id, w[0].type, w[1], w[0].occurred_at))
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+async def _write(connection: Connection, query: Query[Row], items: Sequence[Item], row: Callable[[Item], tuple[Any, ...]]) -> list[Row]:
+    """Runs a statement that takes its rows as columns, for a portion of the items at a time."""
+    written: list[Row] = []
+    for start in range(0, len(items), WRITTEN_AT_ONCE):
+        rows = map(row, items[start : start + WRITTEN_AT_ONCE])
+        written += await fetch(connection, query, *[list(column) for column in zip(*rows, strict=True)])
+    return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from registryd.cli import main
 from registryd.store import keys
-from tests.conftest import wait_for
+from tests.conftest import client, eventually, wait_for
 from tests.http.conftest import Answer, Service, ask, exchange, new_number, parse_answer
 
 EVENTS = "/operator/v1/contract-events"
@@ -276,3 +277,34 @@ def test_the_database_lets_no_third_key_of_a_name_live(service: Service) -> None
     key = keys.new_key("ok")
     with pytest.raises(asyncpg.RestrictViolationError):
         service.sql(insert, key.key_id, key.secret_sha256)
+
+
+def test_calls_that_wait_for_their_turn_hold_no_connection_and_no_answer_waits_for_them(service: Service) -> None:
+    posters, messenger = 256, service.messenger()
+    numbers = service.contracts(20)
+    sessions = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'registryd operate%operator' "
+        "AND state <> 'idle'"
+    )
+
+    async def run() -> None:
+        async with client(service.operator) as billing, client(service.api, messenger) as asking:
+
+            async def post() -> int:
+                body = {"events": [event(phoneNumber=f"+{new_number()}")]}
+                async with billing.post(EVENTS, json=body, headers=service.site.operator_headers) as answer:
+                    return answer.status
+
+            async with service.dba.transaction():
+                await service.dba.execute("SELECT pg_advisory_xact_lock(hashtextextended('registry.feed', 0))")
+                calls = [asyncio.create_task(post()) for _ in range(posters)]
+                # All but those that wait for a turn, and the one that has it, are told at once to come again.
+                await eventually(lambda: sum(call.done() for call in calls) >= posters - 17)
+                assert len(await service.dba.fetch(sessions)) == 1, "the call whose turn it is waits in the database, and nobody else"
+                for number in numbers:
+                    async with asking.post("/v1/presence", json={"phoneNumber": f"+{number}"}) as answer:
+                        assert (answer.status, (await answer.json())["present"]) == (200, True)
+                assert not all(call.done() for call in calls)
+            assert set(await asyncio.gather(*calls)) <= {200, 429, 503}
+
+    service.runner.run(run())
