@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni faults boot scans crash kills model history mistake lock audit clean
+.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni faults boot scans crash kills model history mistake mutants lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -33,7 +33,7 @@ endif
 check-all: lint
 	REGISTRYD_LONG=1 $(BIN)/python -m pytest $(TOGETHER) -m "not alone"
 	REGISTRYD_LONG=1 $(BIN)/python -m pytest -m alone || test $$? -eq 5
-	$(MAKE) ARGS= crash failover scans history
+	$(MAKE) ARGS= crash failover scans history mutants
 	$(MAKE) ARGS="--scale 0.1" mistake
 	$(MAKE) ARGS="--seconds 30" fuzz
 	$(MAKE) ARGS="--scale 0.01" bench
@@ -70,6 +70,10 @@ history: $(STAMP)
 ## make mistake   200,000 of a million contracts end by mistake: held, told to nobody, undone by two persons (ARGS='--scale 0.1')
 mistake: $(STAMP)
 	$(BIN)/python -m tests.model.mistake $(ARGS)
+
+## make mutants   plants each terrible bug of a list in a copy of the tree and shows whether its test catches it (ARGS='presence.sql --json FILE')
+mutants: $(STAMP)
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 ## make deb     the Debian package of this checkout, for Debian 12: dist/registryd_VERSION_ARCHITECTURE.deb
 deb: $(STAMP)

@@ -223,6 +223,21 @@ def test_what_failed_once_finds_room_and_goes_before_what_failed_often_however_m
     assert pushed(begun(lane, 0.0)) == [f"c{2 * PAGE}"]
 
 
+def test_nothing_is_delivered_before_its_receipt() -> None:
+    lane = state()
+    reads(lane, [owed(1), owed(2)])
+    first, under_way = begun(lane, 0.0)
+    answer(lane, first, Failed("timeout"))
+    settlement = lane.settle()
+    assert settlement is not None
+    assert settlement.delivered == []
+    lane.settled(settlement, 1.0)
+    answer(lane, under_way, Acknowledged(204))
+    settlement = lane.settle()
+    assert settlement is not None
+    assert settlement.delivered == [under_way[0].notification_id]
+
+
 def test_what_could_not_be_written_is_kept_for_the_next_time() -> None:
     lane = state()
     rows = [owed(n) for n in range(1, 4)]

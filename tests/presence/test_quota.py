@@ -90,6 +90,7 @@ def test_what_is_being_answered_holds_its_part_of_the_budget() -> None:
     assert guard.usage(messenger_id).used == 0
     six.close()
     four.close()
+    assert guard.in_flight[messenger_id] == 0, "what was not answered is given back"
     answered(guard, messenger_id, 10)
     assert guard.usage(messenger_id).used == 10
 
