@@ -395,7 +395,9 @@ CREATE TABLE registry.lane ( -- The ordered stream of one messenger's notificati
     refused_told       boolean NOT NULL DEFAULT false, -- Whether the alarm was raised that the messenger refuses content that is overdue.
     CONSTRAINT leased_lanes_have_owner_and_end CHECK ((owner IS NULL) = (lease_until IS NULL)),
     CONSTRAINT gated_lanes_have_failed CHECK (gate_until IS NULL OR failures > 0)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+) -- Mostly empty pages: a row is written several times a minute, and beside an old snapshot every version stays. Those on the page of the one
+-- before need no index entry.
+WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE registry.replay ( -- An operator's request that delivered notifications be delivered again. Set finished_at to end one early.
     replay_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The request's number.

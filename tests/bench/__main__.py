@@ -35,6 +35,7 @@ BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
     "deliveries": (delivery.bench_deliveries, 50_000),
     "fairness": (delivery.bench_fairness, 1_000_000),
     "drain": (drains.bench_drain, 1_000_000),
+    "longread": (drains.bench_longread, 600_000),
     "worstday": (delivery.bench_worst_day, 2_200_000),
     "reports": (reports.bench_reports, 1_000_000),
 }

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
 from tests.bench.bare import run_bare
-from tests.bench.measure import Figure, cpu_seconds
+from tests.bench.measure import Figure, Sample, alternate, cpu_seconds
 from tests.bench.receiver import Receiver
+from tests.certificates import make_pair
 from tests.conftest import Site, daemon
 
 CONCURRENCY = 50
-ROUNDS = 3
+CONCURRENCY_OF_MANY = 16
 LANES = 100
 ECHO_KNOWN_S = 5.5
 """The daemon has read a new policy by then."""
@@ -74,8 +74,8 @@ def point(site: Site, messenger_ids: list[int], url: str | None) -> None:
     run(site, "UPDATE registry.messenger SET endpoint_url = $1 WHERE messenger_id = ANY ($2::int[])", url, messenger_ids)
 
 
-def pending(site: Site, messenger_ids: list[int]) -> int:
-    return int(run(site, "SELECT count(*) FROM registry.notification WHERE messenger_id = ANY ($1::int[])", messenger_ids))
+def is_owed(site: Site, messenger_ids: list[int]) -> bool:
+    return bool(run(site, "SELECT EXISTS (SELECT FROM registry.notification WHERE messenger_id = ANY ($1::int[]))", messenger_ids))
 
 
 def leased(site: Site, messenger_ids: list[int]) -> bool:
@@ -89,7 +89,7 @@ def drained(site: Site, messenger_ids: list[int], worker: int) -> tuple[float, f
     """Waits until nothing is owed; seconds from the first push to the last durable receipt; CPU seconds of the worker and of PostgreSQL."""
     postmaster = site.database.server.pid or 0
     before, since = (cpu_seconds(worker), cpu_seconds(postmaster)), run(site, "SELECT clock_timestamp()")
-    while pending(site, messenger_ids) or leased(site, messenger_ids):
+    while is_owed(site, messenger_ids) or leased(site, messenger_ids):
         time.sleep(0.2)
     spent, database_spent = cpu_seconds(worker) - before[0], cpu_seconds(postmaster) - before[1]
     taken = run(
@@ -103,36 +103,66 @@ def drained(site: Site, messenger_ids: list[int], worker: int) -> tuple[float, f
     return float(taken), spent, database_spent
 
 
+class Form(NamedTuple):
+    """One row of `deliveries`."""
+
+    lanes: int
+    batch_max: int
+    notifications: float
+    """Times those of the bench."""
+    delay_s: float = 0.0
+    tls: bool = False
+
+    def __str__(self) -> str:
+        to = "one endpoint" if self.lanes == 1 else f"{self.lanes} endpoints{' with TLS' if self.tls else ''}"
+        return f"deliveries, batch {self.batch_max}, to {to} at {self.delay_s * 1000:.0f} ms"
+
+
+FORMS = (
+    *(Form(1, batch_max, times, delay_s) for delay_s in (0.0, 0.02) for batch_max, times in ((1, 0.2 if delay_s else 1), (100, 8))),
+    *(Form(LANES, 1, 1, tls=tls) for tls in (False, True)),
+)
+
+
 def bench_deliveries(site: Site, notifications: int) -> Iterator[Figure]:
-    """One worker, one lane: pushes of one and of 100, at 0 and 20 ms, each recorded, beside a bare client doing the same POSTs."""
-    deliver(site)
-    echo(site, None)
-    with daemon(site, "deliver") as running:
-        for delay_s in (0.0, 0.02):
-            with Receiver(delay_s) as receiver:
-                for batch_max, count in ((1, notifications if not delay_s else notifications // 5), (100, 8 * notifications)):
-                    lane = add_lanes(site, 1, batch_max, name=f"{delay_s}")
-                    rates, cpus, database_cpus, bares, bare_cpus = [], [], [], [], []
-                    for _ in range(ROUNDS):
-                        owe(site, lane, count)
-                        bare = run_bare(receiver.url, count // batch_max, batch_max, CONCURRENCY)
-                        point(site, lane, receiver.url)
-                        seconds, spent, database_spent = drained(site, lane, running.process.pid)
-                        point(site, lane, None)
-                        rates.append(count / seconds)
-                        cpus.append((spent + database_spent) * 1000 / count)
-                        database_cpus.append(database_spent * 1000 / count)
-                        bares.append(bare.rate * batch_max)
-                        bare_cpus.append(bare.cpu_s_per_1000 / batch_max)
-                    yield Figure(
-                        what=f"deliveries, batch {batch_max}, receiver at {delay_s * 1000:.0f} ms",
-                        value=statistics.median(rates),
-                        unit="notifications/s",
-                        baseline=statistics.median(bares),
-                        of=f"bare aiohttp ({statistics.median(bare_cpus):.4f} CPU s)",
-                        cpu_s_per_1000=statistics.median(cpus),
-                        database_cpu_s_per_1000=statistics.median(database_cpus),
-                    )
+    """One worker, beside a bare client doing the same POSTs: one lane with pushes of one and of 100, at 0 and 20 ms, and 100 lanes with
+    pushes of one, without and with TLS; each receipt recorded."""
+    ca = make_pair("bench CA")
+    ca_file, _ = ca.write(site.directory, "endpoint-ca")
+    pair = make_pair("endpoint", ca).write(site.directory, "endpoint")
+    for number, form in enumerate(FORMS):
+        count, concurrency = int(notifications * form.notifications), CONCURRENCY if form.lanes == 1 else CONCURRENCY_OF_MANY
+        deliver(site, concurrency)
+        echo(site, None)
+        lanes = add_lanes(site, form.lanes, form.batch_max, name=f"form-{number}")
+        if form.tls:
+            for name in run(site, "SELECT array_agg(name) FROM registry.messenger WHERE messenger_id = ANY ($1::int[])", lanes):
+                (site.directory / "credentials" / f"endpoint-ca-{name}").write_bytes(ca.certificate)
+        with daemon(site, "deliver") as running, Receiver(form.delay_s, pair if form.tls else None) as receiver:
+
+            def bare(form: Form = form, url: str = receiver.url, count: int = count, concurrency: int = concurrency) -> Sample:
+                posts = count // form.batch_max
+                done = run_bare(url, posts, form.batch_max, concurrency, form.lanes, ca_file if form.tls else None)
+                return Sample(done.rate * form.batch_max, done.cpu_s_per_1000 / form.batch_max)
+
+            def ours(lanes: list[int] = lanes, url: str = receiver.url, count: int = count, worker: int = running.process.pid) -> Sample:
+                owe(site, lanes, count)
+                point(site, lanes, url)
+                seconds, spent, database_spent = drained(site, lanes, worker)
+                point(site, lanes, None)
+                return Sample(count / seconds, (spent + database_spent) * 1000 / count, database_spent * 1000 / count)
+
+            taken = alternate({"bare": bare, "ours": ours})
+        yield Figure(
+            what=str(form),
+            value=taken["ours"].rate,
+            unit="notifications/s",
+            baseline=taken["bare"].rate,
+            of=f"bare aiohttp ({taken['bare'].cpu_s_per_1000:.4f} CPU s)",
+            cpu_s_per_1000=taken["ours"].cpu_s_per_1000,
+            database_cpu_s_per_1000=taken["ours"].database_cpu_s_per_1000,
+            target="ratio ≥ 0.6" if form.batch_max == 1 and not form.delay_s else None,
+        )
 
 
 def bench_fairness(site: Site, dead: int) -> Iterator[Figure]:

@@ -1,7 +1,7 @@
 """A messenger's endpoint that costs as little as one can, in a process of its own: answers 204 after a delay, and counts.
 
-`python receiver.py DELAY_S`: prints its port; then, for each line on stdin, one line of JSON: pushes, notifications, and when each
-notification whose code begins with "probe" came (time.time()).
+`python receiver.py DELAY_S [CERTIFICATE KEY]`, with PEM files for TLS: prints its port; then, for each line on stdin, one line of JSON:
+pushes, notifications, and when each notification whose code begins with "probe" came (time.time()).
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import uvloop
@@ -23,12 +25,16 @@ PROBE = re.compile(rb'"identificationCode":"(probe[^"]*)"')
 class Receiver:
     """The process, from outside."""
 
-    def __init__(self, delay_s: float = 0.0) -> None:
+    def __init__(self, delay_s: float = 0.0, tls: tuple[Path, Path] | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(delay_s)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [sys.executable, __file__, str(delay_s), *map(str, tls or ())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
         assert self._process.stdout is not None
-        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}/notices"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{int(self._process.stdout.readline())}/notices"
 
     def seen(self) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -86,7 +92,11 @@ class _Endpoint(asyncio.Protocol):
 async def _main() -> None:
     _Endpoint.delay_s = float(sys.argv[1])
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Endpoint, "127.0.0.1", 0, backlog=4096)
+    tls = None
+    if sys.argv[2:]:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*sys.argv[2:])
+    server = await loop.create_server(_Endpoint, "127.0.0.1", 0, backlog=4096, ssl=tls)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     stdin = asyncio.StreamReader()
