@@ -116,7 +116,7 @@ scans: $(STAMP)
 	@$(BIN)/python -m tests.presence.scans $(ARGS)
 
 .PHONY: fuzz
-## make fuzz    atheris against the laws of bodies and connections, two minutes each (ARGS='bodies --seconds 600')
+## make fuzz    atheris and schemathesis against both APIs, hidden requests through HAProxy and nginx: ten minutes (ARGS='bodies --seconds 600')
 fuzz: $(STAMP)
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 

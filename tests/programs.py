@@ -14,6 +14,7 @@ PLACE = Path(__file__).parents[1] / ".campaign"
 PACKAGES = {
     "etcd": ("etcd-server",),
     "haproxy": ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"),
+    "nginx": ("nginx", "libpcre2-8-0"),
     "pgbouncer": ("pgbouncer", "libc-ares2", "libevent-2.1-7"),
     "faketime": ("libfaketime",),
 }

@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import json
 import re
-import sys
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
@@ -42,7 +41,8 @@ from registryd.store.digest_keys import DigestKey
 from registryd.store.messengers import Messenger
 from registryd.store.operators import Operator
 from registryd.store.pool import Database
-from tests.conftest import LONG, Site, TestMessenger, client, daemon, receiving
+from tests.conftest import LONG, Site
+from tests.fuzz import documents
 
 PATH = resources.path("registryd/http/openapi.yaml")
 DOCUMENT: dict[str, Any] = yaml.safe_load(PATH.read_text("utf-8"))
@@ -232,74 +232,5 @@ def test_the_document_s_digests_are_those_of_the_notices_in_it() -> None:
         assert event == digest_event(date.fromisoformat(event["data"]["day"]), digest_of(told), made_at)
 
 
-# Absent numbers answer 422 and cursors are opaque: both are as they should be, and no generator can know.
-SETTINGS = """
-[[operations]]
-include-path = "/v1/bindings"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "409", "422"]
-
-[[operations]]
-include-path = "/v1/notifications"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "400"]
-"""
-
-
 def test_schemathesis_finds_nothing(site: Site, tmp_path: Path) -> None:
-    config = tmp_path / "schemathesis.toml"
-    config.write_text(SETTINGS)
-
-    async def explore(name: str, base: str, token: str, *selection: str) -> int:
-        """How many cases were tried; all of them well."""
-        report = tmp_path / f"{name}.json"
-        process = await asyncio.create_subprocess_exec(
-            *(str(Path(sys.executable).parent / "st"), "--config-file", str(config), "run", str(PATH), "--url", base),
-            *("--header", f"Authorization: Bearer {token}", *selection, "--phases", "examples,coverage,fuzzing", "--checks", "all"),
-            *(
-                "--max-examples",
-                str(EXAMPLES),
-                "--seed",
-                "1801",
-                "--continue-on-failure",
-                "--generation-database",
-                "none",
-                "--warnings",
-                "off",
-            ),
-            *("--warnings", "off", "--report", "json", "--report-json-path", str(report), "--no-color"),
-            cwd=tmp_path,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        told, _ = await process.communicate()
-        assert process.returncode == 0, told.decode()
-        result = json.loads(report.read_text())
-        assert result["complete"]
-        assert result["operations"]["tested"] == result["operations"]["selected"] > 0
-        assert (result["test_cases"]["with_failures"], result["test_cases"]["errored"], result["errors"]) == (0, 0, [])
-        return int(result["test_cases"]["generated"])
-
-    async def run() -> int:
-        messenger = await site.add_messenger()
-        await site.slow_nobody()
-        await site.add_contracts(79161234567, 79169876543)
-        async with receiving(messenger.secret) as (receiver, _):
-            await give_endpoint(site, messenger, receiver.url)
-            with daemon(site, "answer", "operate", "deliver") as started:
-                async with client(started.api, messenger) as session:
-                    bound = {"phoneNumber": "+79161234567", "identificationCode": "u-81f3"}  # as in the document
-                    async with session.post("/v1/bindings", json=bound) as response:
-                        assert response.status == 201
-                cases = await asyncio.gather(
-                    explore("messenger", started.api, messenger.api_key, "--include-path-regex", "^/v1/"),
-                    explore("operator", started.operator, site.operator_key.shown, "--exclude-path-regex", "^/v1/"),
-                )
-                assert not [line for line in started.log() if line["event"] in ("request_failed", "background_failed")]
-                assert "Traceback" not in started.written()
-        return sum(cases)
-
-    assert asyncio.run(run()) >= CASES_MIN
-
-
-async def give_endpoint(site: Site, messenger: TestMessenger, url: str) -> None:
-    async with site.database.connect() as connection:
-        await connection.execute("UPDATE registry.messenger SET endpoint_url = $2 WHERE messenger_id = $1", messenger.messenger_id, url)
+    assert asyncio.run(documents.explore(site, tmp_path, EXAMPLES)) >= CASES_MIN

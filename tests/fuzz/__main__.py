@@ -10,19 +10,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from tests import programs
-
-
-class Outcome(NamedTuple):
-    tried: int
-    found: str
-    """What broke; empty where nothing did."""
+from tests.fuzz import documents, proxies
+from tests.fuzz.outcome import Outcome
 
 
 def guided(law: str, seconds: float) -> Outcome:
@@ -50,12 +45,14 @@ def guided(law: str, seconds: float) -> Outcome:
 PARTS: dict[str, Callable[[float], Outcome]] = {
     "bodies": partial(guided, "bodies"),
     "connection": partial(guided, "connection"),
+    "documents": documents.campaign,
+    **{name: partial(proxies.campaign, name) for name in proxies.PROXIES},
 }
 
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
-@click.option("--seconds", type=float, default=120, show_default=True, help="How long atheris looks, each time.")
+@click.option("--seconds", type=float, default=120, show_default=True, help="How long each part of atheris looks.")
 def main(parts: Sequence[str], seconds: float) -> None:
     """Run the parts named, or all."""
     console = Console(width=None if sys.stdout.isatty() else 160)
