@@ -69,7 +69,7 @@ def install_program(home: Path, machine: str, work: Path) -> None:
     run(*pip, "--require-hashes", *target, "--platform", f"manylinux2014_{machine}", "-r", ROOT / "requirements.lock")
     shutil.rmtree(site / "bin")  # the libraries' own commands
     run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", work)
-    run(*pip, "--no-index", *work.glob("*.whl"))
+    run(*pip, "--no-index", "--find-links", work, "registryd")
     shutil.rmtree(site / "bin")
     (home / "bin").mkdir()
     (home / "bin/python3").symlink_to(f"../../../../bin/python{PYTHON}")

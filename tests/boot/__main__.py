@@ -81,7 +81,7 @@ def main(directory: Path, json_path: Path | None) -> None:
         trial = Trial(booted, made)
         for name, step in (*STEPS, ("the blocks of systemd/README.md", every_block)):
             outcomes.append(attempt(name, step, trial))
-            progress.print(*outcomes[-1].values(), markup=False, highlight=False)
+            progress.print(*outcomes[-1].values(), markup=False, highlight=False, soft_wrap=True)
     finally:
         booted.shut_down()
     table = Table("step", "result", "s", "seen")

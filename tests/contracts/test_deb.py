@@ -133,6 +133,13 @@ def test_the_configuration_is_a_conffile_and_the_credentials_are_not_in_the_pack
     assert not [path for path in contents(package) if "credentials/" in path]
 
 
+def test_nothing_in_the_package_tells_where_it_was_built(package: Path, extracted: Path) -> None:
+    """Two builds of one commit are the same file, whoever builds."""
+    built = str(package.parent).encode()
+    assert not [path for path in extracted.rglob("*") if path.is_file() and built in path.read_bytes()]
+    assert "direct_url.json" not in {path.name for path in extracted.rglob("*/registryd-*/*")}
+
+
 def test_the_packaged_program_runs_on_the_packaged_libraries(extracted: Path) -> None:
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the package's libraries are made for Debian 12's Python 3.11, and this is another")
