@@ -483,6 +483,7 @@ def test_a_failed_handshake_is_counted_by_its_reason_and_told_without_a_byte_of_
         shake(ssl.create_default_context())
         for reason, times in (("plain_http", 3), ("client_certificate", 1), ("our_certificate_refused", 1)):
             wait_for(lambda reason=reason, times=times: counted(reason, times))  # type: ignore[misc] # their types are the tuple's
+        wait_for(lambda: len(events(running, "tls_handshake_failed")) == 3)
         told = events(running, "tls_handshake_failed")
         assert [line["reason"] for line in told] == ["plain_http", "client_certificate", "our_certificate_refused"]
         assert "self-signed" in told[1]["cause"]
