@@ -94,7 +94,8 @@ async def count_pending(db: Database, messenger_id: MessengerId) -> PendingCount
 
 async def settle_receipts(db: Database, messenger_id: MessengerId, delivered: Sequence[UUID], attempts: Sequence[Attempt]) -> int:
     """Writes receipts alone, in one statement and one round trip."""
-    return (await db.fetch_retrying(SETTLE_RECEIPTS, messenger_id, delivered, *map(list, zip(*attempts, strict=True))))[0].settled
+    columns = [list(column) for column in zip(*attempts, strict=True)] or [[] for _ in Attempt._fields]
+    return (await db.fetch_retrying(SETTLE_RECEIPTS, messenger_id, delivered, *columns))[0].settled
 
 
 async def settle_push(

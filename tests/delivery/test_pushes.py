@@ -11,6 +11,8 @@ from aiohttp.web import Response
 from structlog.testing import capture_logs
 
 from registryd.delivery.timing import Timing
+from registryd.domain.identifiers import MessengerId
+from registryd.store import notifications
 from tests.conftest import Site, client, daemon, eventually
 from tests.delivery.conftest import (
     FIRST_NUMBER,
@@ -179,6 +181,20 @@ def test_lanes_with_a_backlog_write_one_after_the_other_and_hold_up_no_other(sit
             async with delivering(site):
                 await eventually(database.none_pending)
             assert len(endpoint.codes) == len(set(endpoint.codes)) == 1201
+
+    asyncio.run(run())
+
+
+def test_receipts_are_written_without_the_pushes_that_brought_them_too(site: Site) -> None:
+    """As where one transaction took those pushes, and not all of their receipts."""
+
+    async def run() -> None:
+        async with looking(site.database) as database, site.database.pool() as db:
+            messenger = await site.add_messenger()
+            await database.owe(messenger, "a", "b")
+            ids = [await database.id_of("a"), await database.id_of("b")]
+            assert await notifications.settle_receipts(db, MessengerId(messenger.messenger_id), ids, []) == 2
+            assert await database.none_pending()
 
     asyncio.run(run())
 
