@@ -113,12 +113,13 @@ def test_one_statement_ends_many_contracts_and_owes_for_the_bound_ones_alone(sha
     assert live == [[str(untouched), "2"]]
 
 
-def test_bindings_that_ended_before_owe_nothing(shared: TestDatabase) -> None:
+@pytest.mark.parametrize("reason", ["removed", "replaced"])
+def test_bindings_that_ended_before_owe_nothing(shared: TestDatabase, reason: str) -> None:
     number = bound(shared)
-    dba(shared, f"UPDATE registry.binding SET ended_at = now(), end_reason = 'removed' WHERE msisdn = {number} AND messenger_id = 1")
+    dba(shared, f"UPDATE registry.binding SET ended_at = now(), end_reason = '{reason}' WHERE msisdn = {number} AND messenger_id = 1")
     dba(shared, f"UPDATE registry.contract SET ended_at = now() WHERE msisdn = {number}")
     assert len(owed(shared, number)) == 1
-    assert dba(shared, f"SELECT end_reason FROM registry.binding WHERE msisdn = {number} ORDER BY 1") == [["terminated"], ["removed"]]
+    assert dba(shared, f"SELECT end_reason FROM registry.binding WHERE msisdn = {number} AND messenger_id = 1") == [[reason]]
 
 
 def test_the_deadline_follows_the_policy_in_force_at_the_end_to_the_millisecond(database: TestDatabase) -> None:
