@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from uuid import UUID
@@ -18,6 +19,8 @@ from registryd.store.pool import Database
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000
+WRITTEN_AT_ONCE = 100
+"""Between two parts of a page the event loop serves others."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,11 @@ class NotificationHandlers:
         owed = await notifications.read_owed(self.db, call.caller.messenger_id, _after(query.get("after")), limit)
         if not owed and held.in_wave:
             raise HeldBack  # an empty list would say that nothing is owed
-        items = [{"type": n.type, **as_wire(n, with_phone_number=call.caller.includes_phone_number)} for n in owed]
+        items: list[dict[str, object]] = []
+        for start in range(0, len(owed), WRITTEN_AT_ONCE):
+            part = owed[start : start + WRITTEN_AT_ONCE]
+            items += [{"type": n.type, **as_wire(n, with_phone_number=call.caller.includes_phone_number)} for n in part]
+            await asyncio.sleep(0)
         return wire.json_response({"notifications": items, "next": str(owed[-1].notification_id) if len(owed) == limit else None})
 
     async def acknowledge(self, call: Call[Messenger]) -> Reply:

@@ -8,6 +8,7 @@ Invariants: an answer exists only once its journal page is committed; a database
 cannot be answered soon is refused at once. No two queries in this process's running statements name the same number or code of a messenger,
 so two queries on one number end as if one had come after the other. Another process may name the same: then the statement that came second
 is rolled back, and its binding queries are asked again one messenger at a time, so that no messenger's conflict costs another its answer.
+Who conflicts goes on to bind in statements of its own, one at a time, beside which the others' run as if it were not there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import NamedTuple
@@ -25,7 +26,8 @@ from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse, NotComplete, RegistryError, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id
 from registryd.domain.presence import Answer, PresenceQuery
-from registryd.presence.queue import Ask, Line, Named
+from registryd.presence.conflicts import Conflicts
+from registryd.presence.queue import Ask, Line, Named, Overlap
 from registryd.store import presence as store
 from registryd.store.digest_keys import DigestKey
 from registryd.store.pool import Database
@@ -37,13 +39,10 @@ SINGLES_ASKED_S = 0.1
 """For how long after a single query batches run one statement at a time, to leave the processors to single queries."""
 BATCH_GROUP_MAX = 1_000
 """A batch is asked in parts of this size. Larger parts save nothing more, and a single query would wait longer behind one."""
-OVERLAP_AFTER_S = 0.005
-"""For how long a statement for single queries runs alone. While one runs, queries gather, and a second beside it would make both groups
-smaller and each query dearer (by a fifth, on two processors). One that takes longer has met a slow disk or a lock: others go past it."""
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Pauses before asking again for a contract that is being ended. Each asking is a page of the journal, so they are few."""
-APART_S = 10.0
-"""For how long after a conflict what a messenger binds shares no statement with other messengers' queries."""
+PARTS_AT_ONCE = 3
+"""How many statements ask a group again after a conflict, so that those that wait for a lock do not hold up the others."""
 
 
 def connections_needed(statements_in_flight: int) -> int:
@@ -77,8 +76,7 @@ class Answerer:
         self._batch = Line("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_GROUP_MAX, max(10 * queue_max, BATCH_MAX_QUERIES))
         self._named: Named = set()
         """Numbers and codes that the running statements may bind."""
-        self._apart: dict[MessengerId, float] = {}
-        """Messengers with a conflict of late, and until when (time.monotonic()) what they bind is asked apart."""
+        self._conflicts = Conflicts()
         self._workers: set[asyncio.Task[None]] = set()
         self._failed = False
         """Whether the database did not take the last group."""
@@ -164,8 +162,8 @@ class Answerer:
         """How many statements may work a line now."""
         if line is self._batch and time.monotonic() - self._single.asked_at < SINGLES_ASKED_S:
             return 1
-        if line is self._single and time.monotonic() - line.started_at < OVERLAP_AFTER_S:
-            return 1
+        if line is self._single:
+            return min(line.in_flight, 1 + line.slow)
         return line.in_flight
 
     def _start_worker(self, line: Line) -> None:
@@ -178,9 +176,9 @@ class Answerer:
     async def _work(self, line: Line) -> None:
         """Answers groups until nobody waits, or only for what another statement names, or there are too many at it."""
         try:
-            while line.running <= self._room(line) and (group := line.take_group(self._named, self._crossing())):
-                line.started_at = started = time.monotonic()
-                overlap = asyncio.get_running_loop().call_later(OVERLAP_AFTER_S, self._start_worker, line)
+            while line.running <= self._room(line) and (group := line.take_group(self._named, self._conflicts)):
+                started = time.monotonic()
+                overlap = Overlap(line, self._start_worker, at_once=line.alone is group)
                 try:
                     await self._answer_group(group)
                 except Exception as error:  # a fault of ours: each caller is told 500
@@ -188,7 +186,8 @@ class Answerer:
                     observe.event("background_failed", "error", where="answerer", kind=type(error).__name__)
                     _fail(group, error)
                 finally:
-                    overlap.cancel()
+                    overlap.end()
+                    line.alone = None if line.alone is group else line.alone
                     for ask in group:
                         self._named -= ask.names
                 for waiting in (self._single, self._batch):
@@ -201,18 +200,12 @@ class Answerer:
         finally:
             line.running -= 1
 
-    def _crossing(self) -> Collection[MessengerId]:
-        """Messengers with a conflict of late."""
-        if self._apart:
-            now = time.monotonic()
-            self._apart = {messenger_id: until for messenger_id, until in self._apart.items() if until > now}
-        return self._apart
-
     async def _answer_group(self, group: list[Ask]) -> None:
         """Answers or fails every ask of a group."""
         try:
             await self._commit(group)
             self._failed = False
+            self._conflicts.acquit(_binding(group))
         except store.Conflict:
             await self._answer_apart(group)
         except RegistryError as error:
@@ -220,16 +213,24 @@ class Answerer:
             _fail(group, error)
 
     async def _answer_apart(self, group: list[Ask]) -> None:
-        """After a conflict: first what binds nothing, then what binds, a messenger at a time. One that fails fails alone."""
-        parts: dict[MessengerId | None, list[Ask]] = {None: []}
+        """After a conflict: what binds nothing, and what binds, a messenger at a time. One that waits or fails does so alone."""
+        self._conflicts.note(_binding(group))
+        parts: dict[MessengerId | None, list[Ask]] = {}
         for ask in group:
             parts.setdefault(ask.messenger_id if ask.names else None, []).append(ask)
-        self._apart.update(dict.fromkeys((owner for owner in parts if owner is not None), time.monotonic() + APART_S))
-        for part in filter(None, parts.values()):
-            try:
-                await self._commit(part, again=True)
-            except RegistryError as error:
-                _fail(part, error)
+        places = asyncio.Semaphore(PARTS_AT_ONCE)
+
+        async def answer(part: list[Ask]) -> None:
+            async with places:
+                try:
+                    await self._commit(part, again=True)
+                    self._conflicts.acquit(_binding(part))
+                except RegistryError as error:
+                    _fail(part, error)
+
+        for error in await asyncio.gather(*map(answer, parts.values()), return_exceptions=True):
+            if error is not None:  # a fault of ours
+                raise error
 
     async def _commit(self, group: list[Ask], *, again: bool = False) -> None:
         """Asks for a group by one statement and hands out the answers. Raises: store.Conflict, Unavailable."""
@@ -277,6 +278,11 @@ def _rounds(queries: Sequence[PresenceQuery]) -> list[Sequence[int]]:
             rounds.append([])
         rounds[turn].append(index)
     return [*rounds]
+
+
+def _binding(group: list[Ask]) -> set[MessengerId]:
+    """Whose asks of a group bind."""
+    return {ask.messenger_id for ask in group if ask.names}
 
 
 def _fail(group: list[Ask], error: Exception) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from registryd.demo import embedded
-from tests.bench import delivery, drains, files, growth, imports, loop, queries, reports, tls
+from tests.bench import delivery, drains, files, growth, imports, loop, neighbours, queries, reports, tls
 from tests.bench.measure import SERVER_SETTINGS, Figure, bench_site
 from tests.conftest import Site
 
@@ -29,6 +29,7 @@ BENCHES: dict[str, tuple[Callable[[Site, int], Iterator[Figure]], int]] = {
     "batches": (queries.bench_batches, 10_000_000),
     "mixed": (queries.bench_mixed, 1_000_000),
     "loop": (loop.bench_loop, 1_000_000),
+    "neighbours": (neighbours.bench_neighbours, 300_000),
     "memory": (growth.bench_memory, 1_000_000),
     "tls": (tls.bench_tls, 1_000_000),
     "growth": (growth.bench_growth, 10_000_000),

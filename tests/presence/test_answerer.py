@@ -21,6 +21,7 @@ from registryd.domain.errors import CodeInUse, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digest
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.presence.answerer import Answerer, BatchAnswer
+from registryd.presence.conflicts import GUILTY
 from registryd.store.digest_keys import DigestKey
 from tests.conftest import PATIENCE_S, Site, TestDatabase, eventually
 
@@ -197,7 +198,8 @@ def test_queries_go_past_a_statement_that_is_stuck(site: Site) -> None:
             async with binding_uncommitted(of, 0, "held"):
                 stuck = asyncio.create_task(of.outcome(1, "held"))
                 await waits_for_a_lock(of)
-                assert (await in_time(of.answer(2))).present
+                for number in range(2, 12):
+                    assert (await in_time(of.answer(number))).present
                 assert not stuck.done()
             assert await stuck == (True, "recorded")
 
@@ -275,6 +277,53 @@ def test_a_conflict_with_another_process_costs_no_other_messenger_its_answer(sit
             later = (of.outcome(2, "a"), of.outcome(6, None, of.two), of.outcome(3, "b"), of.outcome(7, "c", of.two))
             assert await in_time(asyncio.gather(*later)) == [(True, "recorded"), (True, None), (True, "recorded"), (True, "recorded")]
             assert await of.pages() == [1, 1, 2, 2], "each messenger in a statement of its own"
+
+    asyncio.run(run())
+
+
+BIND = "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code) VALUES ($1, 1, $2, $3)"
+
+
+def test_a_messenger_with_conflicts_takes_one_statement_at_a_time_from_the_others(site: Site) -> None:
+    """Crossed codes on two processes: whatever of them waits for a lock, the other messengers' bindings go on."""
+
+    async def run() -> None:
+        async with registry(site, in_flight=2) as of, of.database.connect() as other:
+            async with other.transaction():
+                await other.execute(BIND, FIRST, of.one, "held")
+                conflicting = asyncio.create_task(of.outcome(1, "held"))
+                await waits_for_a_lock(of)
+            assert await in_time(conflicting) == (True, "code_in_use")
+            transaction = other.transaction()
+            await transaction.start()
+            for number in (2, 3, 4):
+                await other.execute(BIND, FIRST + number, of.one, f"held {number}")
+            stuck = []
+            for number in (2, 3, 4):
+                stuck.append(asyncio.create_task(of.outcome(number + 10, f"held {number}")))
+                await waits_for_a_lock(of)
+            for number in range(20):
+                assert await in_time(of.outcome(number, f"c{number}", of.two)) == (True, "recorded")
+            assert not any(task.done() for task in stuck)
+            await transaction.rollback()
+            assert list(await in_time(asyncio.gather(*stuck))) == [(True, "recorded")] * 3
+
+    asyncio.run(run())
+
+
+def test_a_messenger_without_conflicts_shares_statements_again(site: Site) -> None:
+    async def run() -> None:
+        async with registry(site, in_flight=1) as of, of.database.connect() as other:
+            async with other.transaction():
+                await other.execute(BIND, FIRST, of.one, "held")
+                asked = [asyncio.create_task(of.outcome(1, "held"))]
+                await waits_for_a_lock(of)
+            assert await in_time(asyncio.gather(*asked)) == [(True, "code_in_use")]
+            for turn in range(GUILTY):
+                assert (await of.answer(2, f"a{turn}")).bound
+            before = len(await of.pages())
+            await asyncio.gather(of.outcome(2, "last"), of.outcome(3, "last", of.two))
+            assert len(await of.pages()) == before + 1
 
     asyncio.run(run())
 
