@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni faults boot scans crash kills model history mistake mutants lock audit clean
+.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni faults boot scans crash kills model history mistake mutants soak lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -74,6 +74,10 @@ mistake: $(STAMP)
 ## make mutants   plants each terrible bug of a list in a copy of the tree and shows whether its test catches it (ARGS='presence.sql --json FILE')
 mutants: $(STAMP)
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+## make soak   half an hour of everything at 60 % load: memory, descriptors, dead rows, notices, errors (ARGS='--minutes 5 --share 0.2')
+soak: $(STAMP)
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 ## make deb     the Debian package of this checkout, for Debian 12: dist/registryd_VERSION_ARCHITECTURE.deb
 deb: $(STAMP)

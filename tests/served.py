@@ -26,9 +26,11 @@ class Served:
     process: subprocess.Popen[bytes]
     log_path: Path
 
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
+
     def log(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.log_path.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
+        return [line for line in self.lines() if line["event"] == event]
 
     @property
     def started(self) -> dict[str, Any]:
