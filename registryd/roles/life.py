@@ -32,7 +32,7 @@ from registryd.store.pool import Database, fetch
 
 T = TypeVar("T")
 
-RETRY_S = 0.5
+RETRY_S = 0.2
 """How often the database is tried while a process waits for it."""
 LOOK_S = 1.0
 CLOSE_TIMEOUT_S = 15.0
@@ -73,8 +73,8 @@ class Life:
         self.looks: list[Callable[[], Awaitable[str]]] = []
         """Each says why the role cannot do its work though the database is there; an empty text where it can."""
         self._background: list[asyncio.Task[None]] = []
-        self._looking: Job
-        """Looks whether the process can do its work; `wait` makes it."""
+        self._db: Database
+        """By which the process looks whether it can do its work; `wait` sets it."""
 
     async def __aenter__(self) -> Life:
         """Raises: ConfigError."""
@@ -129,7 +129,7 @@ class Life:
     async def wait(self, db: Database) -> None:
         """Returns once the database is there and this program can work with its schema. Raises: SchemaMismatch; Stopped."""
         await self.until(lambda: _check(db))
-        self._looking = Job("health", LOOK_S, lambda: self._look(db))
+        self._db = db
 
     async def until(self, load: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Calls `load` until the database is there, and returns its result. Raises: Stopped, and whatever else `load` raises."""
@@ -147,9 +147,9 @@ class Life:
         for door, handler in handlers.items():
             door.handler = handler
         await self._accept()
-        await self._looking.run()
+        await self._look()
         ends = Job("certificates", certificates.DAY_S, lambda: certificates.watch(self.settings.credentials))
-        self._background += timer.start([self._looking, ends, *jobs], self._outage)
+        self._background += timer.start([Job("health", LOOK_S, self._keep_looking), ends, *jobs], self._outage)
         observe.event("started", **self._facts)
         await self._stop.wait()
         self._tell("stopping")
@@ -192,19 +192,27 @@ class Life:
         stop.cancel()
         return await task
 
-    async def _look(self, db: Database) -> None:
-        """Finds out whether the process can do its work."""
+    async def _keep_looking(self) -> None:
+        """Looks until the database is there, and more often while it is not, because jobs and requests wait for that."""
+        is_there = await self._look()
+        while not is_there:
+            await asyncio.sleep(RETRY_S)
+            is_there = await self._look()
+
+    async def _look(self) -> bool:
+        """Finds out whether the process can do its work, and tells so. Returns whether the database is there."""
         try:
-            await _check(db)
+            await _check(self._db)
             if any(each.is_broken for each in self._pools):
-                async with db.connection() as connection:
+                async with self._db.connection() as connection:
                     await migrations.try_write(connection)
                 for each in self._pools:
                     each.is_broken = False
             reasons = [await look() for look in self.looks]
         except Unavailable as error:
             self._outage.lost(error)
-            self._tell(db.hindrance or failures.brief(error))
+            self._tell(self._db.hindrance or failures.brief(error))
+            return False
         except migrations.SchemaMismatch as mismatch:
             self._shut(is_shut=True)
             self._tell(str(mismatch))
@@ -212,6 +220,7 @@ class Life:
             self._shut(is_shut=False)
             self._outage.found()
             self._tell("; ".join(filter(None, reasons)))
+        return True
 
     def _shut(self, *, is_shut: bool) -> None:
         for door in self._doors:
