@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -118,12 +119,15 @@ def test_an_absent_database_is_never_an_absent_number(away: Away) -> None:
             await eventually(lambda: logged(away, "database_away"))
             await asyncio.to_thread(away.server.start)
             await more(told, 200)
-            await eventually(lambda: logged(away, "database_back"))
+            await eventually(lambda: len(logged(away, "database_back")) == len(away.daemon.processes))
         assert_never_guessed(told)
         await assert_journaled(away, told)
 
     asyncio.run(run())
     assert not logged(away, "request_failed")
+    told = Counter(line["event"] for line in away.daemon.log())
+    assert (told["database_away"], told["database_back"]) == (2, 2), "each process tells it once, however many met it"
+    assert told["request_refused"] <= 6, "one line for each reason and API"
 
 
 def logged(away: Away, event: str) -> list[dict[str, Any]]:
