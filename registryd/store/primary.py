@@ -26,7 +26,7 @@ LOOK_S = 0.5
 LOOK_TIMEOUT_S = 0.8
 LATE_S = 0.2
 """How much longer an answer may lie unread because this process itself is late."""
-COMMIT_WAIT_S = 2.0
+COMMIT_WAIT_S = 1.5
 """A commit that has waited so long for a standby will not come soon, and neither will the next one."""
 SILENCE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
