@@ -26,7 +26,7 @@ COMMANDS = {
         "migrate",
         "Bring the schema to this release, in one transaction: migrations in order, functions and views that changed, grants.",
     ),
-    "check": ("check", "Look at everything `serve` needs: configuration, credentials, TLS, database, schema, permissions."),
+    "check": ("check", "Look at everything `serve` needs: configuration, units, credentials, TLS, database, schema, permissions."),
     "messenger": ("messenger", "Add, change and show messengers, their keys, signing secrets and endpoints."),
     "operator": ("operator", "Make, list, rotate and revoke keys of the operator API."),
     "contracts": ("contracts", "Import billing's contracts in bulk."),

@@ -23,7 +23,7 @@ from tests.conftest import DIES_WITH_US, Site, TestDatabase, cloned, psql
 from tests.servers import private_server
 from tests.store.conftest import waits
 
-DONE, FAILED, CONFIG, DATABASE_AWAY, SCHEMA = 0, 1, 3, 4, 5
+DONE, FAILED, DATABASE_AWAY, SCHEMA, CONFIG = 0, 1, 69, 76, 78
 VERSIONS = [m.version for m in migrations.migrations()]
 NAMES = [m.path.name for m in migrations.migrations()] + [file.name for file in migrations.code_files()]
 
