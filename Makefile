@@ -36,6 +36,7 @@ check-all: lint
 	$(MAKE) ARGS= crash failover scans history mutants
 	$(MAKE) ARGS="--scale 0.1" mistake
 	$(MAKE) ARGS="--seconds 30" fuzz
+	$(MAKE) ARGS="--scale 0.1" timing
 	$(MAKE) ARGS="--scale 0.01" bench
 
 ## make lint    ruff, mypy --strict, import-linter
@@ -118,6 +119,11 @@ faults: $(STAMP)
 ## make scans   what the enumeration guard finds after how much, and what wrongly: ten million honest queries, thousands of scans
 scans: $(STAMP)
 	@$(BIN)/python -m tests.presence.scans $(ARGS)
+
+.PHONY: timing
+## make timing  220,000 queries: can present and absent, or ended and unknown, be told apart by time (ARGS='1 2 --scale 0.1')
+timing: $(STAMP)
+	@$(BIN)/python -m tests.fuzz.timing $(ARGS)
 
 .PHONY: fuzz
 ## make fuzz    atheris and schemathesis against both APIs, hidden requests through HAProxy and nginx: ten minutes (ARGS='bodies --seconds 600')

@@ -23,10 +23,11 @@ PART_QUERIES = 1_000
 
 _QUOTED: Mapping[Outcome | None, str] = {None: "null", **{outcome: f'"{outcome}"' for outcome in Outcome}}
 _VERDICTS: Mapping[tuple[bool, Outcome | None], str] = {
-    (present, outcome): f'"present":{str(present).lower()},"binding":{_QUOTED[outcome]},"generation":'
+    (present, outcome): f'"present":{"true " if present else "false"},"binding":{_QUOTED[outcome]},"generation":'
     for present, outcome in product((True, False), (None, *Outcome))
 }
-"""Every answer that a query can have, as ready JSON. The rest of a reply is ids, numbers and times, which need no escaping."""
+"""Every answer that a query can have, as ready JSON, as long for present as for absent, because TLS shows lengths. The rest of a reply is
+ids, numbers and times, which need no escaping."""
 
 
 _PRESENT, _ABSENT = (f"{{{_VERDICTS[present, None]}null}}," for present in (True, False))
