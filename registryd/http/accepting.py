@@ -56,6 +56,11 @@ class Acceptor:
         self._loop.remove_reader(self._listener)
         self._listener.close()
 
+    @property
+    def is_opening(self) -> bool:
+        """Whether a connection that was accepted has not ended its handshake: its client may have sent its request already."""
+        return bool(self._opening)
+
     def _resume(self) -> None:
         self._turn = None
         self._loop.add_reader(self._listener, self._accept)

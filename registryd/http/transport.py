@@ -213,7 +213,7 @@ class Listener(Server):
             acceptor.close()
         for _ in range(int(DRAIN_S / DRAIN_LOOK_S)):
             await asyncio.sleep(DRAIN_LOOK_S)
-            if not self._connections:
+            if not self._connections and not any(acceptor.is_opening for acceptor in self._acceptors):
                 break
 
     async def close(self, timeout_s: float) -> None:

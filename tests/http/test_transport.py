@@ -620,6 +620,38 @@ def test_a_restart_under_load_loses_no_request(site: Site, messenger: TestMessen
     assert asyncio.run(journaled()) == len(answered)
 
 
+def test_a_stop_waits_for_a_handshake_that_is_under_way(tls_site: Site, tls: Tls, messenger: TestMessenger) -> None:
+    """A client sends its request with the end of its handshake, and does not know whether anybody reads it."""
+    with daemon(tls_site) as started, socket.create_connection(address(started.api), timeout=60) as sock:
+        received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = tls.context().wrap_bio(received, sent, server_hostname="127.0.0.1")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        sock.sendall(sent.read())
+        received.write(sock.recv(65536))
+        started.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: events(started, "stopping"))
+        sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):  # it is given time, and is not cut off
+            sock.recv(1)
+        sock.settimeout(60)
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                received.write(sock.recv(65536))
+        client.write(request(messenger, FOUND))
+        sock.sendall(sent.read())
+        answer = b""
+        while not answer:
+            received.write(sock.recv(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer = client.read(65536)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert started.process.wait(60) == 0
+
+
 def test_a_stop_waits_for_the_running_request(site: Site, messenger: TestMessenger) -> None:
     """One that has begun is answered; the connection then ends, and no new one is taken."""
     with daemon(site) as started, socket.create_connection(address(started.api), timeout=60) as sock:
