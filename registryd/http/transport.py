@@ -81,7 +81,7 @@ class Connection(web_protocol.RequestHandler):
         if self._messages and isinstance(self._messages[-1][0], web_protocol._ErrInfo):
             body = self._messages[-2][1] if len(self._messages) > 1 else self.payload
             if body is not None and not body.is_eof():
-                body.set_exception(web_protocol.RequestPayloadError("broken"))
+                self._break(body)
 
     def eof_received(self) -> bool:  # type: ignore[override] # what asyncio asks for: whether the transport stays open
         """The client has said all that it will (`nc -N`). TLS has no such state: there the connection ends."""
@@ -90,8 +90,12 @@ class Connection(web_protocol.RequestHandler):
         if last is None:
             return False
         if not last.is_eof():
-            last.set_exception(web_protocol.RequestPayloadError("cut off"))
+            self._break(last)
         return True
+
+    def _break(self, body: StreamReader) -> None:
+        """Ends a body with an error: a turn later, because who has just been woken for more would wait again without a look at it."""
+        self._loop.call_soon(body.set_exception, web_protocol.RequestPayloadError("broken or cut off"))
 
     async def start(self) -> None:
         """Answers the connection's requests in their order, until it ends."""

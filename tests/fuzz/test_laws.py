@@ -51,3 +51,12 @@ def test_a_connection_answers_in_whole_answers_and_ends_with_its_client(whole: b
 def test_so_does_it_however_the_request_is_cut_on_its_way(whole: bytes, piece: int) -> None:
     """What comes later than the headers and is broken is refused at once: nobody waits for the rest of it."""
     laws.connection(bytes([piece]) + whole)
+
+
+def test_who_was_woken_at_a_chunk_s_end_learns_that_the_next_one_is_broken() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for size in range(1, 256):
+        laws.connection(bytes([size]) + head + b"2f\r\n" + b" " * 47 + b"TT")
+    laws.connection(
+        b"\x03PRI /1.1\r\nHosion: Bearer\r\n" + head[29:] + b'2f\r\n{"phon /1eNumber": "+79161357924"}\r\n0\r\n\r\nGET /\n\r\nGErTT'
+    )
