@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -37,11 +38,11 @@ def posting(site: Site, operator: str, numbers: Sequence[int]) -> Iterator[Poste
     def post() -> None:
         connection = http.client.HTTPConnection(urlsplit(operator).netloc)
         headers = {**site.operator_headers, "Content-Type": "application/json"}
-        call = 0
+        run, call = secrets.token_hex(4), 0
         while not end.is_set():
             kind, at = ("suspended", "resumed")[call % 2], datetime.now(UTC).isoformat()
             events = (
-                f'{{"eventId":"{call}-{number}","type":"{kind}","phoneNumber":"+{number}","occurredAt":"{at}"}}' for number in numbers
+                f'{{"eventId":"{run}-{call}-{number}","type":"{kind}","phoneNumber":"+{number}","occurredAt":"{at}"}}' for number in numbers
             )
             connection.request("POST", "/operator/v1/contract-events", f'{{"events":[{",".join(events)}]}}', headers)
             answer = connection.getresponse()
