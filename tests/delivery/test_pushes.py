@@ -11,8 +11,8 @@ from aiohttp.web import Response
 from structlog.testing import capture_logs
 
 from registryd.delivery.timing import Timing
-from registryd.domain.identifiers import MessengerId
-from registryd.store import notifications
+from registryd.domain.lane import SETTLE_MAX
+from registryd.domain.reading import PAGE
 from tests.conftest import Site, client, daemon, eventually
 from tests.delivery.conftest import (
     FIRST_NUMBER,
@@ -185,16 +185,27 @@ def test_lanes_with_a_backlog_write_one_after_the_other_and_hold_up_no_other(sit
     asyncio.run(run())
 
 
-def test_receipts_are_written_without_the_pushes_that_brought_them_too(site: Site) -> None:
-    """As where one transaction took those pushes, and not all of their receipts."""
+def test_receipts_beyond_what_one_transaction_takes_are_written_by_the_next(site: Site) -> None:
+    """The last of them come without any push: those were few, and all in the first."""
+    all_out = asyncio.Event()
 
     async def run() -> None:
-        async with looking(site.database) as database, site.database.pool() as db:
-            messenger = await site.add_messenger()
-            await database.owe(messenger, "a", "b")
-            ids = [await database.id_of("a"), await database.id_of("b")]
-            assert await notifications.settle_receipts(db, MessengerId(messenger.messenger_id), ids, []) == 2
-            assert await database.none_pending()
+        async def together(_: Received) -> Response:
+            if len(endpoint.received) == 3:
+                all_out.set()
+            await all_out.wait()
+            return Response(status=204)
+
+        async with listening(together) as endpoint, looking(site.database) as database:
+            messenger = await site.add_messenger(endpoint=endpoint.url, batch_max=1000)
+            wanted = codes(3 * PAGE)
+            assert len(wanted) > SETTLE_MAX
+            await database.bind(messenger, *wanted)
+            await database.run("UPDATE registry.contract SET ended_at = now()")
+            async with delivering(site):
+                await eventually(database.none_pending)
+            assert Counter(endpoint.codes) == Counter(wanted)
+            assert await database.value("SELECT sum(notifications) FROM registry.delivery_attempt") == 3 * PAGE
 
     asyncio.run(run())
 
