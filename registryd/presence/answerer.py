@@ -37,8 +37,6 @@ BATCH_STATEMENTS_IN_FLIGHT = 3
 """So that the database looks up the next while this process hands out the answers of the last."""
 SINGLES_ASKED_S = 0.1
 """For how long after a single query batches run one statement at a time, to leave the processors to single queries."""
-SINGLES_SHARE = 0.5
-"""For so much of a batch statement's time none follows it, then. Single queries beside saturating batches waited a quarter less for it."""
 BATCH_GROUP_MAX = 1_000
 """A batch is asked in parts of this size. Larger parts save nothing more, and a single query would wait longer behind one."""
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -160,13 +158,9 @@ class Answerer:
         line.admit(messenger_id, asks)
         self._start_worker(line)
 
-    def _gives_way(self, line: Line) -> bool:
-        """Whether it is the line of batches, and single queries come as well."""
-        return line is self._batch and time.monotonic() - self._single.asked_at < SINGLES_ASKED_S
-
     def _room(self, line: Line) -> int:
         """How many statements may work a line now."""
-        if self._gives_way(line):
+        if line is self._batch and time.monotonic() - self._single.asked_at < SINGLES_ASKED_S:
             return 1
         if line is self._single:
             return min(line.in_flight, 1 + line.slow)
@@ -203,8 +197,6 @@ class Answerer:
                 observe.child(observe.query_seconds, line.name).observe(seconds)
                 observe.child(observe.query_groups, line.name).observe(sum(len(ask.queries) for ask in group))
                 observe.child(observe.queries_waiting, line.name).set(line.length)
-                if self._gives_way(line):
-                    await asyncio.sleep(SINGLES_SHARE * seconds)
         finally:
             line.running -= 1
 
