@@ -29,7 +29,7 @@ else
 	$(BIN)/python -m pytest -m "alone and not campaign" || test $$? -eq 5 # there may be none
 endif
 
-## make check-all  make test in its long form, then crash, failover, scans and each bench at a hundredth of its size: an hour
+## make check-all  make test in its long form, then crash, failover, scans, history, mutants, mistake, fuzz, timing and each bench at a hundredth
 check-all: lint
 	REGISTRYD_LONG=1 $(BIN)/python -m pytest $(TOGETHER) -m "not alone"
 	REGISTRYD_LONG=1 $(BIN)/python -m pytest -m alone || test $$? -eq 5

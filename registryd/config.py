@@ -14,9 +14,11 @@ import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
+
+from registryd.addresses import split_hosts
 
 DEFAULT_PATH = Path("/etc/registryd/registryd.toml")
 
@@ -208,29 +210,6 @@ def need_restart(running: File, fresh: File) -> list[str]:
     ]
 
 
-def split_hosts(dsn: str) -> list[str]:
-    """Splits a DSN that names several hosts, as libpq allows (`a:1,b:2`, or in `host=` and `port=`), into one DSN a host.
-
-    Raises: ValueError, where there are neither as many ports as hosts nor one port for all.
-    """
-    url = urlsplit(dsn)
-    user, at, named = url.netloc.rpartition("@")
-    options = dict(parse_qsl(url.query))
-    hosts = (options.pop("host", "") or named).split(",")
-    if len(hosts) == 1:
-        return [dsn]
-    ports = options.pop("port", "").split(",")
-    if len(ports) == 1:
-        ports *= len(hosts)
-    if len(ports) != len(hosts):
-        raise ValueError(f"{len(hosts)} hosts and {len(ports)} ports; give one port, or one for each host")
-    singles = []
-    for host, port in zip(hosts, ports, strict=True):
-        place = {"host": host} | ({"port": port} if port else {})
-        singles.append(url._replace(netloc=user + at, query=urlencode(options | place)).geturl())
-    return singles
-
-
 HEALTH_PORTS = {"answer": 0, "deliver": 20, "operate": 40}
 """What a role adds, with the number of the instance, to the port of `[observe] listen`: room for 19 instances of each."""
 INSTANCES_MAX = 19
@@ -241,14 +220,6 @@ def health_address(settings: Settings, role: str, instance: int) -> str:
     """Where a process answers for its health and metrics. Port 0 stays 0: each process then takes a free one."""
     host, _, port = settings.file.observe.listen.rpartition(":")
     return f"{host}:{int(port) and int(port) + HEALTH_PORTS[role] + instance}"
-
-
-def is_local(listen: str) -> bool:
-    """True where only this machine can connect: a Unix socket or a loopback address."""
-    if listen.startswith("unix:"):
-        return True
-    host = listen.rpartition(":")[0].strip("[]")
-    return ipaddress.ip_address(host).is_loopback
 
 
 def _check_listen(path: Path, text: str, section: str, listen: str) -> None:

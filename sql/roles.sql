@@ -7,8 +7,11 @@
 --   registryd_owner       owns everything, cannot log in; `registryd migrate` takes it on by SET ROLE
 --   registryd_app         the daemon: the rows it needs, the journal by INSERT only, no DELETE of what the law wants kept
 --   registryd_report      the DBA's reports: views of schema report and nothing else, bounded so that it cannot starve the daemon
---   registryd_breakglass  unmasked look-ups through one logged function: granted to persons, each with a role of his own
---   registryd_approver    approves other persons' look-ups
+--   registryd_breakglass  asks for what two persons may do (look, reinstate, withdraw) and carries it out, by logged functions: granted to persons,
+--                         each with a role of his own
+--   registryd_approver    approves other persons' requests
+
+\set ON_ERROR_STOP on
 
 DO $roles$
 DECLARE

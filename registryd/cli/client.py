@@ -63,8 +63,9 @@ async def identify(
 ) -> None:
     """Identify the users in FILE: CSV with a number and, if there is one, its code. A header is skipped.
 
-    Results are CSV too: line (of FILE), present, binding, error. Run the same command again to go on after an interruption. The API key
-    is read from $REGISTRYD_API_KEY, because a process list would show an option. Exit code 1 where lines remain, or could not be asked.
+    Results are CSV too: line (of FILE), present, binding, generation, error. Run the same command again to go on after an interruption.
+    The API key is read from $REGISTRYD_API_KEY, because a process list would show an option. Exit code 1 where lines remain, or could not
+    be asked.
     """
     api_key = os.environ.get("REGISTRYD_API_KEY", "")
     if not re.fullmatch(r"rk_[a-z2-7]{8,32}_[A-Za-z0-9_-]{20,128}", api_key, re.ASCII):

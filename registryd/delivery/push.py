@@ -108,7 +108,7 @@ class Channel:
         self._connector = aiohttp.TCPConnector(
             limit=0, limit_per_host=0, ttl_dns_cache=30, resolver=resolver, socket_factory=egress.socket_factory, ssl=tls or True
         )
-        self._connector._factory = partial(Reader, loop=loop)  # type: ignore[assignment] # a kind of its own
+        self._connector._factory = partial(_reader, loop)
 
     async def close(self) -> None:
         await self._connector.close()
@@ -170,6 +170,10 @@ class Channel:
             if reader is not None and transport is not None and not reader.should_close:
                 return connection, reader, transport
             connection.close()
+
+
+def _reader(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return Reader(loop)
 
 
 def _head(request: ClientRequest) -> bytes:

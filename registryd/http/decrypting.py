@@ -18,15 +18,25 @@ class Decrypted(asyncio.BufferedProtocol):
     _buffer = memoryview(bytearray(DECRYPTED_MAX_BYTES))
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
-        self.connection_made = protocol.connection_made  # type: ignore[method-assign] # it is the protocol's own connection
-        self.connection_lost = protocol.connection_lost  # type: ignore[method-assign]
-        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
-        self.eof_received = protocol.eof_received  # type: ignore[method-assign]
-        self._data_received = protocol.data_received
+        self._protocol = protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._protocol.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._data_received(bytes(self._buffer[:nbytes]))
+        self._protocol.data_received(bytes(self._buffer[:nbytes]))

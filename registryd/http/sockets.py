@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from registryd.config import ConfigError, Credentials, is_local
+from registryd.addresses import is_local
+from registryd.config import ConfigError, Credentials
 
 
 @dataclass

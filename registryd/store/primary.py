@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 import asyncpg
 
 from registryd import observe
-from registryd.config import split_hosts
+from registryd.addresses import split_hosts
 from registryd.store.queries import Query
 
 LOOK_S = 0.5

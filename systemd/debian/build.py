@@ -1,7 +1,7 @@
 """`make deb`: builds dist/registryd_VERSION_ARCHITECTURE.deb for Debian 12, by pip and dpkg-deb alone.
 
 The program and its locked libraries are a venv below /usr/lib/registryd/VERSION. The folder is named for the version so that a process that
-starts during an upgrade finds one release or the other, never some files of each.
+starts during an upgrade finds one release or the other, but for the moment in which dpkg renames the files; systemd then starts it again.
 """
 
 from __future__ import annotations

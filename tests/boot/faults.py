@@ -88,26 +88,26 @@ def only_its_own_connections(seen: Seen) -> str:
     return seen.told()
 
 
-def kill(trial: Trial) -> str:
+def _signal(trial: Trial, unit: str, signal: str) -> str:
+    """Sends it to the unit's process, and waits until another is ready in its place."""
     with trial.load() as seen:
-        before = trial.main_pid("answer@2")
+        before = trial.main_pid(unit)
         began = time.monotonic()
-        trial.machine.ask(f"kill -9 {before}")
-        wait_for(lambda: trial.show("answer@2", "MainPID") not in (before, "0") and trial.is_ready("answer@2"), "it is back")
+        trial.machine.ask(f"kill -{signal} {before}")
+        wait_for(lambda: trial.show(unit, "MainPID") not in (before, "0") and trial.is_ready(unit), "it is back")
         took = time.monotonic() - began
     return f"back after {took:.1f} s; {only_its_own_connections(seen)}"
+
+
+def kill(trial: Trial) -> str:
+    return _signal(trial, "answer@2", "KILL")
 
 
 def hang(trial: Trial) -> str:
     """SIGSTOP: the watchdog ends it, and its sibling goes on."""
-    with trial.load() as seen:
-        before = trial.main_pid("answer@1")
-        began = time.monotonic()
-        trial.machine.ask(f"kill -STOP {before}")
-        wait_for(lambda: trial.show("answer@1", "MainPID") not in (before, "0") and trial.is_ready("answer@1"), "it is back")
-        took = time.monotonic() - began
+    told = _signal(trial, "answer@1", "STOP")
     assert "Watchdog timeout" in trial.machine.ask("journalctl --no-pager -u registryd-answer@1 -n 200")
-    return f"back after {took:.1f} s; {only_its_own_connections(seen)}"
+    return told
 
 
 def database_away(trial: Trial) -> str:

@@ -134,7 +134,6 @@ def test_the_configuration_is_a_conffile_and_the_credentials_are_not_in_the_pack
 
 
 def test_nothing_in_the_package_tells_where_it_was_built(package: Path, extracted: Path) -> None:
-    """Two builds of one commit are the same file, whoever builds."""
     built = str(package.parent).encode()
     assert not [path for path in extracted.rglob("*") if path.is_file() and built in path.read_bytes()]
     assert "direct_url.json" not in {path.name for path in extracted.rglob("*/registryd-*/*")}

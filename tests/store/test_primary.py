@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from registryd.config import split_hosts
+from registryd.addresses import split_hosts
 from registryd.store import primary
 from registryd.store.primary import Primary, PrimaryFinder, Server
 

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from registryd.addresses import is_local, split_hosts
 from registryd.cli.checks import CheckResult
 from registryd.cli.running import Exit
-from registryd.config import ConfigError, Settings, is_local, split_hosts
+from registryd.config import ConfigError, Settings
 from registryd.delivery.egress import Egress
 from registryd.http import sockets, transport
 from registryd.roles import certificates
