@@ -33,6 +33,7 @@ GLIBC_MINORS = (34, 28, 17)
 """Wheels made for these releases of glibc 2 run on Debian 12, which has 2.36."""
 UNITS = ("registryd-*.service", "registryd-*.socket", "registryd.target")
 DOCUMENTS = {"systemd/README.md": "README.md", "sql/README.md": "database.md", "registryd/feed/README.md": "billing.md"}
+_LINK = re.compile(r"\[([^\]]+)\]\(([^)#]+)(#[^)]*)?\)")
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -92,10 +93,21 @@ def install_files(root: Path, version: str, made: int) -> None:
         write(root / f"usr/share/man/{path}.gz", compressed(text))
 
 
+def document(path: Path) -> str:
+    """A document whose links lead to the packaged documents. What is not packaged is named without a link."""
+
+    def link(found: re.Match[str]) -> str:
+        text, to, place = found.groups(default="")
+        name = DOCUMENTS.get(os.path.relpath(path.parent / to, ROOT))
+        return f"[{text}]({name}{place})" if name else text
+
+    return _LINK.sub(link, path.read_text())
+
+
 def install_documents(root: Path, version: str, made: int) -> None:
     documents = root / "usr/share/doc/registryd"
     for source, name in DOCUMENTS.items():
-        write(documents / name, (ROOT / source).read_bytes())
+        write(documents / name, document(ROOT / source).encode())
     write(documents / "copyright", (HERE / "copyright").read_bytes())
     write(documents / "changelog.gz", compressed((ROOT / "CHANGELOG.md").read_text()))
     [maintainer] = re.findall(r"(?m)^Maintainer: (.*)$", (HERE / "control").read_text())

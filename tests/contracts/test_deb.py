@@ -79,7 +79,10 @@ def test_every_command_has_a_man_page_with_all_its_options() -> None:
     for path, command in commands(main):
         if path != "registryd demo":
             [page] = [text for name, text in found.items() if re.fullmatch(rf"man\d/{path.replace(' ', '-')}\.\d", name)]
-            text = plain(found[page.split()[1]] if page.startswith(".so ") else page)
+            text = plain(page)
+            if page.startswith(".so "):  # it leads to its group's page, where it has a section
+                _, heading, below = plain(found[page.split()[1]]).partition(f'.SH "{path.upper()}"\n')
+                text = heading + below.partition("\n.SH ")[0]
             assert path.upper() in text or path.upper().replace(" ", "-") in text, path
             for option in (parameter for parameter in command.params if isinstance(parameter, click.Option)):
                 assert ", ".join(option.opts) in text, f"{path} {option.opts}"
@@ -137,6 +140,13 @@ def test_nothing_in_the_package_tells_where_it_was_built(package: Path, extracte
     built = str(package.parent).encode()
     assert not [path for path in extracted.rglob("*") if path.is_file() and built in path.read_bytes()]
     assert "direct_url.json" not in {path.name for path in extracted.rglob("*/registryd-*/*")}
+
+
+def test_the_packaged_documents_lead_to_one_another(extracted: Path) -> None:
+    documents = extracted / "usr/share/doc/registryd"
+    links = [link for path in documents.glob("*.md") for link in re.findall(r"\]\(([^)#]+)", path.read_text())]
+    assert "database.md" in links
+    assert [link for link in links if "://" not in link and not (documents / link).exists()] == []
 
 
 def test_the_packaged_program_runs_on_the_packaged_libraries(extracted: Path) -> None:
