@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from tests.fuzz import framing
-from tests.fuzz.cases import CHUNKED, GOOD, HEAD, Case, with_header, with_line
+from tests.fuzz.cases import CHUNKED, GOOD, HEAD, Case, fill, with_header, with_line
+from tests.fuzz.framing import END
 
-WHOLE = b"POST /v1/presence HTTP/1.1\r\nHost: x\r\n@AUTH\r\n@JSON\r\nContent-Length: @LEN\r\n\r\n@BODY"
-SWALLOWS = b"POST /v1/presence HTTP/1.1\r\nHost: x\r\n@AUTH\r\n@JSON\r\nContent-Length: 500\r\n\r\n{"
+SWALLOWS = HEAD + b"Content-Length: 500\r\n\r\n{"
 """The next request on the connection would be its body."""
-TAKES_KEY = b"POST /v1/presence HTTP/1.1\r\nHost: x\r\nX-Zebra: "
+TAKES_KEY = b"@LINE\r\nHost: x\r\nX-Zebra: "
 """The headers of the next request on the connection would be its own."""
-HIDDEN = {"whole": WHOLE, "a body's beginning": SWALLOWS, "a header's beginning": TAKES_KEY}
-END = b"0\r\n\r\n"
+HIDDEN = {"whole": GOOD, "a body's beginning": SWALLOWS, "a header's beginning": TAKES_KEY}
 CODINGS = (
     *(b"Transfer-Encoding: chunked", b"Transfer-Encoding : chunked", b"Transfer-Encoding:chunked", b"Transfer-Encoding: xchunked"),
     *(b"Transfer-Encoding:\tchunked", b"Transfer-Encoding: \x0bchunked", b"Transfer-Encoding: chunked\x0c", b"Transfer-Encoding: CHUNKED"),
@@ -57,7 +56,7 @@ LENGTHS = (
 
 
 def pair(name: str, headers: bytes, body: bytes, line: bytes = b"@LINE") -> Case:
-    """`@ALL` is the length of the whole body."""
+    """`headers` and `body` with the words of `filled`."""
     sent = HEAD.replace(b"@LINE", line) + headers + b"\r\n\r\n" + body
     return Case(name, sent, ())
 
@@ -68,7 +67,7 @@ def pairs() -> list[Case]:
         for coding in CODINGS:
             found.append(pair(f"a length, then {coding!r}: {what}", b"Content-Length: @ALL\r\n" + coding, END + hidden))
             found.append(
-                pair(f"{coding!r}, then a short length: {what}", coding + b"\r\nContent-Length: 4", b"@CHUNK" + hidden + b"\r\n" + END)
+                pair(f"{coding!r}, then a short length: {what}", coding + b"\r\nContent-Length: @SIZE", b"@CHUNK" + hidden + b"\r\n" + END)
             )
         found += [pair(f"{length!r}: {what}", length, hidden) for length in LENGTHS]
         found += [
@@ -95,14 +94,17 @@ def pairs() -> list[Case]:
             Case(f"CONNECT: {what}", with_line(b"CONNECT x:443 HTTP/1.1") + hidden, ()),
             Case(f"HTTP/0.9: {what}", b"GET /v1/account\r\n" + hidden, ()),
         ]
-    found += [case._replace(sent=case.sent + WHOLE) for case in framing.FOLLOWED if len(case.sent) < framing.SEED_MAX_BYTES]
+    found += [case._replace(sent=case.sent + GOOD) for case in framing.FOLLOWED if len(case.sent) < framing.SEED_MAX_BYTES]
     return [*found, Case("good ones", GOOD * 3, ())]
 
 
-def filled(case: Case) -> bytes:
-    """The case with the length of its body, and with its body's chunk where it has one, in the right places."""
-    head, end, body = case.sent.partition(b"\r\n\r\n")
-    if body.startswith(b"@CHUNK"):
-        hidden = body[len(b"@CHUNK") : -len(b"\r\n" + END)]
-        body = b"%x\r\n" % len(hidden) + hidden + b"\r\n" + END
-    return head.replace(b"@ALL", b"%d" % len(body)) + end + body
+def filled(case: Case, *, path: bytes, key: str, body: bytes) -> bytes:
+    """The case as it is sent. Its lengths are of what is sent, so they come last: `@ALL` is that of its whole body, `@SIZE` that of the
+    line with its chunk's size.
+    """
+    head, end, rest = fill(case.sent, path=path, key=key, body=body).partition(b"\r\n\r\n")
+    if rest.startswith(b"@CHUNK"):
+        hidden = rest[len(b"@CHUNK") : -len(b"\r\n" + END)]
+        size = b"%x\r\n" % len(hidden)
+        head, rest = head.replace(b"@SIZE", b"%d" % len(size)), size + hidden + b"\r\n" + END
+    return head.replace(b"@ALL", b"%d" % len(rest)) + end + rest

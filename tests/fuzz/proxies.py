@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests import programs
 from tests.conftest import DIES_WITH_US, Daemon, Site, TestDatabase, TestMessenger, daemon, make_site, prepare_database, wait_for
+from tests.delivery.conftest import free_port
 from tests.fuzz import cases, pairs
 from tests.fuzz.laws import answers
 from tests.fuzz.outcome import Outcome
@@ -83,9 +84,7 @@ class Proxy:
 def proxy(name: str, place: Path, behind: str) -> Iterator[Proxy]:
     """Raises: NotThere."""
     place.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = free.getsockname()
+    address = ("127.0.0.1", free_port())
     text = HAPROXY if name == "haproxy" else NGINX
     path = place / "conf"
     path.write_text(text.format(port=address[1], daemon=behind, place=place, buffering="off" if name.endswith("streaming") else "on"))
@@ -131,8 +130,7 @@ class Trial:
         answered, asked = self.seen()
         forwarded = self.proxy.forwarded()
         body = f'{{"phoneNumber":"+{NUMBER}"}}'.encode()
-        template = pairs.filled(case)
-        self._send(cases.fill(template, path=b"/v1/presence", key=self.attacker.api_key, body=body))
+        self._send(pairs.filled(case, path=b"/v1/presence", key=self.attacker.api_key, body=body))
         for _ in range(VICTIMS):
             if wrong := self._ask(body):
                 return wrong
