@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from tests.history.checker import Operation
@@ -11,7 +11,9 @@ from tests.history.checker import Operation
 
 class Fault(NamedTuple):
     kind: Literal["lost", "doubled", "not authentic", "wrong"]
-    """What was acknowledged and is not there; one notice under two ids; a push that its endpoint refuses; anything else."""
+    """What was acknowledged and is not there, or is called delivered and came to nobody; one notice under two ids; a push that its endpoint
+    refuses; anything else.
+    """
     what: str
 
 
@@ -35,9 +37,17 @@ class Notice(NamedTuple):
 
 
 def faults(
-    operations: Sequence[tuple[int, Operation]], rows: Sequence[Row], notices: Sequence[Notice], received: Iterable[Notice]
+    operations: Sequence[tuple[int, Operation]],
+    rows: Sequence[Row],
+    notices: Sequence[Notice],
+    received: Collection[Notice],
+    *,
+    settled: Iterable[Notice],
+    accepted: Collection[Notice],
 ) -> list[Fault]:
-    """`operations`: with their numbers. `notices`: all that is owed or was delivered. `received`: in any order, repeats included."""
+    """`operations`: with their numbers. `notices`: all that is owed or was delivered; `settled`: what of them is called delivered.
+    `received`: in any order, repeats included; `accepted`: what of it was authentic and acknowledged.
+    """
     found = []
     of_code: defaultdict[tuple[int, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -59,6 +69,8 @@ def faults(
     without = [n for n in notices if (n.messenger, n.generation, n.code) not in rows_told]
     found += [Fault("wrong", f"a notice without a binding: {n.code}") for n in without]
     found += [Fault("wrong", f"pushed what is not owed: {n.code}") for n in set(received) if n not in right]
+    arrived = set(accepted)
+    found += [Fault("lost", f"called delivered, and nobody acknowledged it: {n.code}") for n in settled if n not in arrived]
     ids: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
     for notice in received:
         ids[notice.messenger, notice.code].add(notice.notification_id)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from tests.conftest import Inbox, TestDatabase
 from tests.history.audit import Fault, Notice, Row, faults
 from tests.history.checker import Bound, Operation, State, find_anomaly
-from tests.history.load import Clients, pushed
+from tests.history.load import Clients, acknowledged, pushed
 
 ABSENT = State(False, 0, 0.0, frozenset())
 
@@ -22,8 +22,10 @@ async def judge(database: TestDatabase, clients: Clients, inboxes: dict[int, Inb
             )
         ]
         owed = await connection.fetch(
-            "SELECT notification_id::text, messenger_id, generation, identification_code, msisdn FROM registry.notification_delivered "
-            "UNION ALL SELECT notification_id::text, messenger_id, generation, identification_code, msisdn FROM registry.notification"
+            "SELECT notification_id::text, messenger_id, generation, identification_code, msisdn, true AS is_settled"
+            "  FROM registry.notification_delivered "
+            "UNION ALL SELECT notification_id::text, messenger_id, generation, identification_code, msisdn, false"
+            "  FROM registry.notification"
         )
         latest = await connection.fetch(
             "SELECT DISTINCT ON (msisdn) msisdn, generation, ended_at IS NULL AS is_live FROM registry.contract "
@@ -35,9 +37,17 @@ async def judge(database: TestDatabase, clients: Clients, inboxes: dict[int, Inb
         events = await connection.fetch("SELECT event_id FROM registry.feed_event WHERE outcome = 'applied'")
     journaled = {record["query_id"]: record["present"] for record in pages}
     happened = {record["event_id"] for record in events} | {row.code for row in rows}
-    notices = [Notice(*record[:4]) for record in (tuple(row) for row in owed)]
+    notices = [Notice(*tuple(record)[:4]) for record in owed]
     received = [notice for messenger_id, inbox in inboxes.items() for notice in pushed(messenger_id, inbox.receipts)]
-    found = faults(clients.operations, rows, notices, received + clients.pulled)
+    accepted = [notice for messenger_id, inbox in inboxes.items() for notice in pushed(messenger_id, acknowledged(inbox.receipts))]
+    found = faults(
+        clients.operations,
+        rows,
+        notices,
+        received + clients.pulled,
+        settled=[notice for notice, record in zip(notices, owed, strict=True) if record["is_settled"]],
+        accepted=accepted + clients.pulled,
+    )
     found += [Fault("lost", f"an answer without its page: {id_}") for id_, told in clients.answered.items() if journaled.get(id_) != told]
     found += [Fault("lost", f"an event that was applied: {event}") for event in clients.applied if event not in happened]
     not_authentic = [receipt for inbox in inboxes.values() for receipt in inbox.receipts if not receipt.verified]

@@ -182,6 +182,11 @@ def pushed(messenger_id: int, receipts: Sequence[Receipt]) -> list[Notice]:
     return [notice_of(messenger_id, item) for receipt in receipts if receipt.kind == "binding.terminated" for item in receipt.notifications]
 
 
+def acknowledged(receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Those that were authentic and answered 2xx."""
+    return [receipt for receipt in receipts if receipt.verified and 200 <= receipt.status < 300]
+
+
 async def operator_keys(site: Site) -> list[str]:
     """A key for each client: a key has a budget of calls a minute."""
     made = [keys.new_key("ok") for _ in range(CLIENTS)]

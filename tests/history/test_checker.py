@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.history.audit import Notice, Row, faults
+from registryd.client.receiver import Receipt
+from tests.history.audit import Fault, Notice, Row, faults
 from tests.history.checker import Bound, Notices, Operation, State, find_anomaly
+from tests.history.load import acknowledged
 
 NOTHING: Bound = frozenset()
 LIVE = State(True, 1, 0.0, NOTHING)
@@ -179,8 +181,16 @@ RIGHT_ROWS = [Row(NUMBER, 1, 1, "a", "replaced"), Row(NUMBER, 1, 1, "b", "termin
 RIGHT_NOTICES = [Notice("id-b", 1, 1, "b")]
 
 
+def judged(ops: list[tuple[int, Operation]], rows: list[Row], notices: list[Notice], pushed: list[Notice]) -> list[Fault]:
+    """Where each notice is settled and each push acknowledged."""
+    return faults(ops, rows, notices, pushed, settled=notices, accepted=pushed)
+
+
 def test_tables_that_agree_with_what_was_told_have_no_fault() -> None:
-    assert faults(RIGHT_OPS, RIGHT_ROWS, RIGHT_NOTICES, RIGHT_NOTICES * 2) == []
+    assert judged(RIGHT_OPS, RIGHT_ROWS, RIGHT_NOTICES, RIGHT_NOTICES * 2) == []
+    assert faults(RIGHT_OPS, RIGHT_ROWS, RIGHT_NOTICES, [], settled=[], accepted=[]) == [], "it is owed still"
+    pushed_again = RIGHT_NOTICES * 2
+    assert faults(RIGHT_OPS, RIGHT_ROWS, RIGHT_NOTICES, pushed_again, settled=RIGHT_NOTICES, accepted=RIGHT_NOTICES) == []
 
 
 @pytest.mark.parametrize(
@@ -195,7 +205,20 @@ def test_tables_that_agree_with_what_was_told_have_no_fault() -> None:
         pytest.param(lambda o, r, n, p: (o, r, n, [*p, Notice("id-2", 1, 1, "b")]), id="pushed again under another id"),
         pytest.param(lambda o, r, n, p: (o, r, n, [p[0]._replace(generation=2)]), id="pushed with another generation"),
         pytest.param(lambda o, r, n, p: (o, r, n, [p[0]._replace(messenger=2)]), id="pushed to another messenger"),
+        pytest.param(lambda o, r, n, p: (o, r, n, []), id="settled and never pushed"),
     ],
 )
 def test_a_fault_planted_in_the_tables_is_found(change: Callable[..., tuple[list, list, list, list]]) -> None:  # type: ignore[type-arg]
-    assert faults(*change(RIGHT_OPS, RIGHT_ROWS, RIGHT_NOTICES, RIGHT_NOTICES)) != []
+    assert judged(*change(RIGHT_OPS, RIGHT_ROWS, RIGHT_NOTICES, RIGHT_NOTICES)) != []
+
+
+def test_a_push_that_was_not_acknowledged_settles_nothing() -> None:
+    receipts = [receipt(True, 503), receipt(True, 0), receipt(False, 401), receipt(False, 204)]
+    assert acknowledged(receipts) == []
+    assert acknowledged([*receipts, receipt(True, 204)]) == [receipt(True, 204)]
+    [fault] = faults(RIGHT_OPS, RIGHT_ROWS, RIGHT_NOTICES, RIGHT_NOTICES, settled=RIGHT_NOTICES, accepted=[])
+    assert fault.kind == "lost"
+
+
+def receipt(verified: bool, status: int) -> Receipt:
+    return Receipt("id", verified, "" if verified else "unsigned", {}, status)
