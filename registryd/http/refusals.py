@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from registryd.domain.identifiers import MessengerId
+from registryd.store import commits
 from registryd.store import refusals as store
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
@@ -39,7 +40,7 @@ class Refusals:
         """Adds what was counted since the last time. Raises: Unavailable; nothing is then lost or added twice."""
         if self._unsure is not None:
             transaction_id, lost = self._unsure
-            if not await store.was_committed(self._db, transaction_id):
+            if not await commits.was_committed(self._db, transaction_id):
                 self._counts += lost
             self._unsure = None
         sent, self._counts = self._counts, Counter()
@@ -47,7 +48,7 @@ class Refusals:
             return
         try:
             async with self._db.transaction() as connection:
-                transaction_id = await store.transaction_id(connection)
+                transaction_id = await commits.transaction_id(connection)
                 self._unsure = transaction_id, sent
                 now = self._clock()
                 await store.add(connection, [Refused(who, why, max(now - slot * SLOT_S, 0), n) for (who, why, slot), n in sent.items()])

@@ -24,6 +24,7 @@ from registryd.domain.errors import QuotaExceeded, Throttled
 from registryd.domain.identifiers import MessengerId
 from registryd.presence.bucket import TokenBucket
 from registryd.store import guard
+from registryd.store.commits import was_committed
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 
@@ -150,7 +151,7 @@ class QuotaGuard:
         """Shares this process's counts and signs; learns the sums, the alarms and the measures. Raises: Unavailable; nothing is lost."""
         if self._in_doubt is not None:
             transaction, counts = self._in_doubt
-            if await guard.was_committed(self._db, transaction):
+            if await was_committed(self._db, transaction):
                 for key, (used, absent) in counts.items():
                     self._add(key, -used, -absent)
             self._in_doubt = None

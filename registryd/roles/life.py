@@ -27,6 +27,7 @@ from registryd.keep import timer
 from registryd.keep.timer import Job
 from registryd.roles import certificates
 from registryd.store import failures, migrations, pool
+from registryd.store.commits import transaction_id
 from registryd.store.outage import Outage
 from registryd.store.pool import Database, fetch
 
@@ -268,7 +269,7 @@ async def _check(db: Database) -> None:
     async with db.connection() as connection:
         if not (await fetch(connection, migrations.IS_WRITABLE))[0].writable:
             raise failures.TakesNoWrites
-        await fetch(connection, migrations.TAKE_TRANSACTION_ID)
+        await transaction_id(connection)
         await migrations.check(connection)
 
 

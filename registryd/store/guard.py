@@ -9,6 +9,7 @@ from typing import NamedTuple
 from registryd.domain.enumeration import Sign
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
+from registryd.store.commits import transaction_id
 from registryd.store.pool import Database, fetch, first
 from registryd.store.queries import Nothing, Query
 
@@ -55,14 +56,6 @@ class AlarmKind(NamedTuple):
     kind: str
 
 
-class Transaction(NamedTuple):
-    id: str
-
-
-class TransactionStatus(NamedTuple):
-    status: str | None
-
-
 class CommitInDoubt(Unavailable):
     """The registry cannot answer now: whether the exchange was committed is not known yet."""
 
@@ -85,8 +78,6 @@ READ_USAGE = Query("guard", "read_usage", UsageRow, date)
 RAISE_ALARMS = Query("guard", "raise_alarms", Raised, list[int], list[str])
 READ_THROTTLED = Query("guard", "read_throttled", ThrottledRow)
 READ_MEASURES = Query("guard", "read_measures", Measures)
-CURRENT_TRANSACTION = Query("guard", "current_transaction", Transaction)
-TRANSACTION_STATUS = Query("guard", "transaction_status", TransactionStatus, str)
 FIND_ALARMS = Query("guard", "find_alarms", Alarm, int)
 CLEAR_ALARMS = Query("guard", "clear_alarms", AlarmKind, int)
 
@@ -108,20 +99,12 @@ async def exchange(
             if measures is None:
                 raise AssertionError("no policy is in force: registry.policy has no row that has begun")
             shared = Shared(await fetch(connection, READ_USAGE, day), raised, await fetch(connection, READ_THROTTLED), measures)
-            written = await first(connection, CURRENT_TRANSACTION) if usage else None
+            written = await transaction_id(connection) if usage else None
     except Unavailable as error:
         if written is not None:
-            raise CommitInDoubt(written.id) from error
+            raise CommitInDoubt(written) from error
         raise
     return shared
-
-
-async def was_committed(db: Database, transaction: str) -> bool:
-    """Raises: Unavailable, also while that is not decided."""
-    (row,) = await db.fetch(TRANSACTION_STATUS, transaction)
-    if row.status == "in progress":
-        raise Unavailable
-    return row.status == "committed"
 
 
 async def find_alarms(db: Database, messenger_id: MessengerId) -> list[Alarm]:

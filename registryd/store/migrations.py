@@ -63,14 +63,9 @@ class Writable(NamedTuple):
     writable: bool
 
 
-class Taken(NamedTuple):
-    taken: str
-
-
 APPLIED_MIGRATIONS = Query("schema", "applied_migrations", Applied)
 APPLIED_CODE = Query("schema", "applied_code", AppliedCode)
 IS_WRITABLE = Query("schema", "is_writable", Writable)
-TAKE_TRANSACTION_ID = Query("schema", "take_transaction_id", Taken)
 TRY_WRITE = Query("schema", "try_write", Nothing)
 WHO_HOLDS = Query("schema", "who_holds", Description)
 

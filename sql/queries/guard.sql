@@ -58,11 +58,3 @@ SELECT a.kind, a.raised_at, a.ends_at, a.signs
 UPDATE registry.enumeration_alarm AS a SET cleared_at = now()
  WHERE a.messenger_id = $1 AND a.cleared_at IS NULL AND a.ends_at > now()
 RETURNING a.kind;
-
--- name: current_transaction
--- Why: where the answer to its commit is lost, its id tells whether it was committed.
-SELECT pg_current_xact_id()::text AS id;
-
--- name: transaction_status
--- Why: usage whose commit is in doubt is neither lost nor added twice. NULL where this server has not come to the id, or has forgotten it.
-SELECT CASE WHEN $1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot()) THEN pg_xact_status($1::text::xid8) END AS status;

@@ -7,7 +7,3 @@ SELECT ((now() - n.seconds_ago * interval '1 second') AT TIME ZONE 'UTC')::date 
   FROM unnest($1::integer[], $2::text[], $3::float8[], $4::bigint[]) AS n(messenger_id, reason, seconds_ago, refusals)
  GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
     ON CONFLICT (day, messenger_id, reason) DO UPDATE SET refusals = r.refusals + excluded.refusals;
-
--- name: was_committed
--- Why: where the answer to a commit was lost, its counts would be added twice or never. Another server may not know the id: then it was not.
-SELECT coalesce($1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot()) AND pg_xact_status($1::text::xid8) = 'committed', false) AS committed;

@@ -11,8 +11,14 @@ SELECT c.name, c.checksum FROM registry.schema_code AS c;
 SELECT NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off' AS writable;
 
 -- name: take_transaction_id
--- Why: a server that has no transaction ids left answers every statement that reads. This takes one, and writes nothing else.
+-- Why: a server that has no transaction ids left answers every statement that reads. This takes one, and writes nothing else. Where the
+-- answer to a commit is lost, the id tells whether it was committed.
 SELECT pg_current_xact_id()::text AS taken;
+
+-- name: read_transaction_status
+-- Why: what a commit in doubt wrote is neither lost nor written twice. Our own id is above every one that this server has given out, also that
+-- of an open transaction. NULL: this server has not come to the id, or has forgotten it.
+SELECT CASE WHEN $1::text::xid8 < pg_current_xact_id() THEN pg_xact_status($1::text::xid8) END AS status;
 
 -- name: try_write
 -- Why: after a write that failed of the disk, the process is ready again once there is room. A new table takes it from the disk, where a

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,9 +10,10 @@ import pytest
 from registryd.domain.errors import Unavailable
 from registryd.http.refusals import Refusals
 from registryd.store.messengers import Messenger, read_directory
-from registryd.store.pool import Connection, Database
+from registryd.store.pool import Database
 from tests.conftest import Site, wait_for
 from tests.http.conftest import Service, ask
+from tests.lost_answers import cut_at_commit
 
 
 def test_what_was_refused_is_reported_by_day_messenger_and_reason(service: Service) -> None:
@@ -31,46 +30,23 @@ def test_what_was_refused_is_reported_by_day_messenger_and_reason(service: Servi
     wait_for(reported)
 
 
-class LostAnswer(Database):
-    """Commits, or undoes, and then loses the connection before the answer came."""
-
-    lost: str | None = None
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        if self.lost is None:
-            async with super().transaction() as connection:
-                yield connection
-            return
-        try:
-            async with super().transaction() as connection:
-                yield connection
-                if self.lost == "undone":
-                    raise ConnectionError
-        except ConnectionError:
-            pass
-        raise Unavailable
-
-
-@pytest.mark.parametrize("lost", ["committed", "undone"])
-def test_a_commit_whose_answer_is_lost_counts_once(site: Site, lost: str) -> None:
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_commit_whose_answer_is_lost_counts_once(site: Site, is_committed: bool) -> None:
     async def story() -> None:
         await site.add_messenger()
-        db = LostAnswer(site.database.dsn("registryd_app"), size=2, connect_timeout_s=5, command_timeout_s=30)
-        async with db:
+        async with cut_at_commit(site.database, is_committed) as (db, cut):
             alpha = await the_messenger(db)
             refusals = Refusals(db)
             for _ in range(5):
                 refusals.count(alpha, "queue")
-            db.lost = lost
+            cut.is_armed = True
             with pytest.raises(Unavailable):
                 await refusals.flush()
-            db.lost = None
             refusals.count(alpha, "queue")
             await refusals.flush()
             await refusals.flush()
-            async with site.database.connect() as dba:
-                assert await dba.fetchval("SELECT sum(refusals) FROM report.refusal_daily") == 6
+        async with site.database.connect() as dba:
+            assert await dba.fetchval("SELECT sum(refusals) FROM report.refusal_daily") == 6
 
     asyncio.run(story())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
-from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -14,6 +13,7 @@ from registryd.presence.quota import QuotaGuard
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 from tests.conftest import Site
+from tests.lost_answers import cut_at_commit
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
@@ -168,12 +168,7 @@ def test_usage_whose_commit_is_in_doubt_is_neither_lost_nor_counted_twice(site: 
 
     async def run() -> None:
         messenger_id = await add_messenger(site)
-        place = dict(parse_qsl(urlsplit(site.database.dsn()).query))
-        cut = CutAtCommit(f"{place['host']}/.s.PGSQL.{place['port']}", is_committed)
-        server = await asyncio.start_server(cut.serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        dsn = f"postgresql://registryd_app@127.0.0.1:{port}/{site.database.name}"
-        async with Database(dsn, size=1, connect_timeout_s=3, command_timeout_s=10) as db:
+        async with cut_at_commit(site.database, is_committed) as (db, cut):
             guard = QuotaGuard(db, Clock())
             answered(guard, messenger_id, 3, absent=1)
             await guard.exchange()
@@ -184,44 +179,6 @@ def test_usage_whose_commit_is_in_doubt_is_neither_lost_nor_counted_twice(site: 
             answered(guard, messenger_id, 1)
             await guard.exchange()
             assert guard.usage(messenger_id) == (NOON.date(), 6, 1)
-        server.close()
-        await asyncio.gather(*cut.tasks, return_exceptions=True)
         assert await recorded(site) == {(messenger_id, NOON.date()): (6, 1)}
 
     asyncio.run(run())
-
-
-class CutAtCommit:
-    """Hands bytes on to the server and back. Where it is armed, it cuts the connection once at a COMMIT."""
-
-    def __init__(self, path: str, is_committed: bool) -> None:
-        self._path = path
-        self._is_committed = is_committed
-        self.is_armed = False
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.add(task)
-        answers, questions = await asyncio.open_unix_connection(self._path)
-        back = asyncio.create_task(_copy(answers, writer))
-        while part := await reader.read(65_536):
-            if self.is_armed and b"COMMIT" in part:
-                self.is_armed = False
-                back.cancel()
-                await asyncio.gather(back, return_exceptions=True)
-                if self._is_committed:
-                    questions.write(part)
-                    await answers.read(65_536)
-                break
-            questions.write(part)
-        for end in (questions, writer):
-            end.close()
-        back.cancel()
-        await asyncio.gather(back, return_exceptions=True)
-
-
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    while part := await source.read(65_536):
-        target.write(part)
