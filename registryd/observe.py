@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -17,6 +18,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from registryd.loglines import LogWriter, Repeats, for_journal, goes_to_journal
 
+PACKAGE = f"{Path(__file__).parent}/"
 METRICS = CollectorRegistry()
 ProcessCollector(registry=METRICS)
 
@@ -192,8 +194,8 @@ def place(error: BaseException) -> str:
     found, trace = "", error.__traceback__
     while trace is not None:
         path = trace.tb_frame.f_code.co_filename
-        if (start := path.rfind("registryd/")) >= 0:
-            found = f"{path[start:]}:{trace.tb_lineno}"
+        if path.startswith(PACKAGE):
+            found = f"registryd/{path.removeprefix(PACKAGE)}:{trace.tb_lineno}"
         trace = trace.tb_next
     return found
 

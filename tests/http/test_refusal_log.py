@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from registryd import observe
 from registryd.loglines import SUMMARY_S, Repeats
 from tests.conftest import TestMessenger, wait_for
 from tests.http.conftest import Service, ask
@@ -99,6 +100,15 @@ def test_a_refusal_of_a_known_caller_names_it(service: Service) -> None:
     told = wait_for(lambda: [line for line in lines(service, "invalid") if line.get("caller") == messenger.name])
     assert (answer.status, told[0]["key_id"]) == (400, messenger.api_key.split("_")[1])
     assert told[0]["correlator"] == answer.headers["x-correlator"], "one of ours, where the client sent none"
+
+
+def test_the_place_of_a_fault_within_a_library_is_ours_though_the_library_lies_below_a_directory_of_our_name() -> None:
+    library: dict[str, Any] = {}
+    path = "/usr/lib/registryd/1.0/lib/python3.11/site-packages/asyncpg/pool.py"
+    exec(compile("def fail(*_, **__): raise KeyError", path, "exec"), library)
+    with pytest.raises(KeyError) as fault:
+        Repeats(library["fail"]).tell("event", "error", kind="", facts={})
+    assert observe.place(fault.value).startswith("registryd/loglines.py:")
 
 
 def test_a_fault_of_ours_is_told_with_its_place_and_whom_it_met(service: Service) -> None:
