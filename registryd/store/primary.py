@@ -57,21 +57,31 @@ DESCRIBE_SERVER = Query("schema", "describe_server", Server)
 class PrimaryFinder:
     """`primary` is the primary, None until it is found. Use: `async with PrimaryFinder(...)`.
 
-    `left` is called when connections that were opened before are of no use: the primary has moved, or it is stuck.
+    `left` is called when connections that were opened before are of no use: the primary has moved, or it is stuck. `clock()`: a monotonic
+    one, in seconds.
     """
 
-    def __init__(self, dsn: str, password: str | None, name: str, left: Callable[[], None], connect_timeout_s: float = 3.0) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        password: str | None,
+        name: str,
+        left: Callable[[], None],
+        connect_timeout_s: float = 3.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.primary: Primary | None = None
         self.stuck = ""
         """In what way the primary is stuck, so that nothing should be asked of it; empty while it is not."""
         self.left_behind = ""
         """Which host takes writes and is not followed, while the primary is gone; empty where there is none."""
         self.heard_at = 0.0
-        """When anything of the primary was last heard, by time.monotonic(). The pool sets it, too."""
+        """When anything of the primary was last heard, by the clock. The pool sets it, too."""
         self._password = password
         self._name = name
         self._left = left
         self._connect_timeout_s = connect_timeout_s
+        self._clock = clock
         self._seen: dict[str, Server | None] = dict.fromkeys(split_hosts(dsn))
         self._waiting: dict[str, float] = {}
         """The commits that wait for a standby, and since when they were seen to."""
@@ -95,7 +105,7 @@ class PrimaryFinder:
         settings = {"application_name": f"{self._name} watch"}
         try:
             while True:
-                began = time.monotonic()
+                began = self._clock()
                 try:
                     if connection is None or statement is None:
                         async with asyncio.timeout(self._connect_timeout_s):
@@ -132,7 +142,7 @@ class PrimaryFinder:
 
     def _judge_stuck(self, server: Server | None, hangs: bool) -> None:
         """Cuts all connections once the primary is stuck: what is asked over them would wait for as long as a statement may take."""
-        now = time.monotonic()
+        now = self._clock()
         if server is not None:
             self.heard_at = now
             self._waiting = {commit: self._waiting.get(commit, now) for commit in server.waiting}
@@ -151,7 +161,9 @@ class PrimaryFinder:
         """Says which host would be the primary, had there been none on a higher timeline."""
         left_behind = ""
         for dsn, server in self._seen.items():
-            if server is not None and server.takes_writes and server.timeline < known.timeline and not self._is_there(known):
+            if server is None or not server.takes_writes or server.system_id != known.system_id:
+                continue
+            if server.timeline < known.timeline and not self._is_there(known):
                 left_behind = f"{_host(dsn)} takes writes on timeline {server.timeline}, but is left behind: there was timeline"
                 left_behind += f" {known.timeline}. Restart this process if the cluster went back on purpose"
         if left_behind and not self.left_behind:
