@@ -92,6 +92,9 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.run.refused = self.run.refused or "a connection was closed"
+
     def ask(self, since: float) -> None:
         self.since = since
         self.transport.write(random.choice(self.run.requests))
@@ -122,7 +125,7 @@ class _Run:
         self.free: deque[_Client] = deque()
         self.due: deque[float] = deque()
         self.refused = ""
-        """The first line of an answer that was none."""
+        """The first line of an answer that was none, or that a connection ended before the load did: it takes with it what was asked."""
 
     def answered(self, client: _Client) -> None:
         now = time.perf_counter()

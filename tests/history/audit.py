@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from tests.history.checker import Operation
 
+Kind = Literal["lost", "doubled", "not authentic", "wrong"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
 
 class Fault(NamedTuple):
-    kind: Literal["lost", "doubled", "not authentic", "wrong"]
+    kind: Kind
     """What was acknowledged and is not there, or is called delivered and came to nobody; one notice under two ids; a push that its endpoint
     refuses; anything else.
     """

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import linear_regression
 from typing import NamedTuple
@@ -20,6 +21,8 @@ SETTLING = 0.3
 """The part of the time in which a process may still take what it needs: caches, pools, code that runs for the first time."""
 DESCRIPTORS_MORE = 16
 """How many more there may be at the end than after settling: connections come and go."""
+ENDED = (FileNotFoundError, ProcessLookupError, StopIteration, ValueError)
+"""What looking at a process says that ended between its listing and now: no file, no such process, no line of memory, no command line."""
 DEAD_FEW = 5_000
 """Fewer dead rows than that autovacuum leaves lying in a table that changes."""
 
@@ -52,9 +55,8 @@ class Watch:
         async with self._database.connect() as connection:
             while True:
                 at = (time.monotonic() - self._began) / 60
-                for name, pid in {"supervisor": self._served.process.pid, **self._served.pids}.items():
-                    self.rss[name].append(Sample(at, rss_mib(pid)))
-                    self.descriptors[name].append(Sample(at, len(list(Path(f"/proc/{pid}/fd").iterdir()))))
+                for name, pid in {"supervisor": self._served.process.pid, **self._pids()}.items():
+                    self._look(name, pid, at)
                 rows = await connection.fetch(
                     "SELECT schemaname || '.' || relname, n_dead_tup FROM pg_stat_user_tables WHERE n_dead_tup > 0"
                 )
@@ -63,6 +65,18 @@ class Watch:
                 sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
                 self.sessions.append(Sample(at, await connection.fetchval(sessions)))
                 await asyncio.sleep(LOOK_S)
+
+    def _pids(self) -> dict[str, int]:
+        with suppress(*ENDED):
+            return self._served.pids
+        return {}
+
+    def _look(self, name: str, pid: int, at: float) -> None:
+        """A process that has just ended has no sample; that it ended is told elsewhere."""
+        with suppress(*ENDED):
+            memory, descriptors = rss_mib(pid), len(list(Path(f"/proc/{pid}/fd").iterdir()))
+            self.rss[name].append(Sample(at, memory))
+            self.descriptors[name].append(Sample(at, descriptors))
 
     def verdicts(self) -> list[Verdict]:
         found = []
