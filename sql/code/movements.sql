@@ -122,8 +122,6 @@ BEGIN
     INSERT INTO registry.notification_movement (messenger_id, day, due, pending, held)
     SELECT f.messenger_id, f.day, f.due, sum(f.pending), sum(f.held) FROM folded AS f GROUP BY 1, 2, 3 HAVING sum(f.pending) <> 0 OR sum(f.held) <> 0;
 
-    PERFORM registry.fold_ends();
-
     -- Years of days gather here, so only days that have something to fold are taken.
     WITH folded AS (
         DELETE FROM registry.contract_movement AS m

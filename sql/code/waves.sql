@@ -27,8 +27,14 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('registry.fold_movements', 0)) THEN
         RETURN false;
     END IF;
-    -- A minute's ends stand at its last moment, so that they count for no less than an hour.
-    WITH folded AS (DELETE FROM registry.ends_recorded RETURNING *)
+    -- Only minutes that have something to fold are taken, because this runs every few seconds. A minute's ends stand at its last moment, so
+    -- that they count for no less than an hour.
+    WITH folded AS (
+        DELETE FROM registry.ends_recorded AS e
+         WHERE e.recorded_at <= now() - interval '1 hour'
+            OR date_trunc('minute', e.recorded_at) IN (
+               SELECT date_trunc('minute', m.recorded_at) FROM registry.ends_recorded AS m GROUP BY 1 HAVING count(*) > 1)
+        RETURNING *)
     INSERT INTO registry.ends_recorded (recorded_at, ends)
     SELECT max(f.recorded_at), sum(f.ends) FROM folded AS f WHERE f.recorded_at > now() - interval '1 hour' GROUP BY date_trunc('minute', f.recorded_at);
     RETURN true;

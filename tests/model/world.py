@@ -228,7 +228,7 @@ class World:
             await (feed.declare_complete if is_complete else feed.declare_incomplete)(connection, REASON)
 
     async def fold(self) -> None:
-        await self._dba.execute("SELECT registry.fold_movements()")
+        await self._dba.execute("SELECT registry.fold_movements(), registry.fold_ends()")
 
     # Deliveries
 

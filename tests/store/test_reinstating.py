@@ -361,7 +361,7 @@ def test_undone_ends_no_longer_fill_the_bound_of_the_hour(persons: Persons) -> N
             await bound_ends(connection, 5)
             for number in range(3):
                 await end(connection, FIRST + number)
-            await connection.execute("SELECT registry.fold_movements()")
+            await connection.execute("SELECT registry.fold_ends()")
             await end(connection, FIRST + 3)
             await bind(connection, messenger, 7, FIRST + 5)
             await end(connection, *range(FIRST + 5, FIRST + 12))  # more than the bound, so they are held and never counted

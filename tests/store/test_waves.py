@@ -60,15 +60,32 @@ def test_the_hour_is_the_time_of_recording_and_folding_changes_nothing(database:
             await bounded(connection)
             for number in range(3):
                 await end(connection, [number])
-            await connection.execute("SELECT registry.fold_movements()")
+            await connection.execute("SELECT registry.fold_ends()")
             assert await connection.fetchval("SELECT registry.ends_left()") == 0
             await end(connection, [3])
             await connection.execute("UPDATE registry.ends_recorded SET recorded_at = now() - interval '61 minutes'")
             assert await connection.fetchval("SELECT registry.ends_left()") == BOUND
             await end(connection, [4, 5])
-            await connection.execute("SELECT registry.fold_movements()")
+            await connection.execute("SELECT registry.fold_ends()")
             assert await counts(connection) == (5, 1)
             assert await connection.fetchval("SELECT sum(ends) FROM registry.ends_recorded") == 2
+
+    asyncio.run(run())
+
+
+def test_ends_that_are_folded_are_not_written_again(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.connect() as connection:
+            await connection.execute(
+                "INSERT INTO registry.ends_recorded (recorded_at, ends) "
+                "SELECT now() - n / 2 * interval '1 minute', 1 FROM generate_series(0, 19) AS n"
+            )
+            await connection.execute("SELECT registry.fold_ends()")
+            rows = "SELECT xmin::text, ctid::text, ends FROM registry.ends_recorded ORDER BY recorded_at"
+            folded = await connection.fetch(rows)
+            assert [row["ends"] for row in folded] == [2] * 10
+            await connection.execute("SELECT registry.fold_ends()")
+            assert await connection.fetch(rows) == folded
 
     asyncio.run(run())
 
