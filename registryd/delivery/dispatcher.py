@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from registryd import observe
 from registryd.delivery.lane import Lane
 from registryd.delivery.push import Pusher
+from registryd.delivery.settling import Turns
 from registryd.delivery.timing import TIMING, Timing
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
@@ -56,7 +57,7 @@ class Dispatcher:
         self._lanes: dict[asyncio.Task[None], Lane] = {}
         self._paces: dict[MessengerId, Pace] = {}
         self._throughput = Throughput()
-        self._settling = asyncio.Lock()
+        self._turns = Turns()
         self._echo_read = -ECHO_S
         self._resting: set[MessengerId] = set()
         self._to_look_back: set[MessengerId] = set()
@@ -169,7 +170,7 @@ class Dispatcher:
 
     def _start(self, lease: Lease) -> None:
         pace = self._paces.setdefault(lease.messenger_id, Pace(self._concurrency))
-        lane = Lane(self._db, self._pusher, lease, pace, self._throughput, self._settling, self._clock, self._jitter, self._timing)
+        lane = Lane(self._db, self._pusher, lease, pace, self._throughput, self._turns, self._clock, self._jitter, self._timing)
         if self._stopped.is_set():
             lane.stop()
         task = asyncio.create_task(lane.run(), name=f"lane {lease.name}")

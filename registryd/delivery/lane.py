@@ -16,12 +16,13 @@ from contextlib import suppress
 from datetime import timedelta
 
 from registryd import observe
-from registryd.delivery.push import TOTAL_TIMEOUT_S, Pusher
+from registryd.delivery.push import PUSH_MAX_S, Pusher
+from registryd.delivery.settling import Turns, write
 from registryd.delivery.signing import Signer
 from registryd.delivery.timing import LEASE_MARGIN_S, Timing
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.lane import SETTLE_MAX, LaneState, Lease, Settlement
+from registryd.domain.lane import SETTLE_MAX, LaneState, Lease
 from registryd.domain.notification import Acknowledged, Failed, Outcome
 from registryd.domain.pace import Pace, Throughput
 from registryd.domain.push_queue import Batch
@@ -40,11 +41,7 @@ LINGER_MAX_S = 0.5
 
 
 class Lane:
-    """Works one lease. `clock()` gives a steady clock's seconds, `jitter()` 0 to 1; `stop()` ends it after what is in flight.
-
-    `settling` is shared by the process's lanes: those with a backlog write one after the other, because their commits are large, and the
-    commits of queries wait for them. Receipts gather meanwhile.
-    """
+    """Works one lease. `clock()` gives a steady clock's seconds, `jitter()` 0 to 1; `stop()` ends it after what is in flight."""
 
     def __init__(
         self,
@@ -53,7 +50,7 @@ class Lane:
         lease: Lease,
         pace: Pace,
         throughput: Throughput,
-        settling: asyncio.Lock,
+        turns: Turns,
         clock: Callable[[], float],
         jitter: Callable[[], float],
         timing: Timing,
@@ -63,7 +60,7 @@ class Lane:
         self._channel = pusher.channel(lease.name, lease.endpoint_url)
         self._lease = lease
         self._throughput = throughput
-        self._settling = settling
+        self._turns = turns
         self._clock = clock
         self._jitter = jitter
         self._timing = timing
@@ -141,12 +138,13 @@ class Lane:
             settled = await self._settle()
             with suppress(Unavailable):
                 await self._keep_lease()
-        while not (settled := await self._settle()) or self._state.unwritten:
-            if settled:
-                continue
-            if self._stop_by is not None and self._clock() > self._stop_by:
-                raise Unavailable
-            await asyncio.sleep(SETTLE_RETRY_S)
+        settled = False
+        while not settled or self._state.unwritten:
+            settled = await self._settle()
+            if not settled:
+                if self._stop_by is not None and self._clock() > self._stop_by:
+                    raise Unavailable
+                await asyncio.sleep(SETTLE_RETRY_S)
 
     async def _wait(self, *, settled: bool) -> None:
         """Waits until a push has ended, and a little longer while others run; or until the pace allows the next push. Not at all where
@@ -163,7 +161,7 @@ class Lane:
 
     def _may_push(self) -> bool:
         now = self._clock()
-        lease_safe_until = self._renewed + LEASE.total_seconds() - TOTAL_TIMEOUT_S - LEASE_MARGIN_S
+        lease_safe_until = self._renewed + LEASE.total_seconds() - PUSH_MAX_S - LEASE_MARGIN_S
         is_open = self._state.gate is None and not self._state.closed and not self._ending
         return self._held and is_open and self._stop_by is None and now < min(self._turn_ends, lease_safe_until)
 
@@ -235,7 +233,7 @@ class Lane:
         kept for the next call."""
         if not self._state.is_bulky:
             return await self._settle_next()
-        async with self._settling:
+        async with self._turns.turn():
             return await self._settle_next()
 
     async def _settle_next(self) -> bool:
@@ -243,7 +241,7 @@ class Lane:
         if settlement is None:
             return True
         try:
-            settled = await self._write(settlement)
+            settled = await write(self._db, self._lease, settlement, self._clock)
         except Unavailable:
             self._state.unsettle(settlement)
             return False
@@ -263,21 +261,6 @@ class Lane:
             error, failures = settlement.gate.error, self._state.failures + 1
             observe.event("lane_gated", "warning", messenger=self._lease.name, error=error, failures=failures)
         return True
-
-    async def _write(self, settlement: Settlement) -> int:
-        delivered, deferred, attempts, gate, reopens = settlement
-        lease = self._lease
-        if not (deferred or gate or reopens):
-            return await notifications.settle_receipts(self._db, lease.messenger_id, delivered, attempts)
-        async with self._db.transaction() as connection:
-            now_s = self._clock()  # one for all, so that what is deferred to the gate's end is due then
-            waits = [(d.notification_id, _wait(now_s, d.due_s), d.error) for d in deferred]
-            settled = await notifications.settle_push(connection, lease.messenger_id, lease.token, delivered, waits, attempts)
-            if reopens:
-                await lanes.reopen(connection, lease)
-            if gate is not None:
-                await lanes.gate(connection, lease, _wait(now_s, gate.until_s), gate.error)
-        return settled
 
     async def _keep_lease(self) -> None:
         now = self._clock()
@@ -299,7 +282,3 @@ class Lane:
             cannot = "decrypted" if isinstance(error, WrongSecretsKey) else "used"
             self._state.close(f"signing secrets cannot be {cannot}", self._clock() + wait.total_seconds())
         self._signer_read = self._clock()
-
-
-def _wait(now_s: float, until_s: float) -> timedelta:
-    return timedelta(seconds=max(0.0, until_s - now_s))

@@ -39,6 +39,7 @@ TOTAL_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 2.0
 """For the rest of the answer, on top."""
+PUSH_MAX_S = TOTAL_TIMEOUT_S + ANSWER_TIMEOUT_S
 ANSWER_MAX_BYTES = 4096
 CONTENT_REFUSED = (400, 413, 422)
 INFORMATIONAL = frozenset(range(100, 200)) - {101}
@@ -163,13 +164,15 @@ class Channel:
             raise
 
     async def _connect(self) -> tuple[Connection, ResponseHandler, asyncio.Transport]:
-        """A kept connection, or a new one. A kept one on which something came unasked is of no use: that would be taken for the answer."""
+        """A kept connection, or a new one. One on which something came unasked is of no use: that would be taken for the answer."""
         while True:
             connection = await self._connector.connect(self._request, [], _CONNECTING)
             reader, transport = connection.protocol, connection.transport
             if reader is not None and transport is not None and not reader.should_close:
                 return connection, reader, transport
             connection.close()
+            if isinstance(reader, Reader) and not reader.was_asked:
+                raise aiohttp.ClientConnectionError  # the endpoint speaks first or hangs up, and would on the next connection
 
 
 def _reader(loop: asyncio.AbstractEventLoop) -> ResponseHandler:

@@ -31,7 +31,11 @@ class BrokenAnswer(aiohttp.ClientError):
 class Reader(ResponseHandler):
     """The protocol of one connection: aiohttp's, which also keeps the beginning of each answer."""
 
+    was_asked = False
+    _beginning = b""  # an endpoint may speak before it is asked
+
     def set_response_params(self, **options: Any) -> None:
+        self.was_asked = True
         self._beginning = b""
         super().set_response_params(**options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from registryd.delivery.push import TOTAL_TIMEOUT_S
+from registryd.delivery.push import PUSH_MAX_S
 from registryd.store.lanes import LEASE
 
 LEASE_MARGIN_S = 5.0
@@ -28,8 +28,9 @@ class Timing:
     """When a stopped dispatcher gives up on its lanes."""
 
     def __post_init__(self) -> None:
-        assert LEASE.total_seconds() > TOTAL_TIMEOUT_S + LEASE_MARGIN_S + self.renew_s, "a push must end within the lease it began in"
+        assert LEASE.total_seconds() > PUSH_MAX_S + LEASE_MARGIN_S + self.renew_s, "a push must end within the lease it began in"
         assert self.stop_timeout_s > self.stop_patience_s > 0, "lanes end before the dispatcher gives up on them"
 
 
 TIMING = Timing()
+assert TIMING.stop_patience_s > PUSH_MAX_S, "a stopped lane waits for its last push"

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp.web import Response
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -77,6 +78,12 @@ NOT_PUBLIC = {
     "discard-only": ["100::1"],
     "segment routing": ["5f00::1"],
 }
+
+
+@pytest.fixture(autouse=True, params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On production's loop too, where what an endpoint does may arrive in another order."""
+    monkeypatch.setattr(asyncio, "run", request.param)
 
 
 def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -340,8 +347,9 @@ BROKEN_RECEIPTS = {
 
 
 @pytest.mark.parametrize("answer", BROKEN_RECEIPTS.values(), ids=BROKEN_RECEIPTS)
-def test_the_status_is_the_verdict_whatever_the_rest_of_the_answer_is(answer: bytes) -> None:
+def test_the_status_is_the_verdict_whatever_the_rest_of_the_answer_is(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where other statuses come so; and the next push on that channel is one of its own."""
+    monkeypatch.setattr(push, "ANSWER_TIMEOUT_S", 0.2)
 
     async def run(answer: bytes, verdict: Outcome) -> None:
         asked = 0
@@ -456,12 +464,11 @@ def test_what_is_no_answer_is_told_in_words_of_ours(tmp_path: Path) -> None:
 
     async def run() -> None:
         async with pushing() as outcome:
-            for serve in (gibberish,):
-                async with raw_server(serve) as url:
-                    failed = await outcome(url)
-                    assert isinstance(failed, Failed)
-                    assert failed.error.startswith("connection lost (")
-                    assert "secret" not in failed.error
+            async with raw_server(gibberish) as url:
+                failed = await outcome(url)
+                assert isinstance(failed, Failed)
+                assert failed.error.startswith("connection lost (")
+                assert "secret" not in failed.error
             async with raw_server(nothing) as url:
                 pass
             assert await outcome(url) == Failed("no connection")
@@ -664,6 +671,33 @@ def test_what_comes_unasked_is_no_receipt_for_the_next_push() -> None:
         assert asked == 2
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("greeting", [b"220 smtp ready\r\n", b""], ids=["speaks", "hangs up"])
+def test_an_endpoint_that_speaks_first_is_a_failure_told_after_one_connection(greeting: bytes) -> None:
+    connected: list[socket.socket] = []
+
+    def serve(server: socket.socket) -> None:
+        """At once, so that what it says is there before it is asked."""
+        connected.append(server.accept()[0])
+        connected[-1].sendall(greeting)
+        if not greeting:
+            connected[-1].close()
+
+    async def run() -> Outcome:
+        async with pushing() as outcome:
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                asyncio.get_running_loop().add_reader(server, serve, server)
+                failed = await asyncio.wait_for(outcome(f"http://127.0.0.1:{server.getsockname()[1]}/"), PATIENCE_S)
+                asyncio.get_running_loop().remove_reader(server)
+                return failed
+
+    failed = asyncio.run(run())
+    for connection in connected:
+        connection.close()
+    assert isinstance(failed, Failed)
+    assert failed.error.startswith("connection lost (")
+    assert len(connected) <= (1 if greeting else 2)
 
 
 def test_endpoint_that_always_hangs_up_is_asked_twice_at_most() -> None:

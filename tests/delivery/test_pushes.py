@@ -10,10 +10,11 @@ import pytest
 from aiohttp.web import Response
 from structlog.testing import capture_logs
 
+from registryd.delivery import settling
 from registryd.delivery.timing import Timing
 from registryd.domain.lane import SETTLE_MAX
 from registryd.domain.reading import PAGE
-from tests.conftest import Site, client, daemon, eventually
+from tests.conftest import PATIENCE_S, Site, client, daemon, eventually
 from tests.delivery.conftest import (
     FIRST_NUMBER,
     Received,
@@ -159,9 +160,12 @@ def test_endpoint_that_hangs_delays_nobody_else(site: Site) -> None:
     asyncio.run(run())
 
 
-def test_lanes_with_a_backlog_write_one_after_the_other_and_hold_up_no_other(site: Site) -> None:
-    """Somebody has locked the rows, so that who writes a receipt for them waits."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+WAITING = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+def test_lanes_with_a_backlog_write_one_after_the_other_and_hold_up_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has locked the rows, so that who writes a receipt for them waits. The first turn does not end meanwhile."""
+    monkeypatch.setattr(settling, "TURN_MAX_S", PATIENCE_S)
 
     async def run() -> None:
         async with listening() as endpoint, looking(site.database) as database, site.database.connect() as somebody:
@@ -176,11 +180,38 @@ def test_lanes_with_a_backlog_write_one_after_the_other_and_hold_up_no_other(sit
                 await database.owe(small, "x", first=FIRST_NUMBER + 5000)
                 await eventually(lambda: "x" in endpoint.codes)
                 await eventually(lambda: database.value("SELECT count(*) FROM registry.notification_delivered"))
-                assert await database.value(waiting) == 1
+                assert await database.value(f"SELECT count(*) {WAITING}") == 1
                 assert await database.delivered() == 1
             async with delivering(site):
                 await eventually(database.none_pending)
             assert len(endpoint.codes) == len(set(endpoint.codes)) == 1201
+
+    asyncio.run(run())
+
+
+def test_a_lane_whose_rows_somebody_has_locked_holds_up_no_other_s_backlog(site: Site) -> None:
+    """The other's receipts are written while its first write still waits."""
+
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database, site.database.connect() as somebody:
+            locked, other = [await site.add_messenger(name, endpoint.url, batch_max=5) for name in ("locked", "other")]
+            await database.bind(locked, *codes(600, "locked"))
+            await database.run("UPDATE registry.contract SET ended_at = now()")
+            await database.bind(other, *codes(1600, "other"), first=FIRST_NUMBER + 1000)
+            async with delivering(site), somebody.transaction():
+                await somebody.execute("SELECT FROM registry.notification FOR UPDATE")
+                await eventually(lambda: database.value(f"SELECT count(*) {WAITING}"))
+                [first] = await database.rows(f"SELECT pid, query_start {WAITING}")
+                await database.run("UPDATE registry.contract SET ended_at = now() WHERE ended_at IS NULL")
+
+                async def others_are_delivered() -> bool:
+                    assert await database.rows(f"SELECT pid, query_start {WAITING}") == [first]
+                    return await database.delivered() == 1600
+
+                await eventually(others_are_delivered)
+            async with delivering(site):
+                await eventually(database.none_pending)
+            assert len(endpoint.codes) == len(set(endpoint.codes)) == 2200
 
     asyncio.run(run())
 

@@ -14,10 +14,10 @@ from typing import Any
 from uuid import UUID
 
 from registryd import observe
+from registryd.delivery import lane, settling
 from registryd.delivery.dispatcher import Dispatcher
-from registryd.delivery.lane import Lane
 from registryd.delivery.push import Channel, Pusher
-from registryd.domain.lane import Settlement
+from registryd.domain.lane import Lease, Settlement
 from registryd.store import lanes
 from registryd.store.pool import Database
 from registryd.store.secretbox import SecretBox
@@ -44,7 +44,7 @@ class Death:
 
 def watch(death: Death) -> None:
     """The named points, put around the daemon's own functions."""
-    lease, push, write = lanes.lease, Channel.push, Lane._write
+    lease, push, write = lanes.lease, Channel.push, settling.write
 
     @functools.wraps(lease)
     async def leasing(*args: Any) -> Any:
@@ -59,16 +59,16 @@ def watch(death: Death) -> None:
         death.passes("after POST")
         return outcome
 
-    async def writing(self: Lane, settlement: Settlement) -> int:
+    async def writing(db: Database, lease: Lease, settlement: Settlement, clock: Callable[[], float]) -> int:
         death.passes("before settle")
-        settled = await write(self, settlement)
+        settled = await write(db, lease, settlement, clock)
         out.difference_update(settlement.delivered, (d.notification_id for d in settlement.deferred))
         return settled
 
     replace: Callable[[Any, str, Callable[..., Awaitable[Any]]], None] = setattr
     replace(lanes, "lease", leasing)
     replace(Channel, "push", pushing)
-    replace(Lane, "_write", writing)
+    replace(lane, "write", writing)
 
 
 async def main(dsn: str, secrets_key: str, owner: str, point: str, passages: str) -> None:
