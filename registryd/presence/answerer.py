@@ -24,10 +24,10 @@ from typing import NamedTuple
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse, NotComplete, RegistryError, Unavailable
-from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id
+from registryd.domain.identifiers import MessengerId, msisdn_digests, query_id
 from registryd.domain.presence import Answer, PresenceQuery
 from registryd.presence.conflicts import Conflicts
-from registryd.presence.queue import Ask, Line, Named, Overlap
+from registryd.presence.queue import Ask, Line, Named, rounds_of
 from registryd.store import presence as store
 from registryd.store.digest_keys import DigestKey
 from registryd.store.pool import Database
@@ -42,12 +42,15 @@ BATCH_GROUP_MAX = 1_000
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Pauses before asking again for a contract that is being ended. Each asking is a page of the journal, so they are few."""
 PARTS_AT_ONCE = 3
-"""How many statements ask a group again after a conflict, so that those that wait for a lock do not hold up the others."""
+"""How many statements of all groups ask again after a conflict, at once: of some that wait for a lock, one does not hold up the others."""
+OVERLAP_AFTER_S = 0.005
+"""For how long a statement for single queries runs alone. While one runs, queries gather, and a second beside it would make both groups
+smaller and each query dearer (by a fifth, on two processors). One that takes longer has met a slow disk or a lock: others go past it."""
 
 
 def connections_needed(statements_in_flight: int) -> int:
-    """How many connections an answerer uses at once, for single queries and for batches."""
-    return statements_in_flight + BATCH_STATEMENTS_IN_FLIGHT
+    """How many connections an answerer uses at once: one for each group, and where groups ask again, PARTS_AT_ONCE for all of these."""
+    return statements_in_flight + BATCH_STATEMENTS_IN_FLIGHT + PARTS_AT_ONCE - 1
 
 
 class BatchAnswer(NamedTuple):
@@ -77,6 +80,7 @@ class Answerer:
         self._named: Named = set()
         """Numbers and codes that the running statements may bind."""
         self._conflicts = Conflicts()
+        self._places = asyncio.Semaphore(PARTS_AT_ONCE)
         self._workers: set[asyncio.Task[None]] = set()
         self._failed = False
         """Whether the database did not take the last group."""
@@ -104,7 +108,7 @@ class Answerer:
         present = ["0"] * len(queries)
         outcomes: list[Bound | None] = [None] * len(queries)
         batch_id: str | None = None
-        rounds = deque(_rounds(queries))
+        rounds = deque(rounds_of(queries))
         pauses_s = iter(BUSY_PAUSES_S)
         while rounds:
             indexes = rounds.popleft()
@@ -155,7 +159,7 @@ class Answerer:
 
     def _enqueue(self, line: Line, messenger_id: MessengerId, asks: Sequence[Ask]) -> None:
         """Raises: Unavailable."""
-        line.admit(messenger_id, asks)
+        line.admit(messenger_id, asks, self._room(line))
         self._start_worker(line)
 
     def _room(self, line: Line) -> int:
@@ -163,7 +167,7 @@ class Answerer:
         if line is self._batch and time.monotonic() - self._single.asked_at < SINGLES_ASKED_S:
             return 1
         if line is self._single:
-            return min(line.in_flight, 1 + line.slow)
+            return min(line.in_flight, 1 + len(line.slow))
         return line.in_flight
 
     def _start_worker(self, line: Line) -> None:
@@ -178,16 +182,20 @@ class Answerer:
         try:
             while line.running <= self._room(line) and (group := line.take_group(self._named, self._conflicts)):
                 started = time.monotonic()
-                overlap = Overlap(line, self._start_worker, at_once=line.alone is group)
+                if line is self._single:
+                    past_after_s = 0.0 if line.alone is group else OVERLAP_AFTER_S
+                    overlap = asyncio.get_running_loop().call_later(past_after_s, self._let_past, id(group))
                 try:
                     await self._answer_group(group)
-                except Exception as error:  # a fault of ours: each caller is told 500
+                except Exception as error:  # a fault of ours: each caller is told 500, and the log with it
                     self._failed = True
-                    observe.event("background_failed", "error", where="answerer", kind=type(error).__name__)
                     _fail(group, error)
                 finally:
-                    overlap.end()
-                    line.alone = None if line.alone is group else line.alone
+                    if line is self._single:
+                        overlap.cancel()
+                        line.slow.discard(id(group))
+                    if line.alone is group:
+                        line.alone = None
                     for ask in group:
                         self._named -= ask.names
                 for waiting in (self._single, self._batch):
@@ -199,6 +207,11 @@ class Answerer:
                 observe.child(observe.queries_waiting, line.name).set(line.length)
         finally:
             line.running -= 1
+
+    def _let_past(self, group_id: int) -> None:
+        """A single group's statement has met a slow disk or a lock, or may: others need not wait for it."""
+        self._single.slow.add(group_id)
+        self._start_worker(self._single)
 
     async def _answer_group(self, group: list[Ask]) -> None:
         """Answers or fails every ask of a group."""
@@ -218,10 +231,9 @@ class Answerer:
         parts: dict[MessengerId | None, list[Ask]] = {}
         for ask in group:
             parts.setdefault(ask.messenger_id if ask.names else None, []).append(ask)
-        places = asyncio.Semaphore(PARTS_AT_ONCE)
 
         async def answer(part: list[Ask]) -> None:
-            async with places:
+            async with self._places:
                 try:
                     await self._commit(part, again=True)
                     self._conflicts.acquit(_binding(part))
@@ -261,23 +273,6 @@ class Answerer:
                 ask.bound = [None if outcome is None else Bound(Outcome(outcome), at, generation) for outcome, at, generation in told]
             if not ask.done.done():
                 ask.done.set_result(result.answered_at)
-
-
-def _rounds(queries: Sequence[PresenceQuery]) -> list[Sequence[int]]:
-    """The indexes of a batch by round: one that names a number or code again comes after the one that named it before. Mostly one round."""
-    if all(query.code is None for query in queries):
-        return [range(len(queries))]
-    rounds: list[list[int]] = []
-    after: dict[Msisdn | IdentificationCode, int] = {}
-    for index, query in enumerate(queries):
-        turn = 0
-        if query.code is not None:
-            turn = max(after.get(query.msisdn, 0), after.get(query.code, 0))
-            after[query.msisdn] = after[query.code] = turn + 1
-        if turn == len(rounds):
-            rounds.append([])
-        rounds[turn].append(index)
-    return [*rounds]
 
 
 def _binding(group: list[Ask]) -> set[MessengerId]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from datetime import datetime
 from math import ceil, inf
 
@@ -20,10 +20,6 @@ from registryd.domain.presence import PresenceQuery
 
 WAIT_MAX_S = 10.0
 """A query that would wait longer for a statement is refused: its caller has given up by then."""
-
-OVERLAP_AFTER_S = 0.005
-"""For how long a statement for single queries runs alone. While one runs, queries gather, and a second beside it would make both groups
-smaller and each query dearer (by a fifth, on two processors). One that takes longer has met a slow disk or a lock: others go past it."""
 
 Named = set[tuple[MessengerId, Msisdn | IdentificationCode]]
 """Numbers and codes that a messenger binds."""
@@ -105,8 +101,8 @@ class Line:
         self.waiting: dict[MessengerId, Queue] = {}
         """In the order of their turns."""
         self.running = 0
-        self.slow = 0
-        """How many of the running statements have met a slow disk or a lock, or may meet one."""
+        self.slow: set[int] = set()
+        """The ids of the running groups whose statements have met a slow disk or a lock, or may meet one."""
         self.alone: list[Ask] | None = None
         """The running group that shares no statement with others, because its messenger had conflicts. There is one at a time."""
         self.statement_s = 0.0
@@ -114,10 +110,11 @@ class Line:
         self.asked_at = -inf
         """When a query last came, by the monotonic clock."""
 
-    def admit(self, messenger_id: MessengerId, asks: Sequence[Ask]) -> None:
+    def admit(self, messenger_id: MessengerId, asks: Sequence[Ask], at_once: int) -> None:
         """Queues a messenger's asks, all or none. Raises: Unavailable, where its share of the queue is full or the wait would be too long.
 
         A messenger with nothing in the queue is always admitted: neither the others' queues nor a slow statement in the past shut it out.
+        `at_once`: how many statements may work the line now.
         """
         queue = self.waiting.get(messenger_id)
         if queue is None:
@@ -125,7 +122,7 @@ class Line:
         else:
             asked = sum(len(ask.queries) for ask in asks)
             ahead = (queue.queries + asked) * len(self.waiting)
-            wait_s = (1 + ahead // self.group_max) * self.statement_s / self.in_flight
+            wait_s = (1 + ahead // self.group_max) * self.statement_s / at_once
             if ahead > self.queue_max or wait_s > WAIT_MAX_S:
                 raise Unavailable(max(1, ceil(wait_s)), "queue")
         for ask in asks:
@@ -170,20 +167,18 @@ class Line:
         return group
 
 
-class Overlap:
-    """A running statement: from OVERLAP_AFTER_S on, others go past it; or at once, where it may have to wait for a lock."""
-
-    def __init__(self, line: Line, start_worker: Callable[[Line], None], *, at_once: bool) -> None:
-        self._line = line
-        self._start_worker = start_worker
-        self._is_slow = False
-        self._timer = asyncio.get_running_loop().call_later(0.0 if at_once else OVERLAP_AFTER_S, self._become_slow)
-
-    def _become_slow(self) -> None:
-        self._is_slow = True
-        self._line.slow += 1
-        self._start_worker(self._line)
-
-    def end(self) -> None:
-        self._timer.cancel()
-        self._line.slow -= self._is_slow
+def rounds_of(queries: Sequence[PresenceQuery]) -> list[Sequence[int]]:
+    """The indexes of a batch by round: one that names a number or code again comes after the one that named it before. Mostly one round."""
+    if all(query.code is None for query in queries):
+        return [range(len(queries))]
+    rounds: list[list[int]] = []
+    after: dict[Msisdn | IdentificationCode, int] = {}
+    for index, query in enumerate(queries):
+        turn = 0
+        if query.code is not None:
+            turn = max(after.get(query.msisdn, 0), after.get(query.code, 0))
+            after[query.msisdn] = after[query.code] = turn + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(index)
+    return [*rounds]

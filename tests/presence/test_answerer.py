@@ -20,9 +20,10 @@ from registryd.domain.binding import Outcome
 from registryd.domain.errors import CodeInUse, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digest
 from registryd.domain.presence import Answer, PresenceQuery
-from registryd.presence.answerer import Answerer, BatchAnswer
+from registryd.presence.answerer import BATCH_STATEMENTS_IN_FLIGHT, PARTS_AT_ONCE, Answerer, BatchAnswer, connections_needed
 from registryd.presence.conflicts import GUILTY
 from registryd.store.digest_keys import DigestKey
+from registryd.store.pool import Database
 from tests.conftest import PATIENCE_S, Site, TestDatabase, eventually
 
 KEY = bytes(range(32))
@@ -40,6 +41,8 @@ class Registry(NamedTuple):
     answerer: Answerer
     one: MessengerId
     two: MessengerId
+    db: Database
+    """The answerer's connections."""
 
     async def answer(self, number: int, code: str | None = None, messenger: MessengerId | None = None) -> Answer:
         return await self.answerer.answer(messenger or self.one, query(number, code), time.monotonic())
@@ -78,12 +81,14 @@ class Registry(NamedTuple):
 
 
 @asynccontextmanager
-async def registry(site: Site, *, in_flight: int = 2, group_max: int = 256, queue_max: int = 20_000) -> AsyncIterator[Registry]:
+async def registry(
+    site: Site, *, in_flight: int = 2, group_max: int = 256, queue_max: int = 20_000, connections: int = 8
+) -> AsyncIterator[Registry]:
     one, two = [MessengerId((await site.add_messenger(name)).messenger_id) for name in ("one", "two")]
     await site.add_contracts(*range(FIRST, FIRST + 20))
-    async with site.database.pool(size=8) as db:
+    async with site.database.pool(size=connections) as db:
         answerer = Answerer(db, DigestKey(1, KEY), statements_in_flight=in_flight, group_max=group_max, queue_max=queue_max)
-        yield Registry(site.database, answerer, one, two)
+        yield Registry(site.database, answerer, one, two, db)
         await answerer.drain()
 
 
@@ -103,14 +108,14 @@ async def binding_uncommitted(of: Registry, number: int, code: str) -> AsyncIter
         await transaction.rollback()
 
 
-async def waits_for_a_lock(of: Registry) -> None:
-    """Until a statement of the answerer's stands still."""
+async def waits_for_a_lock(of: Registry, statements: int = 1) -> None:
+    """Until so many statements of the answerer's stand still."""
 
     async def look() -> bool:
         rows = await of.fetch(
             "SELECT FROM pg_stat_activity WHERE datname = $1 AND usename = 'registryd_app' AND wait_event_type = 'Lock'", of.database.name
         )
-        return bool(rows)
+        return len(rows) >= statements
 
     await eventually(look)
 
@@ -311,6 +316,44 @@ def test_a_messenger_with_conflicts_takes_one_statement_at_a_time_from_the_other
     asyncio.run(run())
 
 
+def test_groups_that_ask_again_leave_a_connection_to_what_admission_reads(site: Site) -> None:
+    """Two groups of three messengers have a conflict each, and whatever of them is asked again waits for a lock."""
+    in_flight = 2
+
+    async def run() -> None:
+        size = connections_needed(in_flight) - BATCH_STATEMENTS_IN_FLIGHT + 1
+        async with (
+            registry(site, in_flight=in_flight, connections=size) as of,
+            of.database.connect() as other,
+            of.database.connect() as third,
+        ):
+            groups = [[of.one], [of.two]]
+            for group in groups:
+                for place in range(2):
+                    group.append(MessengerId((await site.add_messenger(f"further-{place}-{group[0]}")).messenger_id))
+            transaction = other.transaction()
+            await transaction.start()
+            for first, *_ in groups:
+                await other.execute(BIND, FIRST, first, "held")
+            asked = []
+            for waiting, group in enumerate(groups, 1):
+                asked += [asyncio.create_task(of.outcome(1, "held", messenger)) for messenger in group]
+                await waits_for_a_lock(of, waiting)
+            async with third.transaction():
+                lock = asyncio.create_task(third.execute("LOCK TABLE registry.binding IN EXCLUSIVE MODE"))
+                await eventually(lambda: of.fetch("SELECT FROM pg_locks WHERE relation = 'registry.binding'::regclass AND NOT granted"))
+                await transaction.commit()
+                await in_time(lock)
+                await eventually(lambda: of.one in of.answerer._conflicts and of.two in of.answerer._conflicts)
+                await waits_for_a_lock(of, PARTS_AT_ONCE)
+                async with asyncio.timeout(1.0), of.db.connection() as read:
+                    assert await read.fetchval("SELECT 1") == 1
+            outcomes = [outcome for _, outcome in await in_time(asyncio.gather(*asked))]
+            assert outcomes == ["code_in_use", "recorded", "recorded"] * 2
+
+    asyncio.run(run())
+
+
 def test_a_messenger_without_conflicts_shares_statements_again(site: Site) -> None:
     async def run() -> None:
         async with registry(site, in_flight=1) as of, of.database.connect() as other:
@@ -477,6 +520,26 @@ def test_what_cannot_be_answered_soon_is_refused_with_the_time_to_come_back(site
             for number in range(20):
                 await of.answer(number)
             assert not [a for a in await asyncio.gather(*(of.answer(n) for n in range(6))) if not a.present]
+
+    asyncio.run(run())
+
+
+def test_the_wait_is_reckoned_by_as_many_statements_as_may_run(site: Site) -> None:
+    """Three statements of batches at once, or one while single queries come."""
+
+    async def run() -> None:
+        async with registry(site) as of:
+
+            async def refused_batches() -> list[bool]:
+                of.answerer._batch.statement_s = 4.0
+                told = await asyncio.gather(*(of.batch([query(n) for n in range(1_000)]) for _ in range(2)), return_exceptions=True)
+                return [isinstance(answer, Unavailable) for answer in told]
+
+            assert await refused_batches() == [False, False]
+            single = asyncio.create_task(of.answer(0))
+            await asyncio.sleep(0)
+            assert await refused_batches() == [False, True]
+            assert (await single).present
 
     asyncio.run(run())
 
