@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.locked
 
-.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni faults boot scans crash kills model history mistake mutants soak lock audit clean
+.PHONY: help demo test check-all lint serve deb bench bench-days bench-evidence bench-100m failover patroni faults boot scans crash kills model history mistake mutants soak fuzz timing lock audit clean
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -120,12 +120,10 @@ faults: $(STAMP)
 scans: $(STAMP)
 	@$(BIN)/python -m tests.presence.scans $(ARGS)
 
-.PHONY: timing
 ## make timing  220,000 queries: can present and absent, or ended and unknown, be told apart by time (ARGS='1 2 --scale 0.1')
 timing: $(STAMP)
 	@$(BIN)/python -m tests.fuzz.timing $(ARGS)
 
-.PHONY: fuzz
 ## make fuzz    atheris and schemathesis against both APIs, hidden requests through HAProxy and nginx: ten minutes (ARGS='bodies --seconds 600')
 fuzz: $(STAMP)
 	@$(BIN)/python -m tests.fuzz $(ARGS)

@@ -62,7 +62,7 @@ def environment(name: str) -> dict[str, str]:
 def patroni() -> list[str]:
     """The command that runs Patroni, in a venv of its own whose Python PostgreSQL's user may run. Raises: NotThere."""
     python = PLACE / "patroni/bin/python"
-    if not python.exists():
+    if not (PLACE / "patroni/bin/patroni").exists():  # Python is there from the beginning, this once it is installed
         account = Account.choose()
         base = next((path for path in (Path(sys.executable).resolve(), Path("/usr/bin/python3")) if account.reaches(path)), None)
         if base is None:

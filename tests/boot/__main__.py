@@ -50,6 +50,11 @@ def every_block(trial: Trial) -> str:
     return "each was pasted"
 
 
+def power_off(trial: Trial) -> str:
+    trial.machine.shut_down()
+    return "by itself"
+
+
 def attempt(name: str, step: Callable[[Trial], str], trial: Trial) -> dict[str, object]:
     """One step: passed or failed, and what was seen."""
     began = time.monotonic()
@@ -74,16 +79,15 @@ def main(directory: Path, json_path: Path | None) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     progress.print("building the packages and the machine")
     made = {"this": packages.build(packages.ROOT, directory), "next": packages.build(packages.next_release(directory / "next"), directory)}
-    booted = machine.Machine.fresh("first", machine.base(directory, made["this"], apt_lines()))
+    trial = Trial(machine.Machine.fresh("first", machine.base(directory, made["this"], apt_lines())), made)
     outcomes: list[dict[str, object]] = []
     try:
-        booted.boot()
-        trial = Trial(booted, made)
+        trial.machine.boot()
         for name, step in (*STEPS, ("the blocks of systemd/README.md", every_block)):
             outcomes.append(attempt(name, step, trial))
             progress.print(*outcomes[-1].values(), markup=False, highlight=False, soft_wrap=True)
     finally:
-        booted.shut_down()
+        outcomes.append(attempt("power off", power_off, trial))
     table = Table("step", "result", "s", "seen")
     for outcome in outcomes:
         result = "pass" if outcome["passed"] else "FAIL"

@@ -25,13 +25,10 @@ def typo(trial: Trial) -> str:
     """A mistake in the file and the restart of one: its sibling goes on."""
     sibling = trial.show("answer@2", "NRestarts"), trial.show("answer@2", "MainPID")
     with trial.load() as seen:
-        trial.machine.ask(f"cp -p {CONFIGURATION} /run/kept && sed -i 's/^level = .*/level = \"infoo\"/' {CONFIGURATION}")
-        try:
+        with edited(trial, 's/^level = .*/level = "infoo"/'):
             assert trial.machine.run("systemctl restart registryd-answer@1").returncode != 0
             status = trial.show("answer@1", "StatusText")
             assert "log.level" in status, status
-        finally:
-            trial.machine.ask(f"cp -p /run/kept {CONFIGURATION}")
         trial.machine.ask("systemctl restart registryd-answer@1")
         trial.all_ready()
     assert (trial.show("answer@2", "NRestarts"), trial.show("answer@2", "MainPID")) == sibling

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -60,7 +59,7 @@ def wait_for(look: Callable[[], bool], what: str, patience_s: float = PATIENCE_S
 def call(*command: str | Path) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{command[0]} ended with {done.returncode}:\n{done.stdout[-2000:]}")
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{done.stdout[-2000:]}")
 
 
 def base(directory: Path, package: Path, wanted: list[str]) -> Path:
@@ -118,12 +117,14 @@ class Machine:
         return self.leader
 
     def shut_down(self) -> None:
+        """Raises: TimeoutExpired, where it does not end by itself. It has ended then, too."""
         if self._nspawn is not None:
-            self.run("systemctl poweroff")
             try:
+                self.run("systemctl poweroff")
                 self._nspawn.wait(PATIENCE_S)
             finally:
                 self._nspawn.kill()
+                self._nspawn.wait()
                 self._nspawn, self.leader = None, 0
                 subprocess.run([*IN_A_MOUNT_NAMESPACE, SWEEP, str(self.root)], check=False)
 

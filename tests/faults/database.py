@@ -58,15 +58,28 @@ def back_after(clients: Clients, mended: float) -> Figure:
     return Figure("first answer after the mend, s", first - mended, 2.0)
 
 
-def ready(play: Play) -> int:
-    """The status of /readyz."""
+async def ready(play: Play) -> int:
+    """The status of /readyz; 0 where there is none. It is asked in a thread: the loop here is that of the clients that are measured."""
+    return await asyncio.to_thread(_ready, play)
+
+
+def _ready(play: Play) -> int:
+    address = play.served.started["health"]["answer@1"].removeprefix("http://")
     try:
-        with urllib.request.urlopen(
-            f"http://{play.served.started['health']['answer@1'].removeprefix('http://')}/readyz", timeout=5
-        ) as answer:
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=5) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+    except OSError:
+        return 0
+
+
+async def is_away(play: Play) -> bool:
+    return await ready(play) == 503
+
+
+async def is_back(play: Play, mended: float) -> bool:
+    return bool(play.clients.answered_at(mended)) and await ready(play) == 200
 
 
 async def partition(place: Path) -> list[Figure]:
@@ -132,13 +145,13 @@ async def disk_full(place: Path) -> list[Figure]:
             await eventually(lambda: play.clients.told["status 503"] > 0)
             filling.unlink()
             filling = fill(disk)
-            await eventually(lambda: ready(play) == 503)
+            await eventually(lambda: is_away(play))
             refused = play.clients.told["status 503"]
             await eventually(lambda: play.clients.told["status 503"] > refused + 100)
-            is_ready = float(ready(play) == 200)
+            is_ready = float(await ready(play) == 200)
             filling.unlink()
             mended = time.monotonic()
-            await eventually(lambda: bool(play.clients.answered_at(mended)) and ready(play) == 200)
+            await eventually(lambda: is_back(play, mended))
             await asyncio.sleep(AFTER_S)
             found = await loaded.end()
         return [Figure("/readyz says 200 while it is full", is_ready, 0), back_after(play.clients, mended), *found]
@@ -165,7 +178,7 @@ async def wal_full(place: Path) -> list[Figure]:
                     await connection.execute("SELECT pg_logical_emit_message(true, 'filling', repeat('x', 1000000)), pg_switch_wal()")
                     await connection.close()
                 await asyncio.sleep(0.1)
-            await eventually(lambda: ready(play) == 503)
+            await eventually(lambda: is_away(play))
             filling.unlink()
             os.sync()
             await asyncio.to_thread(server.start)

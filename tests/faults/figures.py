@@ -22,6 +22,10 @@ class Figure(NamedTuple):
         return self.at_most is not None and not self.value <= self.at_most
 
 
+def did_not_end(error: Exception) -> Figure:
+    return Figure(f"did not end: {type(error).__name__}: {str(error)[:300]}", 1, 0)
+
+
 def judged(found: Sequence[Fault]) -> list[Figure]:
     kinds = Counter(fault.kind for fault in found)
     return [

@@ -51,10 +51,12 @@ class Relay:
             await asyncio.gather(self._copy(client, to_server), self._copy(server, to_client))
 
     async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while part := await source.read(65_536):
-            await self._is_open.wait()
-            self._loop.call_later(self._delay_s, target.write, part)
-        self._loop.call_later(self._delay_s, target.close)
+        try:
+            while part := await source.read(65_536):
+                await self._is_open.wait()
+                self._loop.call_later(self._delay_s, target.write, part)
+        finally:
+            self._loop.call_later(self._delay_s, target.close)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def guided(law: str, seconds: float) -> Outcome:
             "tests.fuzz.guided",
             law,
             corpus,
-            f"-max_total_time={int(seconds)}",
+            f"-max_total_time={max(1, int(seconds))}",
             "-max_len=4096",
             "-timeout=10",
         ]
@@ -57,19 +57,19 @@ def main(parts: Sequence[str], seconds: float) -> None:
     """Run the parts named, or all."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("part", "cases", "outcome")
-    has_found = False
+    has_failed = False
     for part in parts or PARTS:
         try:
             outcome = PARTS[part](seconds)
         except programs.NotThere as error:
             sys.exit(str(error))
-        has_found = has_found or bool(outcome.found)
+        has_failed = has_failed or not outcome.has_held
         console.print(f"{part}: {outcome.tried:,} cases{': found' if outcome.found else ''}")
         if outcome.found:
             console.print(outcome.found, markup=False)
-        table.add_row(part, f"{outcome.tried:,}", "FAILED" if outcome.found else "held")
+        table.add_row(part, f"{outcome.tried:,}", "held" if outcome.has_held else "FAILED")
     console.print(table)
-    sys.exit(1 if has_found else 0)
+    sys.exit(has_failed)
 
 
 if __name__ == "__main__":

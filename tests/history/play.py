@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from uuid import UUID
 
-from tests.conftest import Inbox, Site, TestDatabase, TestMessenger, eventually, receiving, rewrite_policy
+from tests.conftest import Inbox, Site, TestMessenger, eventually, receiving, rewrite_policy
 from tests.history.audit import Fault
 from tests.history.judge import judge
 from tests.history.load import Addresses, Clients, operator_keys
@@ -34,10 +35,23 @@ class Play:
 
     async def judge(self) -> list[Fault]:
         """Waits until everything that is owed was delivered, and judges."""
-        await eventually(lambda: is_all_delivered(self._site.database, list(self.inboxes)), timeout=600)
+        await eventually(self._is_all_delivered, timeout=600)
         self._over.set()
         await self._pulling
         return await judge(self._site.database, self.clients, self.inboxes)
+
+    async def owed(self) -> list[UUID]:
+        """What is owed now to the messengers that are pushed to."""
+        async with self._site.database.connect() as connection:
+            owed = "SELECT notification_id FROM registry.notification WHERE messenger_id = ANY ($1)"
+            return [record["notification_id"] for record in await connection.fetch(owed, list(self.inboxes))]
+
+    async def is_delivered(self, owed: Sequence[UUID]) -> bool:
+        """Whether none of these is owed any more."""
+        return not set(owed) & set(await self.owed())
+
+    async def _is_all_delivered(self) -> bool:
+        return not await self.owed()
 
 
 @asynccontextmanager
@@ -62,10 +76,3 @@ async def playing(
             clients = Clients(addresses, (one, many, pulls), NUMBERS, count, seed, pace_s=pace_s)
             inboxes = {one.messenger_id: inbox_one, many.messenger_id: inbox_many}
             yield Play(site, served, clients, pulls, keys, inboxes)
-
-
-async def is_all_delivered(database: TestDatabase, messenger_ids: list[int]) -> bool:
-    async with database.connect() as connection:
-        return not await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM registry.notification WHERE messenger_id = ANY ($1))", messenger_ids
-        )

@@ -31,8 +31,11 @@ def missed(outcome: Outcome, kind: Kind) -> list[str]:
         "doubled > 0": outcome.doubled,
         "no answer any more": outcome.first_answer_after is None,
         "no promotion": kind.promotes and outcome.promoted_after is None,
+        "no commit confirmed": kind.promotes and outcome.confirmed_after is None,
         f"first answer > {AFTER_PROMOTION_S:g} s after a commit": kind.promotes
-        and (outcome.first_answer_after or 0) - (outcome.confirmed_after or 0) > AFTER_PROMOTION_S,
+        and outcome.first_answer_after is not None
+        and outcome.confirmed_after is not None
+        and outcome.first_answer_after - outcome.confirmed_after > AFTER_PROMOTION_S,
         f"a request > {REQUEST_S:g} s": outcome.longest_request > REQUEST_S,
     }
     return [target for target, is_missed in targets.items() if is_missed]
@@ -58,12 +61,18 @@ def main(faults: tuple[str, ...], mode: Mode, haproxy: bool, json_path: Path | N
     hosts = f"{US}:5000" if haproxy else ",".join(f"{address}:5432" for address in cluster.network.addresses.values())
     for number, name in enumerate(faults or FAULTS):
         progress.print(f"{name}: {FAULTS[name].says}")
-        outcome = asyncio.run(run(cluster, FAULTS[name], place, f"registry{number}", hosts))
-        missing = missed(outcome, FAULTS[name]) if mode == "strict" else []
-        told.append({"fault": name, "mode": mode, "haproxy": haproxy, "missed": missing, **outcome._asdict()})
-        shown = ("-" if v is None else f"{v:.2f}" if isinstance(v, float) else str(v) for v in outcome[:-1])
+        outcome: Outcome | None = None
+        try:
+            outcome = asyncio.run(run(cluster, FAULTS[name], place, f"registry{number}", hosts))
+            missing = missed(outcome, FAULTS[name]) if mode == "strict" else []
+        except Exception as error:  # the other faults still tell something
+            missing = [f"did not end: {type(error).__name__}: {str(error)[:300]}"]
+        facts = outcome._asdict() if outcome else dict.fromkeys(Outcome._fields)
+        told.append({"fault": name, "mode": mode, "haproxy": haproxy, "missed": missing, **facts})
+        *figures, found = facts.values()
+        shown = ("-" if v is None else f"{v:.2f}" if isinstance(v, float) else str(v) for v in figures)
         table.add_row(name, *shown, ", ".join(missing) or ("passed" if mode == "strict" else "-"))
-        progress.print("\n".join(outcome.faults))
+        progress.print("\n".join(found or missing), markup=False)
     console.print(table)
     if json_path is not None:
         json_path.write_text(json.dumps(told, indent=1) + "\n")

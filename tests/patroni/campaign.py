@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 
 
 class Promotions:
-    """Watches every node for a new timeline. Use: `async with Promotions(...)`."""
+    """Watches every node for a new timeline, and tries there until a commit is confirmed. Use: `async with Promotions(...)`."""
 
     def __init__(self, addresses: list[str]) -> None:
         self.known = 0
@@ -83,10 +83,10 @@ class Promotions:
                     timeline = await connection.fetchval(TIMELINE, timeout=1)
                     if timeline and not self.known:
                         self.known = timeline
-                    if timeline > self.known and self.promoted_at is None:
-                        self.promoted_at = time.monotonic()
+                    if timeline > self.known and self.confirmed_at is None:
+                        self.promoted_at = self.promoted_at or time.monotonic()
                         await connection.execute("SELECT pg_logical_emit_message(true, 'promoted', '')", timeout=60)
-                        self.confirmed_at = time.monotonic()
+                        self.confirmed_at = self.confirmed_at or time.monotonic()
                     await asyncio.sleep(LOOK_S)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await asyncio.sleep(LOOK_S)
@@ -108,12 +108,14 @@ async def run(cluster: Cluster, kind: Kind, directory: Path, name: str, hosts: s
         began = time.monotonic()
         fault = kind.makes(cluster, primary)
         await asyncio.to_thread(fault.__enter__)
-        if kind.promotes:
-            await _until(lambda: _first(play.clients, promotions.promoted_at) is not None, kind.lasts_s)
-            await asyncio.sleep(AFTER_S)
-        else:
-            await asyncio.sleep(kind.lasts_s)
-        await asyncio.to_thread(fault.__exit__, None, None, None)
+        try:
+            if kind.promotes:
+                await _until(lambda: _first(play.clients, promotions.promoted_at) is not None, kind.lasts_s)
+                await asyncio.sleep(AFTER_S)
+            else:
+                await asyncio.sleep(kind.lasts_s)
+        finally:
+            await asyncio.to_thread(fault.__exit__, None, None, None)
         mended = time.monotonic()
         await asyncio.to_thread(cluster.wait_healthy)
         healthy = time.monotonic()
