@@ -74,19 +74,26 @@ class QuotaExceeded(RegistryError):
         self.retry_after_s = retry_after_s
 
 
-class Throttled(QuotaExceeded):
+class TooManyRequests(RegistryError):
+    """You ask faster than you may; go on after Retry-After."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+
+
+class Throttled(TooManyRequests):
     """Your queries looked like a search for subscribers, so they are answered slowly; go on after Retry-After, or ask the operator."""
 
     reason = "throttle"
 
 
-class TooManyCalls(QuotaExceeded):
+class TooManyCalls(TooManyRequests):
     """You call this too often or too many times at once; go on after Retry-After."""
 
     reason = "budget"
 
 
-class TooManyTests(QuotaExceeded):
+class TooManyTests(TooManyRequests):
     """A test of your endpoint is under way, or there were too many in the last minute; go on after Retry-After."""
 
 

@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from math import ceil
 from typing import Generic
@@ -20,9 +20,11 @@ from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.domain.errors import TooManyCalls
+from registryd.http import limits
 from registryd.http.auth import Keys
+from registryd.http.reply import NO_HEADERS
 from registryd.http.routes import Caller, Route
-from registryd.presence.bucket import TokenBucket
+from registryd.presence.bucket import Limit, TokenBucket
 from registryd.presence.quota import Reservation
 
 POOL_SHARE = 2
@@ -59,6 +61,7 @@ class Admission(Generic[Caller]):
         reserve: Callable[[Caller, int], Reservation] | None = None,
         label: str = "",
         note: Callable[[Caller, str], None] | None = None,
+        limits_of: Callable[[Caller], list[Limit]] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._keys = keys
@@ -68,6 +71,8 @@ class Admission(Generic[Caller]):
         """Stands before a caller's name in the metric."""
         self._note = note
         """Counts a caller's refusals for the database."""
+        self._limits_of = limits_of
+        """What is left of a caller's quota. None: the API tells no limits."""
         self._jitter = jitter
         self._standings: defaultdict[str, Standing] = defaultdict(Standing)
 
@@ -96,6 +101,16 @@ class Admission(Generic[Caller]):
         """Holds numbers of the caller's quota. Raises: QuotaExceeded, Throttled."""
         assert self._reserve is not None, "an API whose routes ask for numbers has a quota"
         return self._reserve(caller, numbers)
+
+    def limits(self, caller: Caller, route: Route[Caller]) -> Mapping[str, str]:
+        """The fields that tell what is left of the limits of a route, from what is in memory."""
+        if self._limits_of is None:
+            return NO_HEADERS
+        known = self._limits_of(caller) if route.numbers is not None else []
+        if route.budget.per_minute is not None:
+            calls = self._standings[caller.name].calls[route.name]
+            known.append(calls.limit(route.name.replace("_", "-"), time.monotonic(), route.budget.per_minute))
+        return limits.fields(known)
 
     @asynccontextmanager
     async def pool_share(self, standing: Standing) -> AsyncIterator[None]:

@@ -11,7 +11,7 @@ from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.config import ApiSection
-from registryd.domain.errors import InvalidArgument, RegistryError, Unauthenticated, Unavailable
+from registryd.domain.errors import InvalidArgument, QuotaExceeded, RegistryError, TooManyRequests, Unauthenticated, Unavailable
 from registryd.http import problems, transport
 from registryd.http.admission import Admission
 from registryd.http.problems import HttpError
@@ -41,9 +41,13 @@ class App(Generic[Caller]):
             caller = self._admission.identify(request)
             _check_parameters(request, route)
             reply = await self._serve(request, route, caller, received)
+            if route.tells_limits:
+                reply.headers = {**reply.headers, **self._admission.limits(caller, route)}
         except (RegistryError, HttpError) as error:
             reply = problems.respond(error)
             reply.correlator = _correlator(request)
+            if isinstance(error, QuotaExceeded | TooManyRequests) and caller is not None and route is not None:
+                reply.headers = {**reply.headers, **self._admission.limits(caller, route)}
             if error.reason is not None:
                 self._tell_refusal(self._facts(request, reply, route, caller), error)
                 await self._admission.refuse(caller, error.reason, is_ours=isinstance(error, Unavailable))

@@ -100,6 +100,13 @@ class Keys(ABC, Generic[Caller]):
         match = self._bearer.fullmatch(_one_header(request, "Authorization"))
         return match[1] if match is not None and match[1] in self._keys else None
 
+    def shown(self, request: BaseRequest) -> AnyKey:
+        """The key that an admitted request shows. Raises: Unauthenticated, where it is gone since."""
+        key_id = self.key_id(request)
+        if key_id is None:
+            raise Unauthenticated("unknown_key")
+        return self._keys[key_id][0]
+
     @abstractmethod
     async def _read(self, connection: Connection) -> Iterable[tuple[AnyKey, Caller]]: ...
 

@@ -33,11 +33,11 @@ def messenger_app(
 ) -> App[Messenger]:
     """`db`: the small pool of the routes that no line answers."""
     presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer)
-    notifications, account = NotificationHandlers(db), AccountHandlers(db, quota)
+    notifications, account = NotificationHandlers(db), AccountHandlers(db, quota, directory)
     routes: Routes[Messenger] = {
-        "/v1/presence": {"POST": Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one)},
+        "/v1/presence": {"POST": Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one, tells_limits=False)},
         "/v1/presence/batch": {"POST": Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, numbers=len)},
-        "/v1/bindings": {"POST": Route("bindings", bindings.record, SINGLES, wire.read_binding, numbers=_one)},
+        "/v1/bindings": {"POST": Route("bindings", bindings.record, SINGLES, wire.read_binding, numbers=_one, tells_limits=False)},
         "/v1/bindings/retrieve": {
             "POST": Route("bindings_retrieve", bindings.retrieve, Budget(64, 12_000), wire.read_code, shares_pool=True)
         },
@@ -67,7 +67,7 @@ def messenger_app(
         },
         "/v1/account": {"GET": Route("account", account.show, Budget(64, 600), shares_pool=True, while_suspended=True)},
     }
-    return App("messenger", limits, routes, Admission(directory, _may, quota.reserve, note=refusals.count))
+    return App("messenger", limits, routes, Admission(directory, _may, quota.reserve, note=refusals.count, limits_of=quota.limits))
 
 
 def _one(_: object) -> int:

@@ -66,6 +66,8 @@ def respond(error: Exception) -> Reply:
             return document(422, "NOT_PRESENT", detail)
         case errors.QuotaExceeded():
             return document(429, "QUOTA_EXCEEDED", detail, headers={"Retry-After": str(error.retry_after_s)})
+        case errors.TooManyRequests():
+            return document(429, "TOO_MANY_REQUESTS", detail, headers={"Retry-After": str(error.retry_after_s)})
         case errors.Unavailable():
             return document(503, "UNAVAILABLE", detail, headers={"Retry-After": str(error.retry_after_s)})
         case _:

@@ -60,6 +60,8 @@ class Route(NamedTuple, Generic[Caller]):
     """The handler uses the small pool, of which each caller has a share. Other handlers use the answers' pool, or no database."""
     while_suspended: bool = False
     """A suspended messenger may call it."""
+    tells_limits: bool = True
+    """Its answers carry RateLimit fields. Without it only its 429 do: they would be dear beside a single query."""
     scope: str = ""
     """The scope that a key of the operator API needs."""
     is_open: bool = False

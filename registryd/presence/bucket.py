@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 MINUTE_S = 60.0
+
+
+class Limit(NamedTuple):
+    """How much of a limit is left: `left` of `quota` a `window_s`, and all of it in `whole_s`."""
+
+    name: str
+    quota: int
+    window_s: int
+    left: int
+    whole_s: float
 
 
 class TokenBucket:
@@ -21,3 +33,8 @@ class TokenBucket:
             return wait_s
         self._paid_at = paid_at
         return 0.0
+
+    def limit(self, name: str, now: float, per_minute: int) -> Limit:
+        """What is left of the rate, under a name."""
+        owed_s = max(self._paid_at - now, 0.0)
+        return Limit(name, per_minute, int(MINUTE_S), int((MINUTE_S - owed_s) * per_minute / MINUTE_S), owed_s)

@@ -22,7 +22,7 @@ from registryd import observe
 from registryd.domain.enumeration import Evidence, Sign, Weights, weigh
 from registryd.domain.errors import QuotaExceeded, Throttled
 from registryd.domain.identifiers import MessengerId
-from registryd.presence.bucket import TokenBucket
+from registryd.presence.bucket import Limit, TokenBucket
 from registryd.store import guard
 from registryd.store.commits import was_committed
 from registryd.store.messengers import Messenger
@@ -30,6 +30,8 @@ from registryd.store.pool import Database
 
 DAY_S = 86_400
 EPOCH = date(1970, 1, 1)
+PER_MINUTE_MAX = 2_147_483_647
+"""The policy's alarm_queries_per_minute that raises alarms and slows nobody down."""
 
 
 class Usage(NamedTuple):
@@ -53,6 +55,9 @@ class Throttle:
         if wait_s:
             remaining_s = self.until - now
             raise Throttled(max(1, ceil(remaining_s if numbers > per_minute else min(remaining_s, wait_s))))
+
+    def limit(self, now: float, per_minute: int) -> Limit:
+        return self._bucket.limit("slowed-down", now, per_minute)
 
 
 class Reservation:
@@ -146,6 +151,24 @@ class QuotaGuard:
         """What the messenger asked today, over all processes, up to a second ago, and over this one up to now."""
         today = int(self._clock() // DAY_S)
         return Usage(_date(today), *self._asked(messenger_id, today))
+
+    def limits(self, messenger: Messenger) -> list[Limit]:
+        """What is left of the day's budget, and of an alarm's trickle while there is one."""
+        messenger_id, limits = messenger.messenger_id, list[Limit]()
+        if messenger.daily_quota is not None:
+            now = self._clock()
+            day = int(now // DAY_S)
+            left = messenger.daily_quota - self._asked(messenger_id, day)[0] - self.in_flight[messenger_id]
+            limits.append(Limit("day", messenger.daily_quota, DAY_S, max(left, 0), (day + 1) * DAY_S - now))
+        alarm = self._alarms.get(messenger_id)
+        if alarm is not None and self.slows_down and alarm.until > (steady := self._steady()):
+            limits.append(alarm.limit(steady, self._per_minute))
+        return limits
+
+    @property
+    def slows_down(self) -> bool:
+        """Whether an alarm slows its messenger down. Under a policy that only watches it does not."""
+        return self._per_minute < PER_MINUTE_MAX
 
     async def exchange(self) -> None:
         """Shares this process's counts and signs; learns the sums, the alarms and the measures. Raises: Unavailable; nothing is lost."""

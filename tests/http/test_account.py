@@ -19,9 +19,11 @@ def test_the_account_counts_what_was_asked(service: Service) -> None:
     assert account.body == {
         "messengerId": messenger.messenger_id,
         "name": messenger.name,
+        "key": {"keyId": messenger.api_key.split("_")[1], "expiresAt": None},
         "endpoint": {"url": None, "state": "none", "lastError": None, "gatedUntil": None},
         "notifications": {"pending": 0, "oldestDeadlineAt": None, "held": False},
         "quota": {"day": f"{datetime.now(UTC):%Y-%m-%d}", "limit": 100, "used": 0, "absentRatio": None},
+        "slowedDown": None,
     }
     ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}"}, headers=messenger.headers)
     queries = [{"phoneNumber": f"+{number}"}] + [{"phoneNumber": "+79169999999"}] * 2

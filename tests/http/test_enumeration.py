@@ -59,7 +59,7 @@ def test_a_scan_is_slowed_down_and_what_is_answered_stays_true(service: Service)
     while not is_slowed_down(service.api, messenger):
         assert query(service.api, messenger, never_issued()).status == 200
     refused = batch(service.api, messenger, [never_issued() for _ in range(PER_MINUTE + 1)])
-    assert (refused.status, refused.body["code"]) == (429, "QUOTA_EXCEEDED")
+    assert (refused.status, refused.body["code"]) == (429, "TOO_MANY_REQUESTS")
     assert "ask the operator" in refused.body["detail"]
     assert 3_500 <= int(refused.headers["retry-after"]) <= 3_600, "a batch that never fits waits for the end"
     assert query(service.api, messenger, present).body["present"] is True

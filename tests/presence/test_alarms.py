@@ -12,9 +12,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from registryd.domain.errors import QuotaExceeded, Throttled, Unavailable
+from registryd.domain.errors import Throttled, Unavailable
 from registryd.domain.identifiers import MessengerId
-from registryd.presence.bucket import MINUTE_S
+from registryd.presence.bucket import MINUTE_S, TokenBucket
 from registryd.presence.quota import QuotaGuard, Throttle
 from registryd.store import guard as store
 from registryd.store.messengers import Messenger
@@ -366,6 +366,14 @@ def test_a_minute_s_worth_may_be_saved_up_and_no_more() -> None:
     assert refused.value.retry_after_s == 29 * 60, "until the alarm's end: it will never fit"
 
 
-def test_slowed_down_is_the_quota_s_refusal_on_the_wire() -> None:
-    assert issubclass(Throttled, QuotaExceeded)
-    assert str(Throttled(1)) != str(QuotaExceeded(1))
+def test_a_bucket_tells_what_may_be_taken_and_when_it_is_whole_again() -> None:
+    bucket = TokenBucket()
+    now = 1_000.0
+    assert bucket.limit("calls", now, 120) == ("calls", 120, 60, 120, 0.0)
+    bucket.take(now, 90, 120)
+    assert bucket.limit("calls", now, 120)[3:] == (30, 45.0)
+    assert bucket.limit("calls", now + 44, 120)[3:] == (118, 1.0)
+    left = bucket.limit("calls", now + 10, 120).left
+    assert bucket.take(now + 10, left + 1, 120) > 0, "no more than it tells"
+    assert bucket.take(now + 10, left, 120) == 0
+    assert bucket.limit("calls", now + 10, 120).left == 0
