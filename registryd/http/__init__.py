@@ -1,1 +1,1 @@
-"""The two HTTP listeners: messenger API and operator API. They never share a port; openapi.yaml is the contract of both."""
+"""The two HTTP listeners: messenger API and operator API. They never share a port; messenger.yaml and operator.yaml are their contracts."""

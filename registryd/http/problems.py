@@ -11,6 +11,8 @@ from registryd.domain import errors
 from registryd.http.reply import NO_HEADERS, Reply
 
 ERRORS_MAX = 20
+TITLES = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large", 422: "Unprocessable Content"}
+"""As RFC 9110 has them: Python learnt these two with 3.13."""
 
 
 class HttpError(Exception):
@@ -27,7 +29,7 @@ class HttpError(Exception):
 
 
 def not_found() -> HttpError:
-    return HttpError(404, "NOT_FOUND", "There is no such path; see the API's document.")
+    return HttpError(404, "NOT_FOUND", "There is no such path; GET /openapi.yaml has those there are.")
 
 
 def method_not_allowed(allowed: list[str]) -> HttpError:
@@ -83,7 +85,7 @@ def document(
     headers: Mapping[str, str] = NO_HEADERS,
     close: bool = False,
 ) -> Reply:
-    body: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
+    body: dict[str, object] = {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail, "code": code}
     if errors:
         body["errors"] = [{"path": path, "message": message} for path, message in errors[:ERRORS_MAX]]
     return Reply(orjson.dumps(body), status, "application/problem+json", headers, close=close)

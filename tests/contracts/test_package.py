@@ -87,7 +87,13 @@ def test_processes_serve_and_stop_though_their_files_are_gone(installed: Path, s
 
 def test_an_installed_wheel_holds_the_files_that_it_needs_and_no_demo(installed: Path) -> None:
     files = {str(path.relative_to(installed)) for path in (installed / "registryd").rglob("*") if path.is_file()}
-    for name in ("_files/sql/roles.sql", "_files/systemd/registryd.toml", "console/index.html", "http/openapi.yaml"):
+    for name in (
+        "_files/sql/roles.sql",
+        "_files/systemd/registryd.toml",
+        "console/index.html",
+        "http/messenger.yaml",
+        "http/operator.yaml",
+    ):
         assert f"registryd/{name}" in files
     units = {path.name for path in (ROOT / "systemd").glob("registryd*")}
     assert {name.rpartition("/")[2] for name in files if name.startswith("registryd/_files/systemd/")} == units
