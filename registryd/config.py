@@ -48,6 +48,7 @@ class ApiSection(Section, frozen=True):
     body_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=15)] = 10.0
     keepalive_timeout_s: Seconds = 75.0
     body_max_bytes: Annotated[int, msgspec.Meta(ge=4096, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
+    test_numbers: bool | Literal["demo"] = False
 
 
 class OperatorSection(Section, frozen=True):

@@ -38,6 +38,7 @@ import msgspec
 from msgspec.structs import replace
 
 from registryd.domain.identifiers import Msisdn, begins_with_trunk_8
+from registryd.domain.testnumbers import is_under_code
 
 Status = Literal["active", "suspended", "ended"]
 Holder = Literal["individual", "sole_trader", "organisation"]
@@ -167,6 +168,8 @@ def _refuse_nonsense(event: Event) -> None:
     """Refuses what is wrong with an event whatever the registry holds."""
     if begins_with_trunk_8(event.msisdn):
         raise Refused("the number begins with 8, which is dialled inside Russia for +7: send it with +7")
+    if is_under_code(event.msisdn):
+        raise Refused("no subscriber has a number under +999, the code of test numbers: send the number that the contract has")
     if event.occurred_at < EARLIEST:
         raise Refused("occurredAt lies before 1970: correct the year")
     begins = event.type in ("activated", "holder_changed")

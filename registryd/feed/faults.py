@@ -9,6 +9,7 @@ from datetime import date, datetime
 from registryd.domain.contract import EARLIEST, END_REASONS, END_USERS, HOLDERS, STATUSES
 from registryd.domain.files import one_of
 from registryd.domain.identifiers import MSISDN, MSISDN_WANTED
+from registryd.domain.testnumbers import COUNTRY_CODE
 from registryd.domain.times import parse_file_time
 
 LIVE_STATUSES = tuple(status for status in STATUSES if status != "ended")
@@ -41,6 +42,8 @@ def history_fault(row: Mapping[str, str], latest: datetime) -> str | None:
 def msisdn_fault(text: str) -> str | None:
     if _TRUNK_8.fullmatch(text):
         return "msisdn: begins with 8 for 7, as it is dialled within Russia: write the country code, 79…"
+    if MSISDN.fullmatch(text) and text.startswith(COUNTRY_CODE):
+        return f"msisdn: {COUNTRY_CODE} is the code of test numbers, under which nobody has a contract"
     return None if MSISDN.fullmatch(text) else f"msisdn: {MSISDN_WANTED}"
 
 
@@ -85,7 +88,7 @@ def plain_lines(columns: Sequence[str], today: date) -> re.Pattern[bytes]:
     """
     clock = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9}+)?+"
     values = {
-        "msisdn": rf"(?!{_TRUNK_8.pattern}[,\n]){MSISDN.pattern}",
+        "msisdn": rf"(?!{_TRUNK_8.pattern}[,\n]|{COUNTRY_CODE}){MSISDN.pattern}",
         "generation": _GENERATION.pattern,
         "status": f"(?:{'|'.join(LIVE_STATUSES)})",
         "started_at": rf"(?:{_days_before_month(today)})[T ]{clock}(?:Z|\+(?:0[0-9]|1[0-5])(?::?+[0-5][0-9])?+)",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from registryd.domain.files import BadLine, ImportRefused, told
 from registryd.domain.identifiers import MSISDN, MSISDN_WANTED
+from registryd.domain.testnumbers import FIRST
 from registryd.feed import register, tables
 from registryd.feed.register import Whose
 from registryd.feed.tables import Table, columns_of, refused
@@ -97,6 +98,8 @@ def _own(table: Table) -> Iterator[Range]:
             raise refused(line, f"first_msisdn and last_msisdn: {MSISDN_WANTED}")
         if int(last) < int(first):
             raise refused(line, "last_msisdn: not smaller than first_msisdn")
+        if int(last) >= FIRST:
+            raise refused(line, "last_msisdn: +999 and twelve digits is a test number, which nobody can have")
         yield Range(line, int(first), int(last), region, note)
     if table.is_cut and place["last_msisdn"] == max(place.values()):
         raise refused(line, "has no line end, so the file may have been cut within it: end it with one")

@@ -88,8 +88,8 @@ class App(Generic[Caller]):
         try:
             if route.takes is not None and (request.body_exists or not route.body_optional):
                 call.content = route.takes(await transport.read_body(request, self._limits))
-            if route.numbers is not None:
-                call.reserved = self._admission.reserve(caller, route.numbers(call.content))
+            if route.numbers is not None and (numbers := route.numbers(call.content)):
+                call.reserved = self._admission.reserve(caller, numbers)
                 try:
                     return await route.handle(call)
                 finally:

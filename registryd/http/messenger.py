@@ -9,11 +9,12 @@ from registryd.http.account import AccountHandlers
 from registryd.http.admission import Admission
 from registryd.http.app import App
 from registryd.http.auth import Directory
-from registryd.http.bindings import BindingHandlers
+from registryd.http.bindings import BindingHandlers, tell_binding
 from registryd.http.notifications import NotificationHandlers
 from registryd.http.presence import PresenceHandlers
 from registryd.http.refusals import Refusals
 from registryd.http.routes import Budget, Route, Routes
+from registryd.http.testnumbers import NumbersForTests
 from registryd.presence.answerer import Answerer
 from registryd.presence.quota import QuotaGuard
 from registryd.store.messengers import Messenger
@@ -34,10 +35,16 @@ def messenger_app(
     """`db`: the small pool of the routes that no line answers."""
     presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer)
     notifications, account = NotificationHandlers(db), AccountHandlers(db, quota, directory)
+    single = Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one, tells_limits=False)
+    batch = Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, numbers=len)
+    binding = Route("bindings", bindings.record, SINGLES, wire.read_binding, numbers=_one, tells_limits=False)
+    if limits.test_numbers:
+        tests = NumbersForTests(presence, in_demo=limits.test_numbers == "demo")
+        single, batch, binding = tests.single(single, presence.tell), tests.batch(batch), tests.single(binding, tell_binding)
     routes: Routes[Messenger] = {
-        "/v1/presence": {"POST": Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one, tells_limits=False)},
-        "/v1/presence/batch": {"POST": Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, numbers=len)},
-        "/v1/bindings": {"POST": Route("bindings", bindings.record, SINGLES, wire.read_binding, numbers=_one, tells_limits=False)},
+        "/v1/presence": {"POST": single},
+        "/v1/presence/batch": {"POST": batch},
+        "/v1/bindings": {"POST": binding},
         "/v1/bindings/retrieve": {
             "POST": Route("bindings_retrieve", bindings.retrieve, Budget(64, 12_000), wire.read_code, shares_pool=True)
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
@@ -67,12 +67,17 @@ class PresenceHandlers:
     answerer: Answerer
 
     async def answer(self, call: Call[Messenger]) -> Reply:
-        answer = await answer_one(self.answerer, call)
+        return self.tell(await answer_one(self.answerer, call))
+
+    def tell(self, answer: Answer) -> Reply:
         verdict = _verdict(answer.present, answer.bound)
         return Reply(f'{{"queryId":"{answer.query_id}",{verdict},{self._times(answer.received_at, answer.answered_at)}}}'.encode())
 
     async def answer_batch(self, call: Call[Messenger]) -> Reply:
-        queries: list[PresenceQuery] = call.content
+        return self.tell_batch(await self.ask_batch(call, call.content))
+
+    async def ask_batch(self, call: Call[Messenger], queries: Sequence[PresenceQuery]) -> BatchAnswer:
+        """Answers queries and counts them. Raises: Unavailable."""
         if len(queries) > PART_QUERIES:
             await asyncio.sleep(0)  # reading ten thousand takes milliseconds: let others run
         batch = await self.answerer.answer_batch(call.caller.messenger_id, queries, call.received)
@@ -82,6 +87,9 @@ class PresenceHandlers:
                 await asyncio.sleep(0)
             part = slice(start, start + PART_QUERIES)
             call.reserved.record([query.msisdn for query in queries[part]], presents[part])
+        return batch
+
+    def tell_batch(self, batch: BatchAnswer) -> Reply:
         times = self._times(batch.received_at, batch.answered_at)
         return Reply(f'{{"batchId":"{batch.batch_id}",{times},"results":[{_results(batch)}]}}'.encode())
 

@@ -34,7 +34,7 @@ class Call(Generic[Caller]):
     __slots__ = ("caller", "content", "received", "request", "reserved")
 
     reserved: Reservation
-    """The numbers held of the quota. Set on routes that ask for numbers."""
+    """The numbers held of the quota. Set where the content asks for numbers."""
 
     def __init__(self, request: BaseRequest, caller: Caller, received: float) -> None:
         self.request = request
@@ -53,7 +53,7 @@ class Route(NamedTuple, Generic[Caller]):
     """Reads a JSON body; None: the route takes no body."""
     body_optional: bool = False
     numbers: Callable[[Any], int] | None = None
-    """How many presence queries the content asks: they count against the quota and the alarm's trickle."""
+    """How many presence queries the content asks: they count against the quota and the alarm's trickle. 0: all are test numbers."""
     parameters: frozenset[str] = frozenset()
     """The query parameters it knows."""
     shares_pool: bool = False

@@ -118,7 +118,7 @@ INSERT INTO registry.policy VALUES (
 
 CREATE TABLE registry.numbering_range ( -- The operator's allocated numbering capacity (DEF and ABC codes). It advises: imports and events count the live contracts outside it, which are numbers ported in. It never decides an answer.
     first_msisdn bigint PRIMARY KEY CHECK (first_msisdn BETWEEN 10000 AND 999999999999999), -- The first number of the range.
-    last_msisdn  bigint NOT NULL CHECK (last_msisdn BETWEEN first_msisdn AND 999999999999999), -- The last number of the range, itself included.
+    last_msisdn  bigint NOT NULL CHECK (last_msisdn BETWEEN first_msisdn AND 998999999999999), -- The last number of the range, itself included.
     region       text NOT NULL DEFAULT '', -- The region the regulator names.
     note         text NOT NULL DEFAULT '', -- Where the row comes from.
     source       registry.range_source NOT NULL DEFAULT 'hand', -- register: an import of the regulator's register wrote the row, and the next one replaces it. hand: SQL did, or a list of the operator's own; a register leaves it as it is.
@@ -126,7 +126,7 @@ CREATE TABLE registry.numbering_range ( -- The operator's allocated numbering ca
 );
 
 CREATE TABLE registry.canary_number ( -- Numbers that were never issued to anyone. No user can have one, so whoever asks for one is searching. They answer absent like any other number. One that has or had a contract does not count. Keep to some thousands: each process reads all of them every second.
-    msisdn   bigint PRIMARY KEY CHECK (msisdn BETWEEN 10000 AND 999999999999999), -- The number. Keep it to yourselves.
+    msisdn   bigint PRIMARY KEY CHECK (msisdn BETWEEN 10000 AND 998999999999999), -- The number. Keep it to yourselves.
     added_at timestamptz NOT NULL DEFAULT now() -- When it was added.
 );
 
@@ -149,6 +149,8 @@ CREATE TABLE registry.contract ( -- One MSISDN held by one subscriber over one p
     -- The index that answers queries, without a look at the table: a number's live contract is its highest generation. The two further columns
     -- fill bytes that alignment would waste; end_user itself, of four bytes, would cost eight more.
     PRIMARY KEY (msisdn, generation) INCLUDE (unverified, status) WITH (fillfactor = 100),
+    -- +999 and twelve digits: a country code that nobody has, answered from the digits alone where [api] test_numbers is on.
+    CONSTRAINT test_numbers_have_no_contract CHECK (msisdn < 999000000000000),
     CONSTRAINT ended_contracts_say_when_and_why
         CHECK ((status = 'ended') = (ended_at IS NOT NULL) AND (ended_at IS NULL) = (end_reason IS NULL)),
     CONSTRAINT contracts_end_after_they_start CHECK (ended_at >= started_at),

@@ -204,6 +204,8 @@ def test_what_time_another_event_or_a_person_would_cure_is_not_yet(before: Known
         ),
         (known(contract(generation=GENERATION_MAX)), event("holder_changed"), "too many holders"),
         (known(), msgspec.structs.replace(event("activated"), msisdn=Msisdn(89161234567)), "begins with 8.*send it with \\+7"),
+        (known(), msgspec.structs.replace(event("activated"), msisdn=Msisdn(999100000000001)), "under \\+999, the code of test numbers"),
+        (known(), msgspec.structs.replace(event("activated"), msisdn=Msisdn(99912345)), "under \\+999, the code of test numbers"),
     ],
 )
 def test_what_contradicts_whenever_it_comes_is_refused_and_says_what_to_do(before: Known, sent: Event, reason: str) -> None:

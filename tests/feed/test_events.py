@@ -134,6 +134,7 @@ def test_event_that_contradicts_the_state_is_refused_with_a_reason_and_changes_n
         (event("terminated", live, "2019-12-31T23:59:59Z"), "before the live contract (generation 1) started"),
         (event("activated", never, "1026-01-01T00:00:00Z"), "before 1970: correct the year"),
         (event("activated", 89_161_234_567), "begins with 8, which is dialled inside Russia for +7: send it with +7"),
+        (event("activated", 999_100_000_000_001), "no subscriber has a number under +999, the code of test numbers"),
         (event("suspended", live, holder="organisation"), "do not belong to suspended"),
         (event("terminated", live, endUser="registered"), "do not belong to terminated"),
         (event("activated", never, holder="individual", endUser="registered"), "endUser belongs to an organisation or sole trader"),

@@ -35,6 +35,7 @@ def is_good(columns: tuple[str, ...], text: str) -> bool:
     return (
         re.fullmatch("[1-9][0-9]{4,14}", row["msisdn"]) is not None
         and not (row["msisdn"].startswith("89") and len(row["msisdn"]) == 11)
+        and not row["msisdn"].startswith("999")
         and re.fullmatch("[1-9][0-9]{0,3}", row.get("generation", "1")) is not None
         and (row["holder"], row["end_user"]) in HOLDERS
         and (is_ended or row["status"] in ("active", "suspended"))
@@ -61,7 +62,7 @@ def invented(columns: tuple[str, ...], draw: random.Random) -> str:
 
     holder, end_user = draw.choice(sorted(HOLDERS))
     row = {
-        "msisdn": str(draw.choice([*[79] * 19, 89]) * 10**9 + draw.randint(0, 999_999_999)),
+        "msisdn": str(draw.choice([*[790] * 38, 891, 892, 999]) * 10**8 + draw.randint(0, 99_999_999)),
         "generation": str(draw.randint(1, 3)),
         "status": draw.choice(["active", "active", "suspended", "ended"]),
         "holder": holder,

@@ -158,6 +158,8 @@ BAD_LINES = [
     (line(ended_at="2021-01-01T00:00:00Z"), "ended_at: given where status is ended, and only there"),
 ]
 MORE_BAD_LINES = [
+    (line(999100000000001), "msisdn: 999 is the code of test numbers, under which nobody has a contract"),
+    (line(99912345678), "msisdn: 999 is the code of test numbers, under which nobody has a contract"),
     (ended(ended_at=""), "ended_at: given where status is ended, and only there"),
     (line(end_reason="terminated"), "end_reason: given where status is ended, and only there"),
     (ended(end_reason=""), "end_reason: given where status is ended, and only there"),

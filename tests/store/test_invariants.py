@@ -289,6 +289,16 @@ def test_an_update_may_not_choose_when_the_registry_learned_of_a_contract(shared
         assert dba(shared, f"SELECT recorded_at > now() - interval '1 minute' FROM registry.contract WHERE msisdn = {pair[0]}") == [["t"]]
 
 
+@pytest.mark.parametrize("msisdn", [999_000_000_000_000, 999_999_999_999_999])
+def test_a_test_number_never_has_a_contract(shared: TestDatabase, msisdn: int) -> None:
+    said = refused(
+        shared,
+        f"INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+        f"VALUES ({msisdn}, 1, 'active', 'individual', 'not_required', now())",
+    )
+    assert 'violates check constraint "test_numbers_have_no_contract"' in said
+
+
 def test_the_index_alone_refuses_a_second_live_contract(shared: TestDatabase, pair: tuple[int, int]) -> None:
     said = refused(
         shared,
