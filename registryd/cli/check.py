@@ -49,6 +49,7 @@ def _machine(settings: Settings) -> list[CheckResult]:
         ("TLS", partial(machine.tls, of_units=listens)),
         ("certificates", machine.certificate_ends),
         ("networks", machine.networks),
+        ("resolvers", machine.resolvers),
         ("database link", machine.link),
     )
     return [_looked_at(name, look, settings) for name, look in looks]

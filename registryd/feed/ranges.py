@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from registryd.domain.files import BadLine, ImportRefused, told
+from registryd.domain.files import BAD_LINES_TOLD, ImportRefused
 from registryd.domain.identifiers import MSISDN, MSISDN_WANTED
 from registryd.domain.testnumbers import FIRST
 from registryd.feed import register, tables
@@ -37,14 +37,18 @@ class Imported(NamedTuple):
 async def import_ranges(dsn: str, password: str | None, paths: Sequence[Path], whose: Whose, *, dry_run: bool = False) -> Imported:
     """Makes the files' ranges the numbering capacity, in one transaction. Raises: ImportRefused, SchemaMismatch, Unavailable."""
     found, notes = _read(paths, whose)
-    ranges = sorted(found, key=lambda one: one.first)
+    ranges = sorted(found, key=lambda one: one.first)  # of two that begin alike, the one that was read first comes first
     if not ranges:
         raise ImportRefused(
             "the file has no ranges: importing it would leave every number unchecked; delete the ranges by SQL if that is wanted"
         )
-    clashes = [_clash(one, two) for one, two in pairwise(ranges) if two.first <= one.last]
+    clashes = [
+        f"{two.place}: overlaps the range of {one.place}: a number belongs to one range"
+        for one, two in pairwise(ranges)
+        if two.first <= one.last
+    ]
     if clashes:
-        raise ImportRefused(told(sorted(clashes)))
+        raise ImportRefused("\n".join(clashes[:BAD_LINES_TOLD]))
     connection = await connect(dsn, password=password)
     try:
         origin: store.RangeSource = "hand" if whose == NOBODY else "register"
@@ -53,29 +57,24 @@ async def import_ranges(dsn: str, password: str | None, paths: Sequence[Path], w
         await connection.close()
 
 
-def _clash(one: Range, two: Range) -> BadLine:
-    first, later = sorted((one.line, two.line))
-    where = "a line of the same number in another file" if first == later else f"line {first}"
-    return BadLine(later, f"overlaps the range of {where}: a number belongs to one range")
-
-
 def _read(paths: Sequence[Path], whose: Whose) -> tuple[list[Range], list[str]]:
     """Raises: ImportRefused, which names the file where there are several."""
     rows: list[register.Row] = []
     ranges: list[Range] = []
     for path in paths:
+        file = f"{path}: " if len(paths) > 1 else ""
         try:
             table = tables.read(path)
             header = next(table.rows)
             table = table._replace(rows=_again(header, table.rows))
             if register.is_header(header[1]):
-                rows += register.rows_of(table)
+                rows += register.rows_of(table, file)
             elif whose != NOBODY:
                 raise ImportRefused("--operator and --inn are for the regulator's register; this file's header is not the register's")
             else:
-                ranges += _own(table)
+                ranges += _own(table, file)
         except ImportRefused as error:
-            raise (ImportRefused(f"{path}: {error}") if len(paths) > 1 else error) from None
+            raise ImportRefused(f"{file}{error}") from None
     if rows and ranges:
         raise ImportRefused("some files are of the regulator's register and others are lists of your own: import one kind")
     return register.ranges_of(rows, whose) if rows or whose != NOBODY else (ranges, [])
@@ -86,7 +85,7 @@ def _again(first: tuple[int, list[str]], rest: Iterator[tuple[int, list[str]]]) 
     yield from rest
 
 
-def _own(table: Table) -> Iterator[Range]:
+def _own(table: Table, file: str) -> Iterator[Range]:
     _, header = next(table.rows)
     place = columns_of([name.strip() for name in header], dict(zip(COLUMNS, COLUMNS, strict=True)))
     line = 1
@@ -100,6 +99,6 @@ def _own(table: Table) -> Iterator[Range]:
             raise refused(line, "last_msisdn: not smaller than first_msisdn")
         if int(last) >= FIRST:
             raise refused(line, "last_msisdn: +999 and twelve digits is a test number, which nobody can have")
-        yield Range(line, int(first), int(last), region, note)
+        yield Range(f"{file}line {line}", int(first), int(last), region, note)
     if table.is_cut and place["last_msisdn"] == max(place.values()):
         raise refused(line, "has no line end, so the file may have been cut within it: end it with one")

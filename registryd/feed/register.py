@@ -38,7 +38,7 @@ class Whose(NamedTuple):
 class Row(NamedTuple):
     """A line of the register. `inn` is empty in an older edition."""
 
-    line: int
+    place: str
     code: str
     first: str
     last: str
@@ -52,8 +52,11 @@ def is_header(names: Sequence[str]) -> bool:
     return _CODE in map(_heading, names)
 
 
-def rows_of(table: Table) -> Iterator[Row]:
-    """The lines of one file. Where files were joined, the next one's header stands among them. Raises: ImportRefused."""
+def rows_of(table: Table, file: str) -> Iterator[Row]:
+    """The lines of one file. Where files were joined, the next one's header stands among them. `file` begins each line's place.
+
+    Raises: ImportRefused.
+    """
     place: dict[str, int] = {}
     cells: list[str] = []
     line = 1
@@ -66,7 +69,7 @@ def rows_of(table: Table) -> Iterator[Row]:
         if len(cells) <= max(place.values()):
             raise refused(line, "has fewer fields than the header")
         # Names, regions and codes repeat: half a million lines would hold as many copies.
-        yield Row(line, *(sys.intern(cells[place[name]].strip()) if name in place else "" for name in PUBLISHED))
+        yield Row(f"{file}line {line}", *(sys.intern(cells[place[name]].strip()) if name in place else "" for name in PUBLISHED))
     if table.is_cut and INN in place and len(cells[place[INN]].strip()) not in INN_DIGITS:
         raise refused(line, f"{INN}: has neither {INN_DIGITS[0]} nor {INN_DIGITS[1]} digits, and no line end: the file was cut short")
 
@@ -112,11 +115,15 @@ def _range(row: Row) -> Range:
     # A national number has ten digits. Some editions lost the leading zeros of От and До, so they are put back below.
     width = NATIONAL_DIGITS - len(row.code)
     if not re.fullmatch("[1-9][0-9]{2,4}", row.code) or not all(re.fullmatch(f"[0-9]{{1,{width}}}", end) for end in (row.first, row.last)):
-        raise refused(row.line, f"{CODE}, {FIRST}, {LAST}: a code of 3 to 5 digits and two numbers that fill it up to {NATIONAL_DIGITS}")
+        raise ImportRefused(
+            f"{row.place}: {CODE}, {FIRST}, {LAST}: a code of 3 to 5 digits and two numbers that fill it up to {NATIONAL_DIGITS}"
+        )
     first, last = (int(f"{COUNTRY_CODE}{row.code}{end:0>{width}}") for end in (row.first, row.last))
     if last < first or row.capacity != str(last - first + 1):
-        raise refused(row.line, f"{CAPACITY}: is not how many numbers {FIRST} to {LAST} holds; the file is damaged, fetch it again")
-    return Range(row.line, first, last, row.region, row.operator + (f", ИНН {row.inn}" if row.inn else ""))
+        raise ImportRefused(
+            f"{row.place}: {CAPACITY}: is not how many numbers {FIRST} to {LAST} holds; the file is damaged, fetch it again"
+        )
+    return Range(row.place, first, last, row.region, row.operator + (f", ИНН {row.inn}" if row.inn else ""))
 
 
 def _heading(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from typing import Any, Generic
@@ -15,10 +14,9 @@ from registryd.domain.errors import InvalidArgument, QuotaExceeded, RegistryErro
 from registryd.http import problems, transport
 from registryd.http.admission import Admission
 from registryd.http.problems import HttpError
-from registryd.http.reply import Reply
+from registryd.http.reply import Reply, correlator
 from registryd.http.routes import Call, Caller, Route, Routes
 
-_CORRELATOR = re.compile(r"[a-zA-Z0-9\-_:;./<>{}]{1,256}", re.ASCII)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
@@ -34,6 +32,7 @@ class App(Generic[Caller]):
 
     async def __call__(self, request: BaseRequest) -> Reply:
         received = time.monotonic()
+        marked = correlator(request.headers)
         route: Route[Caller] | None = None
         caller: Caller | None = None
         try:
@@ -45,17 +44,15 @@ class App(Generic[Caller]):
                 reply.headers = {**reply.headers, **self._admission.limits(caller, route)}
         except (RegistryError, HttpError) as error:
             reply = problems.respond(error)
-            reply.correlator = _correlator(request)
             if isinstance(error, QuotaExceeded | TooManyRequests) and caller is not None and route is not None:
                 reply.headers = {**reply.headers, **self._admission.limits(caller, route)}
             if error.reason is not None:
-                self._tell_refusal(self._facts(request, reply, route, caller), error)
+                self._tell_refusal(self._facts(request, marked, route, caller), error)
                 await self._admission.refuse(caller, error.reason, is_ours=isinstance(error, Unavailable))
         except Exception as error:
             reply = problems.respond(error)
-            reply.correlator = _correlator(request)
-            self._tell_failure(self._facts(request, reply, route, caller), error)
-        reply.correlator = reply.correlator or _correlator(request)
+            self._tell_failure(self._facts(request, marked, route, caller), error)
+        reply.correlator = marked
         name, seconds = route.name if route else "unknown", time.monotonic() - received
         observe.child(observe.requests, self._name, name, reply.status).inc()
         observe.child(observe.request_seconds, self._name, name).observe(seconds)
@@ -75,11 +72,11 @@ class App(Generic[Caller]):
         facts |= {"kind": type(error).__name__, "at": observe.place(error)}
         self._repeats.tell("request_failed", "error", kind=(facts["kind"], facts["at"], facts["route"]), facts=facts)
 
-    def _facts(self, request: BaseRequest, reply: Reply, route: Route[Caller] | None, caller: Caller | None) -> dict[str, Any]:
-        """Who asked for what. A client's own correlator that is no UUID may be anything, such as a number, so it is not told."""
+    def _facts(self, request: BaseRequest, marked: str, route: Route[Caller] | None, caller: Caller | None) -> dict[str, Any]:
+        """Who asked for what. `marked` is the correlator; a client's own that is no UUID is not told, because it may be anything."""
         facts: dict[str, Any] = {"api": self._name, "route": route.name if route else "unknown"}
-        if reply.correlator != request.headers.get("x-correlator") or _UUID.fullmatch(reply.correlator):
-            facts["correlator"] = reply.correlator
+        if marked != request.headers.get("x-correlator") or _UUID.fullmatch(marked):
+            facts["correlator"] = marked
         return facts if caller is None else facts | {"caller": caller.name, "key_id": self._admission.key_id(request)}
 
     async def _serve(self, request: BaseRequest, route: Route[Caller], caller: Caller, received: float) -> Reply:
@@ -110,12 +107,6 @@ class App(Generic[Caller]):
         if route is None:
             raise problems.method_not_allowed(sorted([*methods, "HEAD"] if "GET" in methods else methods))
         return route
-
-
-def _correlator(request: BaseRequest) -> str:
-    """The client's, where it is well formed; else one of ours."""
-    given = request.headers.get("x-correlator", "")
-    return given if _CORRELATOR.fullmatch(given) else f"{random.getrandbits(64):016x}"
 
 
 def _check_parameters(request: BaseRequest, route: Route[Caller]) -> None:

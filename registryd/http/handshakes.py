@@ -19,8 +19,14 @@ REASONS = {
     "NO_SUITABLE_SIGNATURE_ALGORITHM": "cipher",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "client_certificate_missing",
     "CERTIFICATE_VERIFY_FAILED": "client_certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "our_certificate_refused",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "our_certificate_refused",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "our_certificate_refused",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "our_certificate_refused",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "our_certificate_refused",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "our_certificate_refused",
 }
-"""By OpenSSL's names. An alert is the client's word: it does not take our certificate."""
+"""By OpenSSL's names. An alert is the client's word."""
 
 
 class Handshakes:
@@ -42,8 +48,7 @@ class Handshakes:
 def why(error: OSError) -> str:
     """The reason of a failed handshake, in a word of ours."""
     if isinstance(error, ssl.SSLError):
-        name = error.reason or ""
-        return REASONS.get(name) or ("our_certificate_refused" if "ALERT" in name else "other")
+        return REASONS.get(error.reason or "", "other")
     if isinstance(error, ConnectionAbortedError | TimeoutError):
         return "timeout"
     return "closed"

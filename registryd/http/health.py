@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import orjson
@@ -11,7 +10,8 @@ from aiohttp.web import BaseRequest
 from registryd import observe, resources
 from registryd.domain.errors import Unavailable
 from registryd.http import problems
-from registryd.http.reply import Reply
+from registryd.http.admission import NOBODY
+from registryd.http.reply import Reply, correlator
 from registryd.http.transport import Handler
 
 STALE_S = 5.0
@@ -62,9 +62,9 @@ class Door:
     async def __call__(self, request: BaseRequest) -> Reply:
         if self.handler is None or self.is_shut:
             observe.child(observe.requests, self._api, "unknown", 503).inc()
-            observe.child(observe.requests_refused, "-", "database").inc()
+            observe.child(observe.requests_refused, NOBODY, "schema" if self.is_shut else "database").inc()
             reply = problems.respond(Unavailable())
-            reply.correlator = os.urandom(8).hex()
+            reply.correlator = correlator(request.headers)
             return reply
         return await self.handler(request)
 

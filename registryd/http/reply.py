@@ -5,6 +5,8 @@ Our answers are short and complete before the first byte goes out, so aiohttp's 
 
 from __future__ import annotations
 
+import random
+import re
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -13,6 +15,13 @@ from http import HTTPStatus
 from types import MappingProxyType
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_CORRELATOR = re.compile(r"[a-zA-Z0-9\-_:;./<>{}]{1,256}", re.ASCII)
+
+
+def correlator(headers: Mapping[str, str] = NO_HEADERS) -> str:
+    """What an answer carries as x-correlator: the client's, where it is well formed; else one of ours."""
+    given = headers.get("x-correlator", "")
+    return given if _CORRELATOR.fullmatch(given) else f"{random.getrandbits(64):016x}"
 
 
 class Reply:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import socket
 import ssl
@@ -25,7 +24,7 @@ from registryd.config import ApiSection, ConfigError
 from registryd.http import problems
 from registryd.http.accepting import Acceptor
 from registryd.http.handshakes import Handshakes
-from registryd.http.reply import Reply
+from registryd.http.reply import Reply, correlator
 
 SWEEP_S = 1.0
 STALLED_MAX_S = 10.0
@@ -164,7 +163,7 @@ class Connection(web_protocol.RequestHandler):
         assert isinstance(self._manager, Listener)
         observe.connections_closed.labels(self._manager.name, "bad_http").inc()
         reply = problems.document(400, "INVALID_ARGUMENT", "This is not a well-formed HTTP/1.1 request.")
-        reply.correlator = os.urandom(8).hex()
+        reply.correlator = correlator()
         reply.close = True
         return reply
 

@@ -8,6 +8,7 @@ from registryd import observe
 from registryd.domain.errors import Unavailable
 from registryd.store import days
 from registryd.store.digest_keys import DESTROY_KEYS
+from registryd.store.failures import WAITED
 from registryd.store.jobs import exclusively
 from registryd.store.pool import Database, fetch
 from registryd.store.queries import Query
@@ -22,7 +23,9 @@ async def keep_days(db: Database) -> None:
     """
     try:
         await days.make_partitions(db)
-    except Unavailable:
+    except Unavailable as error:
+        if not isinstance(error.__cause__, WAITED):
+            raise
         # A transaction that began before the first day's midnight may hold them off, such as a dump. Rows lie in the default partition
         # meanwhile, and move when the partition can be made.
         readers = [reader.holder for reader in await db.fetch(days.PARTITIONS_WAIT_FOR)]

@@ -1,4 +1,4 @@
-"""The table of jobs. Every operate process runs all of them; each transaction of a job begins with the job's lock (store/jobs.py)."""
+"""The table of jobs. Every operate process runs all of them. What must be done once takes its job's lock first (store/jobs.py)."""
 
 from __future__ import annotations
 

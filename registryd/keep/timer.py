@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
@@ -13,8 +11,6 @@ from registryd.domain.errors import Unavailable
 from registryd.store.outage import Outage
 
 END_S = 1.0
-REPEATED_S = 60.0
-"""How often at most the same failure of a job is logged."""
 
 
 class Job(NamedTuple):
@@ -31,7 +27,7 @@ async def repeat(job: Job, outage: Outage) -> None:
     That the database is away is the outage's to tell, and when it is back the job runs at once. Any other failure is a fault of ours: it
     is logged at most once a minute for each kind of exception, and the job goes on.
     """
-    told_at: dict[str, float] = {}
+    repeats = observe.repeats()
     while True:
         try:
             await job.run()
@@ -40,10 +36,8 @@ async def repeat(job: Job, outage: Outage) -> None:
             await outage.pause(job.every_s)
             continue
         except Exception as error:
-            kind, now = type(error).__name__, time.monotonic()
-            if now - told_at.get(kind, -math.inf) >= REPEATED_S:
-                told_at[kind] = now
-                observe.event("background_failed", "error", where=job.name, kind=kind)
+            kind = type(error).__name__
+            repeats.tell("background_failed", "error", kind=kind, facts={"where": job.name, "kind": kind})
         else:
             outage.done(job.name)
         await asyncio.sleep(job.every_s)

@@ -145,7 +145,7 @@ class Answerer:
 
         Raises: Unavailable.
         """
-        if not await store.is_complete(self._db):
+        if not await store.confirm_complete(self._db):
             return "the registry is not complete: import a whole snapshot, or say `registryd feed complete --reason`"
         if self._failed:
             await store.try_journal(self._db, self.digest_key.key_id)

@@ -217,6 +217,9 @@ class Life:
         except migrations.SchemaMismatch as mismatch:
             self._shut(is_shut=True)
             self._tell(str(mismatch))
+        except Exception as error:
+            self._tell(f"a fault of registryd's own ({type(error).__name__}); see background_failed in the log")
+            raise
         else:
             self._shut(is_shut=False)
             self._outage.found()
@@ -243,7 +246,7 @@ class Life:
         self._background.clear()
 
     async def _reload(self) -> None:
-        """Reads again what can change without a restart. Where anything cannot be read, everything stays as it was."""
+        """Reads again what can change without a restart. What cannot be read stays as it was, and so does what would be read after it."""
         sdnotify.reloading()
         try:
             fresh = config.load(self.settings.path)

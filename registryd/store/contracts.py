@@ -105,12 +105,15 @@ async def open_call(connection: Connection, events: Sequence[Event]) -> OpenCall
 
 async def find_known(connection: Connection, msisdns: Sequence[Msisdn]) -> dict[Msisdn, Known]:
     """What is known of each number that has or had a contract. The contract of the highest generation is locked."""
+    known = await _find(connection, msisdns)
+    # The first look may have waited for another writer's lock while a number got its next holder. A second look sees that one.
+    return known | await _find(connection, [msisdn for msisdn, one in known.items() if one.live is None])
+
+
+async def _find(connection: Connection, msisdns: Sequence[Msisdn]) -> dict[Msisdn, Known]:
     known: dict[Msisdn, Known] = {}
     for start in range(0, len(msisdns), FOUND_AT_ONCE):
         known |= _known(await fetch(connection, FIND_KNOWN, msisdns[start : start + FOUND_AT_ONCE]))
-    # The first look may have waited for another writer's lock while a number got its next holder. A second look sees that one.
-    if ended := [msisdn for msisdn, one in known.items() if one.live is None]:
-        known |= _known(await fetch(connection, FIND_KNOWN, ended))
     return known
 
 
@@ -140,11 +143,13 @@ def _known(rows: Sequence[KnownRow]) -> dict[Msisdn, Known]:
 
 async def count_absent(connection: Connection, changed: Sequence[tuple[Contract, Contract | None]]) -> int:
     """How many of these numbers turn from present to absent, by what is live under them before and afterwards."""
-    rows = [
-        (before.status, _unverified(before), after.status if after else None, _unverified(after) if after else None)
-        for before, after in changed
-    ]
-    return (await fetch(connection, COUNT_TURNED, *[list(column) for column in zip(*rows, strict=True)]))[0].absent if rows else 0
+    turned = await _in_portions(
+        connection,
+        COUNT_TURNED,
+        changed,
+        lambda c: (c[0].status, _unverified(c[0]), c[1].status if c[1] else None, _unverified(c[1]) if c[1] else None),
+    )
+    return sum(row.absent for row in turned)
 
 
 def _unverified(contract: Contract) -> bool:
@@ -154,7 +159,7 @@ def _unverified(contract: Contract) -> bool:
 async def write(connection: Connection, decided: Decided) -> None:
     """Writes what a call does. Updates come before inserts: a number's live contract must have ended before its next generation starts."""
     await _record(connection, decided.applied, decided.refused, list(decided.waiting.values()))
-    updated = await _write(
+    updated = await _in_portions(
         connection,
         UPDATE_CONTRACTS,
         decided.updated,
@@ -162,14 +167,14 @@ async def write(connection: Connection, decided: Decided) -> None:
     )
     if len(updated) != len(decided.updated):
         raise AssertionError("a contract that was locked and live is not there to be updated")
-    await _write(
+    await _in_portions(
         connection,
         INSERT_CONTRACTS,
         decided.inserted,
         lambda c: (c.msisdn, c.generation, c.status, c.holder, c.end_user, c.started_at, c.ended_at, c.end_reason),
     )
     states = list(decided.states.items())
-    await _write(connection, WRITE_STATES, states, lambda s: (s[0], s[1].status, s[1].status_at, s[1].end_user, s[1].end_user_at))
+    await _in_portions(connection, WRITE_STATES, states, lambda s: (s[0], s[1].status, s[1].status_at, s[1].end_user, s[1].end_user_at))
 
 
 async def _record(
@@ -179,17 +184,19 @@ async def _record(
     waiting: Sequence[tuple[Event, Lack]],
 ) -> None:
     """Records what became of a call's new events, and which of them wait."""
-    await _write(connection, RECORD_EVENTS, applied, lambda a: (a[0].event_id, a[0].type, a[1], None, a[0].occurred_at))
-    await _write(connection, RECORD_EVENTS, refused, lambda r: (r[0].event_id, r[0].type, r[1], r[2], r[0].occurred_at))
+    await _in_portions(connection, RECORD_EVENTS, applied, lambda a: (a[0].event_id, a[0].type, a[1], None, a[0].occurred_at))
+    await _in_portions(connection, RECORD_EVENTS, refused, lambda r: (r[0].event_id, r[0].type, r[1], r[2], r[0].occurred_at))
     await note_waiting(connection, waiting)
 
 
 async def note_waiting(connection: Connection, waiting: Sequence[tuple[Event, Lack]]) -> None:
     """Keeps that these events wait, and for what."""
-    await _write(connection, NOTE_WAITING, waiting, lambda w: (w[0].event_id, w[0].type, w[1], w[0].occurred_at))
+    await _in_portions(connection, NOTE_WAITING, waiting, lambda w: (w[0].event_id, w[0].type, w[1], w[0].occurred_at))
 
 
-async def _write(connection: Connection, query: Query[Row], items: Sequence[Item], row: Callable[[Item], tuple[Any, ...]]) -> list[Row]:
+async def _in_portions(
+    connection: Connection, query: Query[Row], items: Sequence[Item], row: Callable[[Item], tuple[Any, ...]]
+) -> list[Row]:
     """Runs a statement that takes its rows as columns, for a portion of the items at a time."""
     written: list[Row] = []
     for start in range(0, len(items), WRITTEN_AT_ONCE):

@@ -33,8 +33,11 @@ TRANSIENT = (
 left, its data is damaged. Nothing is known then, so nothing is answered.
 """
 
-BROKEN = (asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
+BROKEN = (asyncpg.DiskFullError, asyncpg.PostgresSystemError)
 """Failures of writing that reads do not meet: the disk is full, or fails."""
+
+WAITED = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError)
+"""The statement waited too long, mostly for a lock that another transaction holds."""
 
 MISTAKES = (asyncpg.StatementTooComplexError, asyncpg.TooManyColumnsError, asyncpg.TooManyArgumentsError)
 """Limits that only a statement of ours can meet, though they are of a kind with those that a server meets."""

@@ -89,7 +89,7 @@ async def answer(
     return answered[0]
 
 
-async def is_complete(db: Database) -> bool:
+async def confirm_complete(db: Database) -> bool:
     """Whether the registry is complete: before that it answers nothing. Raises: Unavailable."""
     return (await db.fetch(CONFIRM_COMPLETE))[0].complete
 

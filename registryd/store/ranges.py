@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import asyncpg
 
-from registryd.domain.files import BAD_LINES_TOLD, BadLine, ImportRefused, told
+from registryd.domain.files import BAD_LINES_TOLD, ImportRefused
 from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Nothing, Query
 from registryd.store.staging import importing
@@ -16,7 +16,8 @@ RangeSource = Literal["register", "hand"]
 
 
 class Range(NamedTuple):
-    line: int
+    place: str
+    """Where it stands, such as `line 3`, with its file where there are several."""
     first: int
     last: int
     region: str
@@ -30,6 +31,11 @@ class Counted(NamedTuple):
     """How many of them lie outside the capacity: numbers that were ported in, or another operator's. 0 while there are no ranges."""
     kept: int
     """How many ranges made by hand stay."""
+
+
+class BadRange(NamedTuple):
+    place: str
+    reason: str
 
 
 class Dropped(NamedTuple):
@@ -50,7 +56,7 @@ LOCK_RANGES = Query("ranges", "lock_ranges", Nothing)
 COUNT_CAPACITY = Query("ranges", "count_capacity", Counted, bool)
 COUNT_DROPPED = Query("ranges", "count_dropped", Dropped, list[int], list[int], bool)
 COUNT_OUTSIDE = Query("ranges", "count_outside", Outside)
-FIND_OVERLAPPING = Query("ranges", "find_overlapping", BadLine, list[int], list[int], list[int], int)
+FIND_OVERLAPPING = Query("ranges", "find_overlapping", BadRange, list[int], list[int], list[str], int)
 DELETE_RANGES = Query("ranges", "delete_ranges", Nothing, bool)
 INSERT_RANGES = Query("ranges", "insert_ranges", Nothing, list[int], list[int], list[str], list[str], str)
 
@@ -62,12 +68,12 @@ async def replace(
 
     Raises: ImportRefused, Unavailable; nothing was changed then.
     """
-    lines, firsts, lasts, regions, notes = (list(column) for column in zip(*ranges, strict=True))
+    places, firsts, lasts, regions, notes = (list(column) for column in zip(*ranges, strict=True))
     keeps_hand = origin == "register"
     async with importing(connection, dry_run=dry_run):
         await fetch(connection, LOCK_RANGES)
-        if keeps_hand and (bad := await fetch(connection, FIND_OVERLAPPING, firsts, lasts, lines, BAD_LINES_TOLD)):
-            raise ImportRefused(told(bad))
+        if keeps_hand and (bad := await fetch(connection, FIND_OVERLAPPING, firsts, lasts, places, BAD_LINES_TOLD)):
+            raise ImportRefused("\n".join(f"{place}: {reason}" for place, reason in bad))
         dropped = (await fetch(connection, COUNT_DROPPED, firsts, lasts, keeps_hand))[0].dropped
         await fetch(connection, DELETE_RANGES, keeps_hand)
         await fetch(connection, INSERT_RANGES, firsts, lasts, regions, notes, origin)

@@ -1,4 +1,4 @@
-"""What the server is set to, for `check`: its clock, its table of locks, what it logs of whom."""
+"""What the server is set to, for `check`: its clock, its table of locks, what it logs of whom, whether commits wait for a standby."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ class Logged(NamedTuple):
     setting: str
 
 
+class Replication(NamedTuple):
+    synchronous_standbys: str
+    """synchronous_standby_names; empty: no commit waits for a standby."""
+    standbys: int
+    """How many receive its WAL now."""
+
+
 class Person(NamedTuple):
     name: str
 
@@ -33,6 +40,7 @@ READ_CLOCK = Query("schema", "read_clock", Clock)
 READ_LOCKS = Query("schema", "read_locks", Locks)
 WHAT_IS_LOGGED = Query("schema", "what_is_logged", Logged)
 LOGGED_PERSONS = Query("schema", "logged_persons", Person)
+READ_REPLICATION = Query("schema", "read_replication", Replication)
 
 
 async def read_clock(connection: Connection) -> datetime:
@@ -51,3 +59,7 @@ async def what_is_logged(connection: Connection) -> list[str]:
 async def logged_persons(connection: Connection) -> list[str]:
     """Who writes numbers and has no log_min_messages = panic: the daemon's role, and persons who may unmask."""
     return [row.name for row in await fetch(connection, LOGGED_PERSONS)]
+
+
+async def read_replication(connection: Connection) -> Replication:
+    return (await fetch(connection, READ_REPLICATION))[0]

@@ -42,6 +42,7 @@ SETTINGS = {
     "statement_timeout": "0",
     "transaction_timeout": "0",
     "idle_session_timeout": "0",
+    "temp_tablespaces": "",
 }
 """What the sessions of the pools have. A server that does not know one of them goes without it."""
 
@@ -59,7 +60,7 @@ _UNTUNED = (
     "SELECT set_config(name, boot_val, false) FROM pg_settings "
     "WHERE category LIKE 'Query Tuning%' AND source IN ('database', 'user', 'database user')"
 )
-"""Puts back what a default of the database or of the role changes of the planner. What the server's own file says of it stays."""
+"""Sets the planner's settings to PostgreSQL's own where a default of the database or of the role changes them. The server's file holds."""
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 """An answer that was given must outlive the server."""
 _SET_ALL = "; ".join(

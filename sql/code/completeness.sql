@@ -27,7 +27,7 @@ BEGIN
     RETURN registry.is_complete();
 END
 $$;
-COMMENT ON FUNCTION registry.confirm_complete IS 'The same, asked by each process about once a second. After the server was started again it writes the new start down, so that queries need not read the control file.';
+COMMENT ON FUNCTION registry.confirm_complete IS 'Whether the registry is complete, as is_complete() tells. Each process asks about once a second. After a restart of the server it also writes down the new start time, so that queries need not read the control file.';
 
 CREATE OR REPLACE FUNCTION registry.declare_complete(source text, reason text) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp

@@ -24,5 +24,5 @@ SELECT s.family, s.unplaced_rows, s.parts_over FROM registry.retention_state() A
 -- Why: a partition is attached once nobody reads the default one; the alarm names who does, as far as every role may see.
 SELECT DISTINCT format('%s (pid %s)', a.usename, a.pid) AS holder
   FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
- WHERE l.granted AND a.pid <> pg_backend_pid() AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+ WHERE l.granted AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
    AND l.relation = ANY (ARRAY['registry.journal_page_default', 'registry.notification_delivered_default', 'registry.delivery_attempt_default']::regclass[]);

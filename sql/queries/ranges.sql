@@ -23,12 +23,12 @@ SELECT registry.live_contracts() AS live, (SELECT coalesce(sum(o.contracts), 0):
 SELECT coalesce(sum(o.contracts), 0)::bigint AS contracts FROM registry.contracts_outside_capacity() AS o;
 
 -- name: find_overlapping
--- Why: a line of the register ($3) that overlaps a range made by hand is refused: we cannot know which of the two is right.
-SELECT f.line, 'overlaps a range made by hand: delete that one by SQL if the register is right' AS reason
-  FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS f(first_msisdn, last_msisdn, line)
+-- Why: a line of the register (at $3) that overlaps a range made by hand is refused: we cannot know which of the two is right.
+SELECT f.place, 'overlaps a range made by hand: delete that one by SQL if the register is right' AS reason
+  FROM unnest($1::bigint[], $2::bigint[], $3::text[]) WITH ORDINALITY AS f(first_msisdn, last_msisdn, place, position)
  WHERE EXISTS (SELECT FROM registry.numbering_range AS r
                 WHERE r.source = 'hand' AND int8range(r.first_msisdn, r.last_msisdn, '[]') && int8range(f.first_msisdn, f.last_msisdn, '[]'))
- ORDER BY f.line
+ ORDER BY f.position
  LIMIT $4;
 
 -- name: delete_ranges

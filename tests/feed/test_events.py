@@ -647,7 +647,10 @@ def test_calls_wait_for_their_turn_without_a_connection_and_not_for_ever(databas
                 "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             )
             await eventually(lambda: dba.fetchval(waits))
-            assert await dba.fetchval(waits) <= 1
+            most = 0
+            while not calls[1].done():
+                most = max(most, await dba.fetchval(waits))
+            assert most == 1
             outcomes = await asyncio.gather(*calls[1:], return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [Unavailable] * len(outcomes)
             await transaction.rollback()

@@ -57,7 +57,7 @@ def test_a_file_of_ranges_is_the_whole_capacity_or_nothing(database: TestDatabas
     whole = [(79_100_000_000, 79_109_999_999), (79_200_000_000, 79_200_000_000)]
     assert stored(database) == whole
     for wrong, words in {
-        "79109999999,79110000000,,\n79100000000,79109999999,,": "line 3: overlaps the range of line 2",
+        "79109999999,79110000000,,\n79100000000,79109999999,,": "line 2: overlaps the range of line 3",
         "79109999999,79100000000,,": "line 2: last_msisdn: not smaller",
         "+79100000000,79109999999,,": "line 2: first_msisdn and last_msisdn: 5 to 15 digits",
         "998999999999999,999000000000000,,": "line 2: last_msisdn: +999 and twelve digits is a test number",
@@ -173,9 +173,15 @@ def test_several_files_and_several_taxpayer_numbers_are_one_capacity(database: T
     both = sorted([*MTS, (74_951_000_000, 74_951_009_999), (79_100_010_000, 79_100_019_999)])
     assert len(replaced(database, mobile, city, whose=Whose(inns=["7740000076", "7812014560"])).ranges) == 4
     assert stored(database) == both
+    city.write_text("\n".join((PUBLISHED[0], "495;1000000;1009999;9999;МГТС;г. Москва;7740000076")))
+    with pytest.raises(ImportRefused, match=rf"^{re.escape(str(city))}: line 2: Емкость"):
+        replaced(database, mobile, city, whose=Whose(inns=["7740000076"]))
+    city.write_text(mobile.read_text())
+    with pytest.raises(ImportRefused, match=r"^\S+ABC-4xx.csv: line \d+: overlaps the range of \S+DEF-9xx.csv: line \d+: "):
+        replaced(database, mobile, city, whose=Whose(inns=["7740000076"]))
     with pytest.raises(ImportRefused, match="no line of the register is of ИНН 7701725181"):
         replaced(database, mobile, city, whose=Whose(inns=["7740000076", "7701725181"]))
-    with pytest.raises(ImportRefused, match="line 2: overlaps the range of a line of the same number in another file"):
+    with pytest.raises(ImportRefused, match=r"DEF-9xx.csv: line 2: overlaps the range of \S+DEF-9xx.csv: line 2: "):
         replaced(database, mobile, mobile, whose=Whose(inns=["7740000076"]))
     city.write_text("\n".join((PUBLISHED[0], "495;1000000;1009999;9;МГТС;г. Москва;7740000076")))
     with pytest.raises(ImportRefused, match="line 2: Емкость"):

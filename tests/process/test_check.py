@@ -132,6 +132,13 @@ def test_check_looks_at_the_units_that_are_installed(tmp_path: Path) -> None:
     install(tmp_path, "registryd-.service.d/exec.conf", f"[Service]\nExecStart=\nExecStart={closed}/registryd answer\n")
     with pytest.raises(ConfigError, match="203/EXEC"):
         units.look(tmp_path)
+    # Its owner may pass, whatever others may not.
+    (closed / "registryd").touch(0o755)
+    install(tmp_path, "registryd-answer@.service.d/user.conf", f"[Service]\nUser={pwd.getpwuid(os.getuid()).pw_name}\n")
+    assert "registryd-answer@.service" in units.look(tmp_path)
+    install(tmp_path, "registryd-.service.d/exec.conf", "[Service]\nExecStart=\n")
+    with pytest.raises(ConfigError, match="no ExecStart="):
+        units.look(tmp_path)
 
 
 def test_check_judges_tls_by_where_systemd_listens(site: Site, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_before_the_registry_is_complete_nothing_is_answered_journaled_or_bound(
             for queries in ([(FIRST, None), (FIRST + 9, None)], [(FIRST, "u-1"), (FIRST + 9, "u-2")]):
                 with pytest.raises(NotComplete):
                     await ask(db, messenger_id, *queries)
-            assert not await presence.is_complete(db)
+            assert not await presence.confirm_complete(db)
             assert await connection.fetchval("SELECT count(*) FROM registry.journal_page") == 0
             assert await connection.fetchval("SELECT count(*) FROM registry.binding") == 0
             await connection.execute("SELECT registry.declare_complete('person', 'all are here')")
@@ -227,7 +227,7 @@ def test_a_server_that_was_started_again_is_known_by_its_clusters_identifier(dat
             (messenger_id,) = await add_messengers(connection, 1)
             await connection.execute("UPDATE registry.feed_state SET server_started_at = now() - interval '1 day'")
             assert (await ask(db, messenger_id, (FIRST, None)))[1] == "1"
-            assert await presence.is_complete(db)
+            assert await presence.confirm_complete(db)
             assert await connection.fetchval("SELECT server_started_at = pg_postmaster_start_time() FROM registry.feed_state")
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ from registryd.cli.running import Context, Exit
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
 from registryd.keep.law import AHEAD_S
-from registryd.store import digest_keys, durability, feed, messengers, migrations, permissions, policy, ranges, server, session
+from registryd.store import digest_keys, feed, messengers, migrations, permissions, policy, ranges, server, session
 from registryd.store.failures import NOT_ALLOWED, explain
 from registryd.store.pool import Connection
 from registryd.store.secretbox import digest_box, signing_box
@@ -88,7 +88,7 @@ async def _locks(connection: Connection) -> CheckResult:
 
 async def _durability(connection: Connection) -> CheckResult:
     """A warning where a standby may be promoted that lacks what was answered."""
-    names, standbys = await durability.read(connection)
+    names, standbys = await server.read_replication(connection)
     if names:
         patroni = (
             "with Patroni that holds for ever only under synchronous_mode_strict: else it empties this setting when the last standby goes"

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from registryd.addresses import is_local, split_hosts
-from registryd.cli.checks import CheckResult
+from registryd.cli.checks import CheckResult, units
 from registryd.cli.running import Exit
 from registryd.config import ConfigError, Settings
 from registryd.delivery.egress import Egress
@@ -35,16 +35,12 @@ def tls(settings: Settings, of_units: Mapping[str, Sequence[str]]) -> str:
         for section, written in (("api", settings.file.api.listen), ("operator", settings.file.operator.listen)):
             for listen in of_units.get(section, [written]):
                 if not is_local(listen):
-                    place = f"{of_units_name(section)}: ListenStream" if section in of_units else f"{settings.path}: {section}.listen"
+                    place = f"{units.SOCKETS[section]}: ListenStream" if section in of_units else f"{settings.path}: {section}.listen"
                     mend = f"put tls-certificate and tls-key into {settings.credentials.directory}, or listen on a loopback address"
                     raise ConfigError(f"{place}: other machines reach {listen}, so it needs TLS: {mend}")
         return "off: listens on this machine alone"
     sockets.Tls(settings.credentials, "operator-client-ca").context()
     return "on"
-
-
-def of_units_name(section: str) -> str:
-    return {"api": "registryd-answer.socket", "operator": "registryd-operate.socket"}[section]
 
 
 def certificate_ends(settings: Settings) -> CheckResult:
@@ -65,11 +61,17 @@ def certificate_ends(settings: Settings) -> CheckResult:
 def networks(settings: Settings) -> str:
     Egress.of(settings.file.delivery)
     transport.assert_c_parser()
-    told = "pushes go to public networks" + (", and to allow_networks" if settings.file.delivery.allow_networks else "")
-    if barred := link_local_resolvers(RESOLV_CONF):
-        mend = f"IPAddressAllow={' '.join(barred)} (systemctl edit registryd-deliver@.service)"
-        told += f"; the unit of deliver resolves no name unless it has {mend}, because {RESOLV_CONF} names a link-local resolver"
-    return told
+    return "pushes go to public networks" + (", and to allow_networks" if settings.file.delivery.allow_networks else "")
+
+
+def resolvers(_: Settings) -> CheckResult:
+    barred = link_local_resolvers(RESOLV_CONF)
+    if not barred:
+        return CheckResult("resolvers", f"{RESOLV_CONF} names none that the unit of deliver may not ask")
+    mend = f"IPAddressAllow={' '.join(barred)} (systemctl edit registryd-deliver@.service)"
+    return CheckResult(
+        "resolvers", f"{RESOLV_CONF} names a link-local one, so the unit of deliver resolves no name without {mend}", warns=True
+    )
 
 
 def link_local_resolvers(resolv_conf: Path) -> list[str]:

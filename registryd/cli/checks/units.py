@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import stat
 from collections.abc import Iterator, Mapping
@@ -20,15 +21,20 @@ def look(root: Path) -> str:
     """Raises: ConfigError, where a unit could not start."""
     installed = [name for name in SERVICES if _fragment(root, name) is not None]
     for name in installed:
-        user = _last(root, name, "User")
+        user = _last(root, name, "User") or "root"
         try:
-            pwd.getpwnam(user)
+            account = pwd.getpwnam(user)
         except KeyError:
             raise ConfigError(
                 f"{name}: there is no user {user}, so it ends with 217/USER: systemd-sysusers registryd.conf (systemd/README.md, Install)"
             ) from None
-        program = Path(_last(root, name, "ExecStart").split()[0].lstrip("-@:+!"))
-        if barred := _barred(program):
+        command = _last(root, name, "ExecStart").split()
+        if not command:
+            raise ConfigError(
+                f"{name}: it has no ExecStart=, so systemd refuses it: look for a drop-in that empties it (systemctl cat {name})"
+            )
+        program = Path(command[0].lstrip("-@:+!"))
+        if barred := _barred(program, account):
             raise ConfigError(f"{name}: {user} may not run {program}, so it ends with 203/EXEC: chmod o+rx {barred}")
     return f"{', '.join(installed)}: their user and program are there" if installed else "none of registryd's is installed here"
 
@@ -75,18 +81,22 @@ def _assignments(root: Path, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _last(root: Path, name: str, key: str) -> str:
-    """A setting's last value that is not empty."""
-    return next((value for found, value in reversed([*_assignments(root, name)]) if found == key and value), "")
+    """A setting's last value. An empty one takes back those before."""
+    return next((value for found, value in reversed([*_assignments(root, name)]) if found == key), "")
 
 
-def _barred(program: Path) -> Path | None:
-    """What on the way to a program others may not pass; None where there is nothing."""
+def _barred(program: Path, account: pwd.struct_passwd) -> Path | None:
+    """What on the way to a program the account may not pass; None where there is nothing."""
+    groups = {account.pw_gid, *os.getgrouplist(account.pw_name, account.pw_gid)}
     real = program.resolve()
     for path in (*reversed(program.parents), *reversed(real.parents), real):
         try:
-            mode = path.stat().st_mode
+            found = path.stat()
         except OSError:
             return path
-        if not mode & stat.S_IXOTH:
+        # The first class that fits decides (path_resolution(7)); to root any of them will do.
+        wanted = stat.S_IXUSR if found.st_uid == account.pw_uid else stat.S_IXGRP if found.st_gid in groups else stat.S_IXOTH
+        wanted = wanted if account.pw_uid else stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
+        if not found.st_mode & wanted:
             return path
     return None
