@@ -1,4 +1,4 @@
-"""`POST /v1/bindings`, `/v1/bindings/retrieve` and `/v1/bindings/remove`."""
+"""`POST /v1/bindings`, and below it `/retrieve`, `/list`, `/remove` and `/remove/batch`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,21 @@ class BindingHandlers:
         return tell_binding(await answer_one(self.answerer, call))
 
     async def retrieve(self, call: Call[Messenger]) -> Reply:
-        return _view(await bindings.find(self.db, call.caller.messenger_id, call.content))
+        return _answer(await bindings.find(self.db, call.caller.messenger_id, call.content))
 
     async def remove(self, call: Call[Messenger]) -> Reply:
-        return _view(await bindings.remove(self.db, call.caller.messenger_id, call.content))
+        return _answer(await bindings.remove(self.db, call.caller.messenger_id, call.content))
+
+    async def remove_batch(self, call: Call[Messenger]) -> Reply:
+        found = await bindings.remove_many(self.db, call.caller.messenger_id, call.content)
+        return wire.json_response({"results": [_view(found[code]) if code in found else None for code in call.content]})
+
+    async def read(self, call: Call[Messenger]) -> Reply:
+        """A page of the live ones. `next` is the code that it ends with, while there may be more."""
+        after, limit = call.content
+        rows = await bindings.read_live(self.db, call.caller.messenger_id, after, limit)
+        is_full = len(rows) == limit
+        return wire.json_response({"bindings": [_view(row) for row in rows], "next": rows[-1].identification_code if is_full else None})
 
 
 def tell_binding(answer: Answer) -> Reply:
@@ -44,16 +55,18 @@ def tell_binding(answer: Answer) -> Reply:
     return wire.json_response({"binding": answer.bound.outcome, "generation": answer.bound.generation, "boundAt": bound_at}, status)
 
 
-def _view(row: BindingRow | None) -> Reply:
+def _answer(row: BindingRow | None) -> Reply:
     if row is None:
         raise NotFound
-    return wire.json_response(
-        {
-            "identificationCode": row.identification_code,
-            "generation": row.generation,
-            "state": "active" if row.ended_at is None else "ended",
-            "boundAt": rfc3339(row.bound_at),
-            "endedAt": rfc3339(row.ended_at) if row.ended_at else None,
-            "endReason": row.end_reason,
-        }
-    )
+    return wire.json_response(_view(row))
+
+
+def _view(row: BindingRow) -> dict[str, object]:
+    return {
+        "identificationCode": row.identification_code,
+        "generation": row.generation,
+        "state": "active" if row.ended_at is None else "ended",
+        "boundAt": rfc3339(row.bound_at),
+        "endedAt": rfc3339(row.ended_at) if row.ended_at else None,
+        "endReason": row.end_reason,
+    }

@@ -49,6 +49,10 @@ def messenger_app(
             "POST": Route("bindings_retrieve", bindings.retrieve, Budget(64, 12_000), wire.read_code, shares_pool=True)
         },
         "/v1/bindings/remove": {"POST": Route("bindings_remove", bindings.remove, Budget(64, 12_000), wire.read_code, shares_pool=True)},
+        "/v1/bindings/remove/batch": {
+            "POST": Route("bindings_remove_batch", bindings.remove_batch, Budget(4, 600), wire.read_codes, shares_pool=True)
+        },
+        "/v1/bindings/list": {"POST": Route("bindings_list", bindings.read, Budget(8, 1_200), wire.read_page, shares_pool=True)},
         "/v1/notifications": {
             "GET": Route(
                 "notifications",

@@ -51,6 +51,18 @@ class Code(Body, frozen=True):
     identificationCode: str
 
 
+class Codes(Body, frozen=True):
+    identificationCodes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1000)]
+
+
+class Page(Body, frozen=True):
+    """A page of a list that goes by codes: they are named in bodies only."""
+
+    after: str | UnsetType | None = UNSET
+    limit: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 100.0
+    """Some serializers write whole numbers as 5.0, which JSON Schema takes for an integer."""
+
+
 class Acknowledgement(Body, frozen=True):
     """One of the two at least."""
 
@@ -196,6 +208,31 @@ def read_code(raw: bytes) -> IdentificationCode:
         return parse_code(read(raw, Code).identificationCode)
     except ValueError as error:
         raise InvalidArgument(("identificationCode", str(error))) from None
+
+
+def read_codes(raw: bytes) -> list[IdentificationCode]:
+    """As many as there stand, in their order. Raises: InvalidArgument, naming the first 20 bad ones."""
+    codes: list[IdentificationCode] = []
+    bad: list[tuple[str, str]] = []
+    for place, text in enumerate(read(raw, Codes).identificationCodes):
+        try:
+            codes.append(parse_code(text))
+        except ValueError as error:
+            bad.append((f"identificationCodes[{place}]", str(error)))
+    if bad:
+        raise InvalidArgument(*bad)
+    return codes
+
+
+def read_page(raw: bytes) -> tuple[str, int]:
+    """The code after which to go on ("": from the beginning), and how many. Raises: InvalidArgument."""
+    page = read(raw, Page)
+    if not page.limit.is_integer():
+        raise InvalidArgument(("limit", "must be a whole number"))
+    try:
+        return parse_code(page.after) if isinstance(page.after, str) else "", int(page.limit)
+    except ValueError as error:
+        raise InvalidArgument(("after", str(error))) from None
 
 
 def read_notification_ids(raw: bytes) -> list[UUID]:

@@ -1,7 +1,8 @@
-"""Finds and removes a messenger's bindings, by the codes that it assigned."""
+"""Lists, finds and removes a messenger's bindings, by the codes that it assigned."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ class BindingRow(NamedTuple):
 
 FIND_BINDING = Query("bindings", "find_binding", BindingRow, int, str)
 REMOVE_BINDING = Query("bindings", "remove_binding", BindingRow, int, str)
+LIST_BINDINGS = Query("bindings", "list_bindings", BindingRow, int, str, int)
+REMOVE_BINDINGS = Query("bindings", "remove_bindings", BindingRow, int, list[str])
+FIND_BINDINGS = Query("bindings", "find_bindings", BindingRow, int, list[str])
 
 
 async def find(db: Database, messenger_id: MessengerId, code: IdentificationCode) -> BindingRow | None:
@@ -32,3 +36,20 @@ async def remove(db: Database, messenger_id: MessengerId, code: IdentificationCo
     """Ends the live binding of the code. Returns what `find` then finds, so that removing twice answers the same."""
     rows = await db.fetch(REMOVE_BINDING, messenger_id, code)
     return rows[0] if rows else await find(db, messenger_id, code)
+
+
+async def read_live(db: Database, messenger_id: MessengerId, after: str, limit: int) -> list[BindingRow]:
+    """Up to `limit` live bindings in the order of their codes, from behind a code; "" stands before all."""
+    return await db.fetch(LIST_BINDINGS, messenger_id, after, limit)
+
+
+async def remove_many(db: Database, messenger_id: MessengerId, codes: Sequence[IdentificationCode]) -> Mapping[str, BindingRow]:
+    """Removes each, as `remove` does. Returns by code what was found; a code that never was bound is not in it."""
+    found = {row.identification_code: row for row in await db.fetch(REMOVE_BINDINGS, messenger_id, sorted(set(codes)))}
+    others = sorted(set(codes) - found.keys())
+    for row in await db.fetch(FIND_BINDINGS, messenger_id, others) if others else ():
+        # A live one was just being changed by somebody else. Alone, it may wait for that.
+        now = await remove(db, messenger_id, IdentificationCode(row.identification_code)) if row.ended_at is None else row
+        if now is not None:
+            found[row.identification_code] = now
+    return found

@@ -360,6 +360,29 @@ def test_a_code_is_found_by_its_two_indexes(populated: TestDatabase) -> None:
     asyncio.run(run())
 
 
+def test_a_page_of_bindings_and_the_removal_of_many_cost_the_page_alone(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            listed = await planned(explained, bindings.LIST_BINDINGS, 1, f"u-{FIRST + ENDED + 100}", 100)
+            assert [node["Node Type"] for node in listed.nodes] == ["Limit", "Index Scan"], "in the index's order: nothing is sorted"
+            assert listed.indexes("binding") == {"binding_live_code"}
+            (condition,) = listed.conditions("binding_live_code")
+            assert "messenger_id" in condition
+            assert "identification_code" in condition
+            assert listed.rows_touched() == 200
+            codes = [f"u-{FIRST + ENDED + place}" for place in range(-500, 500)]
+            removed = await planned(explained, bindings.REMOVE_BINDINGS, 1, codes)
+            assert_probes_only(removed)
+            assert removed.indexes("binding") == {"binding_live_code", "binding_live_number"}
+            found = await planned(explained, bindings.FIND_BINDINGS, 1, codes)
+            assert_probes_only(found)
+            assert found.indexes("binding") == {"binding_live_code", "binding_ended_code"}
+            for plan in (removed, found):
+                assert plan.rows_touched() < 10 * len(codes)
+
+    asyncio.run(run())
+
+
 def test_events_find_their_contracts_by_the_key(populated: TestDatabase) -> None:
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:
