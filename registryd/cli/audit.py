@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,19 +9,17 @@ from datetime import date, datetime
 from pathlib import Path
 
 import click
-from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.text import Text
 
+from registryd.cli.printing import Shown, interval, words
 from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
 from registryd.config import Credentials
 from registryd.domain import heads
-from registryd.domain.chains import Finding, LetGo
 from registryd.store import audit as evidence
 from registryd.store.audit import Verdict
 
 SHOWN_MAX = 50
-TIME = "%Y-%m-%d %H:%M:%S UTC"
 _dsn = click.option(
     "--dsn",
     help="Connect as a role that may SET ROLE registryd_owner; no configuration is read then. Default [database] owner_dsn, then dsn.",
@@ -117,17 +114,12 @@ def _facts(verdict: Verdict) -> dict[str, object]:
         "sealedUntil": verdict.sealed_until,
         "logEntries": verdict.log_entries,
         "pagesDroppedBefore": verdict.dropped_before,
-        "letGo": [_camel(gone) for gone in verdict.let_go],
-        "findings": [_camel(finding) for finding in verdict.findings],
+        "letGo": verdict.let_go,
+        "findings": verdict.findings,
     }
 
 
-def _camel(row: LetGo | Finding) -> dict[str, object]:
-    """A row's fields under the names that JSON has for them."""
-    return {re.sub(r"_(.)", lambda letter: letter[1].upper(), name): value for name, value in row._asdict().items()}
-
-
-def _shown(verdict: Verdict) -> Iterator[RenderableType]:
+def _shown(verdict: Verdict) -> Iterator[Shown]:
     for finding in verdict.findings[:SHOWN_MAX]:
         page = f", page {finding.page_id}" if finding.page_id else ""
         entry = f" {finding.entry}" if finding.entry else ""
@@ -138,10 +130,10 @@ def _shown(verdict: Verdict) -> Iterator[RenderableType]:
     state = f"{len(verdict.findings):,} findings" if verdict.findings else "as it was written"
     yield f"{verdict.seals:,} seals over {verdict.pages:,} pages{dropped}, {verdict.log_entries:,} break-glass entries: {state}"
     if verdict.sealed_until:
-        yield f"sealed until {verdict.sealed_until:{TIME}}; later pages wait for their seals"
+        yield f"sealed until {words(verdict.sealed_until)}; later pages wait for their seals"
     for gone in verdict.let_go:
         seals = f"seal {gone.first_seal}" if gone.first_seal == gone.last_seal else f"seals {gone.first_seal} to {gone.last_seal}"
-        policy = f"from {gone.effective_from:{TIME}}, recorded {gone.recorded_at:{TIME}}, journal_kept {gone.journal_kept}"
+        policy = f"from {words(gone.effective_from)}, recorded {words(gone.recorded_at)}, journal_kept {interval(gone.journal_kept)}"
         yield f"pages before {gone.pages_before} went ({seals}) by the policy {policy}"
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 from rich.progress import Progress
-from rich.table import Table
 
+from registryd.cli.printing import Table
 from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
 from registryd.domain.identifiers import MessengerId
-from registryd.domain.times import rfc3339
 from registryd.store import holds, messengers
 from registryd.store.pool import Database, connect
 
@@ -106,21 +105,18 @@ async def waves(context: Context, *, as_json: bool) -> None:
             names = {messenger.messenger_id: messenger.name for messenger in await messengers.read_all(connection)}
     by_hand = Table("held by hand", "since", "by", "why")
     for h in in_force:
-        by_hand.add_row(names[MessengerId(h.messenger_id)] if h.messenger_id else "all", f"{h.held_at:%F %T}Z", h.held_by, h.reason)
+        by_hand.add(names[MessengerId(h.messenger_id)] if h.messenger_id else "all", h.held_at, h.held_by, h.reason)
     table = Table("wave", "since", "ended by", "ends", "held", "earliest deadline")
     for wave in held:
-        table.add_row(
-            *(str(wave.wave_id), f"{wave.began_at:%F %T}Z", wave.ended_by, f"{wave.ends:,}", f"{wave.held:,}"),
-            f"{wave.oldest_deadline_at:%F %T}Z" if wave.oldest_deadline_at else "",
-            style="red" if wave.half_is_gone else "",
-        )
+        style = "red" if wave.half_is_gone else ""
+        table.add(str(wave.wave_id), wave.began_at, wave.ended_by, wave.ends, wave.held, wave.oldest_deadline_at, style=style)
     present(
         as_json,
         {
             "holds": [
                 {
                     "messenger": names[MessengerId(h.messenger_id)] if h.messenger_id else None,
-                    "since": rfc3339(h.held_at),
+                    "since": h.held_at,
                     "by": h.held_by,
                     "reason": h.reason,
                 }
@@ -129,11 +125,11 @@ async def waves(context: Context, *, as_json: bool) -> None:
             "waves": [
                 {
                     "wave": wave.wave_id,
-                    "beganAt": rfc3339(wave.began_at),
+                    "beganAt": wave.began_at,
                     "endedBy": wave.ended_by,
                     "ends": wave.ends,
                     "held": wave.held,
-                    "oldestDeadlineAt": rfc3339(wave.oldest_deadline_at) if wave.oldest_deadline_at else None,
+                    "oldestDeadlineAt": wave.oldest_deadline_at,
                 }
                 for wave in held
             ],

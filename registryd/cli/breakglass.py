@@ -14,16 +14,17 @@ from typing import TextIO
 from uuid import UUID
 
 import click
-from rich.table import Table
+import orjson
 
 from registryd.cli.kinds import Moment
-from registryd.cli.running import Exit, command, err, fail, json_option, out, present
+from registryd.cli.printing import Table, words
+from registryd.cli.running import Exit, command, err, fail, json_option, present
 from registryd.domain.contract import END_REASONS
 from registryd.domain.identifiers import MSISDN, Msisdn, parse_msisdn
+from registryd.domain.wire import camel
 from registryd.store import breakglass as store
 from registryd.store.breakglass import Ends, Notices
 
-TIME = "%Y-%m-%d %H:%M:%S"
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 _dsn = click.option("--dsn", required=True, help="Connect as yourself, such as postgresql://anna@db1/registryd: the log names who did it.")
@@ -104,18 +105,26 @@ async def list_requests(*, dsn: str, as_json: bool) -> None:
     """Show the requests that wait for an approval or to be carried out; numbers masked."""
     async with store.session(dsn) as connection:
         requests = await store.open_requests(connection)
-    present(as_json, [asked._asdict() for asked in requests], *map(_request, requests))
+    facts = [asked._asdict() | {"scope": _scope(asked)} for asked in requests]
+    table = Table("request", "kind", "of", "asked by", "reason", "state", "until")
+    for asked in requests:
+        of = asked.number or [f"{camel(name)} {words(value)}" for name, value in _scope(asked).items()]
+        state = f"approved by {asked.approved_by}" if asked.approved_by else "not approved" if asked.is_prepared else "not prepared yet"
+        table.add(str(asked.request), asked.kind, of, asked.requested_by, asked.reason, state, asked.ends_at)
+    present(as_json, facts, table)
 
 
 @breakglass.command()
 @click.argument("number", type=int)
 @_dsn
+@json_option
 @command
-async def approve(*, number: int, dsn: str) -> None:
+async def approve(*, number: int, dsn: str, as_json: bool) -> None:
     """Approve somebody else's request. Needs the role registryd_approver."""
     async with store.session(dsn) as connection:
         ends_at = await store.approve(connection, number)
-    out.print(f"request {number} is approved: who asked may carry it out once, until {ends_at:{TIME}} UTC", soft_wrap=True)
+    told = f"request {number} is approved: who asked may carry it out once, until {words(ends_at)}"
+    present(as_json, {"request": number, "approved": True, "endsAt": ends_at}, told)
 
 
 @breakglass.command()
@@ -127,7 +136,10 @@ async def look(*, number: int, dsn: str, as_json: bool) -> None:
     """Show, once, the number's contracts and bindings and which messengers asked about it. Reads the whole journal."""
     async with store.session(dsn) as connection:
         seen = await store.look(connection, number)
-    present(as_json, [row._asdict() for row in seen], *map(_seen, seen))
+    table = Table("", "began", "ended", "generation", "messenger", "detail", "outcome")
+    for row in seen:
+        table.add(row.kind, row.began_at, row.ended_at, row.generation, row.messenger, row.detail, row.outcome)
+    present(as_json, seen, *([table] if seen else []))
     if not seen:
         err.print("nothing is known of this number")
 
@@ -153,9 +165,9 @@ async def reinstate(*, number: int, dry_run: bool, path: Path | None, dsn: str, 
     if file is not None:
         _write_list(file, [row for row in rows if row.number is not None])
     counts = [row for row in rows if row.number is None]
-    table = Table("", "outcome", "messenger", "how many", title="nothing was changed" if dry_run else None)
+    table = Table("what", "outcome", "messenger", "how many", title="nothing was changed" if dry_run else "")
     for row in counts:
-        table.add_row(row.what, row.outcome, row.messenger or "", f"{row.quantity:,}")
+        table.add(row.what, row.outcome, row.messenger, row.quantity)
     facts = [{"what": row.what, "outcome": row.outcome, "messenger": row.messenger, "quantity": row.quantity} for row in counts]
     present(as_json, {"request": number, "dryRun": dry_run, "outcomes": facts}, table)
 
@@ -170,10 +182,14 @@ async def withdraw(*, number: int, dry_run: bool, dsn: str, as_json: bool) -> No
     """Withdraw the notifications that a request names: they are not told, and not counted as delivered."""
     async with store.session(dsn) as connection:
         rows = await store.withdraw(connection, number, dry_run=dry_run)
-    table = Table("outcome", "messenger", "notifications", title="nothing was changed" if dry_run else None)
+    table = Table("outcome", "messenger", "notifications", title="nothing was changed" if dry_run else "")
     for row in rows:
-        table.add_row(row.outcome, row.messenger, f"{row.notifications:,}")
-    present(as_json, {"request": number, "dryRun": dry_run, "outcomes": [row._asdict() for row in rows]}, table)
+        table.add(row.outcome, row.messenger, row.notifications)
+    present(as_json, {"request": number, "dryRun": dry_run, "outcomes": rows}, table)
+
+
+def _scope(asked: store.OpenRequest) -> dict[str, object]:
+    return dict(orjson.loads(asked.scope)) if asked.scope else {}
 
 
 def _number() -> Msisdn:
@@ -222,16 +238,3 @@ def _write_list(file: TextIO, rows: Sequence[store.Undone]) -> None:
         file.flush()
         with suppress(OSError):  # a pipe
             os.fsync(file.fileno())
-
-
-def _request(asked: store.OpenRequest) -> str:
-    state = f"approved by {asked.approved_by}" if asked.approved_by else "not approved" if asked.is_prepared else "not prepared yet"
-    until = f"{asked.ends_at:{TIME}} UTC"
-    return f"{asked.request}  {asked.kind}  {asked.number or asked.scope}  {asked.requested_by}: {asked.reason}; {state}, until {until}"
-
-
-def _seen(row: store.Seen) -> str:
-    period = f"{row.began_at:{TIME}}" + (f" to {row.ended_at:{TIME}}" if row.ended_at else "")
-    generation = f"generation {row.generation}" if row.generation else None
-    facts = (f"{row.kind:<8}", period, generation, row.messenger, row.detail, row.outcome)
-    return "  ".join(fact for fact in facts if fact)

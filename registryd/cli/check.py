@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import click
-import orjson
+from rich.text import Text
 
 from registryd.cli.checks import CheckResult, database, machine, units
-from registryd.cli.running import Context, Exit, command, json_option, out, pass_context
+from registryd.cli.running import Context, Exit, command, json_option, pass_context, present
 from registryd.config import ConfigError, Settings
 
 COLOURS = {"failed": "red", "warning": "yellow", "ok": "green"}
@@ -32,12 +32,8 @@ async def check(context: Context, *, config_only: bool, as_json: bool) -> None:
     else:
         found += _machine(settings)
         found += await database.look(context)
-    if as_json:
-        click.echo(orjson.dumps([{"check": f.check, "state": f.state, "detail": f.detail} for f in found]))
-    else:
-        for finding in found:
-            out.print(f"[{COLOURS[finding.state]}]{finding.state:<7}[/]", f" {finding.check:<14} ", end="")
-            out.print(finding.detail, markup=False, soft_wrap=True)
+    lines = (Text.assemble((f"{f.state:<7}", COLOURS[f.state]), f"  {f.check:<14}  {f.detail}") for f in found)
+    present(as_json, [{"check": f.check, "state": f.state, "detail": f.detail} for f in found], *lines)
     sys.exit(next((finding.code for finding in found if finding.code), Exit.DONE))
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from registryd.cli.kinds import Moment, max_absent_option, max_terminations_option
+from registryd.cli.printing import Shown, Table
 from registryd.cli.rejects import RejectFile, beside
-from registryd.cli.running import Context, command, err, json_option, out, pass_context
+from registryd.cli.running import Context, command, err, json_option, pass_context, present
 from registryd.domain.errors import Unavailable
 from registryd.domain.files import ImportRefused
 from registryd.feed import deltas, snapshot
@@ -105,14 +104,10 @@ async def import_contracts(
     # Refused events leave the others applied; a refused snapshot changes nothing.
     changed = not dry_run and not (stopped and kind == "snapshot")
     concurrency = context.settings.file.delivery.concurrency
-    if as_json:
-        why = {"stopped": str(stopped)} if stopped else {}
-        click.echo(orjson.dumps({**_facts(done, concurrency), **why, "dryRun": dry_run, "seconds": round(seconds, 2)}))
-    else:
-        _tell(done, concurrency, is_changed=changed)
-        out.print(
-            f"{done.lines:,} lines in {seconds:.1f} s, {done.lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}"
-        )
+    why = {"stopped": str(stopped)} if stopped else {}
+    pace = f"{done.lines:,} lines in {seconds:.1f} s, {done.lines / seconds:,.0f} lines/s{'' if changed else '; nothing was changed'}"
+    facts = {**_facts(done, concurrency), **why, "dryRun": dry_run, "seconds": round(seconds, 2)}
+    present(as_json, facts, *_told(done, concurrency, is_changed=changed), pace)
     if stopped is not None:
         raise stopped
 
@@ -169,33 +164,32 @@ def _progress(file: Path, as_json: bool) -> Iterator[tuple[Callable[[int, int], 
         yield progress, step
 
 
-def _tell(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int, *, is_changed: bool) -> None:
+def _told(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int, *, is_changed: bool) -> Iterator[Shown]:
+    would = "" if is_changed else "would be "
     match done:
         case Imported():
-            there = done.lines - done.inserted
-            out.print(f"{done.inserted:,} {'' if is_changed else 'would be '}inserted, {there:,} there already")
-            _tell_outside(done)
+            yield f"{done.inserted:,} {would}inserted, {done.lines - done.inserted:,} there already"
+            yield from _outside(done)
         case deltas.AppliedEvents():
-            out.print(
-                f"{done.applied:,} events {'' if is_changed else 'would be '}applied, {done.duplicates:,} were applied before, "
+            yield (
+                f"{done.applied:,} events {would}applied, {done.duplicates:,} were applied before, "
                 f"{len(done.refused):,} refused, {len(done.waiting):,} not yet"
             )
-            out.print(f"{done.ends:,} contracts {'' if is_changed else 'would '}end, {done.absent:,} numbers turn absent")
+            yield f"{done.ends:,} contracts {'' if is_changed else 'would '}end, {done.absent:,} numbers turn absent"
         case Reconciled():
-            _tell_changes(done, is_changed=is_changed)
-            _tell_owed(done, concurrency)
-            _tell_outside(done)
+            yield from _changes(done, is_changed=is_changed)
+            yield from _owed(done, concurrency)
+            yield from _outside(done)
 
 
-def _tell_outside(done: Imported | Reconciled) -> None:
+def _outside(done: Imported | Reconciled) -> Iterator[str]:
     if done.outside:
-        out.print(f"{done.outside:,} live contracts lie outside the numbering capacity: registryd report contract_outside_capacity")
+        yield f"{done.outside:,} live contracts lie outside the numbering capacity: registryd report contract_outside_capacity"
 
 
-def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
+def _changes(found: Reconciled, *, is_changed: bool) -> Iterator[Shown]:
     unchanged = found.live - found.ends - found.updated - found.newer - found.unread
-    table = Table("contracts", "were" if is_changed else "would be", box=None, header_style="dim")
-    table.columns[1].justify = "right"
+    table = Table("contracts", "were" if is_changed else "would be")
     for what, number in (
         ("activated", found.activated),
         ("terminated", found.terminated),
@@ -206,23 +200,20 @@ def _tell_changes(found: Reconciled, *, is_changed: bool) -> None:
         ("left: changed after the snapshot was taken", found.newer),
         ("left: their lines are bad", found.unread),
     ):
-        table.add_row(what, f"{number:,}")
-    out.print(table)
-    out.print(f"{found.absent:,} of {found.live:,} live contracts {'turned' if is_changed else 'would turn'} absent")
+        table.add(what, number)
+    yield table
+    yield f"{found.absent:,} of {found.live:,} live contracts {'turned' if is_changed else 'would turn'} absent"
     if is_changed and not found.is_complete:
-        out.print(
-            "the registry was not declared complete: the file is empty, lines were bad, or a newer snapshot was applied before",
-            soft_wrap=True,
-        )
+        yield "the registry was not declared complete: the file is empty, lines were bad, or a newer snapshot was applied before"
 
 
-def _tell_owed(found: Reconciled, concurrency: int) -> None:
+def _owed(found: Reconciled, concurrency: int) -> Iterator[str]:
     for owed in found.owed:
-        out.print(f"{owed.notifications:,} notifications to {owed.messenger}", markup=False)
+        yield f"{owed.notifications:,} notifications to {owed.messenger}"
     if found.owed:
         hours = found.delivery_hours(concurrency)
         pace = "no push of the last day tells the pace" if hours is None else f"about {hours:.1f} h of one process's delivery"
-        out.print(f"{found.notifications:,} notifications in all: {pace}", soft_wrap=True)
+        yield f"{found.notifications:,} notifications in all: {pace}"
 
 
 def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int) -> dict[str, Any]:
@@ -239,6 +230,7 @@ def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int)
                 "absent": done.absent,
             }
         case Reconciled():
+            hours = done.delivery_hours(concurrency)
             return {
                 "lines": done.lines,
                 "live": done.live,
@@ -252,6 +244,6 @@ def _facts(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int)
                 "updated": done.updated,
                 "newer": done.newer,
                 "unread": done.unread,
-                "notifications": {owed.messenger: owed.notifications for owed in done.owed},
-                "deliveryHours": done.delivery_hours(concurrency),
+                "notifications": [{"messenger": owed.messenger, "notifications": owed.notifications} for owed in done.owed],
+                "deliverySeconds": None if hours is None else round(hours * 3600),
             }

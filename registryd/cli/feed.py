@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 import click
-from rich.table import Table
 
 from registryd.cli.kinds import Moment
+from registryd.cli.printing import Table, duration, words
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.store import feed as store
 from registryd.store.feed import FeedStatus
@@ -35,49 +33,43 @@ async def status(context: Context, *, as_json: bool) -> None:
         lags = await store.read_lag(connection)
         waiting = await store.read_waiting(connection, WAITING_SHOWN_MAX)
         allowances = await store.read_allowances(connection)
-    lag = Table("today", "outcome", "events", "mean lag", "worst lag", box=None, header_style="dim")
+    lag = Table("type", "outcome", "events", "mean lag", "worst lag", title="today's events")
     for row in lags:
-        lag.add_row(
-            row.type, row.outcome, f"{row.events:,}", _duration(row.mean_lag.total_seconds()), _duration(row.worst_lag.total_seconds())
-        )
-    waits = Table("waits", "type", "for", "since", "last sent", "calls", box=None, header_style="dim")
+        lag.add(row.type, row.outcome, row.events, row.mean_lag, row.worst_lag)
+    waits = Table("event", "type", "waits for", "since", "last sent", "calls", title="events that wait")
     for event in waiting:
-        waits.add_row(event.event_id, event.type, event.reason, f"{event.first_at:%F %T}", f"{event.last_at:%F %T}", f"{event.calls:,}")
-    allowed = Table("allowance", "ends", "used", "until", "by", "reason", box=None, header_style="dim")
+        waits.add(event.event_id, event.type, event.reason, event.first_at, event.last_at, event.calls)
+    allowed = Table("allowance", "ends", "used", "until", "by", "reason", title="allowances")
     for one in allowances:
-        allowed.add_row(f"{one.allowance_id}", f"{one.ends:,}", f"{one.used:,}", f"{one.until_at:%F %T}", one.made_by, one.reason)
-    facts = {
-        **_wire(found),
-        "lag": [_wire(row) for row in lags],
-        "eventsWaiting": [_wire(event) for event in waiting],
-        "allowances": [_wire(one) for one in allowances],
-    }
-    tables = [table for table, rows in ((lag, lags), (waits, waiting), (allowed, allowances)) if rows]
-    present(as_json, facts, *_told(found), *tables)
+        allowed.add(str(one.allowance_id), one.ends, one.used, one.until_at, one.made_by, one.reason)
+    facts = {**found._asdict(), "lag": lags, "events_waiting": waiting, "allowances": allowances}
+    present(as_json, facts, *_told(found), *(table for table in (lag, waits, allowed) if table.rows))
 
 
 @feed.command()
 @reason_option
+@json_option
 @pass_context
 @command
-async def complete(context: Context, *, reason: str) -> None:
+async def complete(context: Context, *, reason: str, as_json: bool) -> None:
     """Say that the registry holds every contract, so that queries are answered. A whole snapshot says it by itself."""
     async with context.database() as db, db.connection() as connection:
         await store.declare_complete(connection, _reason(reason))
         found = await store.read_status(connection)
-    present(False, None, *_told(found)[:1])
+    present(as_json, found, *_told(found)[:1])
 
 
 @feed.command()
 @reason_option
+@json_option
 @pass_context
 @command
-async def incomplete(context: Context, *, reason: str) -> None:
+async def incomplete(context: Context, *, reason: str, as_json: bool) -> None:
     """Say that the registry lacks contracts. Every query is 503 then, until a whole snapshot or `feed complete`."""
     async with context.database() as db, db.connection() as connection:
         await store.declare_incomplete(connection, _reason(reason))
         found = await store.read_status(connection)
-    present(False, None, *_told(found)[:1])
+    present(as_json, found, *_told(found)[:1])
 
 
 @feed.command("allow-ends")
@@ -96,23 +88,15 @@ async def allow_ends(context: Context, *, ends: int, until: datetime, reason: st
         found = await store.read_status(connection)
     present(
         as_json,
-        {**_wire(made), "endsLeft": found.ends_left},
-        f"{ends:,} ends are let through beyond the bound until {until}",
+        {**made._asdict(), "ends_left": found.ends_left},
+        f"{ends:,} ends are let through beyond the bound until {words(until)}",
         _ends(found),
     )
 
 
-def _wire(row: NamedTuple) -> dict[str, object]:
-    """A row as JSON has it: names in camel case, intervals in seconds."""
-    return {
-        re.sub("_(.)", lambda after: after[1].upper(), name): value.total_seconds() if isinstance(value, timedelta) else value
-        for name, value in row._asdict().items()
-    }
-
-
 def _told(found: FeedStatus) -> list[str]:
     if found.complete:
-        completeness = f"complete since {found.complete_since:%F %T} by {found.declared_by} ({found.source}): {found.reason}"
+        completeness = f"complete since {words(found.complete_since)} by {found.declared_by} ({found.source}): {found.reason}"
     elif found.complete_since is not None:
         completeness = "NOT COMPLETE: that was said in another database cluster. Every query is 503: import a snapshot, or feed complete"
     elif found.declared_by is not None:
@@ -135,13 +119,11 @@ def _ends(found: FeedStatus) -> str:
 
 
 def _ago(found: FeedStatus, at: datetime | None) -> str:
-    return "never" if at is None else f"{_duration((found.now - at).total_seconds())} ago"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3600:.1f} h"
+    if at is None:
+        return "never"
+    seconds = (found.now - at).total_seconds()
+    rounded = 1 if seconds < 120 else 60 if seconds < 86_400 else 3_600
+    return f"{duration(timedelta(seconds=seconds // rounded * rounded))} ago"
 
 
 def _reason(reason: str) -> str:

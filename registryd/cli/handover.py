@@ -10,6 +10,7 @@ from uuid import UUID
 import click
 
 from registryd.cli.kinds import Moment
+from registryd.cli.printing import duration
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.delivery import export as exporting
 from registryd.delivery import exported
@@ -63,8 +64,9 @@ async def replay(
     takes = timedelta(seconds=count / per_second)
     present(
         as_json,
-        {"notifications": count, "dryRun": dry_run, "perSecond": per_second, "seconds": takes.total_seconds()},
-        f"{count:,} notifications {'would be' if dry_run else 'will be'} delivered again, {per_second} a second: {takes} at least",
+        {"notifications": count, "dryRun": dry_run, "perSecond": per_second, "takes": takes},
+        f"{count:,} notifications {'would be' if dry_run else 'will be'} delivered again, "
+        f"{per_second} a second: {duration(takes)} at least",
     )
 
 

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import click
 
-from registryd.cli.running import Context, command, fail, json_option, out, overlap_option, pass_context, present_once
+from registryd.cli.printing import words
+from registryd.cli.running import Context, command, fail, json_option, overlap_option, pass_context, present, present_once
 from registryd.delivery import signing
 from registryd.domain.identifiers import MessengerId
 from registryd.store import keys, messengers
@@ -27,25 +28,26 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
         live = [key for key in await messengers.read_keys(connection, found.messenger_id) if keys.is_live(key.revoked_at, key.expires_at)]
         if len(live) > 1:
             mend = f"registryd messenger revoke-key {name} {live[0].key_id}"
-            fail(f"{name} has two live keys already: {mend}, or wait until {live[0].expires_at}")
+            fail(f"{name} has two live keys already: {mend}, or wait until {words(live[0].expires_at)}")
         await messengers.expire_keys(connection, found.messenger_id, timedelta(hours=overlap_hours))
         api_key = await add_key(connection, found.messenger_id)
-        present_once(as_json, {"name": name, "apiKey": api_key, "formerKeysEndInHours": overlap_hours})
+        present_once(as_json, {"name": name, "apiKey": api_key, "formerKeysEndIn": timedelta(hours=overlap_hours)})
 
 
 @click.command("revoke-key")
 @click.argument("name")
 @click.argument("key_id")
+@json_option
 @pass_context
 @command
-async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
+async def revoke_key(context: Context, *, name: str, key_id: str, as_json: bool) -> None:
     """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of rk_<keyId>_<secret>."""
     async with context.database() as db, db.transaction() as connection:
         found = await messengers.named(connection, name)
         known = {key.key_id for key in await messengers.read_keys(connection, found.messenger_id)}
         if key_id not in known or not await messengers.revoke_key(connection, key_id):
             fail(f"{name} has no key of that id that is not revoked: registryd messenger show {name}")
-    out.print("revoked")
+    present(as_json, {"name": name, "keyId": key_id, "revoked": True}, f"the key {key_id} of {name} is revoked")
 
 
 @click.command("rotate-secret")
@@ -63,7 +65,7 @@ async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_h
         found = await messengers.named(connection, name)
         await messengers.expire_secrets(connection, found.messenger_id, secret.kind, timedelta(hours=overlap_hours))
         await messengers.add_secret(connection, box, found.messenger_id, secret)
-        present_once(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndInHours": overlap_hours})
+        present_once(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndIn": timedelta(hours=overlap_hours)})
 
 
 async def add_key(connection: Connection, messenger_id: MessengerId) -> str:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import click
-from rich.table import Table
 
+from registryd.cli.printing import Record, Table, duration
 from registryd.cli.running import Context, command, fail, json_option, pass_context, present
 from registryd.domain.backlog import Backlog
 from registryd.domain.identifiers import masked_code, masked_number
@@ -28,15 +28,13 @@ async def status(context: Context, *, as_json: bool) -> None:
     """Show each messenger's backlog, the slack to its earliest deadline, and how long it takes at the pace of the last five minutes."""
     async with context.database() as db:
         found = await backlogs.read(db)
-    table = Table("messenger", "pending", "overdue", "earliest deadline", "slack", "per second", "ETA", "endpoint")
+    table = Table("messenger", "pending", "overdue", "among them", "earliest deadline", "slack", "per second", "ETA", "endpoint")
     for b in found:
-        eta = _span(b.eta) if b.eta is not None else "never" if b.has_endpoint else "unknown"
-        deadline = f"{b.deadline_at:%F %T}Z" if b.deadline_at else ""
-        replayed = f" ({b.replayed:,} replayed)" if b.replayed else f" ({b.held:,} held)" if b.held else ""
-        refused = f" ({b.refused:,} refused)" if b.refused else ""
-        table.add_row(
-            *(b.name, f"{b.pending:,}{replayed}", f"{b.overdue:,}{refused}", deadline, _span(b.slack), f"{b.per_second:,.1f}"),
-            *(eta if b.pending else "", _endpoint(b)),
+        eta = duration(b.eta) if b.eta is not None else "never" if b.has_endpoint else "unknown"
+        among = (f"{number:,} {what}" for number, what in ((b.replayed, "replayed"), (b.held, "held"), (b.refused, "refused")) if number)
+        table.add(
+            *(b.name, b.pending, b.overdue, ", ".join(among), b.deadline_at, b.slack and _whole(b.slack), round(b.per_second, 1)),
+            *(eta if b.pending else None, _endpoint(b)),
             style="red" if b.held or b.is_held or b.refused or b.is_too_slow or b.needs_second_channel else "",
         )
     present(as_json, [_backlog(b) for b in found], table)
@@ -60,13 +58,13 @@ async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> 
         again = await proof.find_replays(db, known.messenger_id, notification_id)
         until = delivered.delivered_at if delivered else withdrawn.withdrawn_at if withdrawn else datetime.now(UTC)
         attempts = await proof.read_attempts(db, known.messenger_id, known.recorded_at, until, ATTEMPTS_TOLD)
-    facts = {**_notification(notification_id, pending, delivered, withdrawn), "undoneBy": str(undoing) if undoing else None}
+    facts = {**_notification(notification_id, pending, delivered, withdrawn), "undoneBy": undoing}
     life = sorted(_life(known, pending, ended, again, attempts), key=lambda event: event[0])
     present(
         as_json,
-        {**facts, "life": [{"at": rfc3339(at), "what": what} for at, what in life]},
-        *(f"{label:<20} {value}" for label, value in facts.items()),
-        *(f"{rfc3339(at):<25} {what}" for at, what in life),
+        {**facts, "life": [{"at": at, "what": what} for at, what in life]},
+        Record(facts),
+        Record({rfc3339(at): what for at, what in life}),
     )
 
 
@@ -78,7 +76,7 @@ def _backlog(b: Backlog) -> dict[str, object]:
         "overdue": b.overdue,
         "refused": b.refused,
         "replayed": b.replayed,
-        "oldestDeadlineAt": rfc3339(b.deadline_at) if b.deadline_at else None,
+        "oldestDeadlineAt": b.deadline_at,
         "slackSeconds": round(slack.total_seconds()) if slack is not None else None,
         "ageSeconds": round(age.total_seconds()) if age is not None else None,
         "perSecond": round(b.per_second, 3),
@@ -148,16 +146,16 @@ def _notification(
     is_late = (delivered.delivered_at if delivered else datetime.now(UTC)) > known.deadline_at
     state = ("owed again" if pending else "delivered") if delivered else "held" if pending and pending.wave_id else "pending"
     return {
-        "notificationId": str(notification_id),
+        "notificationId": notification_id,
         "messenger": known.name,
         "type": REINSTATED if _undoes(known) else TERMINATED,
         "state": "withdrawn" if known is withdrawn else state,
         "number": masked_number(known.msisdn),
         "generation": known.generation,
         "identificationCode": masked_code(known.identification_code),
-        "reinstatedAt" if _undoes(known) else "terminatedAt": rfc3339(known.terminated_at),
-        "deadlineAt": rfc3339(known.deadline_at),
-        "deliveredAt": rfc3339(delivered.delivered_at) if delivered else None,
+        "reinstatedAt" if _undoes(known) else "terminatedAt": known.terminated_at,
+        "deadlineAt": known.deadline_at,
+        "deliveredAt": delivered.delivered_at if delivered else None,
         "via": (delivered.channel or delivered.via) if delivered else None,
         "verdict": ("late" if is_late else "in time") if delivered else "withdrawn" if withdrawn else "overdue" if is_late else "owed",
     }
@@ -170,11 +168,5 @@ def _delivery(d: Delivered) -> str:
     return f"delivered by {d.via}" + (f", attempt {d.attempts}" if d.via == "push" else "")
 
 
-def _span(span: timedelta | None) -> str:
-    """`1 d 02:03:04`, with a minus where it is over."""
-    if span is None:
-        return ""
-    seconds = round(abs(span.total_seconds()))
-    days, seconds = divmod(seconds, 86_400)
-    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-    return ("-" if span < timedelta(0) else "") + (f"{days} d " if days else "") + clock
+def _whole(span: timedelta) -> timedelta:
+    return timedelta(seconds=round(span.total_seconds()))

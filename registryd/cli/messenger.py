@@ -7,11 +7,10 @@ import sys
 from typing import Any
 
 import click
-import orjson
-from rich.table import Table
 
 from registryd.cli import keys as rotation
-from registryd.cli.running import Context, Exit, command, fail, json_option, out, pass_context, present, present_once
+from registryd.cli.printing import Record, Table, words
+from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present, present_once
 from registryd.delivery import signing
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import NotPushed, TooManyTests
@@ -85,10 +84,8 @@ async def list_messengers(context: Context, *, as_json: bool) -> None:
         found = await messengers.read_all(connection)
     table = Table("name", "id", "state", "endpoint", "batch", "daily quota", "certificates")
     for m in found:
-        quota = f"{m.daily_quota:,}" if m.daily_quota else "none"
-        table.add_row(
-            m.name, str(m.messenger_id), m.state, m.endpoint_url or "pulls", str(m.batch_max), quota, str(len(m.certificate_sha256))
-        )
+        endpoint, quota = m.endpoint_url or "pulls", m.daily_quota or "none"
+        table.add(m.name, str(m.messenger_id), m.state, endpoint, m.batch_max, quota, len(m.certificate_sha256))
     present(as_json, [_view(m) for m in found], table)
 
 
@@ -105,60 +102,71 @@ async def show(context: Context, *, name: str, as_json: bool) -> None:
         gate = await lanes.find(db, found.messenger_id)
         backlog = await notifications.count_pending(db, found.messenger_id)
         alarms = await guard.find_alarms(db, found.messenger_id)
-    view = {
-        **_view(found),
-        "keys": [key._asdict() for key in known],
-        "lane": gate._asdict(),
-        "notifications": backlog._asdict(),
-        "alarms": [alarm._asdict() for alarm in alarms],
-    }
-    table = Table(show_header=False, box=None)
-    for label, value in view.items():
-        if label in ("keys", "alarms"):
-            continue
-        table.add_row(label, "\n".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+    facts = {**_view(found), "keys": known, "lane": gate, "notifications": backlog, "alarms": alarms}
+    shown = Record(
+        {
+            **_words(found),
+            "endpoint's last error": gate.last_error,
+            "probed next": gate.gate_until,
+            "pending notifications": backlog.pending,
+            "earliest deadline": backlog.oldest_deadline_at,
+        }
+    )
+    keys = Table("key", "made", "expires", "revoked", "used", title="keys")
     for key in known:
-        life = f"made {key.created_at:%F %T}, expires {key.expires_at or 'never'}, revoked {key.revoked_at or 'no'}"
-        table.add_row(f"key {key.key_id}", f"{life}, used {key.last_used_at or 'never'}")
+        keys.add(key.key_id, key.created_at, key.expires_at or "never", key.revoked_at or "no", key.last_used_at or "never")
+    raised = Table("alarm", "since", "until", "signs", title="alarms in force")
     for alarm in alarms:
-        table.add_row(f"alarm {alarm.kind}", f"since {alarm.raised_at:%F %T}, until {alarm.ends_at:%F %T}, {alarm.signs} signs")
-    present(as_json, view, table)
+        raised.add(alarm.kind, alarm.raised_at, alarm.ends_at, alarm.signs, style="red")
+    present(as_json, facts, shown, *(table for table in (keys, raised) if table.rows))
 
 
 @messenger.command("set")
 @click.argument("name")
 @_endpoint_options
+@json_option
 @pass_context
 @command
-async def set_messenger(context: Context, *, name: str, **given: Any) -> None:
+async def set_messenger(context: Context, *, name: str, as_json: bool, **given: Any) -> None:
     """Change the settings that are named and leave the others. In force within 5 seconds."""
     if all(value is None or value == () for value in given.values()):
         fail("nothing to change: see registryd messenger set --help", Exit.USAGE)
     async with context.database() as db, db.transaction() as connection:
         found = await messengers.named(connection, name)
-        await messengers.update(connection, _changed(context, found, given))
-    out.print("changed")
+        wanted = _changed(context, found, given)
+        await messengers.update(connection, wanted)
+    before, after = _words(found), _words(wanted)
+    changes = [f"{label}: {words(before[label])} → {words(value)}" for label, value in after.items() if value != before[label]]
+    hints = []
+    if wanted.endpoint_url is not None and wanted.endpoint_url != found.endpoint_url:
+        hints.append(f"try the new endpoint, in 5 seconds: registryd messenger test {name}")
+    present(as_json, {"before": _view(found), "after": _view(wanted)}, *(changes or ["nothing changed: it was so already"]), *hints)
 
 
 @messenger.command()
 @click.argument("name")
+@json_option
 @pass_context
 @command
-async def suspend(context: Context, *, name: str) -> None:
+async def suspend(context: Context, *, name: str, as_json: bool) -> None:
     """Refuse the messenger's queries and bindings (403). What it is owed is still delivered, and it may pull."""
-    await _set_state(context, name, "suspended")
+    was = await _set_state(context, name, "suspended")
+    present(as_json, {"messenger": name, "state": "suspended", "was": was}, f"state: {was} → suspended")
 
 
 @messenger.command()
 @click.argument("name")
+@json_option
 @pass_context
 @command
-async def resume(context: Context, *, name: str) -> None:
+async def resume(context: Context, *, name: str, as_json: bool) -> None:
     """Let a suspended messenger ask again, and have a failing endpoint of its probed now."""
-    await _set_state(context, name, "active")
+    was = await _set_state(context, name, "active")
     async with context.messenger(name) as (db, found):
-        if await lanes.probe(db, found.messenger_id):
-            out.print("its endpoint failed, and is probed now")
+        was_failing = await lanes.probe(db, found.messenger_id)
+    probed = ["its endpoint failed, and is probed now"] if was_failing else []
+    facts = {"messenger": name, "state": "active", "was": was, "wasFailing": was_failing}
+    present(as_json, facts, f"state: {was} → active", *probed)
 
 
 @messenger.command()
@@ -183,14 +191,16 @@ async def probe(context: Context, *, name: str, as_json: bool) -> None:
 
 @messenger.command("clear-alarm")
 @click.argument("name")
+@json_option
 @pass_context
 @command
-async def clear_alarm(context: Context, *, name: str) -> None:
+async def clear_alarm(context: Context, *, name: str, as_json: bool) -> None:
     """End the messenger's enumeration alarms. Within seconds it is answered at full speed again, and judged anew."""
     async with context.messenger(name) as (db, found):
+        alarms = await guard.find_alarms(db, found.messenger_id)
         if not await guard.clear_alarms(db, found.messenger_id):
             fail(f"{name} has no alarm in force: registryd report enumeration_alarm")
-    out.print("cleared")
+    present(as_json, {"messenger": name, "cleared": alarms}, f"cleared: {words([alarm.kind for alarm in alarms])}")
 
 
 @messenger.command()
@@ -209,21 +219,18 @@ async def test(context: Context, *, name: str, as_json: bool) -> None:
             fail(str(error))
         except NotPushed as error:
             fail(f"{error} Is registryd-deliver running?")
-    if as_json:
-        click.echo(orjson.dumps(result._asdict()))
-    else:
-        out.print(
-            f"{'delivered' if result.delivered else 'not delivered'} in {result.latency_ms} ms: {result.error or f'status {result.status}'}"
-        )
+    verdict = "delivered" if result.delivered else "not delivered"
+    present(as_json, result, f"{verdict} in {result.latency_ms} ms: {result.error or f'status {result.status}'}")
     if not result.delivered:
         sys.exit(Exit.FAILED)
 
 
-async def _set_state(context: Context, name: str, state: str) -> None:
+async def _set_state(context: Context, name: str, state: str) -> str:
+    """Returns the state that it had."""
     async with context.database() as db, db.transaction() as connection:
         found = await messengers.named(connection, name)
         await messengers.update(connection, found._replace(state=state))
-    out.print(state)
+    return found.state
 
 
 def _changed(context: Context, found: Messenger, given: dict[str, Any]) -> Messenger:
@@ -258,4 +265,18 @@ def _view(found: Messenger) -> dict[str, object]:
         "includesPhoneNumber": found.includes_phone_number,
         "dailyQuota": found.daily_quota,
         "certificates": [digest.hex() for digest in found.certificate_sha256],
+    }
+
+
+def _words(found: Messenger) -> dict[str, object]:
+    """The same for people."""
+    return {
+        "messenger": found.name,
+        "id": str(found.messenger_id),
+        "state": found.state,
+        "endpoint": found.endpoint_url or "none: it pulls",
+        "batch max": found.batch_max,
+        "phone number": found.includes_phone_number,
+        "daily quota": found.daily_quota or "none",
+        "certificates": [digest.hex() for digest in found.certificate_sha256] or "none",
     }

@@ -6,9 +6,9 @@ import re
 from datetime import timedelta
 
 import click
-from rich.table import Table
 
-from registryd.cli.running import Context, Exit, command, fail, json_option, out, overlap_option, pass_context, present, present_once
+from registryd.cli.printing import Table
+from registryd.cli.running import Context, Exit, command, fail, json_option, overlap_option, pass_context, present, present_once
 from registryd.store import operators
 from registryd.store.keys import is_live, new_key
 from registryd.store.operators import SCOPES, OperatorKeyRow
@@ -50,9 +50,9 @@ async def list_keys(context: Context, *, as_json: bool) -> None:
         rows = await operators.read_keys(connection)
     table = Table("name", "key", "scopes", "made", "expires", "revoked", "used")
     for row in rows:
-        times = (f"{at:%F %T}" if at else "never" for at in (row.created_at, row.expires_at, row.revoked_at, row.last_used_at))
-        table.add_row(row.name, row.key_id, ", ".join(row.scopes), *times)
-    present(as_json, [row._asdict() for row in rows], table)
+        ends = (row.expires_at or "never", row.revoked_at or "no")
+        table.add(row.name, row.key_id, row.scopes, row.created_at, *ends, row.last_used_at or "never")
+    present(as_json, rows, table)
 
 
 @operator.command("rotate-key")
@@ -72,20 +72,21 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
             fail(f"{name} has two live keys already: registryd operator revoke-key {name} {live[0].key_id}, or wait until it expires")
         await operators.expire_keys(connection, name, timedelta(hours=overlap_hours))
         await operators.add_key(connection, name, live[0].scopes, key)
-        present_once(as_json, {"name": name, "apiKey": key.shown, "formerKeysEndInHours": overlap_hours})
+        present_once(as_json, {"name": name, "apiKey": key.shown, "formerKeysEndIn": timedelta(hours=overlap_hours)})
 
 
 @operator.command("revoke-key")
 @click.argument("name")
 @click.argument("key_id")
+@json_option
 @pass_context
 @command
-async def revoke_key(context: Context, *, name: str, key_id: str) -> None:
+async def revoke_key(context: Context, *, name: str, key_id: str, as_json: bool) -> None:
     """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of ok_<keyId>_<secret>."""
     async with context.database() as db, db.transaction() as connection:
         if not await operators.revoke_key(connection, name, key_id):
             fail(f"{name} has no key of that id that is not revoked: registryd operator list")
-    out.print("revoked")
+    present(as_json, {"name": name, "keyId": key_id, "revoked": True}, f"the key {key_id} of {name} is revoked")
 
 
 def _is_live(row: OperatorKeyRow) -> bool:

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any
 
 import click
-from rich.table import Table
 
 from registryd.cli.kinds import Moment, max_absent_option
+from registryd.cli.printing import Table, interval, words
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
+from registryd.domain.times import parse_rfc3339
 from registryd.store import migrations
 from registryd.store import policy as store
 
@@ -30,10 +31,10 @@ async def show(context: Context, *, as_json: bool) -> None:
         await migrations.check(connection)
         rows = await store.read(connection)
     rows = [row for place, row in enumerate(rows) if row["in_force"] or place > _place_in_force(rows)]
-    table = Table("", *("in force" if row["in_force"] else "planned" for row in rows))
+    table = Table("column", *("in force" if row["in_force"] else "planned" for row in rows))
     for column in rows[0] if rows else ():
-        table.add_row(column, *(_shown(row[column]) for row in rows))
-    present(as_json, rows, table)
+        table.add(column, *(_shown(row[column]) for row in rows))
+    present(as_json, [_facts(row) for row in rows], table)
 
 
 @policy.command("set")
@@ -81,13 +82,14 @@ async def set_policy(
     if turned.absent > change.allowed:
         turns += f"; that stops it, for {change.allowed:,} may turn absent now: --max-absent"
     counts = {"turnsAbsent": turned.absent, "turnsPresent": turned.present, "mayTurnAbsent": change.allowed}
-    until = f" until {change.after['superseded_at']}, when the next one that is planned begins" if change.after["superseded_at"] else ""
+    next_at = change.after["superseded_at"]
+    until = f" until {_shown(next_at)}, when the next one that is planned begins" if next_at else ""
     present(
         as_json,
-        change.after | {"dryRun": dry_run} | counts,
-        *(f"{name}: {_shown(change.before[name]) or 'NULL'} -> {_shown(change.after[name]) or 'NULL'}" for name in wanted),
+        _facts(change.after) | {"dryRun": dry_run} | counts,
+        *(f"{name}: {_shown(change.before[name])} → {_shown(change.after[name])}" for name in wanted),
         turns,
-        f"{'would be ' if dry_run else ''}in force from {change.after['effective_from']}{until}",
+        f"{'would be ' if dry_run else ''}in force from {_shown(change.after['effective_from'])}{until}",
     )
 
 
@@ -102,5 +104,16 @@ def _pair(change: str) -> tuple[str, str | None]:
     return key, value or None
 
 
+def _facts(row: dict[str, Any]) -> dict[str, object]:
+    """A row with its times as times, so that they are told as everywhere."""
+    return {name: (parse_rfc3339(value) or value) if isinstance(value, str) else value for name, value in row.items()}
+
+
 def _shown(value: object) -> str:
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """A value of a policy, as PostgreSQL writes it in JSON, in words."""
+    if isinstance(value, list):
+        return ", ".join(_shown(one) for one in value) or "none"
+    if isinstance(value, str):
+        at = parse_rfc3339(value)
+        return interval(value) if at is None else words(at)
+    return "none" if value is None else words(value, grouped=False)

@@ -6,10 +6,11 @@ Imports what every command needs and nothing else; the database's modules come w
 from __future__ import annotations
 
 import asyncio
+import difflib
 import functools
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from enum import IntEnum
 from errno import EPIPE
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import orjson
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.text import Text
 
 from registryd import config, sdnotify
+from registryd.cli import printing
+from registryd.cli.printing import Shown
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Refusal
+from registryd.domain.wire import wired
 
 if TYPE_CHECKING:
     from registryd.store.messengers import Messenger
@@ -127,14 +131,13 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
     return wrapped
 
 
-def present(as_json: bool, facts: object, *shown: RenderableType) -> None:
-    """Shows a command's result: `facts` as one line of JSON, or `shown` for people. Raises: OutputLost."""
+def present(as_json: bool, facts: object, *shown: Shown) -> None:
+    """Shows a command's result: `facts` as one line of JSON (see `wired`), or `shown` for people. Raises: OutputLost."""
     try:
         if as_json:
-            click.echo(orjson.dumps(facts))
-            return
-        for part in shown:
-            out.print(part, markup=False, soft_wrap=isinstance(part, str | Text))
+            click.echo(orjson.dumps(wired(facts)))
+        else:
+            printing.show(out, shown)
     except (OSError, SystemExit) as error:  # rich ends the program where a pipe is closed
         raise _lost(error) from error
 
@@ -151,12 +154,21 @@ def present_once(as_json: bool, facts: dict[str, object]) -> None:
 
     Raises: OutputLost.
     """
-    lines = (f"{name:<24} {value}" for name, value in facts.items())
-    present(as_json, facts, *lines, Text("Keys and secrets are shown this once: hand them over now.", "yellow"))
+    present(as_json, facts, printing.Record(facts), Text("Keys and secrets are shown this once: hand them over now.", "yellow"))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`, did you mean NAME?` where a known name is like it."""
+    like = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {like[0]}?" if like else ""
 
 
 def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
-    """Ends the command with one line on stderr, which `systemctl status` shows too where it was a unit's process."""
+    """Ends the command with one line on stderr, with --json an object, which `systemctl status` shows too where it was a unit's process."""
     sdnotify.status(f"refusing: {message}")
-    err.print(f"registryd: {message}", style="red", markup=False, soft_wrap=True)
+    running = click.get_current_context(silent=True)
+    if running is not None and running.params.get("as_json"):
+        click.echo(orjson.dumps({"error": message, "exitCode": code}), err=True)
+    else:
+        err.print(f"registryd: {message}", style="red", markup=False, soft_wrap=True)
     sys.exit(code)

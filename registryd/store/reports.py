@@ -6,7 +6,7 @@ The columns are a view's own, so there are no row classes here: values are shown
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from registryd import observe
 from registryd.store.pool import Connection, Database, fetch
@@ -21,13 +21,23 @@ class View(NamedTuple):
     comment: str
 
 
+class Column(NamedTuple):
+    name: str
+    type: str
+    comment: str
+
+
 class EndedSessions(NamedTuple):
     ended: int
 
 
 LIST_VIEWS = Query("reports", "list_views", View)
+LIST_COLUMNS = Query("reports", "list_columns", Column, str)
 
 END_LONG_REPORTS = Query("reports", "end_long_reports", EndedSessions, timedelta)
+
+
+_CASTS = {"interval": "::text", "interval[]": "::text[]"}
 
 
 async def list_views(connection: Connection) -> list[View]:
@@ -45,13 +55,17 @@ async def read_csv(connection: Connection, view: View) -> str:
     return b"".join(parts).decode()
 
 
-async def read_json(connection: Connection, view: View) -> str:
-    """The same rows as a JSON array of objects. Numerics are strings, so that no reader rounds them. Intervals are in PostgreSQL's form."""
-    columns = (await connection.prepare(_select(view))).get_attributes()
-    shown = ", ".join(f'"{c.name}"::text' if c.type.name == "numeric" else f'"{c.name}"' for c in columns)
-    query = f"SELECT row_to_json(r)::text FROM (SELECT {shown} FROM ({_select(view)}) AS v) AS r"  # noqa: S608 # the names are a view's own
-    rows = await connection.fetch(query)
-    return f"[{','.join(row[0] for row in rows)}]"
+async def list_columns(connection: Connection, view: View) -> list[Column]:
+    return await fetch(connection, LIST_COLUMNS, view.name)
+
+
+async def read_rows(connection: Connection, view: View) -> list[dict[str, Any]]:
+    """The same rows by the columns' names. Intervals are as PostgreSQL writes them, because a month has no length."""
+    shown = ", ".join(
+        f'v."{column.name}"{_CASTS.get(column.type, "")} AS "{column.name}"' for column in await list_columns(connection, view)
+    )
+    rows = await connection.fetch(f"SELECT {shown} FROM ({_select(view)}) AS v")  # noqa: S608 # the names are a view's own
+    return [dict(row) for row in rows]
 
 
 def _select(view: View) -> str:

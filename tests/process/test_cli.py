@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from registryd.cli import main
 from registryd.cli.running import Exit
 from registryd.delivery import signing
+from registryd.domain.wire import camel
 from tests.conftest import Site, client, daemon, eventually, receiving, wait_for
 from tests.process.commands import run, told
 
@@ -44,7 +45,7 @@ def test_a_messenger_lives_through_all_its_commands(site: Site) -> None:
         "dailyQuota": 1000,
         "certificates": ["ab" * 32],
     }
-    assert run(site, "messenger", "resume", "alpha").stdout == "active\n"
+    assert run(site, "messenger", "resume", "alpha").stdout == "state: suspended → active\n"
     assert told(site, "messenger", "probe", "alpha") == {"messenger": "alpha", "wasFailing": False, "madeDue": 0}
     rotated = told(site, "messenger", "rotate-key", "alpha")
     assert rotated["apiKey"] != added["apiKey"]
@@ -87,14 +88,14 @@ def test_report_shows_every_view_three_ways(site: Site) -> None:
         await site.add_contracts(79010800002)
 
     asyncio.run(fill())
-    names = [line.split()[0] for line in run(site, "report").output.splitlines() if line[:1].isalpha() and "_" in line.split()[0]]
-    assert len(names) >= 11
+    names = [view["name"] for view in told(site, "report")]
+    assert [line.split()[0] for line in run(site, "report").stdout.splitlines()[1:]] == names
     for name in names:
-        rows = told(site, "report", name)
+        columns, rows = [column["name"] for column in told(site, "report", name, "--columns")], told(site, "report", name)
         header, *lines = run(site, "report", name, "--csv").stdout.splitlines()
-        assert len(lines) == len(rows)
-        assert all(",".join(row) == header for row in rows)
-        assert run(site, "report", name).exit_code == 0
+        assert (len(lines), header) == (len(rows), ",".join(columns))
+        assert all(list(row) == list(map(camel, columns)) for row in rows)
+        assert len(run(site, "report", name).stdout.splitlines()) == 1 + len(rows)
     assert run(site, "report", "nothing").exit_code == 2
 
 
@@ -105,20 +106,17 @@ def test_what_a_report_shows_goes_back_into_sql(site: Site, tmp_path: Path) -> N
 
     asyncio.run(fill())
     (policy,) = told(site, "report", "policy")
-    assert policy["journal_kept"] == "3 years"
-    assert policy["alarm_slack"] == ["22:00:00", "12:00:00", "01:00:00", "00:00:00"]
-    assert (policy["honest_absent_ratio"], policy["in_force"]) == ("0.03", True), "numerics are strings, so that no reader rounds them"
+    assert policy["journalKept"] == "3 years"
+    assert policy["alarmSlack"] == ["22:00:00", "12:00:00", "01:00:00", "00:00:00"]
+    assert (policy["honestAbsentRatio"], policy["inForce"]) == ("0.03", True), "numerics are strings, so that no reader rounds them"
     kept = tmp_path / "report"
     for name in ("policy", "contract_daily", "quota_today", "notification_backlog", "endpoint_health"):
-        for words, taken in (
-            ("--csv", f"CREATE TEMP TABLE taken (LIKE report.{name}); \\copy taken FROM '{kept}' (FORMAT csv, HEADER)"),
-            ("--json", f"\\set taken `cat {kept}`\nSELECT * INTO TEMP taken FROM json_populate_recordset(NULL::report.{name}, :'taken')"),
-        ):
-            kept.write_text(run(site, "report", name, words).stdout)
-            counted = f"SELECT count(*), (SELECT count(*) FROM taken) FROM (TABLE taken INTERSECT TABLE report.{name}) AS same"
-            done = site.database.psql("-At", stdin=f"{taken}\n;{counted};")
-            same, of = done.stdout.split("|")
-            assert int(same) == int(of) > 0, (name, words, done)
+        kept.write_text(run(site, "report", name, "--csv").stdout)
+        taken = f"CREATE TEMP TABLE taken (LIKE report.{name}); \\copy taken FROM '{kept}' (FORMAT csv, HEADER)"
+        counted = f"SELECT count(*), (SELECT count(*) FROM taken) FROM (TABLE taken INTERSECT TABLE report.{name}) AS same"
+        done = site.database.psql("-At", stdin=f"{taken}\n;{counted};")
+        same, of = done.stdout.split("|")
+        assert int(same) == int(of) > 0, (name, done)
 
 
 def test_listen_verifies_what_the_daemon_pushes(site: Site) -> None:
@@ -251,7 +249,7 @@ def test_two_persons_look_at_one_number(site: Site) -> None:
         assert "not prepared yet" in as_person(boris, "list").stdout
         with daemon(site, "answer", "operate") as running:
             asyncio.run(query(running.api))
-            wait_for(lambda: json.loads(as_person(boris, "list", "--json").stdout)[0]["is_prepared"])
+            wait_for(lambda: json.loads(as_person(boris, "list", "--json").stdout)[0]["isPrepared"])
         refused = as_person(anna, "look", "1")
         assert (refused.exit_code, "nobody has approved" in refused.stderr) == (1, True)
         assert as_person(anna, "approve", "1").exit_code == 1
@@ -344,7 +342,7 @@ def test_a_key_that_never_expires_can_be_rotated(site: Site, until: str) -> None
     site.database.psql("-c", f"UPDATE registry.messenger_key SET expires_at = '{until}'")
     assert run(site, "messenger", "show", "alpha").exit_code == 0
     assert run(site, "messenger", "rotate-key", "alpha").exit_code == 0
-    lives = [key["expires_at"][:4] for key in told(site, "messenger", "show", "alpha")["keys"] if key["expires_at"]]
+    lives = [key["expiresAt"][:4] for key in told(site, "messenger", "show", "alpha")["keys"] if key["expiresAt"]]
     assert lives == [site.database.psql("-Atc", "SELECT extract(year FROM now() + interval '24 h')").stdout.strip()]
 
 

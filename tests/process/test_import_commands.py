@@ -65,12 +65,12 @@ def test_a_snapshot_is_counted_refused_and_applied_by_command(site: Site, tmp_pa
     would = told(site, *wanted, "98", "--dry-run")
     done = told(site, *wanted, "98%")
     assert {**done, "seconds": 0} == {**would, "dryRun": False, "seconds": 0, "outside": 0}
-    assert {key: done[key] for key in ("live", "terminated", "unread", "notifications", "deliveryHours")} == {
+    assert {key: done[key] for key in ("live", "terminated", "unread", "notifications", "deliverySeconds")} == {
         "live": 100,
         "terminated": 98,
         "unread": 1,
-        "notifications": {"alpha": 98},
-        "deliveryHours": None,
+        "notifications": [{"messenger": "alpha", "notifications": 98}],
+        "deliverySeconds": None,
     }
     for wrong in (("--max-terminations", "half"), ("--as-of", "yesterday"), ("--rejects", str(tmp_path / "nowhere" / "x"))):
         assert run(site, *words, *wrong).exit_code == 2

@@ -166,7 +166,7 @@ def test_replay_counts_and_then_delivers_again_through_the_daemon(site: Site, tm
                 await eventually(database.none_pending)
                 first = sorted(endpoint.ids)
                 dry = await told(site, "replay", "alpha", "--since", "2020-01-01T00:00Z", "--dry-run", "--per-second", "2")
-                assert dry == {"notifications": 5, "dryRun": True, "perSecond": 2, "seconds": 2.5}
+                assert dry == {"notifications": 5, "dryRun": True, "perSecond": 2, "takesSeconds": 2.5}
                 assert await database.value("SELECT count(*) FROM registry.replay") == 0
                 assert (await told(site, "replay", "alpha", "--since", "2020-01-01T00:00Z"))["notifications"] == 5
                 await eventually(lambda: len(endpoint.ids) == 10)
