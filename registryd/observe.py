@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, disable_created_metrics
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 
@@ -20,7 +20,9 @@ from registryd.loglines import LogWriter, Repeats, for_journal, goes_to_journal
 
 PACKAGE = f"{Path(__file__).parent}/"
 METRICS = CollectorRegistry()
-ProcessCollector(registry=METRICS)
+"""All metrics of the program. exposition.py says which of them a process shows."""
+PROCESS = ProcessCollector(registry=METRICS)
+disable_created_metrics()  # type: ignore[no-untyped-call] # they are a series more for each counter and histogram, which no query uses
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 1200)
 
@@ -45,6 +47,9 @@ connections_closed = Counter(
     ["api", "reason"],
     registry=METRICS,
 )
+answers_late = Counter(
+    "registryd_answers_late", "Requests for presence answered after the period that the policy leaves for an answer.", registry=METRICS
+)
 queries = Counter("registryd_queries", "Presence queries answered.", ["messenger", "answer"], registry=METRICS)
 query_groups = Histogram(
     "registryd_query_group_size",
@@ -65,10 +70,28 @@ policy_lapses = Gauge(
     "Until the law lapses without a successor that is planned by then; +Inf where no such date is known.",
     registry=METRICS,
 )
+policy = Gauge(
+    "registryd_policy_info",
+    "1 with the rule of presence that is in force.",
+    ["organisation_rule", "suspended_is_present"],
+    registry=METRICS,
+)
+answer_within = Gauge("registryd_policy_answer_within_seconds", "The period that the law leaves for an answer.", registry=METRICS)
+notice_within = Gauge("registryd_policy_notice_within_seconds", "The period that the law leaves for a notice.", registry=METRICS)
 messengers_throttled = Gauge("registryd_messengers_throttled", "Messengers slowed down by an enumeration alarm.", registry=METRICS)
 events_applied = Counter("registryd_contract_events", "Contract events by type and outcome.", ["type", "outcome"], registry=METRICS)
-feed_event_age = Gauge("registryd_feed_event_age_seconds", "Since billing's last event was recorded.", registry=METRICS)
-feed_snapshot_age = Gauge("registryd_feed_snapshot_age_seconds", "Since the newest snapshot was taken.", registry=METRICS)
+event_lag = Histogram(
+    "registryd_contract_event_lag_seconds",
+    "From when an applied event happened, as billing says, to its recording.",
+    buckets=(1, 10, 60, 300, 900, 3600, 14_400, 43_200, 86_400),
+    registry=METRICS,
+)
+feed_last_event = Gauge(
+    "registryd_feed_last_event_timestamp_seconds", "When billing's last event was recorded; NaN: never.", registry=METRICS
+)
+feed_last_snapshot = Gauge(
+    "registryd_feed_last_snapshot_timestamp_seconds", "When the newest snapshot was taken; NaN: never.", registry=METRICS
+)
 feed_waiting = Gauge("registryd_feed_waiting", "Events that are not yet applied, by what they wait for.", ["reason"], registry=METRICS)
 feed_waiting_age = Gauge(
     "registryd_feed_waiting_oldest_age_seconds", "Since the oldest of them came first; 0: none waits.", registry=METRICS
@@ -77,7 +100,13 @@ ends_left = Gauge("registryd_ends_left", "Contracts that may still end in this h
 outside_capacity = Gauge("registryd_contracts_outside_capacity", "Live contracts outside the numbering capacity.", registry=METRICS)
 lanes_leased = Gauge("registryd_lanes_leased", "Lanes this process holds.", registry=METRICS)
 pushes = Counter("registryd_pushes", "Delivery attempts.", ["messenger", "outcome"], registry=METRICS)
-push_seconds = Histogram("registryd_push_seconds", "One push, from start to answer.", ["messenger"], buckets=_SECONDS, registry=METRICS)
+push_seconds = Histogram(
+    "registryd_push_seconds",
+    "One push, from start to answer.",
+    ["messenger"],
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20),
+    registry=METRICS,
+)
 notifications_delivered = Counter("registryd_notifications_delivered", "Notifications settled.", ["messenger", "via"], registry=METRICS)
 notifications_late = Counter("registryd_notifications_late", "Notifications pushed after their deadline.", ["messenger"], registry=METRICS)
 lane_gates = Counter("registryd_lane_gates", "Times a failing endpoint gated its lane.", ["messenger"], registry=METRICS)
@@ -96,6 +125,24 @@ lane_gated = Gauge("registryd_lane_gated", "1 while a failing endpoint gates its
 BACKLOG = (pending, overdue, refused, slack_seconds, eta_seconds, oldest_age_seconds, lane_gated, notifications_held, lane_held)
 """What each operate process shows."""
 directory_age = Gauge("registryd_directory_age_seconds", "Since messengers and keys were last read.", registry=METRICS)
+digests_undelivered = Gauge("registryd_digests_undelivered", "Daily digests that were made and not received.", registry=METRICS)
+replays_waiting = Gauge("registryd_replays_waiting", "Replays of which not all was let in.", registry=METRICS)
+partitions_ahead = Gauge(
+    "registryd_partitions_ahead_seconds",
+    "For how long from now every partition is there, of the table with the fewest.",
+    registry=METRICS,
+)
+keys_end = Gauge(
+    "registryd_keys_end_timestamp_seconds",
+    "When the last key of a caller ends, of callers all of whose keys end: messengers by name, operator/NAME.",
+    ["caller"],
+    registry=METRICS,
+)
+evidence_verified = Gauge(
+    "registryd_evidence_verified_timestamp_seconds", "When the evidence was last verified; 0: never.", registry=METRICS
+)
+evidence_findings = Gauge("registryd_evidence_findings", "What the last verification of the evidence found.", registry=METRICS)
+breakglass_steps = Gauge("registryd_breakglass_steps", "Steps in the break-glass log, by step.", ["step"], registry=METRICS)
 partitions_dropped = Counter(
     "registryd_partitions_dropped", "Partitions that the policy no longer keeps, dropped.", ["family"], registry=METRICS
 )
@@ -111,9 +158,23 @@ pages_sealed = Counter("registryd_pages_sealed", "Pages of the journal that this
 unsealed_seconds = Gauge(
     "registryd_unsealed_seconds", "How long ago the oldest page of the journal was written that no seal covers; 0: none.", registry=METRICS
 )
+database_up = Gauge("registryd_database_up", "1 while the process reaches its database.", registry=METRICS)
+database_primary = Gauge("registryd_database_primary_info", "1 with the host that the process works on.", ["host"], registry=METRICS)
+database_connections = Gauge("registryd_database_connections", "Connections, by pool: busy or idle.", ["pool", "state"], registry=METRICS)
+database_wait = Summary("registryd_database_wait_seconds", "How long work waited for a connection, by pool.", ["pool"], registry=METRICS)
 database_errors = Counter("registryd_database_errors", "Statements that failed, by kind of failure.", ["kind"], registry=METRICS)
 ready = Gauge("registryd_ready", "1 while the process can do its work, as /readyz says.", registry=METRICS)
 log_lines_dropped = Counter("registryd_log_lines_dropped", "Lines of the log that stderr did not take.", registry=METRICS)
+build = Gauge("registryd_build_info", "1 with what the process runs.", ["role", "version", "python", "schema"], registry=METRICS)
+faults = Counter("registryd_faults", "Faults of ours, by the log event that tells of them.", ["event"], registry=METRICS)
+job_done = Gauge("registryd_job_done_timestamp_seconds", "When a job last ran to its end; at first, the start.", ["task"], registry=METRICS)
+job_interval = Gauge("registryd_job_interval_seconds", "How long a job rests between two runs.", ["task"], registry=METRICS)
+loop_lag = Histogram(
+    "registryd_loop_lag_seconds",
+    "How late the event loop is for a timer that it looks at four times a second.",
+    buckets=(0.002, 0.01, 0.05, 0.25, 1, 5),
+    registry=METRICS,
+)
 
 
 class PushMetrics:
@@ -126,6 +187,9 @@ class PushMetrics:
     def count(self, outcome: str, seconds: float) -> None:
         self._count[outcome].inc()
         self._seconds.observe(seconds)
+
+
+FAULTS = ("request_failed", "event_failed", "background_failed")
 
 
 Event = Literal[
@@ -186,6 +250,8 @@ def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "in
     """Writes one log line. Facts are ours: names, counts, kinds of error; never what a client sent."""
     import structlog  # here and in `configure`: a small command logs nothing, and this import would be a fifth of its start
 
+    if name in FAULTS:
+        faults.labels(name).inc()
     getattr(structlog.get_logger(), level)(name, **facts)
 
 
@@ -228,8 +294,3 @@ def configure(level: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=_writer),  # type: ignore[arg-type] # it writes and flushes, and is no more a file
         cache_logger_on_first_use=False,
     )
-
-
-def exposition() -> bytes:
-    """The metrics in Prometheus' text format."""
-    return generate_latest(METRICS)

@@ -29,7 +29,7 @@ $revoke$;
 -- The daemon
 
 GRANT USAGE ON SCHEMA registry, report TO registryd_app;
-GRANT SELECT ON registry.schema_migration, registry.schema_code, registry.policy, registry.feed_state, registry.last_snapshot, registry.canary_number, registry.handover, registry.notification_delivered,
+GRANT SELECT ON registry.schema_migration, registry.schema_code, registry.policy, registry.feed_state, registry.last_snapshot, registry.last_verification, registry.canary_number, registry.handover, registry.notification_delivered,
     registry.ends_recorded, registry.wave, registry.notification_held, registry.notification_withdrawn, registry.undone TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (type, reason, occurred_at, last_at, calls, alarms), DELETE ON registry.feed_waiting TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (status, status_at, end_user, end_user_at, recorded_at) ON registry.newest_state TO registryd_app;
@@ -64,7 +64,7 @@ GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registr
     registry.make_import_staging, registry.load_first, registry.analyze_changes, registry.apply_snapshot, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
     registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.drop_part,
     registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.destroy_digest_keys,
-    registry.requests_to_prepare, registry.prepare_request, registry.purge_ended,
+    registry.requests_to_prepare, registry.prepare_request, registry.purge_ended, registry.partitions_ahead, registry.breakglass_steps,
     registry.forget_replays, registry.forget_events, registry.forget_records, registry.fold_movements, registry.fold_ends, registry.end_long_reports TO registryd_app;
 
 -- ---------------------------------------------------------------------------------------------------------------------------------

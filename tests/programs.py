@@ -1,4 +1,4 @@
-"""Programs that only campaigns need, from Debian's packages and PyPI, unpacked under `.campaign` beside the venv. Nothing is installed."""
+"""Programs that only some tests need, from Debian's packages and PyPI, unpacked under `.campaign` beside the venv. Nothing is installed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ PACKAGES = {
     "nginx": ("nginx", "libpcre2-8-0"),
     "pgbouncer": ("pgbouncer", "libc-ares2", "libevent-2.1-7"),
     "faketime": ("libfaketime",),
+    "promtool": ("prometheus",),
 }
 """By our word for it: the package, and the libraries that a small machine may lack."""
 PATRONI = ("patroni[etcd3]==4.1.5", "psycopg[binary]==3.3.9")

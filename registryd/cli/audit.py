@@ -69,8 +69,10 @@ async def verify(
         fail("--head or --since: one of the two", Exit.USAGE)
     kept = _opened(head or since, public_key)
     day = from_day.date() if from_day else None
+    way = _way(context, dsn)
     with _progress(as_json) as progress:
-        verdict = await evidence.verify(*_way(context, dsn), kept, since=since is not None, from_day=day, progress=progress)
+        verdict = await evidence.verify(*way, kept, since=since is not None, from_day=day, progress=progress)
+    await evidence.record(*way, verdict)
     present(as_json, _facts(verdict), *_shown(verdict))
     sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
 

@@ -46,6 +46,7 @@ EndUser = Literal["not_required", "registered", "unregistered"]
 EndReason = Literal["terminated", "ported_out", "holder_changed"]
 StatedEndUser = Literal["registered", "unregistered"]
 """What an event may say of the end user; of an individual it says nothing."""
+Outcome = Literal["applied", "duplicate", "refused", "not_yet"]
 EventType = Literal[
     "activated", "terminated", "ported_out", "holder_changed", "suspended", "resumed", "end_user_registered", "end_user_withdrawn"
 ]
@@ -56,6 +57,7 @@ END_USERS: tuple[str, ...] = get_args(EndUser)
 STATED_END_USERS: tuple[str, ...] = get_args(StatedEndUser)
 END_REASONS: tuple[str, ...] = get_args(EndReason)
 EVENT_TYPES: tuple[str, ...] = get_args(EventType)
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
 EVENT_ID = re.compile("[!-~]{1,128}", re.ASCII)
 EVENT_ID_WANTED = "1 to 128 printable ASCII characters without spaces"
 CLOCK_SKEW_MAX = timedelta(minutes=4)
@@ -121,7 +123,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of one event."""
 
     event_id: str
-    outcome: Literal["applied", "duplicate", "refused", "not_yet"]
+    outcome: Outcome
     reason: str | None = None
 
 

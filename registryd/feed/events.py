@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import product
 
 from registryd import observe
-from registryd.domain.contract import Event, NotYet, Result
+from registryd.domain.contract import EVENT_TYPES, OUTCOMES, Event, NotYet, Result
 from registryd.domain.errors import Unavailable
 from registryd.domain.events import Call, decide
 from registryd.domain.files import ImportRefused
@@ -58,6 +60,8 @@ class ContractFeed:
         self._digest_key = digest_key
         self._turn = asyncio.Lock()
         self._waiting = 0
+        for kind, outcome in product(EVENT_TYPES, OUTCOMES):
+            observe.events_applied.labels(kind, outcome)
 
     async def apply(self, events: Sequence[Event], limits: Limits | None = None) -> list[Result]:
         """One result an event, in their order. Raises: Unavailable, TooManyAbsent; nothing is then applied."""
@@ -76,9 +80,7 @@ class ContractFeed:
         except CONFLICTS:
             # Another writer took the number between our look and our write. Nothing was applied; the next call sees the new state.
             raise Unavailable from None
-        counts = await asyncio.to_thread(lambda: Counter((e.type, r.outcome) for e, r in zip(events, results, strict=True)))
-        for (kind, outcome), count in counts.items():
-            observe.events_applied.labels(kind, outcome).inc(count)
+        await asyncio.to_thread(_count, events, results)
         return results
 
     async def _judge(self, connection: Connection, events: Sequence[tuple[Event, bytes]], limits: Limits | None) -> list[Result]:
@@ -142,6 +144,15 @@ class ContractFeed:
     def _content(self, event: Event) -> bytes:
         parts = (event.type, event.msisdn, event.occurred_at.timestamp(), event.holder, event.end_user)
         return blake2b(repr(parts).encode(), digest_size=16, key=self._digest_key).digest()
+
+
+def _count(events: Sequence[Event], results: Sequence[Result]) -> None:
+    now = time.time()
+    for event, result in zip(events, results, strict=True):
+        if result.outcome == "applied":
+            observe.event_lag.observe(max(now - event.occurred_at.timestamp(), 0))
+    for (kind, outcome), count in Counter((e.type, r.outcome) for e, r in zip(events, results, strict=True)).items():
+        observe.events_applied.labels(kind, outcome).inc(count)
 
 
 class Rehearsal:

@@ -29,6 +29,9 @@ class App(Generic[Caller]):
         self.routes = routes
         self._admission = admission
         self._repeats = observe.repeats()
+        for route in {route.name for methods in routes.values() for route in methods.values()}:
+            for status in (500, 503):  # what alerts count is there before the first of them
+                observe.child(observe.requests, name, route, status)
 
     async def __call__(self, request: BaseRequest) -> Reply:
         received = time.monotonic()

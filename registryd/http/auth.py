@@ -20,6 +20,7 @@ from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.domain.errors import Unauthenticated, Unavailable
+from registryd.exposition import Known
 from registryd.http.routes import Caller
 from registryd.store import messengers, operators
 from registryd.store.messengers import Messenger
@@ -123,10 +124,12 @@ class Directory(Keys[Messenger]):
     def __init__(self, db: Database) -> None:
         super().__init__(db, "rk")
         self.answer_within = timedelta(minutes=20)
+        self._known = Known("answer")
 
     async def _read(self, connection: Connection) -> Iterable[tuple[AnyKey, Messenger]]:
         found, keys, policy = await messengers.read_directory(connection)
         self.answer_within = policy.answer_within
+        self._known.keep(messenger.name for messenger in found)
         by_id = {messenger.messenger_id: messenger for messenger in found}
         return [(key, by_id[key.messenger_id]) for key in keys if key.messenger_id in by_id]
 

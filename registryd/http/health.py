@@ -7,7 +7,7 @@ import time
 import orjson
 from aiohttp.web import BaseRequest
 
-from registryd import observe, resources
+from registryd import exposition, observe, resources
 from registryd.domain.errors import Unavailable
 from registryd.http import problems
 from registryd.http.admission import NOBODY
@@ -46,7 +46,7 @@ class Health:
             case "/readyz":
                 return readiness(self.reason)
             case "/metrics":
-                return plain(observe.exposition())
+                return plain(exposition.exposition())
             case path:
                 return page(path)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
 
+from registryd import observe
 from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse
 from registryd.domain.presence import Answer, PresenceQuery
@@ -95,4 +96,6 @@ class PresenceHandlers:
 
     def _times(self, received_at: datetime, answered_at: datetime) -> str:
         deadline_at = received_at + self.directory.answer_within
+        if answered_at > deadline_at:
+            observe.answers_late.inc()
         return f'"receivedAt":"{rfc3339(received_at)}","answeredAt":"{rfc3339(answered_at)}","deadlineAt":"{rfc3339(deadline_at)}"'

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from registryd import observe
 from registryd.domain.backlog import GRAVE, Alarms, Backlog
+from registryd.exposition import Known
 from registryd.store import backlogs
 from registryd.store.pool import Database
 
@@ -23,6 +24,7 @@ class BacklogWatch:
         self._db = db
         self._clock = clock
         self._rests_until = -math.inf
+        self._known = Known("operate")
 
     async def look(self) -> None:
         """Shows each backlog and raises the alarms that are new, unless the last look was slow and it rests. Raises: Unavailable."""
@@ -31,7 +33,9 @@ class BacklogWatch:
             return
         try:
             thresholds = await backlogs.read_thresholds(self._db)
-            for backlog in await backlogs.read(self._db):
+            found = await backlogs.read(self._db)
+            self._known.keep(backlog.name for backlog in found)
+            for backlog in found:
                 _show(backlog)
                 alarms = backlog.alarms(thresholds)
                 if alarms != backlog.raised:

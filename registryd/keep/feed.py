@@ -20,9 +20,10 @@ async def watch(db: Database) -> None:
     """Shows the feed's state, and tells what has waited too long. Raises: Unavailable."""
     async with db.connection() as connection:
         status = await feed.read_status(connection)
-    observe.feed_event_age.set(_age(status.last_event_at, status.now))
-    observe.feed_snapshot_age.set(_age(status.last_snapshot_at, status.now))
-    observe.feed_waiting_age.set(0 if status.oldest_waiting_at is None else _age(status.oldest_waiting_at, status.now))
+    observe.feed_last_event.set(_seconds(status.last_event_at))
+    observe.feed_last_snapshot.set(_seconds(status.last_snapshot_at))
+    oldest = status.oldest_waiting_at
+    observe.feed_waiting_age.set(0 if oldest is None else max((status.now - oldest).total_seconds(), 0))
     observe.ends_left.set(status.ends_left)
     waiting = await feed.count_waiting(db)
     for reason in get_args(Lack):
@@ -32,6 +33,6 @@ async def watch(db: Database) -> None:
             observe.event("feed_waiting", "error" if alarm.grave else "warning", type=alarm.type, reason=alarm.reason, events=alarm.events)
 
 
-def _age(at: datetime | None, now: datetime) -> float:
-    """In seconds; NaN, for which no alert's comparison holds, where it never was."""
-    return math.nan if at is None else max((now - at).total_seconds(), 0)
+def _seconds(at: datetime | None) -> float:
+    """Since 1970; NaN, for which no alert's comparison holds, where it never was."""
+    return math.nan if at is None else at.timestamp()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registryd.keep import breakglass, capacity, days, digests, erasure, feed, replays, seals, waves
+from registryd.keep import breakglass, capacity, days, digests, erasure, feed, replays, seals, standing, waves
 from registryd.keep.backlogs import BacklogWatch
 from registryd.keep.law import LawWatch
 from registryd.keep.timer import Job
@@ -22,6 +22,7 @@ SEALS_S = 10.0
 FEED_S = 15.0
 CAPACITY_S = 600.0
 LAW_S = 600.0
+STANDING_S = 30.0
 
 
 def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
@@ -37,6 +38,7 @@ def jobs(db: Database, journal_box: SecretBox) -> tuple[Job, ...]:
         Job("feed", FEED_S, lambda: feed.watch(db)),
         Job("capacity", CAPACITY_S, lambda: capacity.watch(db)),
         Job("law", LAW_S, LawWatch(db).look),
+        Job("standing", STANDING_S, lambda: standing.watch(db)),
         Job("replays", REPLAYS_S, lambda: replays.let_in(db)),
         Job("digests", DIGESTS_S, lambda: digests.make(db)),
         Job("test pushes", RETENTION_S, lambda: test_pushes.forget(db)),

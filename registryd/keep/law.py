@@ -25,6 +25,10 @@ class LawWatch:
     async def look(self) -> None:
         """Shows when the law lapses, and tells once a day when that is near. Raises: Unavailable."""
         law = await policy.read_law(self._db)
+        observe.policy.clear()
+        observe.policy.labels(law.organisation_rule, str(law.suspended_is_present).lower()).set(1)
+        observe.answer_within.set(law.answer_within.total_seconds())
+        observe.notice_within.set(law.notice_within.total_seconds())
         observe.policy_lapses.set(math.inf if law.lapses_s is None else law.lapses_s)
         if law.lapses_at is None or law.lapses_s is None or law.lapses_s > AHEAD_S:
             return

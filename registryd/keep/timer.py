@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from registryd.domain.errors import Unavailable
 from registryd.store.outage import Outage
 
 END_S = 1.0
+LAG_S = 0.25
 
 
 class Job(NamedTuple):
@@ -28,6 +30,7 @@ async def repeat(job: Job, outage: Outage) -> None:
     is logged at most once a minute for each kind of exception, and the job goes on.
     """
     repeats = observe.repeats()
+    done = observe.job_done.labels(job.name)
     while True:
         try:
             await job.run()
@@ -40,12 +43,27 @@ async def repeat(job: Job, outage: Outage) -> None:
             repeats.tell("background_failed", "error", kind=kind, facts={"where": job.name, "kind": kind})
         else:
             outage.done(job.name)
+            done.set_to_current_time()
         await asyncio.sleep(job.every_s)
 
 
 def start(jobs: Iterable[Job], outage: Outage) -> list[asyncio.Task[None]]:
     """A task for each job; the caller cancels them."""
+    jobs = list(jobs)
+    for job in jobs:
+        observe.job_interval.labels(job.name).set(job.every_s)
+        observe.job_done.labels(job.name).set_to_current_time()  # one that never ends is late from now on
     return [asyncio.create_task(repeat(job, outage), name=job.name) for job in jobs]
+
+
+async def _measure_lag() -> None:
+    due = time.monotonic() + LAG_S
+    await asyncio.sleep(LAG_S)
+    observe.loop_lag.observe(max(time.monotonic() - due, 0))
+
+
+LAG = Job("loop", 0, _measure_lag)
+"""Measures how late the event loop is."""
 
 
 async def end(tasks: Iterable[asyncio.Task[None]]) -> None:

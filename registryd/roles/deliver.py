@@ -16,9 +16,14 @@ from registryd.delivery.dispatcher import Dispatcher
 from registryd.delivery.egress import Egress
 from registryd.delivery.identity import endpoint_tls
 from registryd.delivery.push import Pusher
+from registryd.exposition import Known
 from registryd.keep import timer
+from registryd.keep.timer import Job
 from registryd.roles.life import Life
+from registryd.store import messengers
 from registryd.store.secretbox import signing_box
+
+MESSENGERS_S = 30.0
 
 
 async def deliver(settings: Settings, instance: int) -> None:
@@ -30,13 +35,20 @@ async def deliver(settings: Settings, instance: int) -> None:
         async with Pusher(db, box, Egress.of(delivery), lambda messenger: endpoint_tls(credentials, messenger)) as pusher:
             dispatcher = Dispatcher(db, pusher, f"{host_name()} {life.name}", delivery.concurrency)
             announcer = Announcer(db, pusher)
+            known = Known("deliver")
+
+            async def know_messengers() -> None:
+                async with db.connection() as connection:
+                    known.keep(messenger.name for messenger in await messengers.read_all(connection))
+
             await life.wait(db)
+            await life.until(know_messengers)
             lanes = asyncio.create_task(dispatcher.run(), name="dispatcher")
             others = [
                 asyncio.create_task(announcer.run(), name="announcer"),
                 asyncio.create_task(wakeup.listen(db, dispatcher, announcer), name="wakeup"),
             ]
-            await life.serve({}, ())
+            await life.serve({}, (Job("messengers", MESSENGERS_S, know_messengers),))
             await dispatcher.stop()
             await lanes
             await timer.end(others)

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, TypeVar
 
-from registryd import config, observe, sdnotify
+from registryd import config, exposition, observe, sdnotify
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
@@ -80,6 +80,7 @@ class Life:
     async def __aenter__(self) -> Life:
         """Raises: ConfigError."""
         observe.configure(self.settings.file.log.level)
+        exposition.show(self._facts["role"], migrations.migrations()[-1].version)
         transport.assert_c_parser()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_tell_failure)
@@ -150,7 +151,7 @@ class Life:
         await self._accept()
         await self._look()
         ends = Job("certificates", certificates.DAY_S, lambda: certificates.watch(self.settings.credentials))
-        self._background += timer.start([Job("health", LOOK_S, self._keep_looking), ends, *jobs], self._outage)
+        self._background += timer.start([Job("health", LOOK_S, self._keep_looking), ends, timer.LAG, *jobs], self._outage)
         observe.event("started", **self._facts)
         await self._stop.wait()
         self._tell("stopping")
@@ -212,6 +213,7 @@ class Life:
             reasons = [await look() for look in self.looks]
         except Unavailable as error:
             self._outage.lost(error)
+            observe.database_up.set(0)
             self._tell(self._db.hindrance or failures.brief(error))
             return False
         except migrations.SchemaMismatch as mismatch:
@@ -224,6 +226,7 @@ class Life:
             self._shut(is_shut=False)
             self._outage.found()
             self._tell("; ".join(filter(None, reasons)))
+        observe.database_up.set(1)
         return True
 
     def _shut(self, *, is_shut: bool) -> None:

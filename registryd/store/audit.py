@@ -19,7 +19,7 @@ from registryd.domain.chains import Chain, Finding, LetGo, Run, Seal, Seals
 from registryd.domain.heads import Link, Origin
 from registryd.store.migrations import act_as_owner
 from registryd.store.pool import Connection, connect, fetch
-from registryd.store.queries import Query
+from registryd.store.queries import Nothing, Query
 
 SIDE_BY_SIDE = 4
 """How many runs are compared at a time, each on a processor of the database's."""
@@ -81,6 +81,7 @@ FIND_STRAY_PAGES = Query("audit", "find_stray_pages", PageId, list[UUID], list[U
 READ_MOMENT = Query("audit", "read_moment", ReadAt)
 READ_HEADS = Query("audit", "read_heads", Head)
 READ_LOG = Query("audit", "read_log", Entry, int)
+RECORD_VERIFICATION = Query("audit", "record_verification", Nothing, int, int)
 
 
 async def verify(
@@ -167,6 +168,16 @@ async def _find_strays(connection: Connection, seals: Seals, now: datetime, *, s
     rows = await fetch(connection, FIND_STRAY_PAGES, [first for first, _ in parts], [end for _, end in parts])
     told = "no seal covers it: it was inserted, nothing has sealed for an hour, or the chain's end was cut off"
     return [Finding("page_unsealed", "journal", None, row.page_id, told) for row in rows]
+
+
+async def record(dsn: str, password: str | None, verdict: Verdict) -> None:
+    """Writes down that the evidence was verified, and with what result. Raises: Unavailable, SchemaMismatch."""
+    connection = await connect(dsn, password=password)
+    try:
+        await act_as_owner(connection)
+        await fetch(connection, RECORD_VERIFICATION, verdict.pages, len(verdict.findings))
+    finally:
+        await connection.close()
 
 
 async def read_heads(connection: Connection) -> dict[str, Link]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -45,6 +45,8 @@ class Law(NamedTuple):
     """When the law lapses without a successor that is planned by then; None: no such date is known."""
     lapses_s: float | None
     """The seconds until then, by the database's clock."""
+    answer_within: timedelta
+    notice_within: timedelta
 
 
 class Change(NamedTuple):

@@ -53,6 +53,8 @@ class Database:
         self._connect_timeout_s = connect_timeout_s
         self._command_timeout_s = command_timeout_s
         self._name = name
+        self._label = name.rpartition(" ")[2]
+        self._waits = observe.database_wait.labels(self._label)
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._finder = PrimaryFinder(dsn, password, name, self._leave, connect_timeout_s)
         self._startup = {"application_name": name, "timezone": "UTC"}
@@ -79,6 +81,9 @@ class Database:
             reset=_keep_session,
             server_settings=self._startup,
         )
+        size, idle = self._pool.get_size, self._pool.get_idle_size
+        observe.database_connections.labels(self._label, "busy").set_function(lambda: size() - idle())
+        observe.database_connections.labels(self._label, "idle").set_function(idle)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -146,12 +151,14 @@ class Database:
         if self._finder.stuck:
             raise Unavailable from PrimaryStuck(self._finder.stuck)
         try:
+            began = time.monotonic()
             try:
                 connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S + self._connect_timeout_s)
             except TargetServerAttributeNotMatched:  # one of CLIENT_ERRORS, but it says what is wrong: no host takes writes
                 raise
             except CLIENT_ERRORS as error:  # lost while it was being opened
                 raise ConnectionError from error
+            self._waits.observe(time.monotonic() - began)
             try:
                 yield connection
                 self._finder.heard_at = time.monotonic()

@@ -131,6 +131,8 @@ class PrimaryFinder:
         if server is not None and server.takes_writes and (self.primary is None or self._succeeds(server, self.primary)):
             known, self.primary = self.primary, Primary(dsn, server.system_id, server.timeline)
             self.stuck, self._waiting = "", {}
+            observe.database_primary.clear()
+            observe.database_primary.labels(_host(dsn)).set(1)
             if known is not None:
                 observe.event("primary_moved", "warning", pool=self._name, timeline=server.timeline, former_timeline=known.timeline)
             if known is not None or len(self._seen) > 1:  # connections opened before may lead to another host

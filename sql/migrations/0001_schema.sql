@@ -652,6 +652,14 @@ CREATE TABLE registry.seal ( -- The hash chain over the journal, append-only: a 
     CONSTRAINT windows_are_sealed CHECK (CASE kind WHEN 'window' THEN until_at > from_at AND note = '' ELSE until_at = from_at AND note <> '' END)
 );
 
+CREATE TABLE registry.last_verification ( -- The last time that `registryd audit verify` looked at the evidence: one row, none before the first.
+    one         boolean PRIMARY KEY DEFAULT true CHECK (one), -- There is one row.
+    verified_at timestamptz NOT NULL DEFAULT now(), -- When.
+    verified_by text NOT NULL DEFAULT session_user, -- Who: the role that logged in.
+    pages       bigint NOT NULL CHECK (pages >= 0), -- How many journal pages were compared with their seals.
+    findings    bigint NOT NULL CHECK (findings >= 0) -- How much was found that is not as it was written.
+);
+
 CREATE TABLE registry.digest_key ( -- The keys of the journal's digests: random, one a month, made ahead by the daemon. Destroyed, a month's digests say nothing about any number any more; that the key was there stays.
     key_id       smallint PRIMARY KEY, -- What journal_page.digest_key names: months since January 2000.
     month        date NOT NULL UNIQUE, -- The month (UTC) whose pages it is for; some minutes of the next month may still be under it.

@@ -67,3 +67,8 @@ SELECT e.sequence, e.previous, e.sha256,
               || array_send(e.digest_keys) || int4send(length(e.person)) || int4send(length(e.scope))
               || convert_to(e.kind::text || e.step::text || e.person || e.scope || e.reason, 'UTF8')) AS expected
   FROM registry.breakglass_event AS e WHERE e.sequence >= $1 ORDER BY e.sequence;
+
+-- name: record_verification
+-- Why: an alarm tells when nobody has verified for a week; only the last one counts.
+INSERT INTO registry.last_verification AS v (pages, findings) VALUES ($1, $2)
+ON CONFLICT (one) DO UPDATE SET verified_at = now(), verified_by = session_user, pages = excluded.pages, findings = excluded.findings;

@@ -190,6 +190,10 @@ def test_evidence_is_verified_against_a_head_that_was_kept(site: Site, tmp_path:
         assert running.stop() == 0
     site.database.psql("-c", "SELECT registry.seal_windows_before(now() + interval '2 minutes')")
     verdict = told(site, "audit", "verify")
+    recorded = site.database.psql(
+        "-Atc", "SELECT verified_by, findings, verified_at > now() - interval '1 minute' FROM registry.last_verification"
+    )
+    assert recorded.stdout == "postgres|0|t\n"
     assert (verdict["pages"], verdict["pagesDroppedBefore"], verdict["findings"]) == (1, None, [])
     kept = tmp_path / "head.json"
     kept.write_text(run(site, "audit", "head").stdout)
