@@ -13,6 +13,7 @@ from registryd.config import ApiSection
 from registryd.domain.errors import InvalidArgument, QuotaExceeded, RegistryError, TooManyRequests, Unauthenticated, Unavailable
 from registryd.http import problems, transport
 from registryd.http.admission import Admission
+from registryd.http.documents import Documents
 from registryd.http.problems import HttpError
 from registryd.http.reply import Reply, correlator
 from registryd.http.routes import Call, Caller, Route, Routes
@@ -24,7 +25,9 @@ class App(Generic[Caller]):
     """Handles the requests of one listener."""
 
     def __init__(self, name: str, limits: ApiSection, routes: Routes[Caller], admission: Admission[Caller]) -> None:
+        """`name`: the API's, and its document's."""
         self._name = name
+        self._documents = Documents(name)
         self._limits = limits
         self.routes = routes
         self._admission = admission
@@ -40,11 +43,14 @@ class App(Generic[Caller]):
         caller: Caller | None = None
         try:
             route = self._match(request)
-            caller = self._admission.identify(request)
-            _check_parameters(request, route)
-            reply = await self._serve(request, route, caller, received)
-            if route.tells_limits:
-                reply.headers = {**reply.headers, **self._admission.limits(caller, route)}
+            if route is None:
+                reply = self._documents.answer(request)
+            else:
+                caller = self._admission.identify(request)
+                _check_parameters(request, route)
+                reply = await self._serve(request, route, caller, received)
+                if route.tells_limits:
+                    reply.headers = {**reply.headers, **self._admission.limits(caller, route)}
         except (RegistryError, HttpError) as error:
             reply = problems.respond(error)
             if isinstance(error, QuotaExceeded | TooManyRequests) and caller is not None and route is not None:
@@ -56,7 +62,8 @@ class App(Generic[Caller]):
             reply = problems.respond(error)
             self._tell_failure(self._facts(request, marked, route, caller), error)
         reply.correlator = marked
-        name, seconds = route.name if route else "unknown", time.monotonic() - received
+        name = route.name if route else "documents" if reply.status < 400 else "unknown"
+        seconds = time.monotonic() - received
         observe.child(observe.requests, self._name, name, reply.status).inc()
         observe.child(observe.request_seconds, self._name, name).observe(seconds)
         return reply
@@ -101,11 +108,11 @@ class App(Generic[Caller]):
         finally:
             self._admission.leave(standing, route)
 
-    def _match(self, request: BaseRequest) -> Route[Caller]:
-        """Raises: HttpError. HEAD is GET whose body is not sent."""
+    def _match(self, request: BaseRequest) -> Route[Caller] | None:
+        """None where the path is no route's. Raises: HttpError. HEAD is GET whose body is not sent."""
         methods = self.routes.get(request.raw_path) or self.routes.get(request.rel_url.raw_path)
         if methods is None:
-            raise problems.not_found()
+            return None
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
             raise problems.method_not_allowed(sorted([*methods, "HEAD"] if "GET" in methods else methods))

@@ -64,8 +64,6 @@ class Route(NamedTuple, Generic[Caller]):
     """Its answers carry RateLimit fields. Without it only its 429 do: they would be dear beside a single query."""
     scope: str = ""
     """The scope that a key of the operator API needs."""
-    is_open: bool = False
-    """The route needs no key."""
 
 
 Routes = Mapping[str, Mapping[str, Route[Caller]]]

@@ -91,6 +91,7 @@ def test_an_installed_wheel_holds_the_files_that_it_needs_and_no_demo(installed:
         "_files/sql/roles.sql",
         "_files/systemd/registryd.toml",
         "console/index.html",
+        "http/docs/redoc.standalone.js",
         "http/messenger.yaml",
         "http/operator.yaml",
     ):
