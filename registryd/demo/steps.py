@@ -37,7 +37,12 @@ class Scene:
 
     @property
     def number(self) -> int:
-        return self.examples.individuals[self.told % len(self.examples.individuals)]
+        return self.nth(0)
+
+    def nth(self, further: int) -> int:
+        """A number that no story on this directory has ended, nor the next `further` ones end."""
+        numbers = self.examples.of_the_story
+        return numbers[(self.told + further) % len(numbers)]
 
     @property
     def code(self) -> str:

@@ -25,9 +25,11 @@ from rich.markup import escape
 from registryd.client.receiver import Receipt, Receiver
 from registryd.delivery import signing
 from registryd.demo import embedded
+from registryd.demo.endings import end_soon
 from registryd.demo.site import DemoError, Examples, Site, daemon, fill, prepare
 from registryd.demo.steps import STEPS, Scene
 from registryd.domain.identifiers import phone_number
+from registryd.domain.testnumbers import Kind, example
 from registryd.domain.times import rfc3339
 
 KNOWN_TIMEOUT_S = 10.0
@@ -124,11 +126,15 @@ async def _tell(options: Options, say: Console, site: Site, examples: Examples, 
             if options.once:
                 return True
             _invite(say, scene)
-        while not ended.is_set():
+        endings = asyncio.ensure_future(end_soon(scene, examples.ends_soon))
+        while not ended.is_set() and not endings.done():
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), 0.2)
             while not receipts.empty():
                 _show(say, receipts.get_nowait())
+        endings.cancel()
+        with suppress(asyncio.CancelledError):
+            await endings
     return True
 
 
@@ -178,13 +184,26 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "webhookSecret": scene.account["webhookSecret"],
         "dsn": scene.site.dsn,
         "config": str(scene.site.config),
-        "numbers": {"present": phone_number(scene.number), "absent": phone_number(scene.examples.never_issued)},
+        "numbers": _numbers(scene),
         "health": scene.health,
     }
 
 
+def _numbers(scene: Scene) -> dict[str, str]:
+    """What a messenger's engineer tries things out with. The first three are contracts, or none, of the population."""
+    return {
+        "present": phone_number(scene.number),
+        "absent": phone_number(scene.examples.never_issued),
+        "endsSoon": phone_number(scene.examples.ends_soon),
+        "codeInUse": phone_number(example(Kind.CODE_IN_USE)),
+        "slow": phone_number(example(Kind.SLOW)),
+        "unavailable": phone_number(example(Kind.UNAVAILABLE)),
+    }
+
+
 def _invite(say: Console, scene: Scene) -> None:
-    number = phone_number(scene.examples.individuals[(scene.told + 1) % len(scene.examples.individuals)])
+    number = phone_number(scene.nth(1))
+    numbers = _numbers(scene)
     event = f'{{"eventId": "mine-1", "type": "terminated", "phoneNumber": "{number}", "occurredAt": "{rfc3339(datetime.now(UTC))}"}}'
     lines = [
         "# a messenger asks, and binds its user",
@@ -193,6 +212,10 @@ def _invite(say: Console, scene: Scene) -> None:
         "# billing ends the contract; the receiver here then shows the notification",
         f"curl -s {scene.operator}/operator/v1/contract-events -H 'Authorization: Bearer {scene.site.operator_key}' \\",
         f"     -H 'Content-Type: application/json' -d '{{\"events\": [{event}]}}'",
+        "# test numbers, to be asked in the same way: they leave no trace (registryd/http/README.md has the table)",
+        f"#   {phone_number(example(Kind.PRESENT))} present            {phone_number(example(Kind.ABSENT))} absent",
+        f"#   {numbers['codeInUse']} its code is in use {numbers['slow']} slow             {numbers['unavailable']} 503",
+        f"# {numbers['endsSoon']} is a contract that ends ten seconds after you bound it; the receiver here then shows the notification",
         "# the operator and the DBA look around",
         f"curl -s {scene.health['serve']}/readyz; curl -s {scene.health['serve']}/metrics | grep ^registryd_",
         f"registryd --config {scene.site.config} report answer_deadline",

@@ -120,10 +120,10 @@ def test_json_gives_what_a_script_needs_and_sigterm_leaves_nothing() -> None:
         facts = json.loads(line)
         secrets = {"operatorToken", "messengerId", "apiKey", "webhookSecret"}
         assert set(facts) == secrets | {"api", "operator", "dsn", "config", "health", "numbers"}
-        assert set(facts["numbers"]) == {"present", "absent"}
-        for kind, number in facts["numbers"].items():
-            answer = post(facts["api"] + "/v1/presence", facts["apiKey"], {"phoneNumber": number})
-            assert answer["present"] is (kind == "present")
+        assert set(facts["numbers"]) == {"present", "absent", "endsSoon", "codeInUse", "slow", "unavailable"}
+        for kind in ("present", "absent", "endsSoon", "codeInUse"):
+            answer = post(facts["api"] + "/v1/presence", facts["apiKey"], {"phoneNumber": facts["numbers"][kind]})
+            assert answer["present"] is (kind != "absent")
         added = registryd("--config", facts["config"], "messenger", "add", "second", "--endpoint", "http://127.0.0.1:9", "--json")
         assert added.returncode == 0, added.stderr
         assert json.loads(added.stdout)["apiKey"].startswith("rk_")
@@ -136,6 +136,32 @@ def test_json_gives_what_a_script_needs_and_sigterm_leaves_nothing() -> None:
         assert (process.returncode, rest) == (0, ""), errors
         wait_for(lambda: not any(map(runs, running)))
         assert not Path(facts["config"]).exists()
+
+
+def test_trying_things_out_raises_no_alarm_and_shows_a_whole_life() -> None:
+    with demo("--json") as process:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+
+        def ask(path: str, **body: Any) -> dict[str, Any]:
+            return post(facts["api"] + path, facts["apiKey"], body)
+
+        bound = ask("/v1/presence", phoneNumber=facts["numbers"]["endsSoon"], identificationCode="mine")
+        assert (bound["present"], bound["binding"], bound["generation"]) == (True, "recorded", 1)
+        made_up = [[f"+{79_160_000_000 + step}" for step in range(1_000)], [f"+{79_160_000_000 + 7_919 * step}" for step in range(2_000)]]
+        for numbers in made_up:
+            assert len(ask("/v1/presence/batch", queries=[{"phoneNumber": number} for number in numbers])["results"]) == len(numbers)
+
+        def told() -> list[str]:
+            return psql(facts["dsn"], "SELECT generation FROM registry.notification_delivered WHERE identification_code = 'mine'").split()
+
+        assert ask("/v1/bindings/retrieve", identificationCode="mine")["state"] == "active"
+        earlier = "UPDATE registry.binding SET bound_at = bound_at - interval '10 s' WHERE identification_code = 'mine'"
+        psql(facts["dsn"], f"SET session_replication_role = replica; {earlier}")  # past the trigger that keeps bindings as they are
+        assert wait_for(told) == ["1"]
+        assert ask("/v1/bindings/retrieve", identificationCode="mine")["endReason"] == "terminated"
+        assert ask("/v1/presence", phoneNumber=facts["numbers"]["endsSoon"])["present"] is False
+        assert psql(facts["dsn"], "SELECT count(*) FROM registry.enumeration_alarm") == "0"
 
 
 def test_ctrl_c_ends_it_and_leaves_nothing() -> None:
