@@ -219,6 +219,8 @@ Event = Literal[
     "second_channel_due",
     "content_refused",
     "enumeration_alarm",
+    "key_made",
+    "key_revoked",
     "endpoint_gone",
     "secrets_unreadable",
     "partition_dropped",

@@ -1,4 +1,4 @@
-"""`messenger rotate-key | revoke-key | rotate-secret`, and the secrets that `messenger add` shows once."""
+"""`messenger rotate-key | revoke-key | rotate-secret`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from datetime import timedelta
 
 import click
 
-from registryd.cli.printing import words
 from registryd.cli.running import Context, command, fail, json_option, overlap_option, pass_context, present, present_once
 from registryd.delivery import signing
-from registryd.domain.identifiers import MessengerId
-from registryd.store import keys, messengers
-from registryd.store.pool import Connection
+from registryd.domain.errors import TwoLiveKeys
+from registryd.store import messengers, rotation
 from registryd.store.secretbox import signing_box
 
 
@@ -25,13 +23,11 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
     """Make a new API key and print it once. The former keys end after the overlap."""
     async with context.database() as db, db.transaction() as connection:
         found = await messengers.named(connection, name)
-        live = [key for key in await messengers.read_keys(connection, found.messenger_id) if keys.is_live(key.revoked_at, key.expires_at)]
-        if len(live) > 1:
-            mend = f"registryd messenger revoke-key {name} {live[0].key_id}"
-            fail(f"{name} has two live keys already: {mend}, or wait until {words(live[0].expires_at)}")
-        await messengers.expire_keys(connection, found.messenger_id, timedelta(hours=overlap_hours))
-        api_key = await add_key(connection, found.messenger_id)
-        present_once(as_json, {"name": name, "apiKey": api_key, "formerKeysEndIn": timedelta(hours=overlap_hours)})
+        try:
+            rotated = await rotation.rotate(connection, found.messenger_id, timedelta(hours=overlap_hours))
+        except TwoLiveKeys:
+            fail(f"{name} has two live keys already (registryd messenger show {name}): registryd messenger revoke-key {name} KEY_ID")
+        present_once(as_json, {"name": name, "apiKey": rotated.key.shown, "formerKeysEndIn": timedelta(hours=overlap_hours)})
 
 
 @click.command("revoke-key")
@@ -66,10 +62,3 @@ async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_h
         await messengers.expire_secrets(connection, found.messenger_id, secret.kind, timedelta(hours=overlap_hours))
         await messengers.add_secret(connection, box, found.messenger_id, secret)
         present_once(as_json, {"name": name, "webhookSecret": signing.shown(secret), "formerSecretsEndIn": timedelta(hours=overlap_hours)})
-
-
-async def add_key(connection: Connection, messenger_id: MessengerId) -> str:
-    """Makes a key. Returns the text that the messenger gets."""
-    key = keys.new_key()
-    await messengers.add_key(connection, messenger_id, key.key_id, key.secret_sha256)
-    return key.shown

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from registryd.cli import keys as rotation
+from registryd.cli import keys
 from registryd.cli.printing import Record, Table, words
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present, present_once
 from registryd.delivery import signing
 from registryd.delivery.egress import Egress
 from registryd.domain.errors import NotPushed, TooManyTests
-from registryd.store import guard, lanes, messengers, notifications, test_pushes
+from registryd.store import guard, lanes, messengers, notifications, rotation, test_pushes
 from registryd.store.messengers import Messenger
 from registryd.store.secretbox import signing_box
 
@@ -46,7 +46,7 @@ def messenger() -> None:
     """Add, change and show messengers, their keys, signing secrets and endpoints."""
 
 
-for made in (rotation.rotate_key, rotation.revoke_key, rotation.rotate_secret):
+for made in (keys.rotate_key, keys.revoke_key, keys.rotate_secret):
     messenger.add_command(made)
 
 
@@ -68,7 +68,7 @@ async def add(context: Context, *, name: str, agreement: str | None, register_no
         if await messengers.find(connection, name) is not None:
             fail(f"there is a messenger {name} already: registryd messenger show {name}")
         messenger_id = await messengers.add(connection, wanted, agreement, register_no)
-        api_key = await rotation.add_key(connection, messenger_id)
+        api_key = (await rotation.add(connection, messenger_id)).shown
         secret = signing.new_secret()
         await messengers.add_secret(connection, box, messenger_id, secret)
         present_once(as_json, {"messengerId": messenger_id, "name": name, "apiKey": api_key, "webhookSecret": signing.shown(secret)})

@@ -38,8 +38,20 @@ class CodeInUse(RegistryError):
     """This identification code is bound to another number; remove that binding first."""
 
 
+class Conflict(RegistryError):
+    """This does not fit what is there already."""
+
+
+class TwoLiveKeys(Conflict):
+    """You have two live keys already; revoke one of them, or wait until one ends."""
+
+
 class NotFound(RegistryError):
     """There is no such binding of yours."""
+
+
+class NoSuchKey(NotFound):
+    """There is no such key of yours."""
 
 
 class Unauthenticated(RegistryError):
@@ -89,6 +101,12 @@ class Throttled(TooManyRequests):
 
 class TooManyCalls(TooManyRequests):
     """You call this too often or too many times at once; go on after Retry-After."""
+
+    reason = "budget"
+
+
+class TooManyKeys(TooManyRequests):
+    """You have made too many keys within a day; go on after Retry-After, or ask the operator."""
 
     reason = "budget"
 

@@ -10,6 +10,7 @@ from registryd.http.admission import Admission
 from registryd.http.app import App
 from registryd.http.auth import Directory
 from registryd.http.bindings import BindingHandlers, tell_binding
+from registryd.http.keys import KeyHandlers
 from registryd.http.notifications import NotificationHandlers
 from registryd.http.presence import PresenceHandlers
 from registryd.http.refusals import Refusals
@@ -35,6 +36,7 @@ def messenger_app(
     """`db`: the small pool of the routes that no line answers."""
     presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer)
     notifications, account = NotificationHandlers(db), AccountHandlers(db, quota, directory)
+    keys = KeyHandlers(db, directory)
     single = Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one, tells_limits=False)
     batch = Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, numbers=len)
     binding = Route("bindings", bindings.record, SINGLES, wire.read_binding, numbers=_one, tells_limits=False)
@@ -77,6 +79,11 @@ def messenger_app(
             "POST": Route("notifications_test", notifications.test, Budget(1, 10), wire.read_nothing, body_optional=True)
         },
         "/v1/account": {"GET": Route("account", account.show, Budget(64, 600), shares_pool=True, while_suspended=True)},
+        "/v1/account/keys": {
+            "GET": Route("account_keys", keys.read, Budget(4, 60), shares_pool=True, while_suspended=True),
+            "POST": Route("account_keys_make", keys.make, Budget(1, 10), wire.read_nothing, body_optional=True, shares_pool=True),
+        },
+        "/v1/account/keys/revoke": {"POST": Route("account_keys_revoke", keys.revoke, Budget(1, 10), wire.read_key_id, shares_pool=True)},
     }
     return App("messenger", limits, routes, Admission(directory, _may, quota.reserve, note=refusals.count, limits_of=quota.limits))
 

@@ -64,6 +64,8 @@ def respond(error: Exception) -> Reply:
             return document(404, "NOT_FOUND", detail)
         case errors.CodeInUse():
             return document(409, "CODE_IN_USE", detail)
+        case errors.Conflict():
+            return document(409, "CONFLICT", detail)
         case errors.NotPresent():
             return document(422, "NOT_PRESENT", detail)
         case errors.QuotaExceeded():

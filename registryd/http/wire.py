@@ -26,6 +26,7 @@ PART_ITEMS = 250
 """How many items are read at once: a millisecond or two."""
 BOUND_AGAIN_MAX = 100
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+KEY_ID = re.compile(r"[a-z2-7]{8,32}", re.ASCII)
 UNSET = msgspec.UNSET
 UnsetType = msgspec.UnsetType
 
@@ -53,6 +54,10 @@ class Code(Body, frozen=True):
 
 class Codes(Body, frozen=True):
     identificationCodes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1000)]
+
+
+class KeyName(Body, frozen=True):
+    keyId: str
 
 
 class Page(Body, frozen=True):
@@ -246,6 +251,14 @@ def read_notification_ids(raw: bytes) -> list[UUID]:
     if bad:
         raise InvalidArgument(*((path, "must be a UUID, as notifications carry it") for path in bad))
     return sorted({UUID(text) for _, text in texts})
+
+
+def read_key_id(raw: bytes) -> str:
+    """Raises: InvalidArgument."""
+    key_id = read(raw, KeyName).keyId
+    if KEY_ID.fullmatch(key_id) is None:
+        raise InvalidArgument(("keyId", "must be the middle of rk_<keyId>_<secret>"))
+    return key_id
 
 
 def read_nothing(raw: bytes) -> None:

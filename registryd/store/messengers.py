@@ -65,6 +65,15 @@ class KeyId(NamedTuple):
     key_id: str
 
 
+class EndingKey(NamedTuple):
+    key_id: str
+    expires_at: datetime
+
+
+class KeyCount(NamedTuple):
+    made: int
+
+
 class SecretRow(NamedTuple):
     kind: str
     ciphertext: bytes
@@ -78,8 +87,11 @@ TOUCH_KEYS = Query("messengers", "touch_keys", Nothing, list[str])
 ADD_MESSENGER = Query("messengers", "add_messenger", MessengerIdRow, str, str, str, str, int, bool, int, list[bytes])
 SET_MESSENGER = Query("messengers", "set_messenger", MessengerIdRow, int, str, int, bool, int, list[bytes], str)
 ADD_KEY = Query("messengers", "add_key", Nothing, str, int, bytes)
-EXPIRE_KEYS = Query("messengers", "expire_keys", KeyId, int, timedelta)
+EXPIRE_KEYS = Query("messengers", "expire_keys", EndingKey, int, timedelta)
 REVOKE_KEY = Query("messengers", "revoke_key", KeyId, str)
+READ_OWN_KEYS = Query("messengers", "read_own_keys", KeyRow, int)
+COUNT_NEW_KEYS = Query("messengers", "count_new_keys", KeyCount, int)
+REVOKE_OWN_KEY = Query("messengers", "revoke_own_key", KeyRow, int, str)
 ADD_SECRET = Query("messengers", "add_secret", Nothing, int, str, bytes)
 EXPIRE_SECRETS = Query("messengers", "expire_secrets", Nothing, int, str, timedelta)
 READ_SEALED_SECRETS = Query("messengers", "read_sealed_secrets", SealedSecret)
@@ -176,9 +188,9 @@ async def add_key(connection: Connection, messenger_id: MessengerId, key_id: str
     await fetch(connection, ADD_KEY, key_id, messenger_id, secret_sha256)
 
 
-async def expire_keys(connection: Connection, messenger_id: MessengerId, after: timedelta) -> list[str]:
-    """Lets every live key end after the overlap; returns their ids."""
-    return [row.key_id for row in await fetch(connection, EXPIRE_KEYS, messenger_id, after)]
+async def expire_keys(connection: Connection, messenger_id: MessengerId, after: timedelta) -> list[EndingKey]:
+    """Lets every live key end after the overlap; returns when each does."""
+    return await fetch(connection, EXPIRE_KEYS, messenger_id, after)
 
 
 async def revoke_key(connection: Connection, key_id: str) -> bool:

@@ -17,6 +17,19 @@ SELECT k.key_id, k.messenger_id, k.secret_sha256, k.expires_at,
 SELECT k.key_id, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
   FROM registry.messenger_key AS k WHERE k.messenger_id = $1 ORDER BY k.created_at;
 
+-- name: read_own_keys
+-- Why: a messenger looks at its keys: those that work, and those that ended in the last month.
+SELECT k.key_id, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
+  FROM registry.messenger_key AS k
+ WHERE k.messenger_id = $1
+   AND (least(k.revoked_at, k.expires_at) IS NULL OR least(k.revoked_at, k.expires_at) > now() - interval '30 days')
+ ORDER BY k.created_at DESC, k.key_id
+ LIMIT 100;
+
+-- name: count_new_keys
+-- Why: every process reads all keys of the last month each second, so that a messenger makes few a day.
+SELECT count(*)::integer AS made FROM registry.messenger_key AS k WHERE k.messenger_id = $1 AND k.created_at > now() - interval '1 day';
+
 -- name: read_answer_policy
 SELECT p.answer_within, p.notice_within FROM registry.policy_in_force(now()) AS p;
 
@@ -45,10 +58,15 @@ INSERT INTO registry.messenger_key (key_id, messenger_id, secret_sha256) VALUES 
 -- Why: rotation: every other live key ends when the overlap does.
 UPDATE registry.messenger_key AS k SET expires_at = least(coalesce(k.expires_at, 'infinity'), now() + $2::interval)
  WHERE k.messenger_id = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
-RETURNING k.key_id;
+RETURNING k.key_id, k.expires_at;
 
 -- name: revoke_key
 UPDATE registry.messenger_key AS k SET revoked_at = now() WHERE k.key_id = $1 AND k.revoked_at IS NULL RETURNING k.key_id;
+
+-- name: revoke_own_key
+-- Why: a messenger revokes a key of its own, and learns when a repeated call had done so.
+UPDATE registry.messenger_key AS k SET revoked_at = coalesce(k.revoked_at, now()) WHERE k.messenger_id = $1 AND k.key_id = $2
+RETURNING k.key_id, k.created_at, k.expires_at, k.revoked_at, k.last_used_at;
 
 -- name: add_secret
 INSERT INTO registry.messenger_secret (messenger_id, kind, ciphertext) VALUES ($1, $2::registry.secret_kind, $3);

@@ -92,7 +92,7 @@ EVERY_ERROR: list[Exception] = [
     errors.TooManyCalls(1),
     errors.TooManyTests(15),
     errors.Throttled(7),
-    *(kind() for kind in (errors.NotPresent, errors.CodeInUse, errors.NotFound, errors.Unavailable)),
+    *(kind() for kind in (errors.NotPresent, errors.CodeInUse, errors.Conflict, errors.NotFound, errors.Unavailable)),
     *(kind() for kind in (errors.Unauthenticated, errors.PermissionDenied, errors.OutOfScope)),
     *(problems.not_found(), problems.method_not_allowed(["GET"]), problems.too_large(7), problems.too_slow(7)),
     *(problems.unsupported_media_type("x"), RuntimeError("a secret")),
