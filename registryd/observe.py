@@ -201,6 +201,8 @@ Event = Literal[
     "certificate_expires",
     "request_refused",
     "request_failed",
+    "console_login",
+    "console_action",
     "tls_handshake_failed",
     "database_away",
     "database_back",

@@ -75,7 +75,9 @@ class Keys(ABC, Generic[Caller]):
 
     def authenticate(self, request: BaseRequest) -> Caller:
         """Raises: Unauthenticated; Unavailable, where the copy is too old to tell."""
-        match = self._bearer.fullmatch(_one_header(request, "Authorization"))
+        return self._judge(self._bearer.fullmatch(_one_header(request, "Authorization")), request)
+
+    def _judge(self, match: re.Match[str] | None, request: BaseRequest) -> Caller:
         if match is None:
             raise Unauthenticated("no_key")
         if time.monotonic() - self._read_at > STALE_S:
@@ -151,6 +153,10 @@ class Operators(Keys[Operator]):
 
     async def _touch(self, key_ids: Sequence[str]) -> None:
         await operators.touch_keys(self._db, key_ids)
+
+    def admit(self, shown: str, request: BaseRequest) -> Operator:
+        """Whose key a person typed into the console. Raises: as `authenticate`."""
+        return self._judge(self._bearer.fullmatch(f"Bearer {shown}"), request)
 
 
 def _one_header(request: BaseRequest, name: str) -> str:

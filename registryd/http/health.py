@@ -1,13 +1,14 @@
-"""The health listener of a process: /healthz, /readyz, /metrics and a page, without a key; and the door of an API that is not open yet."""
+"""The health listener of a process: /healthz, /readyz and /metrics, without a key; and the door of an API that is not open yet."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import orjson
 from aiohttp.web import BaseRequest
 
-from registryd import exposition, observe, resources
+from registryd import exposition, observe
 from registryd.domain.errors import Unavailable
 from registryd.http import problems
 from registryd.http.admission import NOBODY
@@ -48,14 +49,16 @@ class Health:
             case "/metrics":
                 return plain(exposition.exposition())
             case path:
-                return page(path)
+                return elsewhere(path)
 
 
 class Door:
     """The handler of an API's listener, which is open before its work is there: until `handler` is set, every answer is 503."""
 
-    def __init__(self, api: str) -> None:
+    def __init__(self, api: str, closed: Callable[[BaseRequest], Reply | None]) -> None:
+        """`closed` may answer while the door is; where it does not, the answer is a problem document."""
         self.handler: Handler | None = None
+        self._closed = closed
         self.is_shut = False
         self._api = api
 
@@ -63,7 +66,7 @@ class Door:
         if self.handler is None or self.is_shut:
             observe.child(observe.requests, self._api, "unknown", 503).inc()
             observe.child(observe.requests_refused, NOBODY, "schema" if self.is_shut else "database").inc()
-            reply = problems.respond(Unavailable())
+            reply = self._closed(request) or problems.respond(Unavailable())
             reply.correlator = correlator(request.headers)
             return reply
         return await self.handler(request)
@@ -82,19 +85,11 @@ def readiness(reason: str, **facts: object) -> Reply:
     return Reply(orjson.dumps(told), 503 if reason else 200)
 
 
-PAGE = resources.path("registryd/console/index.html").read_bytes()
-"""Read at the start: an upgrade may have replaced the file since."""
-
-
-def page(path: str) -> Reply:
-    """`/`: a page that shows the other three."""
+def elsewhere(path: str) -> Reply:
+    """The answer to what the health listener does not have."""
     if not path:
         return Reply(b"this is only looked at\n", 405, "text/plain; charset=utf-8", {"Allow": ", ".join(LOOKS)})
-    if path != "/":
-        return plain(b"there are /, /healthz, /readyz and /metrics\n", 404)
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-    headers = {"Content-Security-Policy": policy, "X-Frame-Options": "DENY"}
-    return Reply(PAGE, content_type="text/html", headers=headers)
+    return plain(b"there are /healthz, /readyz and /metrics; the console is on the operator API's listener\n", 200 if path == "/" else 404)
 
 
 def plain(body: bytes, status: int = 200) -> Reply:

@@ -242,14 +242,14 @@ class Listener(Server):
                     transport.abort()
 
 
-async def read_body(request: BaseRequest, api: ApiSection) -> bytes:
-    """A JSON request's body. Raises: HttpError where it is too large, too slow, compressed or not JSON by its type."""
+async def read_body(request: BaseRequest, api: ApiSection, wanted: str = "application/json") -> bytes:
+    """A request's body. Raises: HttpError where it is too large, too slow, compressed or not of the wanted type."""
     headers = request.headers
     if headers.get("Content-Encoding", "identity") != "identity":
         raise problems.unsupported_media_type("Send the body uncompressed.")
     media_type = headers.get("Content-Type", "")
-    if media_type != "application/json" and not is_json(media_type):
-        raise problems.unsupported_media_type("Send the body as Content-Type: application/json in UTF-8.")
+    if media_type != wanted and not is_of_type(media_type, wanted):
+        raise problems.unsupported_media_type(f"Send the body as Content-Type: {wanted} in UTF-8.")
     content = request.content
     if content.is_eof():  # it came with the headers
         body = content.read_nowait(-1)
@@ -276,9 +276,9 @@ async def read_body(request: BaseRequest, api: ApiSection) -> bytes:
     return b"".join(parts)
 
 
-def is_json(media_type: str) -> bool:
-    """Whether a Content-Type says JSON in UTF-8 (RFC 9110 8.3). Parameters that we do not know change nothing."""
+def is_of_type(media_type: str, wanted: str = "application/json") -> bool:
+    """Whether a Content-Type says the wanted type in UTF-8 (RFC 9110 8.3). Parameters that we do not know change nothing."""
     kind, semicolon, rest = media_type.partition(";")
-    if kind.strip().lower() != "application/json" or _PARAMETERS.fullmatch(semicolon + rest) is None:
+    if kind.strip().lower() != wanted or _PARAMETERS.fullmatch(semicolon + rest) is None:
         return False
     return all(charset.strip('"').lower() in ("utf-8", "utf8") for charset in _CHARSET.findall(rest))

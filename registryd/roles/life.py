@@ -16,11 +16,14 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, TypeVar
 
+from aiohttp.web import BaseRequest
+
 from registryd import config, exposition, observe, sdnotify
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
 from registryd.http.health import Door, Health
+from registryd.http.reply import Reply
 from registryd.http.sockets import Tls
 from registryd.http.transport import Handler, Listener
 from registryd.keep import timer
@@ -108,8 +111,10 @@ class Life:
         self._pools.append(made)
         return made
 
-    def listen(self, name: str, address: str) -> Door:
+    def listen(self, name: str, address: str, closed: Callable[[BaseRequest], Reply | None] = lambda _: None) -> Door:
         """Prepares to listen for an API: on what systemd or the supervisor handed over under this name, else on `address`.
+
+        `closed` may answer while the process cannot do its work.
 
         Raises: ConfigError, also where other machines could connect without TLS.
         """
@@ -121,7 +126,7 @@ class Life:
                 sockets.refuse_plain(sock)
         else:
             self._certificates.append(lambda: tls.load(context))
-        door = Door(name)
+        door = Door(name, closed)
         listener = Listener(name, door, self.settings.file.api)
         self._doors.append(door)
         self._listeners.append(listener)

@@ -21,7 +21,7 @@ from aiohttp.web import BaseRequest
 from registryd import config, observe, sdnotify
 from registryd.config import Settings
 from registryd.http import sockets
-from registryd.http.health import looked_at, page, plain, readiness
+from registryd.http.health import elsewhere, looked_at, plain, readiness
 from registryd.http.reply import Reply
 from registryd.http.transport import Listener
 from registryd.processes import die_with
@@ -164,7 +164,7 @@ class HealthOfAll:
             case "/metrics":
                 return plain(merged({name: text for name, (_, text) in (await self._ask("/metrics")).items()}))
             case path:
-                return page(path)
+                return elsewhere(path)
 
     async def close(self) -> None:
         await self._session.close()

@@ -3,7 +3,7 @@
 -- Families of tables, in the order below:
 --   the law and the operator's numbers   policy, numbering_range, canary_number
 --   what billing tells us                feed_state, contract, newest_state, feed_event, feed_waiting
---   what messengers tell and ask us      messenger and its keys and secrets, binding, journal_page, quota_usage, enumeration_alarm
+--   what messengers tell and ask us      messenger and its keys and secrets, operator_key, console_session, action, binding, journal_page, quota_usage, enumeration_alarm
 --   what we owe messengers               notification, notification_delivered, delivery_attempt, lane, replay, handover, digest, test_push
 --   the brake and the way back           ends_recorded, wave_allowance, wave, notification_held, hold, notification_withdrawn
 --   figures                              *_movement, delivered_day, attempt_day (appended by triggers, folded by the daemon), presence_day
@@ -256,6 +256,29 @@ CREATE TABLE registry.operator_key ( -- Keys of the operator API, two live ones 
     revoked_at    timestamptz, -- When it was revoked; refused everywhere within 5 seconds.
     last_used_at  timestamptz -- Last use, to the minute.
 );
+
+CREATE TABLE registry.console_session ( -- Who is logged in to the console. A session ends by logout, after 15 minutes without a page, after 12 hours, and with its key.
+    session_sha256 bytea PRIMARY KEY CHECK (octet_length(session_sha256) = 32), -- SHA-256 of the session's token: 32 random bytes in the browser's cookie, stored nowhere.
+    key_id         text COLLATE "C" NOT NULL REFERENCES registry.operator_key, -- The key that the person logged in with.
+    began_at       timestamptz NOT NULL DEFAULT now(), -- When the person logged in.
+    used_at        timestamptz NOT NULL DEFAULT now() -- When the person last asked for a page. What a page asks for by itself does not count.
+) WITH (fillfactor = 50);
+CREATE INDEX console_session_key ON registry.console_session (key_id);
+
+CREATE TABLE registry.action ( -- What persons did in the console, append-only. What they do by commands is not here.
+    action_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The action's number.
+    confirmation uuid NOT NULL UNIQUE, -- Which confirmation page it was done from. Sent twice, a confirmation is carried out once.
+    at           timestamptz NOT NULL DEFAULT now(), -- When.
+    person       text COLLATE "C" NOT NULL, -- Who: the name of the operator key.
+    key_id       text COLLATE "C" NOT NULL REFERENCES registry.operator_key, -- By which key.
+    kind         text NOT NULL CHECK (kind IN ('hold', 'release', 'release_wave', 'test_push', 'replay', 'clear_alarm', 'set_quota', 'allow_ends', 'decide_change')), -- What sort of action.
+    messenger_id integer REFERENCES registry.messenger, -- Of which messenger; NULL: of all, or of none.
+    what         text NOT NULL CHECK (what <> ''), -- What was done, in a sentence.
+    counted      bigint NOT NULL CHECK (counted >= 0), -- How many notifications, alarms or ends it concerned, as the confirmation page showed.
+    reason       text NOT NULL, -- Why, in the person's words; empty where none was asked for.
+    outcome      text NOT NULL CHECK (outcome <> '') -- What came of it.
+);
+CREATE INDEX action_at ON registry.action (at);
 
 CREATE TABLE registry.messenger_secret ( -- Signing secrets for notifications. Each push is signed with every live one, so that rotation overlaps.
     secret_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The secret's number.
@@ -781,6 +804,8 @@ CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE OF messenger_id, expires_a
     FOR EACH ROW EXECUTE FUNCTION registry.limit_live_keys();
 CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE OF name, expires_at, revoked_at ON registry.operator_key
     FOR EACH ROW EXECUTE FUNCTION registry.limit_live_operator_keys();
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.action FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.seal FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 

@@ -78,7 +78,7 @@ def test_processes_serve_and_stop_though_their_files_are_gone(installed: Path, s
         shutil.rmtree(former)
         assert asyncio.run(ask(running.api)) == 200
         for role in running.processes:
-            for path in ("/", "/readyz", "/metrics"):
+            for path in ("/readyz", "/metrics"):
                 with urllib.request.urlopen(f"{running.health(role)}{path}") as answer:
                     assert answer.status == 200
         assert running.stop() == 0
@@ -90,7 +90,8 @@ def test_an_installed_wheel_holds_the_files_that_it_needs_and_no_demo(installed:
     for name in (
         "_files/sql/roles.sql",
         "_files/systemd/registryd.toml",
-        "console/index.html",
+        "console/templates/duty.html",
+        "console/static/console.css",
         "http/docs/redoc.standalone.js",
         "http/messenger.yaml",
         "http/operator.yaml",

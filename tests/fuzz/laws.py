@@ -63,7 +63,7 @@ def bodies(raw: bytes) -> None:
     assert outcome(wire.read_batch, raw) == outcome(careful_batch, raw)
     for reader in (wire.read_binding, wire.read_code, wire.read_notification_ids, wire.read_nothing, events):
         outcome(reader, raw)
-    transport.is_json(raw.decode("latin-1"))
+    transport.is_of_type(raw.decode("latin-1"))
 
 
 class Wire(asyncio.Transport):
