@@ -24,11 +24,12 @@ METRICS = CollectorRegistry()
 PROCESS = ProcessCollector(registry=METRICS)
 disable_created_metrics()  # type: ignore[no-untyped-call] # they are a series more for each counter and histogram, which no query uses
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 1200)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 1200)
+"""The bounds of the buckets in which times are counted."""
 
 requests = Counter("registryd_requests", "HTTP requests answered.", ["api", "route", "status"], registry=METRICS)
 request_seconds = Histogram(
-    "registryd_request_seconds", "From the request's headers to its answer.", ["api", "route"], buckets=_SECONDS, registry=METRICS
+    "registryd_request_seconds", "From the request's headers to its answer.", ["api", "route"], buckets=SECONDS, registry=METRICS
 )
 requests_refused = Counter(
     "registryd_requests_refused",
@@ -59,7 +60,7 @@ query_groups = Histogram(
     registry=METRICS,
 )
 query_seconds = Histogram(
-    "registryd_query_group_seconds", "One statement's time, commit included.", ["line"], buckets=_SECONDS, registry=METRICS
+    "registryd_query_group_seconds", "One statement's time, commit included.", ["line"], buckets=SECONDS, registry=METRICS
 )
 queries_waiting = Gauge("registryd_queries_waiting", "Queries admitted and not yet in a statement.", ["line"], registry=METRICS)
 enumeration_alarms = Counter(

@@ -37,6 +37,9 @@ GRANT SELECT, INSERT (ends, until_at, reason) ON registry.wave_allowance TO regi
 GRANT SELECT, INSERT (messenger_id, reason), UPDATE (released_at, released_by, release_reason) ON registry.hold TO registryd_app;
 GRANT UPDATE (alarms) ON registry.wave TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (refusals) ON registry.refusal_day TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (queries, absent, requests, refused, failed, latencies), DELETE ON registry.answer_minute TO registryd_app;
+GRANT SELECT, INSERT, UPDATE (pid, version, schema, since, heard_at), DELETE ON registry.process TO registryd_app;
+GRANT SELECT ON registry.delivered_day TO registryd_app;
 GRANT SELECT, INSERT, DELETE ON registry.numbering_range TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (status, holder, end_user, ended_at, end_reason) ON registry.contract TO registryd_app;
 GRANT SELECT, INSERT ON registry.feed_event, registry.delivery_attempt, registry.replay TO registryd_app;
@@ -65,7 +68,7 @@ GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registr
     registry.confirm_complete, registry.declare_complete, registry.declare_incomplete, registry.live_contracts, registry.ends_bound, registry.ends_left, registry.open_feed_call, registry.release_wave,
     registry.make_import_staging, registry.load_first, registry.analyze_changes, registry.apply_snapshot, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
     registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.drop_part,
-    registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.destroy_digest_keys,
+    registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.answers_late, registry.destroy_digest_keys,
     registry.requests_to_prepare, registry.prepare_request, registry.purge_ended, registry.partitions_ahead, registry.breakglass_steps,
     registry.forget_replays, registry.forget_events, registry.forget_records, registry.fold_movements, registry.fold_ends, registry.end_long_reports TO registryd_app;
 

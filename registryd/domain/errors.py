@@ -54,6 +54,10 @@ class NoSuchKey(NotFound):
     """There is no such key of yours."""
 
 
+class NoSuchThing(NotFound):
+    """There is nothing of that name."""
+
+
 class Unauthenticated(RegistryError):
     """Send exactly one header Authorization: Bearer with a live key of this API, and the client certificate if one is pinned."""
 

@@ -18,6 +18,7 @@ from registryd.http.problems import HttpError
 from registryd.http.reply import Reply, correlator
 from registryd.http.routes import Call, Caller, Route, Routes
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
@@ -30,6 +31,7 @@ class App(Generic[Caller]):
         self._documents = Documents(name)
         self._limits = limits
         self.routes = routes
+        self._named = {path.removesuffix("{name}"): methods for path, methods in routes.items() if path.endswith("/{name}")}
         self._admission = admission
         self._repeats = observe.repeats()
         for route in {route.name for methods in routes.values() for route in methods.values()}:
@@ -92,6 +94,8 @@ class App(Generic[Caller]):
     async def _serve(self, request: BaseRequest, route: Route[Caller], caller: Caller, received: float) -> Reply:
         standing = self._admission.enter(caller, route)
         call = Call(request, caller, received)
+        if self._named:
+            call.name = _parts(request.rel_url.raw_path)[1]
         try:
             if route.takes is not None and (request.body_exists or not route.body_optional):
                 call.content = route.takes(await transport.read_body(request, self._limits))
@@ -110,13 +114,19 @@ class App(Generic[Caller]):
 
     def _match(self, request: BaseRequest) -> Route[Caller] | None:
         """None where the path is no route's. Raises: HttpError. HEAD is GET whose body is not sent."""
-        methods = self.routes.get(request.raw_path) or self.routes.get(request.rel_url.raw_path)
+        methods = self.routes.get(request.raw_path) or self.routes.get(path := request.rel_url.raw_path) or self._named.get(_parts(path)[0])
         if methods is None:
             return None
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
             raise problems.method_not_allowed(sorted([*methods, "HEAD"] if "GET" in methods else methods))
         return route
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """A path up to its last slash and what follows, which is empty where it cannot be a name."""
+    head, slash, name = path.rpartition("/")
+    return (head + slash, name) if _NAME.fullmatch(name) else (path, "")
 
 
 def _check_parameters(request: BaseRequest, route: Route[Caller]) -> None:

@@ -1,4 +1,4 @@
-"""The operator API: billing's contract events. It never shares a port with the messenger API."""
+"""The operator API: billing's contract events, and the console's views. It never shares a port with the messenger API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from registryd.http.app import App
 from registryd.http.auth import Keys
 from registryd.http.reply import Reply
 from registryd.http.routes import Budget, Call, Route, Routes
+from registryd.http.views import view_routes
 from registryd.store.operators import Operator
+from registryd.store.pool import Database
 
 EVENTS_MAX = 10_000
 
@@ -36,11 +38,13 @@ class OperatorHandlers:
         return await asyncio.to_thread(lambda: wire.json_response({"results": [_result(result) for result in results]}))
 
 
-def operator_app(limits: ApiSection, keys: Keys[Operator], handlers: OperatorHandlers) -> App[Operator]:
+def operator_app(limits: ApiSection, keys: Keys[Operator], handlers: OperatorHandlers, looks: Database) -> App[Operator]:
+    """`looks`: the small pool of the views."""
     routes: Routes[Operator] = {
         "/operator/v1/contract-events": {
             "POST": Route("contract_events", handlers.contract_events, Budget(16, 6_000), bytes, scope="feed")
         },
+        **view_routes(looks),
     }
     return App("operator", limits, routes, Admission(keys, _may, label="operator/"))
 

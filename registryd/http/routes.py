@@ -31,7 +31,7 @@ class Budget(NamedTuple):
 class Call(Generic[Caller]):
     """One request on its way to its handler."""
 
-    __slots__ = ("caller", "content", "received", "request", "reserved")
+    __slots__ = ("caller", "content", "name", "received", "request", "reserved")
 
     reserved: Reservation
     """The numbers held of the quota. Set where the content asks for numbers."""
@@ -43,6 +43,8 @@ class Call(Generic[Caller]):
         """time.monotonic() when the headers were read."""
         self.content: Any = None
         """The parsed body: the result of the route's `takes`."""
+        self.name = ""
+        """What stands in a path in the place of `{name}`."""
 
 
 class Route(NamedTuple, Generic[Caller]):
@@ -67,4 +69,4 @@ class Route(NamedTuple, Generic[Caller]):
 
 
 Routes = Mapping[str, Mapping[str, Route[Caller]]]
-"""By path, then by method."""
+"""By path, then by method. A path may end in `/{name}`: a name as messengers and reports have them, or an id."""

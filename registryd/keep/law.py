@@ -10,7 +10,6 @@ from registryd import observe
 from registryd.store import policy
 from registryd.store.pool import Database
 
-AHEAD_S = 180 * 86_400.0
 TOLD_EVERY_S = 86_400.0
 
 
@@ -30,7 +29,7 @@ class LawWatch:
         observe.answer_within.set(law.answer_within.total_seconds())
         observe.notice_within.set(law.notice_within.total_seconds())
         observe.policy_lapses.set(math.inf if law.lapses_s is None else law.lapses_s)
-        if law.lapses_at is None or law.lapses_s is None or law.lapses_s > AHEAD_S:
+        if law.lapses_at is None or law.lapses_s is None or law.lapses_s > policy.LAPSES_SOON_S:
             return
         if self._clock() - self._told_at >= TOLD_EVERY_S:
             self._told_at = self._clock()

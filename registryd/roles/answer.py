@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from registryd.config import Settings
 from registryd.http.auth import KEY_USE_S, REFRESH_S, Directory
+from registryd.http.figures import AnswerFigures
 from registryd.http.messenger import messenger_app
 from registryd.http.refusals import FLUSH_S, Refusals
 from registryd.keep.timer import Job
@@ -30,7 +31,7 @@ async def answer(settings: Settings, instance: int) -> None:
         # makes them wait.
         answers = await life.database("answers", connections_needed(file.presence.statements_in_flight) + 1)
         db = await life.database("rest", file.database.pool_size)
-        directory, quota, refusals = Directory(answers), QuotaGuard(answers), Refusals(db)
+        directory, quota, refusals, figures = Directory(answers), QuotaGuard(answers), Refusals(db), AnswerFigures(db)
 
         async def read_digest_key() -> DigestKey:
             return await digest_keys.read_current(db, box, datetime.now(UTC).date())
@@ -56,6 +57,7 @@ async def answer(settings: Settings, instance: int) -> None:
             Job("directory", REFRESH_S, directory.refresh),
             Job("quota", QUOTA_S, quota.exchange),
             Job("refusals", FLUSH_S, refusals.flush),
+            Job("answer figures", FLUSH_S, figures.flush),
             Job("digest key", DIGEST_KEY_S, rotate_digest_key),
             Job("key use", KEY_USE_S, directory.record_use),
         )

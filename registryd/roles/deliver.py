@@ -5,9 +5,6 @@ endpoints.
 from __future__ import annotations
 
 import asyncio
-import socket
-from hashlib import blake2b
-from pathlib import Path
 
 from registryd.config import Settings
 from registryd.delivery import wakeup
@@ -19,6 +16,7 @@ from registryd.delivery.push import Pusher
 from registryd.exposition import Known
 from registryd.keep import timer
 from registryd.keep.timer import Job
+from registryd.roles.heartbeat import host_name
 from registryd.roles.life import Life
 from registryd.store import messengers
 from registryd.store.secretbox import signing_box
@@ -52,15 +50,3 @@ async def deliver(settings: Settings, instance: int) -> None:
             await dispatcher.stop()
             await lanes
             await timer.end(others)
-
-
-def host_name(machine_id: Path = Path("/etc/machine-id")) -> str:
-    """A name that no other host has: the hostname, which several hosts may share, with a hash of machine-id(5) where there is one.
-
-    Leases are held under it, with the role and the instance: a process that starts again takes its own lanes back at once.
-    """
-    try:
-        # machine-id(5) asks that it is hashed before it is shown.
-        return f"{socket.gethostname()} {blake2b(machine_id.read_bytes(), digest_size=6, person=b'registryd worker').hexdigest()}"
-    except OSError:
-        return socket.gethostname()

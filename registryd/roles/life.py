@@ -29,10 +29,12 @@ from registryd.http.transport import Handler, Listener
 from registryd.keep import timer
 from registryd.keep.timer import Job
 from registryd.roles import certificates
+from registryd.roles.heartbeat import Heartbeat
 from registryd.store import failures, migrations, pool
 from registryd.store.commits import transaction_id
 from registryd.store.outage import Outage
 from registryd.store.pool import Database, fetch
+from registryd.store.processes import BEAT_S
 
 T = TypeVar("T")
 
@@ -79,6 +81,7 @@ class Life:
         self._background: list[asyncio.Task[None]] = []
         self._db: Database
         """By which the process looks whether it can do its work; `wait` sets it."""
+        self._heartbeat: Heartbeat | None = None
 
     async def __aenter__(self) -> Life:
         """Raises: ConfigError."""
@@ -100,6 +103,8 @@ class Life:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         await self._end_background()
+        if kind is None and self._heartbeat is not None:
+            await self._heartbeat.leave()
         await self._stack.aclose()
         if kind in (None, Stopped):
             observe.event("stopped", **self._facts)
@@ -155,8 +160,10 @@ class Life:
             door.handler = handler
         await self._accept()
         await self._look()
+        self._heartbeat = Heartbeat(self._db, self._facts["role"], self._facts["instance"])
+        beat = Job("heartbeat", BEAT_S, self._heartbeat.beat)
         ends = Job("certificates", certificates.DAY_S, lambda: certificates.watch(self.settings.credentials))
-        self._background += timer.start([Job("health", LOOK_S, self._keep_looking), ends, timer.LAG, *jobs], self._outage)
+        self._background += timer.start([Job("health", LOOK_S, self._keep_looking), beat, ends, timer.LAG, *jobs], self._outage)
         observe.event("started", **self._facts)
         await self._stop.wait()
         self._tell("stopping")

@@ -20,6 +20,8 @@ from registryd.store import digest_keys
 from registryd.store.secretbox import digest_box
 
 CONSOLE_CONNECTIONS = 2
+VIEW_CONNECTIONS = 2
+"""However many look, the duty keeps the database to itself but for these."""
 
 
 async def operate(settings: Settings, instance: int) -> None:
@@ -32,10 +34,11 @@ async def operate(settings: Settings, instance: int) -> None:
         keeping = await life.database("jobs", file.database.pool_size)
         # Keys have a connection of their own: neither a job nor a call that takes long makes their copy too old.
         keys = Operators(await life.database("keys", 1))
+        looks = await life.database("views", VIEW_CONNECTIONS)
         feed = ContractFeed(db, feed_key)
         # The console has few connections of its own: whoever looks at many pages holds up neither billing nor a job.
         console = Console(file.api, await life.database("console", CONSOLE_CONNECTIONS), keys)
-        api = operator_app(file.api, keys, OperatorHandlers(feed.apply))
+        api = operator_app(file.api, keys, OperatorHandlers(feed.apply), looks)
 
         async def handle(request: BaseRequest) -> Reply:
             return await (console(request) if replies.is_ours(request) else api(request))

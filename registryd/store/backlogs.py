@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from registryd.domain.backlog import Alarms, Backlog
 from registryd.domain.identifiers import MessengerId
-from registryd.store.pool import Connection, Database, fetch
+from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Query
+from registryd.store.reading import Reader
 
 COUNTED_MAX = 20_000
 """How far a backlog is counted row by row; beyond it, it is estimated from a sample, and the overdue ones are told as so many at least."""
@@ -27,13 +28,18 @@ class Thresholds(NamedTuple):
     alarm_slack: list[timedelta]
 
 
+class LateToday(NamedTuple):
+    late: int
+
+
 READ_BACKLOGS = Query("backlogs", "read_backlogs", Backlog, int)
 SAMPLE_PENDING = Query("backlogs", "sample_pending", Sampled)
 NOTE_ALARMS = Query("backlogs", "note_alarms", Noted, int, list[timedelta], bool, bool, list[timedelta], bool, bool)
 READ_THRESHOLDS = Query("backlogs", "read_thresholds", Thresholds)
+COUNT_LATE_TODAY = Query("backlogs", "count_late_today", LateToday)
 
 
-async def read(db: Database) -> list[Backlog]:
+async def read(db: Reader) -> list[Backlog]:
     """Every messenger's backlog; `pending` is exact up to 20,000 and an estimate beyond, the better the larger its share of the table."""
     backlogs = await db.fetch(READ_BACKLOGS, COUNTED_MAX)
     if all(backlog.pending < COUNTED_MAX for backlog in backlogs):
@@ -42,7 +48,12 @@ async def read(db: Database) -> list[Backlog]:
     return [b if b.pending < COUNTED_MAX else b._replace(pending=max(b.pending, sampled.get(b.messenger_id, 0))) for b in backlogs]
 
 
-async def read_thresholds(db: Database) -> list[timedelta]:
+async def late_today(db: Reader) -> int:
+    """How many notifications were delivered today (UTC) after their deadline."""
+    return (await db.fetch(COUNT_LATE_TODAY))[0].late
+
+
+async def read_thresholds(db: Reader) -> list[timedelta]:
     """At what slack an alarm is raised, by the policy in force."""
     return [threshold for row in await db.fetch(READ_THRESHOLDS) for threshold in row.alarm_slack]
 

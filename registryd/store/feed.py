@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from registryd.domain.errors import Refusal
-from registryd.store.pool import Connection, Database, fetch, first
+from registryd.store.pool import Connection, fetch, first
 from registryd.store.queries import Query
+from registryd.store.reading import Reader
 
 
 class FeedStatus(NamedTuple):
@@ -47,6 +48,10 @@ class WaitingCount(NamedTuple):
     events: int
 
 
+class LongWaiting(NamedTuple):
+    events: int
+
+
 class Lag(NamedTuple):
     """Today's events of one type and outcome, and how long after they happened they were recorded."""
 
@@ -79,6 +84,7 @@ class WaitingAlarm(NamedTuple):
 READ_STATUS = Query("feed", "read_status", FeedStatus)
 READ_WAITING = Query("feed", "read_waiting", WaitingEvent, int)
 COUNT_WAITING = Query("feed", "count_waiting", WaitingCount)
+COUNT_LONG_WAITING = Query("feed", "count_long_waiting", LongWaiting)
 READ_LAG = Query("feed", "read_lag", Lag)
 READ_ALLOWANCES = Query("feed", "read_allowances", Allowance)
 ALLOW_ENDS = Query("feed", "allow_ends", Allowance, int, datetime, str)
@@ -96,7 +102,12 @@ async def read_waiting(connection: Connection, limit: int) -> list[WaitingEvent]
     return await fetch(connection, READ_WAITING, limit)
 
 
-async def count_waiting(db: Database) -> dict[str, int]:
+async def count_long_waiting(db: Reader) -> int:
+    """How many events have waited for longer than 15 minutes."""
+    return (await db.fetch(COUNT_LONG_WAITING))[0].events
+
+
+async def count_waiting(db: Reader) -> dict[str, int]:
     """How many events wait, by what they wait for."""
     return {row.reason: row.events for row in await db.fetch(COUNT_WAITING)}
 

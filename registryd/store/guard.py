@@ -12,6 +12,7 @@ from registryd.domain.identifiers import MessengerId
 from registryd.store.commits import transaction_id
 from registryd.store.pool import Database, fetch, first
 from registryd.store.queries import Nothing, Query
+from registryd.store.reading import Reader
 
 
 class UsageRow(NamedTuple):
@@ -52,6 +53,27 @@ class Alarm(NamedTuple):
     signs: int
 
 
+class AlarmRow(NamedTuple):
+    """An alarm of any messenger, in force or over, as report.enumeration_alarm has it."""
+
+    messenger: str
+    kind: str
+    in_force: bool
+    raised_at: datetime
+    ends_at: datetime
+    cleared_at: datetime | None
+    signs: int
+    used_that_day: int
+    absent_that_day: int
+    absent_ratio_that_day: float | None
+
+
+class InForce(NamedTuple):
+    alarms: int
+    queries_per_minute: int
+    """What each process still answers a messenger that is slowed down."""
+
+
 class AlarmKind(NamedTuple):
     kind: str
 
@@ -79,6 +101,8 @@ RAISE_ALARMS = Query("guard", "raise_alarms", Raised, list[int], list[str])
 READ_THROTTLED = Query("guard", "read_throttled", ThrottledRow)
 READ_MEASURES = Query("guard", "read_measures", Measures)
 FIND_ALARMS = Query("guard", "find_alarms", Alarm, int)
+READ_ALARMS = Query("guard", "read_alarms", AlarmRow, int)
+COUNT_ALARMS = Query("guard", "count_alarms", InForce)
 CLEAR_ALARMS = Query("guard", "clear_alarms", AlarmKind, int)
 
 
@@ -105,6 +129,15 @@ async def exchange(
             raise CommitInDoubt(written) from error
         raise
     return shared
+
+
+async def read_alarms(db: Reader, limit: int) -> list[AlarmRow]:
+    """Those in force first, then the newest."""
+    return await db.fetch(READ_ALARMS, limit)
+
+
+async def count_alarms(db: Reader) -> InForce:
+    return (await db.fetch(COUNT_ALARMS))[0]
 
 
 async def find_alarms(db: Database, messenger_id: MessengerId) -> list[Alarm]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from registryd.domain.identifiers import MessengerId
 from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Query
+from registryd.store.reading import Reader
 
 
 class HoldId(NamedTuple):
@@ -32,10 +33,13 @@ class HeldBack(NamedTuple):
 class HeldWave(NamedTuple):
     wave_id: int
     began_at: datetime
+    last_at: datetime
     ended_by: str
     ends: int
     notifications: int
     held: int
+    released: int
+    withdrawn: int
     alarms: int
     """Which alarms were raised: 0 none, 1 at once, 2 at half of the notice period."""
     oldest_deadline_at: datetime | None
@@ -73,7 +77,7 @@ async def release(db: Database, messenger_id: MessengerId | None, reason: str) -
     return bool(await db.fetch(RELEASE_NOTIFICATIONS, messenger_id, reason))
 
 
-async def in_force(db: Database) -> list[HoldInForce]:
+async def in_force(db: Reader) -> list[HoldInForce]:
     return await db.fetch(READ_HOLDS)
 
 
@@ -81,7 +85,7 @@ async def find(db: Database, messenger_id: MessengerId) -> HeldBack:
     return (await db.fetch(FIND_HOLD, messenger_id))[0]
 
 
-async def waves(db: Database) -> list[HeldWave]:
+async def waves(db: Reader) -> list[HeldWave]:
     """The waves that still hold notifications, and those that no alarm has told of."""
     return await db.fetch(READ_WAVES)
 

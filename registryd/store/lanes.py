@@ -18,6 +18,7 @@ from registryd.domain.lane import Lease
 from registryd.domain.schedule import PROBE_MAX
 from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Query
+from registryd.store.reading import Reader
 
 LEASE = timedelta(seconds=45)
 GATE_MAX = timedelta(minutes=1)
@@ -44,6 +45,25 @@ class EndpointHealth(NamedTuple):
     last_error: str | None
 
 
+class LaneRow(NamedTuple):
+    """A lane as people look at it. `state` and `process`: as report.endpoint_health has them."""
+
+    messenger: str
+    endpoint: str | None
+    """Without its query, which may hold a secret."""
+    state: str
+    is_held: bool
+    failures: int
+    last_error: str | None
+    gate_until: datetime | None
+    last_success_at: datetime | None
+    process: str | None
+    push_p50_s: float | None
+    """Of the last 100 pushes of a day."""
+    push_p99_s: float | None
+    failed_share: float | None
+
+
 class EchoBound(NamedTuple):
     echo_per_s: int | None
     workers: int
@@ -63,6 +83,7 @@ GATE_LANE = Query("lanes", "gate_lane", Failures, int, int, timedelta, str)
 OPEN_LANE = Query("lanes", "open_lane", Token, int, int)
 PROBE_LANE = Query("lanes", "probe_lane", Probed, int)
 READ_ECHO_BOUND = Query("lanes", "read_echo_bound", EchoBound)
+READ_LANES = Query("lanes", "read_lanes", LaneRow, str)
 FIND_LANE = Query("lanes", "find_lane", EndpointHealth, int)
 
 
@@ -108,3 +129,8 @@ async def echo_per_s(db: Database) -> float:
 async def find(db: Database, messenger_id: MessengerId) -> EndpointHealth:
     rows = await db.fetch(FIND_LANE, messenger_id)
     return rows[0] if rows else EndpointHealth(None, None)
+
+
+async def read_all(db: Reader, messenger: str | None = None) -> list[LaneRow]:
+    """Every lane, or one messenger's."""
+    return await db.fetch(READ_LANES, messenger)

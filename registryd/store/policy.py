@@ -47,6 +47,10 @@ class Law(NamedTuple):
     """The seconds until then, by the database's clock."""
     answer_within: timedelta
     notice_within: timedelta
+    effective_from: datetime
+    note: str
+    next_from: datetime | None
+    """When the next policy begins that is planned."""
 
 
 class Change(NamedTuple):
@@ -58,6 +62,9 @@ class Change(NamedTuple):
     allowed: int
     """How many live contracts may turn absent now."""
 
+
+LAPSES_SOON_S = 180 * 86_400.0
+"""From then on people are warned: a decree takes its time."""
 
 RULE = ("organisation_rule", "suspended_is_present")
 """The columns that decide who is present."""

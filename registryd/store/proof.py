@@ -11,6 +11,7 @@ from uuid import UUID
 from registryd.domain.identifiers import MessengerId
 from registryd.store.pool import Database
 from registryd.store.queries import Query
+from registryd.store.reading import Reader
 
 SETTLED_AT_ONCE_MAX = 10_000
 CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
@@ -108,36 +109,36 @@ READ_ATTEMPTS = Query("proof", "read_attempts", AttemptRow, int, datetime, datet
 SETTLE_BY_HAND = Query("proof", "settle_by_hand", SettledByHand, int, list[UUID], str, bytes)
 
 
-async def find(db: Database, notification_id: UUID) -> tuple[Pending | None, Delivered | None]:
+async def find(db: Reader, notification_id: UUID) -> tuple[Pending | None, Delivered | None]:
     """The notification as it is owed now, held or not, and its delivery. There are both where a replay owes it again."""
     pending = await db.fetch(FIND_PENDING, notification_id) or await db.fetch(FIND_HELD, notification_id)
     delivered = await db.fetch(FIND_DELIVERED, notification_id)
     return (pending[0] if pending else None), (delivered[0] if delivered else None)
 
 
-async def find_withdrawn(db: Database, notification_id: UUID) -> Withdrawn | None:
+async def find_withdrawn(db: Reader, notification_id: UUID) -> Withdrawn | None:
     """The notification as two persons have withdrawn it."""
     rows = await db.fetch(FIND_WITHDRAWN, notification_id)
     return rows[0] if rows else None
 
 
-async def find_undoing(db: Database, messenger_id: MessengerId, notification_id: UUID) -> UUID | None:
+async def find_undoing(db: Reader, messenger_id: MessengerId, notification_id: UUID) -> UUID | None:
     """The notification that undoes this one."""
     rows = await db.fetch(FIND_UNDOING, messenger_id, notification_id)
     return rows[0].reinstatement_id if rows else None
 
 
-async def find_ended(db: Database, msisdn: int, generation: int) -> EndedContract | None:
+async def find_ended(db: Reader, msisdn: int, generation: int) -> EndedContract | None:
     """The contract whose end the notification tells."""
     rows = await db.fetch(FIND_ENDED, msisdn, generation)
     return rows[0] if rows else None
 
 
-async def find_replays(db: Database, messenger_id: MessengerId, notification_id: UUID) -> list[Replayed]:
+async def find_replays(db: Reader, messenger_id: MessengerId, notification_id: UUID) -> list[Replayed]:
     return await db.fetch(FIND_REPLAYS, messenger_id, notification_id)
 
 
-async def read_attempts(db: Database, messenger_id: MessengerId, since: datetime, until: datetime, limit: int) -> list[AttemptRow]:
+async def read_attempts(db: Reader, messenger_id: MessengerId, since: datetime, until: datetime, limit: int) -> list[AttemptRow]:
     """The last pushes to a messenger in a period, the newest first."""
     return await db.fetch(READ_ATTEMPTS, messenger_id, since, until, limit)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from registryd.store.pool import Connection, Database, first
+from registryd.store.pool import Connection, first
 from registryd.store.queries import Query
+from registryd.store.reading import Reader
 
 
 class Sealed(NamedTuple):
@@ -26,6 +27,6 @@ async def seal_window(connection: Connection) -> Sealed | None:
     return await first(connection, SEAL_WINDOW)
 
 
-async def unsealed_s(db: Database) -> float:
+async def unsealed_s(db: Reader) -> float:
     """How many seconds ago the oldest page was written that no seal covers. Raises: Unavailable."""
     return (await db.fetch(READ_UNSEALED))[0].unsealed_s

@@ -84,10 +84,11 @@ CREATE OR REPLACE FUNCTION registry.count_delivered() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 BEGIN
-    INSERT INTO registry.delivered_day (day, messenger_id, in_time, late, worst_delay)
+    INSERT INTO registry.delivered_day (day, messenger_id, in_time, late, worst_delay, delivered_on)
     SELECT (a.terminated_at AT TIME ZONE 'UTC')::date, a.messenger_id, count(*) FILTER (WHERE a.delivered_at <= a.deadline_at),
-           count(*) FILTER (WHERE a.delivered_at > a.deadline_at), max(a.delivered_at - a.terminated_at)
-      FROM added AS a GROUP BY 1, 2;
+           count(*) FILTER (WHERE a.delivered_at > a.deadline_at), max(a.delivered_at - a.terminated_at),
+           (a.delivered_at AT TIME ZONE 'UTC')::date
+      FROM added AS a GROUP BY 1, 2, 6;
     RETURN NULL;
 END
 $$;
@@ -137,9 +138,10 @@ BEGIN
 
     WITH folded AS (
         DELETE FROM registry.delivered_day AS m
-         WHERE m.day IN (SELECT d.day FROM registry.delivered_day AS d GROUP BY d.day, d.messenger_id HAVING count(*) > 1) RETURNING *)
-    INSERT INTO registry.delivered_day (day, messenger_id, in_time, late, worst_delay)
-    SELECT f.day, f.messenger_id, sum(f.in_time), sum(f.late), max(f.worst_delay) FROM folded AS f GROUP BY 1, 2;
+         WHERE m.day IN (SELECT d.day FROM registry.delivered_day AS d GROUP BY d.day, d.messenger_id, d.delivered_on HAVING count(*) > 1)
+        RETURNING *)
+    INSERT INTO registry.delivered_day (day, messenger_id, in_time, late, worst_delay, delivered_on)
+    SELECT f.day, f.messenger_id, sum(f.in_time), sum(f.late), max(f.worst_delay), f.delivered_on FROM folded AS f GROUP BY 1, 2, 6;
 
     WITH folded AS (
         DELETE FROM registry.attempt_day AS m

@@ -168,3 +168,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION registry.unsealed_s IS 'How many seconds ago the oldest page without a seal was written; 0 where there is none.';
+
+CREATE OR REPLACE FUNCTION registry.answers_late(on_day date) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$ SELECT coalesce(sum(p.late), 0)::bigint FROM registry.presence_day AS p WHERE p.day = on_day $$;
+COMMENT ON FUNCTION registry.answers_late IS 'How many queries of a day''s sealed pages were answered after the policy''s time.';

@@ -6,7 +6,8 @@
 --   what messengers tell and ask us      messenger and its keys and secrets, operator_key, console_session, action, binding, journal_page, quota_usage, enumeration_alarm
 --   what we owe messengers               notification, notification_delivered, delivery_attempt, lane, replay, handover, digest, test_push
 --   the brake and the way back           ends_recorded, wave_allowance, wave, notification_held, hold, notification_withdrawn
---   figures                              *_movement, delivered_day, attempt_day (appended by triggers, folded by the daemon), presence_day
+--   figures                              *_movement, delivered_day, attempt_day (appended by triggers, folded by the daemon), presence_day, answer_minute
+--   the service itself                   process
 --   evidence                             seal, digest_key, breakglass_event
 --
 -- An MSISDN is a bigint of E.164 digits without the plus. Nothing here holds a name, a document, an IMSI or a place.
@@ -634,14 +635,27 @@ CREATE TABLE registry.refusal_day ( -- Requests that were refused, by day, messe
     PRIMARY KEY (day, messenger_id, reason)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
+CREATE TABLE registry.answer_minute ( -- What the answer processes did in each minute: rates and latencies for the console. Each process adds its figures every ten seconds, and what the database does not take is lost: no evidence, but a look. Kept for a day.
+    minute    timestamptz PRIMARY KEY, -- The minute's begin.
+    queries   bigint NOT NULL, -- Numbers that were answered.
+    absent    bigint NOT NULL, -- Of them, answered absent.
+    requests  bigint NOT NULL, -- Requests of the presence routes.
+    refused   bigint NOT NULL, -- Of them, those that were answered 4xx.
+    failed    bigint NOT NULL, -- Of them, those that were answered 5xx.
+    latencies bigint[] NOT NULL -- How many single queries took how long: a count for each bucket of registryd_request_seconds, the last one without an upper bound.
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
 CREATE TABLE registry.delivered_day ( -- Delivered notifications' figures, by statement: what report.notification_deadline sums, also when their rows are gone. Appended by triggers, folded by the daemon.
     day          date NOT NULL, -- The day of the contract's end (UTC).
     messenger_id integer NOT NULL, -- Who was notified.
     in_time      bigint NOT NULL, -- Notifications delivered by their deadline (Decree 1801 of 2021).
     late         bigint NOT NULL, -- Notifications delivered after it.
-    worst_delay  interval NOT NULL -- The longest time from the end to the delivery.
+    worst_delay  interval NOT NULL, -- The longest time from the end to the delivery.
+    delivered_on date NOT NULL -- The day of the delivery (UTC).
 );
 CREATE INDEX delivered_day_day ON registry.delivered_day (day);
+-- What was late today, whenever its contract ended.
+CREATE INDEX delivered_day_late ON registry.delivered_day (delivered_on) WHERE late > 0;
 
 CREATE TABLE registry.attempt_day ( -- Delivery attempts' figures, by statement: what report.delivery_attempt_daily sums, also when their rows are gone. Appended by triggers, folded by the daemon.
     day            date NOT NULL, -- The day of the attempt (UTC).
@@ -654,6 +668,21 @@ CREATE TABLE registry.attempt_day ( -- Delivery attempts' figures, by statement:
     latency_max_ms integer NOT NULL -- The longest latency, in milliseconds.
 );
 CREATE INDEX attempt_day_day ON registry.attempt_day (day);
+
+-- ---------------------------------------------------------------------------------------------------------------------------------
+-- The service itself
+
+CREATE TABLE registry.process ( -- The processes of the service, as each tells of itself every ten seconds. One that stops in order takes its row away, so a row that nobody renews is a process that died. Kept for a day.
+    host     text NOT NULL, -- The host's name, with a hash of its machine-id: what leases of lanes are held under.
+    role     text NOT NULL, -- answer, deliver or operate.
+    instance integer NOT NULL, -- Its number on the host.
+    pid      integer NOT NULL, -- Its process id there.
+    version  text NOT NULL, -- The program's version.
+    schema   integer NOT NULL, -- The newest migration that the program knows.
+    since    timestamptz NOT NULL DEFAULT now(), -- When it first told of itself.
+    heard_at timestamptz NOT NULL DEFAULT now(), -- When it last did.
+    PRIMARY KEY (host, role, instance)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- Evidence

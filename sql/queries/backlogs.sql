@@ -54,3 +54,8 @@ RETURNING l.messenger_id;
 
 -- name: read_thresholds
 SELECT p.alarm_slack FROM registry.policy_in_force(now()) AS p;
+
+-- name: count_late_today
+-- Why: what a person on duty asks first.
+SELECT coalesce(sum(d.late), 0)::bigint AS late FROM registry.delivered_day AS d
+ WHERE d.delivered_on = (now() AT TIME ZONE 'UTC')::date AND d.late > 0;

@@ -14,6 +14,10 @@ SELECT w.event_id, w.type, w.reason, w.occurred_at, w.first_at, w.last_at, w.cal
 -- Why: what they wait for says whom to ask.
 SELECT w.reason, count(*) AS events FROM registry.feed_waiting AS w GROUP BY w.reason;
 
+-- name: count_long_waiting
+-- Why: billing sends again within minutes what only time mends; what waits longer needs a person.
+SELECT count(*) AS events FROM registry.feed_waiting AS w WHERE w.first_at < now() - interval '15 minutes';
+
 -- name: read_lag
 -- Why: how long after it happened billing tells things, today (UTC).
 SELECT l.type, l.outcome, l.events, l.mean_lag, l.worst_lag FROM report.feed_lag AS l WHERE l.day = (now() AT TIME ZONE 'UTC')::date ORDER BY 1, 2;

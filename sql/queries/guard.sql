@@ -54,6 +54,17 @@ SELECT a.kind, a.raised_at, a.ends_at, a.signs
  WHERE a.messenger_id = $1 AND a.cleared_at IS NULL AND a.ends_at > now()
  ORDER BY a.raised_at;
 
+-- name: read_alarms
+-- Why: what looked like a search and whether it still slows anybody down, $1 of them at most.
+SELECT a.messenger, a.kind, a.in_force, a.raised_at, a.ends_at, a.cleared_at, a.signs, a.used_that_day, a.absent_that_day,
+       a.absent_ratio_that_day::float8 AS absent_ratio_that_day
+  FROM report.enumeration_alarm AS a ORDER BY a.in_force DESC, a.raised_at DESC, a.messenger LIMIT $1;
+
+-- name: count_alarms
+SELECT (SELECT count(*) FROM registry.enumeration_alarm AS a WHERE a.cleared_at IS NULL AND a.ends_at > now()) AS alarms,
+       p.alarm_queries_per_minute AS queries_per_minute
+  FROM registry.policy_in_force(now()) AS p;
+
 -- name: clear_alarms
 UPDATE registry.enumeration_alarm AS a SET cleared_at = now()
  WHERE a.messenger_id = $1 AND a.cleared_at IS NULL AND a.ends_at > now()

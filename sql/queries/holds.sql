@@ -22,7 +22,8 @@ SELECT EXISTS (SELECT FROM registry.hold AS h WHERE h.released_at IS NULL AND (h
 
 -- name: read_waves
 -- Why: those that still hold something, and those that nobody was told of, though no messenger knew their contracts: somebody ended too many.
-SELECT w.wave_id, w.began_at, w.ended_by, w.ends, w.notifications, w.notifications - w.released - w.withdrawn AS held, w.alarms,
+SELECT w.wave_id, w.began_at, w.last_at, w.ended_by, w.ends, w.notifications, w.notifications - w.released - w.withdrawn AS held,
+       w.released, w.withdrawn, w.alarms,
        oldest.deadline_at AS oldest_deadline_at, coalesce(now() > oldest.recorded_at + (oldest.deadline_at - oldest.recorded_at) / 2, false) AS half_is_gone
   FROM registry.wave AS w
   LEFT JOIN LATERAL (SELECT n.deadline_at, n.recorded_at FROM registry.notification_held AS n WHERE n.wave_id = w.wave_id

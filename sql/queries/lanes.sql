@@ -79,3 +79,18 @@ SELECT p.echo_per_s,
 -- name: find_lane
 -- Why: the account page.
 SELECT l.gate_until, l.last_error FROM registry.lane AS l WHERE l.messenger_id = $1;
+
+-- name: read_lanes
+-- Why: how each endpoint does ($1: one messenger's): the last 100 pushes are read by an index, whatever there were before.
+SELECT h.messenger, split_part(m.endpoint_url, '?', 1) AS endpoint, h.state, h.held AS is_held, h.failures, h.last_error, h.gate_until,
+       h.last_success_at, h.worker AS process, p.push_p50_s, p.push_p99_s, p.failed_share
+  FROM report.endpoint_health AS h
+  JOIN registry.messenger AS m ON m.name = h.messenger
+ CROSS JOIN LATERAL (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY a.latency_ms) / 1000.0::float8 AS push_p50_s,
+                            percentile_disc(0.99) WITHIN GROUP (ORDER BY a.latency_ms) / 1000.0::float8 AS push_p99_s,
+                            (count(*) FILTER (WHERE a.outcome = 'failed') / nullif(count(*), 0)::float8) AS failed_share
+                       FROM (SELECT d.latency_ms, d.outcome FROM registry.delivery_attempt AS d
+                              WHERE d.messenger_id = m.messenger_id AND d.attempted_at > now() - interval '1 day'
+                              ORDER BY d.attempted_at DESC LIMIT 100) AS a) AS p
+ WHERE $1::text IS NULL OR m.name = $1
+ ORDER BY h.messenger;

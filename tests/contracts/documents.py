@@ -87,7 +87,7 @@ def routes() -> Mapping[str, Mapping[str, Mapping[str, Route[Any]]]]:
     db = Database("", size=1, connect_timeout_s=1, command_timeout_s=1)
     answerer = Answerer(db, DigestKey(1, bytes(32)), statements_in_flight=1, group_max=1, queue_max=1)
     messengers = messenger_app(ApiSection(), db, Directory(db), answerer, QuotaGuard(db), Refusals(db))
-    operators = operator_app(ApiSection(), Operators(db), OperatorHandlers(ContractFeed(db, bytes(32)).apply))
+    operators = operator_app(ApiSection(), Operators(db), OperatorHandlers(ContractFeed(db, bytes(32)).apply), db)
     return {"messenger": messengers.routes, "operator": operators.routes}
 
 

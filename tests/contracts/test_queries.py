@@ -420,6 +420,7 @@ def test_the_daemons_role_may_run_every_statement(populated: TestDatabase) -> No
         int: 1,
         str: "active",
         bool: True,
+        float: 1.0,
         bytes: b"",
         UUID: UUID(int=0),
         date: date(2026, 1, 1),

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from registryd.cli import main
 from registryd.cli.running import Exit
 from registryd.demo import embedded
-from registryd.roles.deliver import host_name
+from registryd.roles.heartbeat import host_name
 from tests.conftest import Site, TestMessenger, client, cloned, eventually, make_site, runs, wait_for
 from tests.delivery.conftest import Lookup, Received, listening, looking
 from tests.served import Served, serving

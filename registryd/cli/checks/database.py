@@ -9,7 +9,6 @@ from registryd.cli.checks import CheckResult
 from registryd.cli.running import Context, Exit
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
-from registryd.keep.law import AHEAD_S
 from registryd.store import digest_keys, feed, messengers, migrations, permissions, policy, ranges, server, session
 from registryd.store.failures import NOT_ALLOWED, explain
 from registryd.store.pool import Connection
@@ -126,7 +125,7 @@ async def _law(connection: Connection) -> CheckResult:
     if not law.is_chosen:
         mend = "registryd policy set organisation_rule=subscriber or =verified_end_user --note 'who decided it'"
         return CheckResult("policy", f"{rule}; {lapses}. Nobody has chosen the rule for organisations yet: {mend}", warns=True)
-    if law.lapses_s is not None and law.lapses_s < AHEAD_S:
+    if law.lapses_s is not None and law.lapses_s < policy.LAPSES_SOON_S:
         return CheckResult(
             "policy", f"{rule}; {lapses}: plan its successor, registryd policy set … --from {law.lapses_at:%FT%TZ}", warns=True
         )

@@ -1,0 +1,59 @@
+"""The views of the operator API: what the console shows, as JSON, for keys of scope `read`.
+
+They have a few connections of their own, read-only, with a bound on each statement's time: whoever looks takes nothing from who works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from registryd.domain.errors import NoSuchThing
+from registryd.http.reply import Reply
+from registryd.http.routes import Budget, Call, Route, Routes
+from registryd.store.operators import Operator
+from registryd.store.pool import Database
+from registryd.views import alarms, backlog, duty, lanes, policy
+from registryd.views.shape import NothingThere, Shape, encode
+
+BUDGET = Budget(at_once=4, per_minute=600)
+PREFIX = "/operator/v1"
+
+PLAIN: dict[str, Callable[[Database], Awaitable[Shape]]] = {
+    "duty": duty.read,
+    "backlog": backlog.read,
+    "lanes": lanes.read,
+    "alarms": alarms.read,
+    "policy": policy.read,
+}
+NAMED: dict[str, Callable[[Database, str], Awaitable[Shape]]] = {
+    "lanes": lanes.read_one,
+}
+"""Of one thing each, whose name ends the path."""
+
+
+def view_routes(db: Database) -> Routes[Operator]:
+    """`db`: a small pool that nobody else uses."""
+    plain = {f"{PREFIX}/{name}": {"GET": _route(name, _whole(db, read))} for name, read in PLAIN.items()}
+    named = {f"{PREFIX}/{name}/{{name}}": {"GET": _route(f"{name}_one", _one(db, read))} for name, read in NAMED.items()}
+    return plain | named
+
+
+def _route(name: str, handle: Callable[[Call[Operator]], Awaitable[Reply]]) -> Route[Operator]:
+    return Route(f"view_{name}", handle, BUDGET, shares_pool=True, scope="read")
+
+
+def _whole(db: Database, read: Callable[[Database], Awaitable[Shape]]) -> Callable[[Call[Operator]], Awaitable[Reply]]:
+    async def handle(_: Call[Operator]) -> Reply:
+        return Reply(encode(await read(db)))
+
+    return handle
+
+
+def _one(db: Database, read: Callable[[Database, str], Awaitable[Shape]]) -> Callable[[Call[Operator]], Awaitable[Reply]]:
+    async def handle(call: Call[Operator]) -> Reply:
+        try:
+            return Reply(encode(await read(db, call.name)))
+        except NothingThere:
+            raise NoSuchThing from None
+
+    return handle

@@ -1,0 +1,55 @@
+"""What only looks: a read-only transaction with a bound on each statement's time, so that nobody who looks slows down who works."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from registryd.store.pool import Connection, Database, fetch
+from registryd.store.queries import Query, Row
+
+LONGEST_S = 3.0
+"""How long one statement of a view may take."""
+
+# The sessions of the pools have generic plans with index probes alone (session.py), which suit short statements on large tables. A view
+# sums small tables, so it is planned as PostgreSQL sees fit.
+_PLANNED_FREELY = "; ".join(
+    f"SET LOCAL {name} = {value}"
+    for name, value in {
+        "plan_cache_mode": "auto",
+        "enable_seqscan": "on",
+        "enable_bitmapscan": "on",
+        "enable_hashjoin": "on",
+        "enable_mergejoin": "on",
+    }.items()
+)
+
+
+class Reader(Protocol):
+    """Whatever statements can be run on: a pool, where each is a transaction of its own, or a `Reading`."""
+
+    async def fetch(self, query: Query[Row], *args: Any) -> list[Row]: ...
+
+
+class Reading:
+    """A read-only transaction: all that it reads is of one moment."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def fetch(self, query: Query[Row], *args: Any) -> list[Row]:
+        return await fetch(self.connection, query, *args)
+
+    async def one(self, query: Query[Row], *args: Any) -> Row:
+        """The row of a statement that always returns one."""
+        (row,) = await fetch(self.connection, query, *args)
+        return row
+
+
+@asynccontextmanager
+async def reading(db: Database, longest_s: float = LONGEST_S) -> AsyncIterator[Reading]:
+    """Raises: Unavailable, also where a statement takes longer than `longest_s`."""
+    async with db.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute(f"SET LOCAL statement_timeout = {int(longest_s * 1000)}; {_PLANNED_FREELY}")
+        yield Reading(connection)
