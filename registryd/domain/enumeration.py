@@ -86,7 +86,7 @@ class Evidence:
             total = self._sum + (weights.present if presents[0] else weights.absent)
         else:
             new = dict(zip(numbers, presents, strict=True))
-            if not window.keys().isdisjoint(new):
+            if not window.keys().isdisjoint(new.keys()):  # of two views the shorter one is walked through
                 new = {number: present for number, present in new.items() if number not in window}
             total = _highest(weights, self._sum, bytes(new.values()))
             if len(new) >= WINDOW:  # looked at by itself, and not remembered
@@ -127,11 +127,10 @@ def _highest(weights: Weights, total: float, presents: bytes) -> float:
 def has_run(weights: Weights, ordered: Sequence[int]) -> bool:
     """Whether numbers in ascending order, none twice, hold more equal steps in a row than an honest base would."""
     steps = list(map(sub, ordered[1:], ordered))
-    same = list(map(eq, steps[1:], steps))
-    if sum(same) * weights.same_step < weights.alarm:
+    if sum(map(eq, steps[1:], steps)) * weights.same_step < weights.alarm:
         return False
     total = 0.0
-    for is_same in same:
+    for is_same in map(eq, steps[1:], steps):
         total = max(total + (weights.same_step if is_same else weights.other_step), 0.0)
         if total >= weights.alarm:
             return True

@@ -6,7 +6,9 @@ the two over every combination.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import repeat
 from typing import NamedTuple
 
 import msgspec
@@ -27,6 +29,33 @@ class Policy(NamedTuple):
 class PresenceQuery(msgspec.Struct, frozen=True, gc=False):
     msisdn: Msisdn
     code: IdentificationCode | None = None
+
+
+class PresenceQueries(msgspec.Struct, frozen=True, gc=False):
+    """Several queries by columns, because a thousand objects a batch cost more than reading it."""
+
+    msisdns: Sequence[Msisdn]
+    codes: Sequence[IdentificationCode | None] | None = None
+    """By query; None where no query has a code."""
+
+    def __len__(self) -> int:
+        return len(self.msisdns)
+
+    def __iter__(self) -> Iterator[PresenceQuery]:
+        return map(PresenceQuery, self.msisdns, self.codes or repeat(None))
+
+    def at(self, indexes: Sequence[int]) -> PresenceQueries:
+        """Some of them."""
+        if isinstance(indexes, range):  # the whole of a batch, or a part of it
+            part = slice(indexes.start, indexes.stop)
+            return PresenceQueries(self.msisdns[part], None if self.codes is None else self.codes[part])
+        return by_columns(PresenceQuery(self.msisdns[i], None if self.codes is None else self.codes[i]) for i in indexes)
+
+
+def by_columns(queries: Iterable[PresenceQuery]) -> PresenceQueries:
+    listed = list(queries)
+    codes = [query.code for query in listed]
+    return PresenceQueries([query.msisdn for query in listed], codes if any(codes) else None)
 
 
 class Answer(NamedTuple):

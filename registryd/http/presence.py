@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
@@ -11,7 +11,7 @@ from itertools import product
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse
-from registryd.domain.presence import Answer, PresenceQuery
+from registryd.domain.presence import Answer, PresenceQueries, PresenceQuery
 from registryd.domain.times import rfc3339
 from registryd.http.auth import Directory
 from registryd.http.reply import Reply
@@ -77,7 +77,7 @@ class PresenceHandlers:
     async def answer_batch(self, call: Call[Messenger]) -> Reply:
         return self.tell_batch(await self.ask_batch(call, call.content))
 
-    async def ask_batch(self, call: Call[Messenger], queries: Sequence[PresenceQuery]) -> BatchAnswer:
+    async def ask_batch(self, call: Call[Messenger], queries: PresenceQueries) -> BatchAnswer:
         """Answers queries and counts them. Raises: Unavailable."""
         if len(queries) > PART_QUERIES:
             await asyncio.sleep(0)  # reading ten thousand takes milliseconds: let others run
@@ -87,7 +87,7 @@ class PresenceHandlers:
             if start:
                 await asyncio.sleep(0)
             part = slice(start, start + PART_QUERIES)
-            call.reserved.record([query.msisdn for query in queries[part]], presents[part])
+            call.reserved.record(queries.msisdns[part], presents[part])
         return batch
 
     def tell_batch(self, batch: BatchAnswer) -> Reply:

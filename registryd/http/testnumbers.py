@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from operator import attrgetter
 
 from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse, NotPresent, Unavailable
-from registryd.domain.presence import Answer, PresenceQuery
+from registryd.domain.presence import Answer, PresenceQueries, PresenceQuery, by_columns
 from registryd.domain.testnumbers import FIRST, Kind, kind_of
 from registryd.http import problems
 from registryd.http.presence import PresenceHandlers
@@ -30,7 +29,6 @@ ID_PREFIX = "99999999-9999-8999-9999-"
 """How their `queryId` and `batchId` begin. No page of the journal has such an id: those are version 7, these are version 8 (RFC 9562)."""
 SLOW_S = 3.0
 GENERATION = 1
-_msisdn = attrgetter("msisdn")
 
 
 class NumbersForTests:
@@ -60,8 +58,8 @@ class NumbersForTests:
         """A route that asks for many numbers. Those that are no test numbers are asked as a batch of their own."""
 
         async def handle(call: Call[Messenger]) -> Reply:
-            queries: Sequence[PresenceQuery] = call.content
-            if max(map(_msisdn, queries)) < FIRST:
+            queries: PresenceQueries = call.content
+            if max(queries.msisdns) < FIRST:
                 return await route.handle(call)
             try:
                 await self._obey(queries)
@@ -71,7 +69,7 @@ class NumbersForTests:
 
         return route._replace(handle=handle, numbers=_count)
 
-    async def _obey(self, queries: Sequence[PresenceQuery]) -> None:
+    async def _obey(self, queries: Iterable[PresenceQuery]) -> None:
         """Waits, or fails, where one of the test numbers says so. Raises: Unavailable."""
         kinds = {self._kind(query) for query in queries if query.msisdn >= FIRST}
         if Kind.UNAVAILABLE in kinds:
@@ -86,10 +84,10 @@ class NumbersForTests:
             raise CodeInUse
         return Answer(_new_id(), present, bound, *_times(received))
 
-    async def _answer_batch(self, call: Call[Messenger], queries: Sequence[PresenceQuery]) -> BatchAnswer:
+    async def _answer_batch(self, call: Call[Messenger], queries: PresenceQueries) -> BatchAnswer:
         """Raises: Unavailable, where the registry cannot answer for the others."""
-        others = [query for query in queries if query.msisdn < FIRST]
-        if others:
+        others = by_columns(query for query in queries if query.msisdn < FIRST)
+        if len(others):
             answered = await self._presence.ask_batch(call, others)
         else:
             answered = BatchAnswer(_new_id(), "", None, *_times(call.received))
@@ -133,6 +131,6 @@ def _count_one(query: PresenceQuery) -> int:
     return query.msisdn < FIRST
 
 
-def _count(queries: Sequence[PresenceQuery]) -> int:
+def _count(queries: PresenceQueries) -> int:
     """How many of them are no test numbers."""
-    return len(queries) if max(map(_msisdn, queries)) < FIRST else sum(query.msisdn < FIRST for query in queries)
+    return len(queries) if max(queries.msisdns) < FIRST else sum(msisdn < FIRST for msisdn in queries.msisdns)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -17,7 +17,7 @@ import orjson
 from registryd.domain.contract import EventType, Holder, StatedEndUser
 from registryd.domain.errors import InvalidArgument
 from registryd.domain.identifiers import IdentificationCode, Msisdn, parse_code, parse_msisdn, parse_msisdns
-from registryd.domain.presence import PresenceQuery
+from registryd.domain.presence import PresenceQueries, PresenceQuery, by_columns
 from registryd.http.problems import ERRORS_MAX
 from registryd.http.reply import Reply
 from registryd.presence.answerer import BATCH_MAX_QUERIES
@@ -164,7 +164,7 @@ def read_query(raw: bytes) -> PresenceQuery:
         return presence_query(read(raw, QueryBody))
 
 
-def read_batch(raw: bytes) -> list[PresenceQuery]:
+def read_batch(raw: bytes) -> PresenceQueries:
     """The body of `POST /v1/presence/batch`, likewise. Raises: InvalidArgument, naming the first 20 bad items."""
     try:
         items = _BATCH.decode(raw).queries
@@ -172,11 +172,11 @@ def read_batch(raw: bytes) -> list[PresenceQuery]:
             msisdns = parse_msisdns([item.phoneNumber for item in items])
             codes = [item.identificationCode for item in items]
             if codes.count(UNSET) == len(codes):
-                return list(map(PresenceQuery, msisdns))
-            return _bounded(list(map(PresenceQuery, msisdns, map(_code, items))))
+                return PresenceQueries(msisdns)
+            return _bounded(map(PresenceQuery, msisdns, map(_code, items)))
     except (msgspec.MsgspecError, ValueError):
         pass
-    return _bounded([query for part in read_items(raw, "queries", QueryBody, BATCH_MAX_QUERIES, presence_query) for query in part])
+    return _bounded(query for part in read_items(raw, "queries", QueryBody, BATCH_MAX_QUERIES, presence_query) for query in part)
 
 
 def read_events(raw: bytes, items_max: int, parse_event: Callable[[ContractEvent], Item]) -> Iterator[list[Item]]:
@@ -192,14 +192,15 @@ def read_events(raw: bytes, items_max: int, parse_event: Callable[[ContractEvent
     yield from read_items(raw, "events", ContractEvent, items_max, parse_event)
 
 
-def _bounded(queries: list[PresenceQuery]) -> list[PresenceQuery]:
+def _bounded(queries: Iterable[PresenceQuery]) -> PresenceQueries:
     """The same. Raises: InvalidArgument, where one number or code would be bound again and again, each time by a statement of its own."""
-    bound = [query for query in queries if query.code is not None]
-    names: Counter[Msisdn | IdentificationCode | None] = Counter(query.msisdn for query in bound)
-    names.update(query.code for query in bound)
+    columns = by_columns(queries)
+    bound = [(msisdn, code) for msisdn, code in zip(columns.msisdns, columns.codes or (), strict=False) if code is not None]
+    names: Counter[Msisdn | IdentificationCode] = Counter(msisdn for msisdn, _ in bound)
+    names.update(code for _, code in bound)
     if names and max(names.values()) > BOUND_AGAIN_MAX:
         raise InvalidArgument(("queries", f"one number or code stands in more than {BOUND_AGAIN_MAX} items that bind"))
-    return queries
+    return columns
 
 
 def read_binding(raw: bytes) -> PresenceQuery:

@@ -18,14 +18,15 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import chain, repeat
 from operator import attrgetter
 from typing import NamedTuple
 
 from registryd import observe
 from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse, NotComplete, RegistryError, Unavailable
-from registryd.domain.identifiers import MessengerId, msisdn_digests, query_id
-from registryd.domain.presence import Answer, PresenceQuery
+from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id
+from registryd.domain.presence import Answer, PresenceQueries, PresenceQuery
 from registryd.presence.conflicts import Conflicts
 from registryd.presence.queue import Ask, Line, Named, rounds_of
 from registryd.store import presence as store
@@ -87,8 +88,9 @@ class Answerer:
 
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received: float) -> Answer:
         """One query; `received`: time.monotonic() at its receipt. Raises: CodeInUse (journaled all the same), Unavailable."""
+        queries = PresenceQueries((query.msisdn,), None if query.code is None else (query.code,))
         for pause_s in (*BUSY_PAUSES_S, 0.0):
-            ask = Ask(messenger_id, (query,), received)
+            ask = Ask(messenger_id, queries, received)
             self._enqueue(self._single, messenger_id, (ask,))
             await ask.done
             bound = ask.bound[0] if ask.bound else None
@@ -100,7 +102,7 @@ class Answerer:
             await asyncio.sleep(pause_s)
         raise Unavailable
 
-    async def answer_batch(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received: float) -> BatchAnswer:
+    async def answer_batch(self, messenger_id: MessengerId, queries: PresenceQueries, received: float) -> BatchAnswer:
         """1 to 10,000 queries, answered as if one after another, those that name the same number or code in their order.
 
         Raises: Unavailable; what was recorded by then stays.
@@ -113,7 +115,7 @@ class Answerer:
         while rounds:
             indexes = rounds.popleft()
             parts = [indexes[start : start + BATCH_GROUP_MAX] for start in range(0, len(indexes), BATCH_GROUP_MAX)]
-            asks = [Ask(messenger_id, [queries[i] for i in part], received) for part in parts]
+            asks = [Ask(messenger_id, queries.at(part), received) for part in parts]
             self._enqueue(self._batch, messenger_id, asks)
             try:
                 await asyncio.gather(*(ask.done for ask in asks))
@@ -122,6 +124,9 @@ class Answerer:
                     ask.done.cancel()
                 raise
             batch_id = batch_id or query_id(asks[0].page_id, asks[0].first)
+            if queries.codes is None:  # one round, and nobody is busy
+                present = [ask.present for ask in asks]
+                break
             busy: list[int] = []
             for part, ask in zip(parts, asks, strict=True):
                 for index, bit in zip(part, ask.present, strict=True):
@@ -137,7 +142,7 @@ class Answerer:
                 rounds.appendleft(busy)
                 await asyncio.sleep(pause_s)
         assert batch_id is not None, "a batch holds a query at least"
-        bound = outcomes if any(query.code is not None for query in queries) else None
+        bound = None if queries.codes is None else outcomes
         return BatchAnswer(batch_id, "".join(present), bound, min(ask.received_at for ask in asks), max(ask.done.result() for ask in asks))
 
     async def look(self) -> str:
@@ -203,7 +208,7 @@ class Answerer:
                 seconds = time.monotonic() - started
                 line.statement_s += (seconds - line.statement_s) / 8
                 observe.child(observe.query_seconds, line.name).observe(seconds)
-                observe.child(observe.query_groups, line.name).observe(sum(len(ask.queries) for ask in group))
+                observe.child(observe.query_groups, line.name).observe(sum(ask.count for ask in group))
                 observe.child(observe.queries_waiting, line.name).set(line.length)
         finally:
             line.running -= 1
@@ -255,15 +260,14 @@ class Answerer:
                 runs.messenger_ids.append(ask.messenger_id)
                 runs.query_counts.append(0)
                 runs.waited_ms.append(int((sent - ask.received) * 1000))
-            runs.query_counts[-1] += len(ask.queries)
+            runs.query_counts[-1] += ask.count
             ask.first = first
-            first += len(ask.queries)
-        msisdns = [query.msisdn for ask in group for query in ask.queries]
-        codes = [query.code for ask in group for query in ask.queries]
+            first += ask.count
+        msisdns, codes = _gathered(group)
         result = await store.answer(self._db, runs, msisdns, codes, msisdn_digests(key.key, msisdns), key.key_id, again=again)
         page_id = str(result.page_id)
         for ask in group:
-            places = slice(ask.first, ask.first + len(ask.queries))
+            places = slice(ask.first, ask.first + ask.count)
             ask.page_id = page_id
             ask.received_at = result.answered_at - timedelta(seconds=sent - ask.received)
             ask.present = result.bits[places]
@@ -273,6 +277,16 @@ class Answerer:
                 ask.bound = [None if outcome is None else Bound(Outcome(outcome), at, generation) for outcome, at, generation in told]
             if not ask.done.done():
                 ask.done.set_result(result.answered_at)
+
+
+def _gathered(group: list[Ask]) -> tuple[Sequence[Msisdn], Sequence[IdentificationCode | None] | None]:
+    """The numbers and the codes of a group; None where no query has a code."""
+    if len(group) == 1:
+        return group[0].queries.msisdns, group[0].queries.codes
+    msisdns = list(chain.from_iterable([ask.queries.msisdns for ask in group]))
+    if all(ask.queries.codes is None for ask in group):
+        return msisdns, None
+    return msisdns, list(chain.from_iterable([ask.queries.codes or repeat(None, ask.count) for ask in group]))
 
 
 def _binding(group: list[Ask]) -> set[MessengerId]:

@@ -16,7 +16,7 @@ from math import ceil, inf
 from registryd.domain.binding import Bound
 from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
-from registryd.domain.presence import PresenceQuery
+from registryd.domain.presence import PresenceQueries
 
 WAIT_MAX_S = 10.0
 """A query that would wait longer for a statement is refused: its caller has given up by then."""
@@ -28,7 +28,20 @@ Named = set[tuple[MessengerId, Msisdn | IdentificationCode]]
 class Ask:
     """The queries of one caller that are answered together. Attributes declared without a value are set when `done` is."""
 
-    __slots__ = ("asked_at", "bound", "done", "first", "messenger_id", "names", "page_id", "present", "queries", "received", "received_at")
+    __slots__ = (
+        "asked_at",
+        "bound",
+        "count",
+        "done",
+        "first",
+        "messenger_id",
+        "names",
+        "page_id",
+        "present",
+        "queries",
+        "received",
+        "received_at",
+    )
 
     page_id: str
     first: int
@@ -39,10 +52,11 @@ class Ask:
     received_at: datetime
     """When it was received, by the database's clock: the time of the answer less the wait."""
 
-    def __init__(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received: float) -> None:
+    def __init__(self, messenger_id: MessengerId, queries: PresenceQueries, received: float) -> None:
         self.messenger_id = messenger_id
         self.queries = queries
-        self.names = {(messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code)}
+        self.count = len(queries.msisdns)
+        self.names = set() if queries.codes is None else _names(messenger_id, queries)
         """The numbers and codes that it may bind."""
         self.received = received
         """time.monotonic() at its receipt."""
@@ -61,11 +75,11 @@ class Queue:
 
     def put(self, ask: Ask) -> None:
         self.asks.append(ask)
-        self.queries += len(ask.queries)
+        self.queries += ask.count
 
     def put_back(self, ask: Ask) -> None:
         self.asks.appendleft(ask)
-        self.queries += len(ask.queries)
+        self.queries += ask.count
 
     def take(self, named: Named) -> Generator[Ask, None, None]:
         """Takes out, one by one and in order, the asks that name nothing in `named` and nothing that a skipped ask before them names."""
@@ -75,7 +89,7 @@ class Queue:
         try:
             while self.asks:
                 ask = self.asks.popleft()
-                self.queries -= len(ask.queries)
+                self.queries -= ask.count
                 if ask.done.done():  # its caller has gone away
                     continue
                 if ask.asked_at < waited_too_long:
@@ -120,7 +134,7 @@ class Line:
         if queue is None:
             queue = self.waiting[messenger_id] = Queue()
         else:
-            asked = sum(len(ask.queries) for ask in asks)
+            asked = sum(ask.count for ask in asks)
             ahead = (queue.queries + asked) * len(self.waiting)
             wait_s = (1 + ahead // self.group_max) * self.statement_s / at_once
             if ahead > self.queue_max or wait_s > WAIT_MAX_S:
@@ -149,12 +163,12 @@ class Line:
             if ask is None:
                 continue
             parts = bool(ask.names) and ask.messenger_id in apart
-            fits = not group or (len(ask.queries) <= room and (ask.messenger_id == alone if alone is not None else not parts))
+            fits = not group or (ask.count <= room and (ask.messenger_id == alone if alone is not None else not parts))
             if fits and not (parts and self.alone):
                 alone = ask.messenger_id if parts and not group else alone
                 named |= ask.names
                 group.append(ask)
-                room -= len(ask.queries)
+                room -= ask.count
                 turns.append((queue, asks))
             else:
                 queue.put_back(ask)
@@ -167,9 +181,13 @@ class Line:
         return group
 
 
-def rounds_of(queries: Sequence[PresenceQuery]) -> list[Sequence[int]]:
+def _names(messenger_id: MessengerId, queries: PresenceQueries) -> Named:
+    return {(messenger_id, name) for query in queries if query.code is not None for name in (query.msisdn, query.code)}
+
+
+def rounds_of(queries: PresenceQueries) -> list[Sequence[int]]:
     """The indexes of a batch by round: one that names a number or code again comes after the one that named it before. Mostly one round."""
-    if all(query.code is None for query in queries):
+    if queries.codes is None:
         return [range(len(queries))]
     rounds: list[list[int]] = []
     after: dict[Msisdn | IdentificationCode, int] = {}

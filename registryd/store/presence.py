@@ -58,7 +58,7 @@ async def answer(
     db: Database,
     runs: Runs,
     msisdns: Sequence[Msisdn],
-    codes: Sequence[IdentificationCode | None],
+    codes: Sequence[IdentificationCode | None] | None,
     digests: bytes,
     digest_key_id: int,
     *,
@@ -73,7 +73,7 @@ async def answer(
     fetch = db.fetch_retrying if again else db.fetch
     answered: Sequence[Answered] | Sequence[AnsweredAndBound]
     try:
-        if any(codes):
+        if codes is not None:
             # Sorted by number, so that statements lock contracts in one order.
             order = sorted(range(len(msisdns)), key=msisdns.__getitem__)
             numbers = [msisdns[i] for i in order]

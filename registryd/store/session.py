@@ -13,6 +13,7 @@ from typing import TypeAlias
 import asyncpg
 
 from registryd.domain.errors import Unavailable
+from registryd.store import bigints
 
 PlainConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 """A connection that belongs to no pool."""
@@ -80,6 +81,7 @@ async def begin(connection: Connection) -> None:
     """Prepares a session of a pool."""
     bound_network(connection)
     await read_every_time(connection)
+    bigints.write_many_at_once(connection)
     await connection.execute(_SET_ALL)
 
 

@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import uvloop
 
 from registryd import config, observe
 from registryd.domain.identifiers import MessengerId, msisdn_digest, query_id
-from registryd.domain.presence import Answer, PresenceQuery
+from registryd.domain.presence import Answer, PresenceQueries, PresenceQuery
 from registryd.http import sockets, transport
 from registryd.http.auth import REFRESH_S, Directory
 from registryd.http.messenger import messenger_app
@@ -43,7 +42,7 @@ class Ceiling:
         page_id = time_ordered_id(int(now.timestamp() * 1000), os.urandom(10))
         return Answer(query_id(str(page_id), 0), False, None, now, now)
 
-    async def answer_batch(self, messenger_id: MessengerId, queries: Sequence[PresenceQuery], received: float) -> BatchAnswer:
+    async def answer_batch(self, messenger_id: MessengerId, queries: PresenceQueries, received: float) -> BatchAnswer:
         raise NotImplementedError("batches have a baseline of their own")
 
 
@@ -56,7 +55,7 @@ class OneStatement(Ceiling):
 
     async def answer(self, messenger_id: MessengerId, query: PresenceQuery, received: float) -> Answer:
         runs = store.Runs([messenger_id], [1], [0])
-        answered = await store.answer(self._db, runs, (query.msisdn,), (None,), msisdn_digest(self._key, query.msisdn), 1)
+        answered = await store.answer(self._db, runs, (query.msisdn,), None, msisdn_digest(self._key, query.msisdn), 1)
         answered_at = answered.answered_at
         return Answer(query_id(str(answered.page_id), 0), answered.bits == "1", None, answered_at, answered_at)
 

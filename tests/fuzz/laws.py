@@ -16,7 +16,7 @@ from aiohttp.web import BaseRequest
 
 from registryd.config import ApiSection
 from registryd.domain.errors import InvalidArgument
-from registryd.domain.presence import PresenceQuery
+from registryd.domain.presence import PresenceQueries, PresenceQuery
 from registryd.http import problems, transport, wire
 from registryd.http.operator import _event
 from registryd.http.problems import ERRORS_MAX, HttpError
@@ -48,9 +48,9 @@ def careful_query(raw: bytes) -> PresenceQuery:
     return wire.presence_query(wire.read(raw, wire.QueryBody))
 
 
-def careful_batch(raw: bytes) -> list[PresenceQuery]:
+def careful_batch(raw: bytes) -> PresenceQueries:
     parts = wire.read_items(raw, "queries", wire.QueryBody, BATCH_MAX_QUERIES, wire.presence_query)
-    return wire._bounded([query for part in parts for query in part])
+    return wire._bounded(query for part in parts for query in part)
 
 
 def events(raw: bytes) -> list[Any]:

@@ -20,7 +20,7 @@ from registryd.domain.contract import Event as FeedEvent
 from registryd.domain.errors import CodeInUse, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
 from registryd.domain.notification import Attempt
-from registryd.domain.presence import PresenceQuery
+from registryd.domain.presence import PresenceQuery, by_columns
 from registryd.feed.events import ContractFeed
 from registryd.feed.snapshot import FileImport, reconcile
 from registryd.presence.answerer import Answerer
@@ -124,7 +124,7 @@ class World:
 
     async def ask_batch(self, messenger: int, queries: Sequence[tuple[int, str | None]]) -> list[tuple[bool, str | None]] | None:
         """None: 503."""
-        asked = [PresenceQuery(Msisdn(number), IdentificationCode(code) if code else None) for number, code in queries]
+        asked = by_columns(PresenceQuery(Msisdn(number), IdentificationCode(code) if code else None) for number, code in queries)
         try:
             batch = await self._answerer.answer_batch(MessengerId(messenger), asked, time.monotonic())
         except Unavailable:

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from registryd.domain.binding import Outcome
 from registryd.domain.errors import CodeInUse, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digest
-from registryd.domain.presence import Answer, PresenceQuery
+from registryd.domain.presence import Answer, PresenceQuery, by_columns
 from registryd.presence.answerer import BATCH_STATEMENTS_IN_FLIGHT, PARTS_AT_ONCE, Answerer, BatchAnswer, connections_needed
 from registryd.presence.conflicts import GUILTY
 from registryd.store.digest_keys import DigestKey
@@ -56,7 +56,7 @@ class Registry(NamedTuple):
         return answer.present, answer.bound.outcome if answer.bound else None
 
     async def batch(self, queries: Sequence[PresenceQuery], messenger: MessengerId | None = None) -> BatchAnswer:
-        return await self.answerer.answer_batch(messenger or self.one, queries, time.monotonic())
+        return await self.answerer.answer_batch(messenger or self.one, by_columns(queries), time.monotonic())
 
     async def together(self, lane: str, queries: Sequence[tuple[int, str | None]]) -> list[tuple[bool, str | None]]:
         """Asks at once, as a batch or as single queries."""

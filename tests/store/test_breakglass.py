@@ -12,7 +12,7 @@ import pytest
 from registryd import resources
 from registryd.demo import embedded
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
-from registryd.domain.presence import PresenceQuery
+from registryd.domain.presence import PresenceQueries, PresenceQuery
 from registryd.keep.breakglass import prepare_requests
 from registryd.presence.answerer import Answerer
 from registryd.store import audit, breakglass, breakglass_requests
@@ -70,7 +70,7 @@ def test_an_approved_look_shows_contracts_bindings_and_who_asked(persons: Person
             )
             answerer = Answerer(db, KEY, statements_in_flight=1, group_max=100, queue_max=100)
             numbers = [Msisdn(FIRST + n) for n in (1, 0, 2, 0)]  # the number twice on one page, and never the first
-            await answerer.answer_batch(MessengerId(other), [PresenceQuery(number) for number in numbers], time.monotonic())
+            await answerer.answer_batch(MessengerId(other), PresenceQueries(numbers), time.monotonic())
             answer = await answerer.answer(MessengerId(one), PresenceQuery(Msisdn(FIRST), IdentificationCode("c")), time.monotonic())
             await answerer.answer(MessengerId(one), PresenceQuery(Msisdn(FIRST + 1)), time.monotonic())
             names = {

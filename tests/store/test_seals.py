@@ -13,7 +13,7 @@ import pytest
 
 from registryd import resources
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn
-from registryd.domain.presence import PresenceQuery
+from registryd.domain.presence import PresenceQuery, by_columns
 from registryd.keep.seals import seal_windows
 from registryd.presence.answerer import Answerer
 from registryd.store import audit
@@ -223,7 +223,7 @@ def test_every_answered_query_is_sealed_and_counted_whoever_asked(database: Test
             now = time.monotonic()
             await asyncio.gather(
                 *(answerer.answer(owner, query, now - 1_300 * (owner == owners[0])) for query in asked for owner in owners[:2]),
-                answerer.answer_batch(owners[2], asked[::2], now),
+                answerer.answer_batch(owners[2], by_columns(asked[::2]), now),
             )
             open_figures = [tuple(row) for row in await connection.fetch("SELECT * FROM report.answer_deadline ORDER BY messenger")]
             assert [row[2:5] for row in open_figures] == [(4, 0, 4), (4, 4, 0), (2, 2, 0)], "in time and late by durations"
