@@ -66,7 +66,7 @@ GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.repl
 GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON registry.digest TO registryd_app;
 GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registry.time_of, registry.completeness, registry.is_complete,
     registry.confirm_complete, registry.declare_complete, registry.declare_incomplete, registry.live_contracts, registry.ends_bound, registry.ends_left, registry.open_feed_call, registry.release_wave,
-    registry.make_import_staging, registry.load_first, registry.analyze_changes, registry.apply_snapshot, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
+    registry.make_import_staging, registry.load_first, registry.analyze_changes, registry.apply_snapshot, registry.note_snapshot, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
     registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.drop_part,
     registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.answers_late, registry.destroy_digest_keys,
     registry.requests_to_prepare, registry.prepare_request, registry.purge_ended, registry.partitions_ahead, registry.breakglass_steps,

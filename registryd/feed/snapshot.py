@@ -88,7 +88,7 @@ async def reconcile(
                     f"the file was last written at {as_of.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}, but was true when billing began to write "
                     "it, and events of that day were applied, which it must not undo: give that time with --as-of"
                 )
-            snapshot = Snapshot(_staged(job, source, lines), as_of, lambda: lines.unread)
+            snapshot = Snapshot(_staged(job, source, lines), as_of, lambda: lines.unread, lambda: len(lines.bad))
             return await snapshots.reconcile(
                 connection, snapshot, ends_max=ends_max, absent_max=absent_max, dry_run=job.dry_run, progress=job.step
             )

@@ -12,7 +12,7 @@ from registryd.http.reply import Reply
 from registryd.http.routes import Budget, Call, Route, Routes
 from registryd.store.operators import Operator
 from registryd.store.pool import Database
-from registryd.views import alarms, backlog, duty, lanes, policy
+from registryd.views import alarms, backlog, duty, feed, lanes, policy, presence, processes
 from registryd.views.shape import NothingThere, Shape, encode
 
 BUDGET = Budget(at_once=4, per_minute=600)
@@ -22,8 +22,11 @@ PLAIN: dict[str, Callable[[Database], Awaitable[Shape]]] = {
     "duty": duty.read,
     "backlog": backlog.read,
     "lanes": lanes.read,
+    "presence": presence.read,
     "alarms": alarms.read,
+    "feed": feed.read,
     "policy": policy.read,
+    "processes": processes.read,
 }
 NAMED: dict[str, Callable[[Database, str], Awaitable[Shape]]] = {
     "lanes": lanes.read_one,

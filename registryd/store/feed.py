@@ -62,6 +62,28 @@ class Lag(NamedTuple):
     worst_lag: timedelta
 
 
+class MinuteRow(NamedTuple):
+    minute: datetime
+    events: int
+
+
+class RefusedReason(NamedTuple):
+    reason: str
+    events: int
+
+
+class SnapshotRow(NamedTuple):
+    """The newest snapshot; all but the first is None where a history said as of when it was."""
+
+    as_of: datetime
+    applied_at: datetime | None
+    lines: int | None
+    rejects: int | None
+    started: int | None
+    changed: int | None
+    ended: int | None
+
+
 class Allowance(NamedTuple):
     allowance_id: int
     ends: int
@@ -81,11 +103,17 @@ class WaitingAlarm(NamedTuple):
     events: int
 
 
+COUNTED_MAX = 20_000
+"""How many of the newest events are looked at one by one."""
+
 READ_STATUS = Query("feed", "read_status", FeedStatus)
 READ_WAITING = Query("feed", "read_waiting", WaitingEvent, int)
 COUNT_WAITING = Query("feed", "count_waiting", WaitingCount)
 COUNT_LONG_WAITING = Query("feed", "count_long_waiting", LongWaiting)
 READ_LAG = Query("feed", "read_lag", Lag)
+READ_MINUTES = Query("feed", "read_minutes", MinuteRow, int, int)
+READ_REFUSED = Query("feed", "read_refused", RefusedReason, int)
+READ_SNAPSHOT = Query("feed", "read_snapshot", SnapshotRow)
 READ_ALLOWANCES = Query("feed", "read_allowances", Allowance)
 ALLOW_ENDS = Query("feed", "allow_ends", Allowance, int, datetime, str)
 DECLARE_COMPLETE = Query("feed", "declare_complete", Declared, str, str)
@@ -114,6 +142,21 @@ async def count_waiting(db: Reader) -> dict[str, int]:
 
 async def read_lag(connection: Connection) -> list[Lag]:
     return await fetch(connection, READ_LAG)
+
+
+async def read_minutes(db: Reader, minutes: int) -> list[MinuteRow]:
+    """Events by whole minute, the oldest first: of the last ones, as far as the newest COUNTED_MAX events go back."""
+    return await db.fetch(READ_MINUTES, minutes, COUNTED_MAX)
+
+
+async def read_refused(db: Reader) -> list[RefusedReason]:
+    """Today's refused events among the newest COUNTED_MAX, by reason, the most first."""
+    return await db.fetch(READ_REFUSED, COUNTED_MAX)
+
+
+async def read_snapshot(db: Reader) -> SnapshotRow | None:
+    rows = await db.fetch(READ_SNAPSHOT)
+    return rows[0] if rows else None
 
 
 async def read_allowances(connection: Connection) -> list[Allowance]:

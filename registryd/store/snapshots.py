@@ -50,6 +50,10 @@ class Fed(NamedTuple):
     fed: bool
 
 
+class Noted(NamedTuple):
+    noted: bool
+
+
 class AppliedChanges(NamedTuple):
     ended: int
     updated: int
@@ -79,17 +83,21 @@ COUNT_TURNED = Query("snapshots", "count_turned", Turned)
 DECLARE_COMPLETE = Query("snapshots", "declare_complete", Declared, datetime, str)
 COUNT_OWED = Query("snapshots", "count_owed", Owed, bool)
 APPLY_CHANGES = Query("snapshots", "apply_changes", AppliedChanges, datetime)
+NOTE_SNAPSHOT = Query("snapshots", "note_snapshot", Noted, datetime, int, int, int, int, int)
 
 
 KINDS = ("activated", "terminated", "holder_changed", "updated", "newer", "unread")
 
 
 class Snapshot(NamedTuple):
-    """A file of live contracts as they were at `as_of`. Once it is read, `unread()` gives the numbers on its bad lines."""
+    """A file of live contracts as they were at `as_of`. Once it is read, `unread()` gives the numbers on its bad lines, of which there are
+    `rejects()`.
+    """
 
     file: Staged
     as_of: datetime
     unread: Callable[[], Sequence[int]]
+    rejects: Callable[[], int] = lambda: 0
 
 
 class Reconciled(NamedTuple):
@@ -210,6 +218,8 @@ async def _count(connection: asyncpg.Connection[asyncpg.Record], lines: int, liv
 
 async def _finish(connection: asyncpg.Connection[asyncpg.Record], snapshot: Snapshot, done: Reconciled) -> Reconciled:
     outside = await ranges.count_outside(connection)
+    started = done.activated + done.holder_changed
+    await fetch(connection, NOTE_SNAPSHOT, snapshot.as_of, done.lines, snapshot.rejects(), started, done.updated, done.ends)
     return done._replace(is_complete=await _declare(connection, snapshot, done.lines), outside=outside)
 
 

@@ -12,6 +12,7 @@ from registryd.views import answering as answers
 from registryd.views import backlog, problems
 from registryd.views.answering import Answering
 from registryd.views.backlog import Backlogs
+from registryd.views.feed import mean_lag
 from registryd.views.problems import Problem
 from registryd.views.shape import Shape, Time, looking
 
@@ -92,7 +93,6 @@ async def read_in(moment: Reading, seen_at: datetime) -> Duty:
         unsealed_s=await seals.unsealed_s(moment),
     )
     lags = await feed.read_lag(moment.connection)
-    events = sum(lag.events for lag in lags)
     return Duty(
         seen_at=seen_at,
         problems=problems.found(facts),
@@ -103,7 +103,7 @@ async def read_in(moment: Reading, seen_at: datetime) -> Duty:
         late_today=facts.late_today,
         tightest=_tightest(owed),
         answering=facts.answering,
-        feed_lag_seconds=round(sum(lag.mean_lag.total_seconds() * lag.events for lag in lags) / events, 3) if events else None,
+        feed_lag_seconds=mean_lag(lags),
         last_event_at=facts.feed.last_event_at,
         alarms_in_force=len(facts.alarms),
         lanes_gated=sum(b.endpoint == "gated" for b in owed.messengers),

@@ -92,6 +92,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION registry.record_snapshot IS 'Remembers when the newest snapshot was taken.';
 
+CREATE OR REPLACE FUNCTION registry.note_snapshot(as_of timestamptz, lines bigint, rejects bigint, started bigint, changed bigint, ended bigint) RETURNS boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    UPDATE registry.last_snapshot AS l
+       SET applied_at = now(), lines = note_snapshot.lines, rejects = note_snapshot.rejects, started = note_snapshot.started,
+           changed = note_snapshot.changed, ended = note_snapshot.ended
+     WHERE l.as_of = note_snapshot.as_of
+    RETURNING true
+$$;
+COMMENT ON FUNCTION registry.note_snapshot IS 'Remembers what the newest snapshot was and did; an older one than that is not noted.';
+
 CREATE OR REPLACE FUNCTION registry.load_first(as_of timestamptz) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET maintenance_work_mem = '256MB' SET work_mem = '256MB'
 AS $$

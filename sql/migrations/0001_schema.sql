@@ -180,7 +180,13 @@ CREATE INDEX newest_state_recorded ON registry.newest_state (recorded_at);
 
 CREATE TABLE registry.last_snapshot ( -- The newest snapshot of billing's that was applied: one row, none before the first. An older one changes nothing.
     one   boolean PRIMARY KEY DEFAULT true CHECK (one), -- There is one row.
-    as_of timestamptz NOT NULL -- When it was taken.
+    as_of timestamptz NOT NULL, -- When it was taken.
+    applied_at timestamptz, -- When it was applied; NULL, with all below, where a history said as of when it was.
+    lines      bigint, -- How many good lines it had.
+    rejects    bigint, -- How many bad ones, which were left out.
+    started    bigint, -- Contracts that it started.
+    changed    bigint, -- Contracts whose state or end user it changed.
+    ended      bigint -- Contracts that it ended.
 );
 
 CREATE TABLE registry.feed_state ( -- Whether the registry is complete. Until it is, nothing is answered, because a subscriber whom nobody has told us of is not absent. One row, none before the first declaration. Written only when that changes; when the feed last spoke stands in feed_event and last_snapshot.

@@ -22,6 +22,30 @@ SELECT count(*) AS events FROM registry.feed_waiting AS w WHERE w.first_at < now
 -- Why: how long after it happened billing tells things, today (UTC).
 SELECT l.type, l.outcome, l.events, l.mean_lag, l.worst_lag FROM report.feed_lag AS l WHERE l.day = (now() AT TIME ZONE 'UTC')::date ORDER BY 1, 2;
 
+-- name: read_minutes
+-- Why: how many events came in each of the last $1 whole minutes. The newest $2 are read by an index; where they do not reach back so far, the first
+-- of their minutes is not whole and is left out.
+WITH newest AS MATERIALIZED (
+    SELECT date_trunc('minute', e.recorded_at, 'UTC') AS minute
+      FROM registry.feed_event AS e WHERE e.recorded_at >= date_trunc('minute', now(), 'UTC') - $1::integer * interval '1 minute'
+     ORDER BY e.recorded_at DESC LIMIT $2)
+SELECT m.minute, count(n.minute) AS events
+  FROM generate_series((SELECT CASE WHEN count(*) < $2 THEN date_trunc('minute', now(), 'UTC') - $1::integer * interval '1 minute'
+                                    ELSE min(f.minute) + interval '1 minute' END FROM newest AS f),
+                       date_trunc('minute', now(), 'UTC') - interval '1 minute', interval '1 minute') AS m(minute)
+  LEFT JOIN newest AS n ON n.minute = m.minute
+ GROUP BY m.minute ORDER BY m.minute;
+
+-- name: read_refused
+-- Why: what billing must correct, today (UTC), by what it was told.
+SELECT e.reason, count(*) AS events
+  FROM (SELECT f.outcome, f.reason FROM registry.feed_event AS f WHERE f.recorded_at >= date_trunc('day', now(), 'UTC')
+         ORDER BY f.recorded_at DESC LIMIT $1) AS e
+ WHERE e.outcome = 'refused' GROUP BY e.reason ORDER BY 2 DESC, 1;
+
+-- name: read_snapshot
+SELECT l.as_of, l.applied_at, l.lines, l.rejects, l.started, l.changed, l.ended FROM registry.last_snapshot AS l;
+
 -- name: read_allowances
 -- Why: which known waves are let through now.
 SELECT a.allowance_id, a.ends, a.used, a.until_at, a.reason, a.made_by, a.made_at

@@ -108,3 +108,7 @@ SELECT m.name AS messenger, o.notifications, m.batch_max, push.latency_ms, p.ech
 
 -- name: apply_changes
 SELECT a.ended, a.updated, a.started FROM registry.apply_snapshot($1) AS a;
+
+-- name: note_snapshot
+-- Why: a person asks what billing's last snapshot did.
+SELECT coalesce(registry.note_snapshot($1, $2, $3, $4, $5, $6), false) AS noted;

@@ -70,6 +70,16 @@ INSERT INTO registry.process (host, role, instance, pid, version, schema) VALUES
 INSERT INTO registry.process (host, role, instance, pid, version, schema, since, heard_at)
 VALUES ('there', 'deliver', 1, 13, '0.0.9', 1, now() - interval '3 days', now() - interval '10 minutes');
 
+INSERT INTO registry.feed_event (event_id, type, content, outcome, reason, occurred_at, recorded_at)
+SELECT 'e' || i, 'activated', '\\x00112233445566778899aabbccddeeff',
+       CASE WHEN i <= 30 THEN 'applied' ELSE 'refused' END::registry.feed_outcome,
+       CASE WHEN i > 38 THEN 'too early' WHEN i > 30 THEN 'known' END, now() - interval '100 seconds', now() - interval '90 seconds'
+  FROM generate_series(1, 40) AS i;
+INSERT INTO registry.feed_waiting (event_id, type, reason, occurred_at, first_at)
+VALUES ('crm-{FIRST}', 'terminated', 'no_contract_yet', now() - interval '2 hours', now() - interval '1 hour');
+INSERT INTO registry.last_snapshot (as_of) VALUES (now() - interval '5 hours');
+SELECT registry.note_snapshot(l.as_of, 600, 2, 3, 4, 5) FROM registry.last_snapshot AS l;
+
 SELECT registry.change_policy('{{"notice_within": "12 hours"}}', now() + interval '30 days', 'a planned decree');
 """
 

@@ -12,9 +12,10 @@ import pytest
 
 from registryd.domain.errors import Unavailable
 from registryd.http.views import NAMED, PLAIN
+from registryd.store import feed as store
 from registryd.store.pool import Database
 from registryd.store.reading import reading
-from registryd.views import alarms, answering, backlog, duty, lanes, policy
+from registryd.views import alarms, answering, backlog, duty, feed, lanes, policy, presence, processes
 from registryd.views.shape import NothingThere, encode
 from tests.conftest import TestDatabase
 from tests.store.conftest import add_contracts, add_messengers, bind
@@ -41,6 +42,7 @@ def test_duty_tells_what_a_person_must_do_the_worst_first(crowd: TestDatabase) -
         ("warning", "slack_low", "m002", "lanes/m002"),
         ("warning", "lane_gated", "m002", "lanes/m002"),
         ("warning", "held", "m004", "backlog"),
+        ("warning", "feed_waiting", None, "feed"),
     ]
     assert (found.registry_complete, found.pending, found.overdue, found.late_today) == (True, 5, 3, 0)
     assert [(r.role, r.processes) for r in found.roles] == [("answer", 2), ("deliver", 1), ("operate", 0)]
@@ -116,6 +118,51 @@ def test_one_lane_tells_its_last_twenty_pushes_the_newest_first(crowd: TestDatab
     assert (found.lane.messenger, found.backlog.messenger, found.backlog.pending) == ("m002", "m002", 1)
 
 
+def test_presence_tells_rates_and_who_was_refused_why(crowd: TestDatabase) -> None:
+    found = seen(crowd, presence.read)
+    now = found.answering
+    assert 0 < now.queries_per_second <= 6
+    assert (now.p50_seconds, now.p99_seconds, now.failed_share) == (0.004, 0.0097, 0.0033)
+    assert (now.queries_today, now.absent_ratio, found.present_today, found.absent_today) == (1000, 0.03, 970, 30)
+    assert [(r.reason, r.refusals) for r in found.refusals] == [("budget", 9), ("quota", 4)]
+    first = found.messengers[0]
+    assert (first.messenger, first.queries, first.quota, first.absent_ratio) == ("m006", 1000, 5000, 0.03)
+    assert first.refusals == found.refusals
+    assert len(found.messengers) == MESSENGERS
+    assert len(found.trend) == 60
+    assert sum(m.queries for m in found.trend) == 1800
+    assert [m.p99_seconds for m in found.trend if m.requests] == [0.0097] * 3
+    assert {m.p99_seconds for m in found.trend if not m.requests} == {None}
+
+
+def test_feed_tells_lag_refusals_what_waits_and_the_last_snapshot(crowd: TestDatabase) -> None:
+    found = seen(crowd, feed.read)
+    assert found.complete
+    assert found.mean_lag_seconds == pytest.approx(10, abs=0.1)
+    assert found.worst_lag_seconds == pytest.approx(10, abs=0.1)
+    assert {t.outcome: t.events for t in found.types} == {"applied": 30, "refused": 10}
+    assert [(r.reason, r.events) for r in found.refused] == [("known", 8), ("too early", 2)]
+    assert found.waiting == 1
+    assert [(w.event_id, w.reason, round(w.waited_seconds / 60)) for w in found.waiting_events] == [("crm-*", "no_contract_yet", 60)]
+    assert found.snapshot is not None
+    assert msgspec.structs.astuple(found.snapshot)[2:] == (600, 2, 3, 4, 5)
+    assert len(found.trend) == 60
+    assert sum(m.events for m in found.trend) == 40
+    assert found.events_per_minute == 8.0
+
+
+def test_processes_tell_who_is_up_and_what_each_has_in_hand(crowd: TestDatabase) -> None:
+    found = seen(crowd, processes.read)
+    assert [(p.role, p.host, p.instance, p.is_up, p.lanes, p.version) for p in found.processes] == [
+        ("answer", "here", 1, True, 0, "0.1.0"),
+        ("answer", "here", 2, True, 0, "0.1.0"),
+        ("deliver", "here", 1, True, 1, "0.1.0"),
+        ("deliver", "there", 1, False, 0, "0.0.9"),
+    ]
+    assert found.database.size_bytes > 1_000_000
+    assert 0 < found.database.connections < found.database.connections_max
+
+
 def test_alarms_in_force_come_first(crowd: TestDatabase) -> None:
     found = seen(crowd, alarms.read)
     assert (found.in_force, found.queries_per_minute) == (1, 60)
@@ -136,6 +183,25 @@ def test_quantiles_lie_within_their_bucket_and_are_unknown_without_figures() -> 
     assert answering.quantile([100], 0.5) == 0.0005
     assert answering.quantile([50, 50], 0.5) == 0.001
     assert answering.quantile([0] * 15 + [3], 0.5) == 1200, "beyond the last bound nothing is known"
+
+
+def test_a_minute_that_is_not_whole_is_no_part_of_the_feeds_trend(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.pool() as db, database.connect() as dba:
+            await dba.execute(
+                "INSERT INTO registry.feed_event (event_id, type, content, outcome, occurred_at, recorded_at) "
+                "SELECT 'e' || i, 'activated', decode(repeat('00', 16), 'hex'), 'applied', now(), now() - i * interval '1 second' "
+                "FROM generate_series(0, 1199) AS i"
+            )
+            async with reading(db) as moment:
+                whole = await moment.fetch(store.READ_MINUTES, 60, 2000)
+                newest = await moment.fetch(store.READ_MINUTES, 60, 200)
+        assert len(whole) == 60
+        assert {m.events for m in whole[-15:]} == {60}
+        assert [m.events for m in newest] == [60] * len(newest)
+        assert 2 <= len(newest) <= 3
+
+    asyncio.run(run())
 
 
 def test_no_view_tells_a_number_or_a_code(crowd: TestDatabase) -> None:
