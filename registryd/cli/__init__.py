@@ -45,6 +45,10 @@ COMMANDS = {
         "listen",
         "Receive notifications, verify their signatures and print them, until Ctrl-C.",
     ),
+    "conformance": (
+        "conformance",
+        "Run your endpoint at URL through what pushes may bring, in seconds, and say what it must mend. It needs no registry.",
+    ),
     "client": ("client", "Tools for a messenger's engineers."),
 }
 """By name: the module in this package, which holds the command under the same name, and the first sentence of its help."""

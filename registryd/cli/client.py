@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import re
 import signal
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from registryd.cli.running import Exit, command, err, fail, json_option, present
+from registryd.cli.tls import context, tls_options
 from registryd.client.identify import BATCH_MAX, Identification
 from registryd.client.results import Results
 from registryd.client.source import count_lines
@@ -44,9 +42,7 @@ def client() -> None:
 @click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="The file of results; default: FILE.results.csv.")
 @click.option("--batch", type=click.IntRange(1, BATCH_MAX), default=1000, show_default=True, help="How many numbers a request asks.")
 @click.option("--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="How many requests at once.")
-@click.option("--ca", type=_FILE, help="Trust the certificates of this PEM file instead of the system's.")
-@click.option("--certificate", type=_FILE, help="The client certificate, PEM, where the operator asks for one.")
-@click.option("--key", type=_FILE, help="Its private key, PEM, where it is not in the same file.")
+@tls_options("the operator")
 @json_option
 @command
 async def identify(
@@ -70,9 +66,7 @@ async def identify(
     api_key = os.environ.get("REGISTRYD_API_KEY", "")
     if not re.fullmatch(r"rk_[a-z2-7]{8,32}_[A-Za-z0-9_-]{20,128}", api_key, re.ASCII):
         fail("put your API key, rk_<keyId>_<secret>, into the environment as REGISTRYD_API_KEY", Exit.USAGE)
-    if key is not None and certificate is None:
-        fail("--key goes with --certificate", Exit.USAGE)
-    tls = _tls(url, ca, certificate, key)
+    tls = context(url, "--url", "the key would else be read by whoever listens", ca, certificate, key)
     with (
         Results(results or file.with_name(file.name + ".results.csv"), file) as kept,
         _progress(file, kept, as_json) as (on_progress, on_wait),
@@ -110,25 +104,3 @@ def _progress(file: Path, kept: Results, as_json: bool) -> Iterator[tuple[Callab
                 err.print(text)
 
         yield lambda lines: bar.update(task, advance=lines, waiting=""), on_wait
-
-
-def _tls(url: str, ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    parts = urlsplit(url)
-    if parts.scheme == "http" and _is_here(parts.hostname or ""):
-        return None
-    if parts.scheme != "https" or not parts.hostname:
-        fail("--url is https://…: the key would else be read by whoever listens", Exit.USAGE)
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        if certificate is not None:
-            context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        fail(f"--ca, --certificate or --key cannot be used: {error}", Exit.USAGE)
-    return context
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import click
 import orjson
 
-from registryd.cli.running import Exit, command, err, fail, out
+from registryd.cli import webhook
+from registryd.cli.running import command, err, fail, out
 from registryd.client.receiver import Ledger, Receipt, Receiver
-from registryd.delivery import exported, signing
+from registryd.delivery import exported
 from registryd.delivery.signing import Key
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -22,7 +22,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
-@click.option("--secret-file", type=_FILE, help="The webhook secret (whsec_… or whpk_…), in a file; else $REGISTRYD_WEBHOOK_SECRET.")
+@webhook.secret_file_option
 @click.option(
     "--status", type=click.IntRange(200, 599), default=204, show_default=True, help="Answer this, to see how failures are retried."
 )
@@ -48,7 +48,7 @@ async def listen(
 
     The secret is not an option's value: a process list would show it.
     """
-    key = _key(secret_file)
+    key = webhook.key(secret_file)
     if file is not None:
         _verify(file, key, as_json)
         return
@@ -80,20 +80,6 @@ async def listen(
     async with Receiver(key, host, port, **options, on_receipt=show) as receiver:  # type: ignore[arg-type] # each as declared
         err.print(f"listening on {receiver.url}; Ctrl-C ends")
         await asyncio.Event().wait()
-
-
-def _key(secret_file: Path | None) -> Key:
-    text = (secret_file.read_text("utf-8-sig") if secret_file else os.environ.get("REGISTRYD_WEBHOOK_SECRET", "")).strip()
-    if text.startswith(("v1,", "v1a,")):
-        fail("the webhook secret begins with whsec_ or whpk_: leave out what stands before it", Exit.USAGE)
-    if text[:1] in ("'", '"') or text[-1:] in ("'", '"'):
-        fail("the webhook secret has quotes around it: leave them out", Exit.USAGE)
-    try:
-        if not text:
-            raise ValueError
-        return signing.key_from_shown(text)
-    except ValueError:
-        fail("the webhook secret is not whsec_<base64> or whpk_<base64>: registryd messenger rotate-secret NAME makes one", Exit.USAGE)
 
 
 def _verify(file: Path, key: Key, as_json: bool) -> None:

@@ -51,6 +51,15 @@ def key_from_shown(text: str) -> Key:
     return from_shown(text)
 
 
+def secret_from_shown(text: str) -> SigningSecret:
+    """`whsec_…`, or `whsk_…` of an ed25519 pair, back to what signs. Raises: ValueError."""
+    if not text.startswith("whsk_"):
+        return from_shown(text)
+    seed = _bytes_in(text.removeprefix("whsk_"))
+    Ed25519PrivateKey.from_private_bytes(seed)
+    return SigningSecret("ed25519", seed)
+
+
 def _bytes_in(text: str) -> bytes:
     """Raises: ValueError."""
     return b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
