@@ -6,6 +6,7 @@ A command's module is imported when the command is named, so that `--help`, comp
 
 from __future__ import annotations
 
+import itertools
 import os
 from importlib import import_module
 from pathlib import Path
@@ -57,6 +58,9 @@ COMMANDS = {
 class Commands(click.Group):
     """The commands of the table."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _with_config_first(args))
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -66,6 +70,12 @@ class Commands(click.Group):
         command = getattr(import_module(f"registryd.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:  # click knows only commands that are imported, so it finds none that is like it
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -78,12 +88,29 @@ class Commands(click.Group):
         return named + click.Command.shell_complete(self, ctx, incomplete)
 
 
+def _with_config_first(args: list[str]) -> list[str]:
+    """The same words with `--config FILE`, which may stand anywhere, before the command."""
+    named: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            return [*named, *rest, word, *words]
+        if word == "--config":
+            named = [word, *itertools.islice(words, 1)]
+        elif word.startswith("--config="):
+            named = [word]
+        else:
+            rest.append(word)
+    return named if named == ["--config"] else named + rest
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     "path",
     type=click.Path(path_type=Path),
-    help="registryd.toml; default $REGISTRYD_CONFIG, then /etc/registryd/registryd.toml.",
+    help="registryd.toml, before the command or after it; default $REGISTRYD_CONFIG, then /etc/registryd/registryd.toml.",
 )
 @click.version_option(package_name="registryd")
 @click.pass_context

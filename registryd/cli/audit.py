@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.text import Text
 
+from registryd.cli.kinds import Day
 from registryd.cli.printing import Shown, interval, words
 from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
 from registryd.config import Credentials
@@ -44,9 +45,7 @@ def audit() -> None:
     help="The same, and only what was written since that head is looked at.",
 )
 @click.option("--public-key", help="Whose head it is: the publicKey that `audit head` prints, as you noted it; --head and --since need it.")
-@click.option(
-    "--from", "from_day", type=click.DateTime(["%Y-%m-%d"]), help="Compare no pages of earlier days: to go on after an interruption."
-)
+@click.option("--from", "from_day", type=Day(), help="Compare no pages of earlier days: to go on after an interruption.")
 @_dsn
 @json_option
 @pass_context
@@ -57,7 +56,7 @@ async def verify(
     head: Path | None,
     since: Path | None,
     public_key: str | None,
-    from_day: datetime | None,
+    from_day: date | None,
     dsn: str | None,
     as_json: bool,
 ) -> None:
@@ -68,10 +67,9 @@ async def verify(
     if head is not None and since is not None:
         fail("--head or --since: one of the two", Exit.USAGE)
     kept = _opened(head or since, public_key)
-    day = from_day.date() if from_day else None
     way = _way(context, dsn)
     with _progress(as_json) as progress:
-        verdict = await evidence.verify(*way, kept, since=since is not None, from_day=day, progress=progress)
+        verdict = await evidence.verify(*way, kept, since=since is not None, from_day=from_day, progress=progress)
     await evidence.record(*way, verdict)
     present(as_json, _facts(verdict), *_shown(verdict))
     sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from rich.progress import Progress
 
+from registryd.cli.kinds import Whole
 from registryd.cli.printing import Table
 from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
 from registryd.domain.identifiers import MessengerId
@@ -41,7 +42,7 @@ async def hold(context: Context, *, name: str | None, reason: str, as_json: bool
 
 @click.command()
 @click.argument("name", metavar="[MESSENGER]", required=False)
-@click.option("--wave", type=int, help="Release this wave of ends beyond the bound, instead of a hold by hand.")
+@click.option("--wave", type=Whole(1), help="Release this wave of ends beyond the bound, instead of a hold by hand.")
 @click.option("--reason", required=True, help="Why; it is kept.")
 @click.option("--dry-run", is_flag=True, help="Count what would be released, and release nothing.")
 @json_option

@@ -16,7 +16,7 @@ from uuid import UUID
 import click
 import orjson
 
-from registryd.cli.kinds import Moment
+from registryd.cli.kinds import Moment, NoticeId, Whole
 from registryd.cli.printing import Table, words
 from registryd.cli.running import Exit, command, err, fail, json_option, present
 from registryd.domain.contract import END_REASONS
@@ -46,10 +46,10 @@ def breakglass() -> None:
 @click.option("--until", type=Moment(), help="reinstate: ends that were recorded before this time; default: now.")
 @click.option("--end-reason", "end_reasons", type=click.Choice(END_REASONS), multiple=True, help="reinstate: only such ends; repeatable.")
 @click.option("--numbers-file", type=_FILE, help="reinstate: the latest ends of the numbers of a file (- is stdin), one a line.")
-@click.option("--wave", type=int, help="reinstate: the ends of this held wave. withdraw: all that is held of it.")
+@click.option("--wave", type=Whole(1), help="reinstate: the ends of this held wave. withdraw: all that is held of it.")
 @click.option("--messenger", help="withdraw: what this messenger refuses and is overdue.")
 @click.option("--due-before", type=Moment(), help="withdraw: of the messenger's, those whose deadline lies before this time; default: now.")
-@click.option("--id", "ids", type=click.UUID, multiple=True, help="withdraw: of the messenger's, this one; repeatable.")
+@click.option("--id", "ids", type=NoticeId(), multiple=True, help="withdraw: of the messenger's, this one; repeatable.")
 @click.option("--ids-file", type=_FILE, help="withdraw: of the messenger's, those of a file, an id a line.")
 @_dsn
 @json_option
@@ -115,7 +115,7 @@ async def list_requests(*, dsn: str, as_json: bool) -> None:
 
 
 @breakglass.command()
-@click.argument("number", type=int)
+@click.argument("number", type=Whole(1))
 @_dsn
 @json_option
 @command
@@ -128,7 +128,7 @@ async def approve(*, number: int, dsn: str, as_json: bool) -> None:
 
 
 @breakglass.command()
-@click.argument("number", type=int)
+@click.argument("number", type=Whole(1))
 @_dsn
 @json_option
 @command
@@ -145,7 +145,7 @@ async def look(*, number: int, dsn: str, as_json: bool) -> None:
 
 
 @breakglass.command()
-@click.argument("number", type=int)
+@click.argument("number", type=Whole(1))
 @_dry_run
 @click.option("--list", "path", type=click.Path(path_type=Path), help="Write what is not undone, with its numbers, to a new file.")
 @_dsn
@@ -173,7 +173,7 @@ async def reinstate(*, number: int, dry_run: bool, path: Path | None, dsn: str, 
 
 
 @breakglass.command()
-@click.argument("number", type=int)
+@click.argument("number", type=Whole(1))
 @_dry_run
 @_dsn
 @json_option

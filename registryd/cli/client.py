@@ -14,6 +14,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from registryd.cli.kinds import Whole
 from registryd.cli.running import Exit, command, err, fail, json_option, present
 from registryd.cli.tls import context, tls_options
 from registryd.client.identify import BATCH_MAX, Identification
@@ -40,8 +41,8 @@ def client() -> None:
 @click.argument("file", type=_FILE)
 @click.option("--url", required=True, help="Where the registry is: https://operator.example; http is taken for this machine alone.")
 @click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="The file of results; default: FILE.results.csv.")
-@click.option("--batch", type=click.IntRange(1, BATCH_MAX), default=1000, show_default=True, help="How many numbers a request asks.")
-@click.option("--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="How many requests at once.")
+@click.option("--batch", type=Whole(1, BATCH_MAX), default=1000, show_default=True, help="How many numbers a request asks.")
+@click.option("--concurrency", type=Whole(1, 64), default=4, show_default=True, help="How many requests at once.")
 @tls_options("the operator")
 @json_option
 @command

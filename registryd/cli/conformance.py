@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from registryd.cli import tls, webhook
+from registryd.cli.kinds import Whole
 from registryd.cli.printing import Table
 from registryd.cli.running import Exit, command, fail, json_option, present
 from registryd.client.conformance import Check, Verdict, conform
@@ -26,7 +27,7 @@ UNSEEN = (
 @webhook.secret_file_option
 @click.option(
     "--batch-max",
-    type=click.IntRange(1, 1000),
+    type=Whole(1, 1000),
     default=1000,
     show_default=True,
     help="How many notices the operator may push at once, as agreed.",

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from registryd.cli.kinds import Moment, max_absent_option, max_terminations_option
+from registryd.cli.kinds import Moment, Whole, max_absent_option, max_terminations_option
 from registryd.cli.printing import Shown, Table
 from registryd.cli.rejects import RejectFile, beside
 from registryd.cli.running import Context, command, err, json_option, pass_context, present
@@ -42,10 +42,8 @@ def contracts() -> None:
 @click.option("--as-of", type=Moment(), help="When the snapshot was true; default, where nothing feeds events: when FILE was written.")
 @max_terminations_option
 @max_absent_option
-@click.option(
-    "--lines", type=click.IntRange(0), help="How many lines there must be after the header: a file that was cut short changes nothing."
-)
-@click.option("--max-rejects", type=click.IntRange(0, 1_000_000), default=0, show_default=True, help="Go on without so many bad lines.")
+@click.option("--lines", type=Whole(0), help="How many lines there must be after the header: a file that was cut short changes nothing.")
+@click.option("--max-rejects", type=Whole(0, 1_000_000), default=0, show_default=True, help="Go on without so many bad lines.")
 @click.option(
     "--rejects",
     type=click.Path(dir_okay=False, path_type=Path),

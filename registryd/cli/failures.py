@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import click
+
 from registryd.cli.running import Exit
 from registryd.domain.errors import Unavailable
 from registryd.store import failures
@@ -11,7 +13,9 @@ from registryd.store.migrations import SchemaMismatch
 def explain(error: Exception) -> tuple[str, Exit]:
     """The message and the exit code. An error that is no failure of the database is raised again, so that a bug shows its traceback."""
     if isinstance(error, Unavailable):
-        return failures.explain(error), Exit.DATABASE_AWAY
+        running = click.get_current_context(silent=True)
+        is_persons = running is not None and running.params.get("dsn") is not None
+        return failures.explain(error, "--dsn" if is_persons else "[database] dsn"), Exit.DATABASE_AWAY
     if isinstance(error, SchemaMismatch):
         return str(error), Exit.SCHEMA
     if isinstance(error, failures.NOT_ALLOWED):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import click
 
-from registryd.cli.kinds import Moment
+from registryd.cli.kinds import Moment, Whole
 from registryd.cli.printing import Table, duration, words
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.store import feed as store
@@ -73,7 +73,7 @@ async def incomplete(context: Context, *, reason: str, as_json: bool) -> None:
 
 
 @feed.command("allow-ends")
-@click.argument("ends", type=click.IntRange(1, 1_000_000_000))
+@click.argument("ends", type=Whole(1, 1_000_000_000))
 @click.option(
     "--until", required=True, type=Moment(), help="When the wave will be over, as in 2028-03-01T06:00:00+03:00; a week ahead at most."
 )

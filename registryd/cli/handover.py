@@ -9,7 +9,7 @@ from uuid import UUID
 
 import click
 
-from registryd.cli.kinds import Moment
+from registryd.cli.kinds import Moment, NoticeId, Whole
 from registryd.cli.printing import duration
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.delivery import export as exporting
@@ -25,10 +25,10 @@ from registryd.store.secretbox import signing_box
 @click.argument("name", metavar="MESSENGER")
 @click.option("--since", type=Moment(), help="What was delivered from this time on, such as 2026-11-24T00:00Z.")
 @click.option("--until", type=Moment(), help="What was delivered before this time; default: now.")
-@click.option("--id", "ids", type=click.UUID, multiple=True, help="This notification; repeatable.")
+@click.option("--id", "ids", type=NoticeId(), multiple=True, help="This notification; repeatable.")
 @click.option("--ids-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The notifications of a file, an id a line.")
 @click.option(
-    "--per-second", type=click.IntRange(1, 10_000), default=20, show_default=True, help="No faster than this, and no more waiting at once."
+    "--per-second", type=Whole(1, 10_000), default=20, show_default=True, help="No faster than this, and no more waiting at once."
 )
 @click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
 @json_option
@@ -104,7 +104,7 @@ async def export(context: Context, *, name: str, file: Path, as_json: bool) -> N
 @click.option(
     "--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The exported file, or a receipt with an id a line."
 )
-@click.option("--id", "ids", type=click.UUID, multiple=True, help="This notification; repeatable.")
+@click.option("--id", "ids", type=NoticeId(), multiple=True, help="This notification; repeatable.")
 @json_option
 @pass_context
 @command

@@ -1,14 +1,67 @@
-"""Kinds of option values that several commands take."""
+"""Kinds of option values. Each says in plain words what it takes, and repeats nothing of what was given."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
+from uuid import UUID
 
 import click
+
+
+class Whole(click.IntRange):
+    """A whole number between bounds."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"write a whole number{_bounds(self.min, self.max)}", param, ctx)
+
+
+class Decimals(click.FloatRange):
+    """A number between bounds."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"write a number{_bounds(self.min, self.max)}", param, ctx)
+
+
+class NoticeId(click.ParamType[UUID]):
+    """A notification's id."""
+
+    name = "notificationId"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> UUID:
+        try:
+            return value if isinstance(value, UUID) else UUID(str(value))
+        except ValueError:
+            self.fail("write a notificationId, such as 0192f8a4-53d1-7c3e-9a41-0f2b6c7d8e9f", param, ctx)
+
+
+class Day(click.ParamType[date]):
+    name = "day"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        try:
+            return date.fromisoformat(str(value))
+        except ValueError:
+            self.fail("write a day, such as 2026-11-24", param, ctx)
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is None:
+        return ""
+    return f" from {low:,g} on" if high is None else f" from {low:,.10g} to {high:,.10g}"
 
 
 class ContractsMax(click.ParamType[Callable[[int], int]]):

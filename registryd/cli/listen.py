@@ -11,6 +11,7 @@ import click
 import orjson
 
 from registryd.cli import webhook
+from registryd.cli.kinds import Decimals, Whole
 from registryd.cli.running import command, err, fail, out
 from registryd.client.receiver import Ledger, Receipt, Receiver
 from registryd.delivery import exported
@@ -21,14 +22,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
+@click.option("--port", type=Whole(0, 65535), default=9000, show_default=True)
 @webhook.secret_file_option
 @click.option(
-    "--status", type=click.IntRange(200, 599), default=204, show_default=True, help="Answer this, to see how failures are retried."
+    "--status", type=Whole(200, 599), default=204, show_default=True, help="Answer this, to see how failures are retried."
 )
-@click.option("--delay", type=click.FloatRange(0, 60), default=0, help="Take so many seconds to answer.")
-@click.option("--fail-every", type=click.IntRange(0), default=0, help="Answer 503 to every Nth push.")
-@click.option("--drop-every", type=click.IntRange(0), default=0, help="Close the connection on every Nth push without an answer.")
+@click.option("--delay", type=Decimals(0, 60), default=0, help="Take so many seconds to answer.")
+@click.option("--fail-every", type=Whole(0), default=0, help="Answer 503 to every Nth push.")
+@click.option("--drop-every", type=Whole(0), default=0, help="Close the connection on every Nth push without an answer.")
 @click.option("--verify", "file", type=_FILE, help="Verify and print a file of notices that came by hand, and end.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each push.")
 @command

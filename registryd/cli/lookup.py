@@ -8,6 +8,7 @@ from uuid import UUID
 
 import click
 
+from registryd.cli.kinds import NoticeId
 from registryd.cli.printing import Record, Table, duration
 from registryd.cli.running import Context, command, fail, json_option, pass_context, present
 from registryd.domain.backlog import Backlog
@@ -17,7 +18,8 @@ from registryd.domain.times import rfc3339
 from registryd.store import backlogs, proof
 from registryd.store.proof import AttemptRow, Delivered, EndedContract, Pending, Replayed, Withdrawn
 
-ATTEMPTS_TOLD = 20
+PUSHES_MAX = 1_000
+"""How many pushes are looked at, at most."""
 
 
 @click.command()
@@ -41,12 +43,12 @@ async def status(context: Context, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("notification_id", metavar="ID", type=click.UUID)
+@click.argument("notification_id", metavar="ID", type=NoticeId())
 @json_option
 @pass_context
 @command
 async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> None:
-    """Show one notification's life: the contract's end, the deadline, the attempts on its lane, the delivery. ID: notificationId."""
+    """Show one notification's life: the contract's end, the deadline, its pushes, the delivery. ID: notificationId."""
     async with context.database() as db:
         pending, delivered = await proof.find(db, notification_id)
         withdrawn = await proof.find_withdrawn(db, notification_id)
@@ -57,7 +59,7 @@ async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> 
         undoing = await proof.find_undoing(db, known.messenger_id, notification_id)
         again = await proof.find_replays(db, known.messenger_id, notification_id)
         until = delivered.delivered_at if delivered else withdrawn.withdrawn_at if withdrawn else datetime.now(UTC)
-        attempts = await proof.read_attempts(db, known.messenger_id, known.recorded_at, until, ATTEMPTS_TOLD)
+        attempts = await proof.read_attempts(db, known.messenger_id, known.recorded_at, until, PUSHES_MAX)
     facts = {**_notification(notification_id, pending, delivered, withdrawn), "undoneBy": undoing}
     life = sorted(_life(known, pending, ended, again, attempts), key=lambda event: event[0])
     present(
@@ -113,9 +115,9 @@ def _life(
     elif ended is not None and ended.ended_at is not None:
         yield ended.ended_at, f"the contract ended ({ended.end_reason}); it had begun {ended.started_at:%F}"
     yield known.recorded_at, "the registry wrote the notification"
-    for a in attempts:
+    for a in own_pushes(known, attempts):
         answer = a.error or f"status {a.http_status}"
-        yield a.attempted_at, f"push of {a.notifications} on its lane: {a.outcome}, {answer}, {a.latency_ms} ms"
+        yield a.attempted_at, f"push of {a.notifications}: {a.outcome}, {answer}, {a.latency_ms} ms"
     if isinstance(known, Delivered):
         yield known.delivered_at, _delivery(known)
     if isinstance(known, Withdrawn):
@@ -132,6 +134,25 @@ def _life(
     elif pending is not None:
         error = f"; last: {pending.last_error}" if pending.last_error else ""
         yield pending.not_before, f"its next attempt is due; {pending.attempts} have failed{error}"
+
+
+def own_pushes(known: Pending | Delivered | Withdrawn, pushes: list[AttemptRow]) -> list[AttemptRow]:
+    """Of the pushes to its messenger meanwhile, those that must have held it: the others told of its neighbours.
+
+    Which notifications a push held is not recorded, but how many pushes of each failed is. Where just so many failed, they were its own,
+    and so was the one that was acknowledged, where there is one alone.
+    """
+    failed = [push for push in pushes if push.outcome != "acknowledged"]
+    received = [push for push in pushes if push.outcome == "acknowledged"]
+    is_pushed = isinstance(known, Delivered) and known.via == "push"
+    is_certain = len(pushes) < PUSHES_MAX
+    own = failed if is_certain and len(failed) == _failures(known) else []
+    return own + (received if is_certain and is_pushed and len(received) == 1 else [])
+
+
+def _failures(known: Pending | Delivered | Withdrawn) -> int:
+    """How many pushes of it failed."""
+    return known.attempts - (isinstance(known, Delivered) and known.via == "push")
 
 
 def _undoes(known: Pending | Delivered | Withdrawn) -> UUID | None:
@@ -157,6 +178,7 @@ def _notification(
         "deadlineAt": known.deadline_at,
         "deliveredAt": delivered.delivered_at if delivered else None,
         "via": (delivered.channel or delivered.via) if delivered else None,
+        "failedPushes": _failures(known),
         "verdict": ("late" if is_late else "in time") if delivered else "withdrawn" if withdrawn else "overdue" if is_late else "owed",
     }
 

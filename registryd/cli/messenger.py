@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from registryd.cli import keys
+from registryd.cli.kinds import Whole
 from registryd.cli.printing import Record, Table, words
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present, present_once
 from registryd.delivery import signing
@@ -22,14 +23,14 @@ from registryd.store.secretbox import signing_box
 def _endpoint_options(run: Any) -> Any:
     for option in (
         click.option("--endpoint", help="Where notifications are pushed: an https URL; '' for none (the messenger then pulls)."),
-        click.option("--batch-max", type=click.IntRange(1, 1000), help="How many notifications a push may carry; default 1."),
+        click.option("--batch-max", type=Whole(1, 1000), help="How many notifications a push may carry; default 1."),
         click.option(
             "--phone-number/--no-phone-number",
             "phone_number",
             default=None,
             help="Whether notifications carry the number (the agreement says so).",
         ),
-        click.option("--daily-quota", type=click.IntRange(0), help="Numbers it may ask for a day; 0: no budget."),
+        click.option("--daily-quota", type=Whole(0), help="Numbers it may ask for a day; 0: no budget."),
         click.option(
             "--certificate",
             "certificates",

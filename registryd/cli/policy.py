@@ -68,15 +68,18 @@ async def set_policy(
     async with context.owner(dsn) as connection:
         await migrations.act_as_owner(connection)
         await migrations.check(connection)
-        change = await store.change(
-            connection,
-            wanted,
-            since,
-            note,
-            absent_max=max_absent,
-            dry_run=dry_run,
-            counting=lambda: click.echo("counting the live contracts that this turns", err=True),
-        )
+        try:
+            change = await store.change(
+                connection,
+                wanted,
+                since,
+                note,
+                absent_max=max_absent,
+                dry_run=dry_run,
+                counting=lambda: click.echo("counting the live contracts that this turns", err=True),
+            )
+        except store.NoSuchColumn as error:
+            fail(str(error), Exit.USAGE)
     turned = change.turned
     turns = f"{'would turn' if dry_run else 'turns'} {turned.absent:,} live contracts absent and {turned.present:,} present"
     if turned.absent > change.allowed:

@@ -1,7 +1,7 @@
 """How commands show records: tables for people, plain columns in pipes.
 
-A terminal gets a table, or a block for each record where it is too narrow for one. A pipe gets plain columns: one line a record, nothing
-cut, no colour. No value is shown as Python writes it: see `words`.
+A terminal gets a table, in which long texts go over several lines, or a block for each record where it is too narrow for that. A pipe gets
+plain columns: one line a record, nothing cut, no colour. No value is shown as Python writes it: see `words`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from decimal import Decimal
 from enum import Enum
 
 import click
+import rich.table
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 NOTHING = "-"
 GAP = "  "
+WHOLE_MAX = 28
+"""What is no wider than this is not broken into lines."""
 
 _INTERVAL = re.compile(r"(?:(-?\d+) years? ?)?(?:(-?\d+) mons? ?)?(?:(-?\d+) days? ?)?(?:(-?)(\d+):(\d\d):(\d\d(?:\.\d+)?))?", re.ASCII)
 _UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -116,18 +119,42 @@ def interval(text: str) -> str:
 
 
 def _table(console: Console, table: Table) -> None:
-    shown = [[words(value, grouped=_is_terminal(console)) for value in row] for row in table.rows]
-    widths = [max(map(cell_len, column)) for column in zip(table.columns, *shown, strict=True)]
-    if _is_terminal(console) and sum(widths) + len(GAP) * (len(widths) - 1) > console.width:
-        lines: list[tuple[str, str]] = []
-        for row, style in zip(table.rows, table.styles, strict=True):
-            lines += [("", "")] if lines else []
-            lines += _block(console, zip(table.columns, row, strict=True), style)
-        _write(console, [*_title(table.title), *(lines or [("none", "")])])
+    is_terminal = _is_terminal(console)
+    shown = [[words(value, grouped=is_terminal) for value in row] for row in table.rows]
+    columns = list(zip(table.columns, *shown, strict=True))
+    right = [bool(shown) and all(_is_number(row[place]) for row in table.rows) for place in range(len(columns))]
+    if is_terminal:
+        least = [max(_least(cell) for cell in column) for column in columns]
+        _write(console, _title(table.title))
+        if sum(least) + len(GAP) * (len(least) - 1) <= console.width:
+            console.print(_grid(table, shown, least, right))
+        else:
+            _write(console, _blocks(console, table))
         return
-    right = [bool(table.rows) and all(_is_number(row[place]) for row in table.rows) for place in range(len(widths))]
-    lines = [(_aligned(row, widths, right), style) for row, style in zip(shown, table.styles, strict=True)]
-    _write(console, [*_title(table.title), (_aligned(table.columns, widths, right), "bold"), *lines])
+    widths = [max(map(cell_len, column)) for column in columns]
+    _write(console, [*_title(table.title), *((_aligned(row, widths, right), "") for row in (table.columns, *shown))])
+
+
+def _grid(table: Table, shown: list[list[str]], least: Sequence[int], right: Sequence[bool]) -> rich.table.Table:
+    grid = rich.table.Table(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="bold")
+    for name, width, is_right in zip(table.columns, least, right, strict=True):
+        grid.add_column(Text(name), min_width=width, justify="right" if is_right else "left", overflow="fold")
+    for row, style in zip(shown, table.styles, strict=True):
+        grid.add_row(*map(Text, row), style=style)
+    return grid
+
+
+def _blocks(console: Console, table: Table) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for row, style in zip(table.rows, table.styles, strict=True):
+        lines += [("", "")] if lines else []
+        lines += _block(console, zip(table.columns, row, strict=True), style)
+    return lines or [("none", "")]
+
+
+def _least(cell: str) -> int:
+    """How narrow a cell may become: its words stay whole, and what is short stays on one line."""
+    return max(min(cell_len(cell), WHOLE_MAX), *map(cell_len, cell.split(" ")))
 
 
 def _title(title: str) -> list[tuple[str, str]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from registryd.cli.printing import Table, interval
-from registryd.cli.running import Context, Exit, command, err, fail, json_option, nearest, pass_context, present
+from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
+from registryd.domain.names import nearest
 from registryd.store import migrations, reports
 
 

@@ -6,11 +6,10 @@ Imports what every command needs and nothing else; the database's modules come w
 from __future__ import annotations
 
 import asyncio
-import difflib
 import functools
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from enum import IntEnum
 from errno import EPIPE
@@ -24,6 +23,7 @@ from rich.text import Text
 
 from registryd import config, sdnotify
 from registryd.cli import printing
+from registryd.cli.kinds import Decimals
 from registryd.cli.printing import Shown
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Refusal
@@ -103,7 +103,7 @@ class Context:
 pass_context = click.pass_obj
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 overlap_option = click.option(
-    "--overlap-hours", type=click.FloatRange(0, 24 * 90), default=24, show_default=True, help="How long the former ones still work."
+    "--overlap-hours", type=Decimals(0, 24 * 90), default=24, show_default=True, help="How long the former ones still work."
 )
 
 
@@ -155,12 +155,6 @@ def present_once(as_json: bool, facts: dict[str, object]) -> None:
     Raises: OutputLost.
     """
     present(as_json, facts, printing.Record(facts), Text("Keys and secrets are shown this once: hand them over now.", "yellow"))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`, did you mean NAME?` where a known name is like it."""
-    like = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {like[0]}?" if like else ""
 
 
 def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:

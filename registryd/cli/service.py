@@ -10,10 +10,11 @@ from typing import Any
 import click
 import uvloop
 
+from registryd.cli.kinds import Whole
 from registryd.cli.running import Context, command, pass_context
 from registryd.config import INSTANCES_MAX, Settings
 
-INSTANCE = click.IntRange(1, INSTANCES_MAX)
+INSTANCE = Whole(1, INSTANCES_MAX)
 
 
 @click.command()

@@ -96,8 +96,8 @@ def brief(error: Unavailable) -> str:
     return "the database takes no writes" if isinstance(error, TakesNoWrites) else "the database is away"
 
 
-def explain(error: Unavailable) -> str:
-    """Why the database is away and what to do about it."""
+def explain(error: Unavailable, named_by: str = "[database] dsn") -> str:
+    """Why the database is away and what to do about it. `named_by`: what said where it is."""
     if isinstance(error, TransactionPooling | TakesNoWrites):
         return str(error)
     match error.__cause__:
@@ -124,6 +124,6 @@ def explain(error: Unavailable) -> str:
                 "did that the role, the database or a pooler sets: look at statement_timeout, transaction_timeout and lock_timeout"
             )
         case None:
-            return "the database is away: is it running, and is [database] dsn right?"
+            return f"the database is away: is it running, and is {named_by} right?"
         case cause:
-            return f"the database is away ({type(cause).__name__}): is it running, and is [database] dsn right?"
+            return f"the database is away ({type(cause).__name__}): is it running, and is {named_by} right?"

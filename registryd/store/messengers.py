@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from registryd.domain.errors import Refusal
 from registryd.domain.identifiers import MessengerId
+from registryd.domain.names import nearest
 from registryd.domain.secret import SigningSecret
 from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Nothing, Query
@@ -156,7 +157,8 @@ async def named(connection: Connection, name: str) -> Messenger:
     """Raises: NoMessenger."""
     found = await find(connection, name)
     if found is None:
-        raise NoMessenger(f"there is no messenger {name}: registryd messenger list")
+        known = [messenger.name for messenger in await read_all(connection)]
+        raise NoMessenger(f"there is no messenger {name}{nearest(name, known)} (registryd messenger list)")
     return found
 
 

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 
 from registryd.domain.errors import Refusal
+from registryd.domain.names import nearest
 from registryd.store import bounds
 from registryd.store.bounds import ContractsMax
 from registryd.store.pool import Connection, Database, fetch, first
@@ -19,6 +20,10 @@ from registryd.store.queries import Query
 
 class PolicyRefused(Refusal):
     """The policy was not added; the message says why."""
+
+
+class NoSuchColumn(PolicyRefused):
+    """The policy has no column of that name."""
 
 
 class Columns(NamedTuple):
@@ -148,7 +153,12 @@ async def _add(
         before, after = rows[place - 1], rows[place]
         if rule is not None and rule != [before[column] for column in RULE]:
             raise PolicyRefused("somebody has changed the policy meanwhile, and nothing was changed here: run it again")
-    except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.UndefinedColumnError) as error:
+    except asyncpg.UndefinedColumnError as error:
+        await transaction.rollback()
+        known = str(getattr(error, "hint", "")).removeprefix("It has ").rstrip(".").split(", ")
+        near = next((nearest(name, known) for name in sorted(changes) if name not in known), "")
+        raise NoSuchColumn(f"{error.args[0]}{near or '.'} {getattr(error, 'hint', '')}") from None
+    except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError) as error:
         await transaction.rollback()
         raise PolicyRefused(_explain(error)) from None
     except BaseException:

@@ -29,7 +29,7 @@ def shown(*parts: Shown, width: int | None = None) -> list[str]:
     """What a pipe gets, or a terminal of that width."""
     file = io.StringIO() if width is None else Terminal()
     show(Console(file=file, width=width, highlight=False, no_color=True), parts)
-    return [line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in file.getvalue().splitlines()]
+    return [line.replace("\x1b[1m", "").replace("\x1b[0m", "").rstrip() for line in file.getvalue().splitlines()]
 
 
 class Colour(Enum):
@@ -114,6 +114,16 @@ def test_a_terminal_gets_a_table_or_where_that_is_wider_a_block_for_each_record(
         "",
         "name      beta",
         "endpoint  pulls",
+    ]
+
+
+def test_long_texts_of_a_table_go_over_several_lines_of_whole_words() -> None:
+    table = Table("report", "what it tells")
+    table.add("feed_lag", "How long after it happened each event reached the registry.")
+    assert shown(table, width=45) == [
+        "report    what it tells",
+        "feed_lag  How long after it happened each",
+        "          event reached the registry.",
     ]
 
 

@@ -116,10 +116,10 @@ def test_nothing_is_null_and_intervals_are_written_in_each_way(site: Site) -> No
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["nonsense=1", "--note", "n"], 1, "the policy has no nonsense. It has lapses_at, answer_within, notice_within"),
-        (["note=x", "--note", "n"], 1, "the policy has no note"),
-        (["effective_from=now", "--note", "n"], 1, "the policy has no effective_from"),
-        (["recorded_by=me", "--note", "n"], 1, "the policy has no recorded_by"),
+        (["nonsense=1", "--note", "n"], 2, "the policy has no nonsense. It has lapses_at, answer_within, notice_within"),
+        (["note=x", "--note", "n"], 2, "the policy has no note"),
+        (["effective_from=now", "--note", "n"], 2, "the policy has no effective_from"),
+        (["recorded_by=me", "--note", "n"], 2, "the policy has no recorded_by"),
         (["answer_within=soon", "--note", "n"], 1, "invalid input syntax for type interval"),
         (["notice_within=12", "--note", "n"], 1, "notice_within: an interval says its unit, as in '12 hours'"),
         (["notice_within=1 day 12", "--note", "n"], 1, "notice_within: an interval says its unit"),

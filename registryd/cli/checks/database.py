@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from registryd.cli.checks import CheckResult
+from registryd.cli.printing import words
 from registryd.cli.running import Context, Exit
 from registryd.config import ConfigError, Settings
 from registryd.domain.errors import Unavailable
@@ -106,7 +107,7 @@ async def _completeness(connection: Connection) -> CheckResult:
     """A warning: a registry that is being fed for the first time must start, so that billing's events reach it."""
     status = await feed.read_status(connection)
     if status.complete:
-        return CheckResult("completeness", f"since {status.complete_since:%F %T} UTC: {status.reason}")
+        return CheckResult("completeness", f"since {words(status.complete_since)}: {status.reason}")
     mend = "import a whole snapshot (`registryd contracts import FILE --snapshot`), or say `registryd feed complete --reason`"
     why = f" ({status.reason})" if status.reason else ""
     return CheckResult("completeness", f"the registry is not complete{why}, so every query is 503: {mend}", warns=True)
@@ -121,7 +122,7 @@ async def _capacity(connection: Connection) -> str:
 async def _law(connection: Connection) -> CheckResult:
     law = await policy.read_law(connection)
     rule = f"organisation_rule {law.organisation_rule}, suspended_is_present {str(law.suspended_is_present).lower()}"
-    lapses = "no day is known when it lapses" if law.lapses_at is None else f"it lapses at {law.lapses_at:%F %H:%M} UTC (lapses_at)"
+    lapses = "no day is known when it lapses" if law.lapses_at is None else f"it lapses at {words(law.lapses_at)} (lapses_at)"
     if not law.is_chosen:
         mend = "registryd policy set organisation_rule=subscriber or =verified_end_user --note 'who decided it'"
         return CheckResult("policy", f"{rule}; {lapses}. Nobody has chosen the rule for organisations yet: {mend}", warns=True)

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from registryd.addresses import is_local, split_hosts
 from registryd.cli.checks import CheckResult, units
+from registryd.cli.printing import words
 from registryd.cli.running import Exit
 from registryd.config import ConfigError, Settings
 from registryd.delivery.egress import Egress
@@ -49,7 +50,7 @@ def certificate_ends(settings: Settings) -> CheckResult:
     ends = certificates.ends(settings.credentials)
     if not ends:
         return CheckResult("certificates", "none")
-    told = ", ".join(f"{name} until {at:%F %H:%M} UTC" for name, at in ends.items())
+    told = ", ".join(f"{name} until {words(at)}" for name, at in ends.items())
     over = [name for name, at in ends.items() if at <= now]
     if over:
         mend = "put new ones there and restart the processes one after another"
