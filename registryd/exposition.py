@@ -112,6 +112,8 @@ def show(role: str, schema: int) -> None:
     observe.build.labels(role, version("registryd"), platform.python_version(), f"{schema:04}").set(1)
     for name in observe.FAULTS:
         observe.faults.labels(name)
+    for kind in observe.DATABASE_ERRORS:
+        observe.database_errors.labels(kind)
 
 
 def exposition() -> bytes:

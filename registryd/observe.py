@@ -191,6 +191,7 @@ class PushMetrics:
 
 
 FAULTS = ("request_failed", "event_failed", "background_failed")
+DATABASE_ERRORS = ("away", "timeout", "read_only", "login", "broken")
 
 
 Event = Literal[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -32,15 +33,21 @@ class NotThere(Exception):
 def debian(name: str) -> Path:
     """The directory of an unpacked program, with Debian's folders in it. Raises: NotThere."""
     place = PLACE / name
-    if not place.exists():
-        download = PLACE / f"{name}.partial"
-        shutil.rmtree(download, ignore_errors=True)
-        download.mkdir(parents=True)
-        _run("apt-get", "download", *PACKAGES[name], cwd=download)
-        for package in sorted(download.glob("*.deb")):
-            _run("dpkg", "-x", package.name, ".", cwd=download)
-        download.rename(place)
-    return place
+    PLACE.mkdir(exist_ok=True)
+    with (PLACE / f"{name}.lock").open("w") as lock:  # pytest-xdist's workers may ask at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return place if place.exists() else _unpack(name, place)
+
+
+def _unpack(name: str, place: Path) -> Path:
+    download = PLACE / f"{name}.partial"
+    shutil.rmtree(download, ignore_errors=True)
+    download.mkdir(parents=True)
+    _run("apt-get", "download", *PACKAGES[name], cwd=download)
+    for package in sorted(download.glob("*.deb")):
+        _run("dpkg", "-x", package.name, ".", cwd=download)
+        package.unlink()
+    return download.rename(place)
 
 
 def program(name: str) -> Path:

@@ -72,6 +72,21 @@ class TakesNoWrites(Unavailable):
     """The database takes no writes: it is a standby, or default_transaction_read_only is on."""
 
 
+def kind(error: BaseException) -> str:
+    """What a transient failure is in one of observe.DATABASE_ERRORS: a label must not take as many values as there are exceptions."""
+    match error:
+        case asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError() | TimeoutError():
+            return "timeout"
+        case asyncpg.ReadOnlySQLTransactionError() | TargetServerAttributeNotMatched():
+            return "read_only"
+        case asyncpg.InvalidAuthorizationSpecificationError() | asyncpg.InvalidCatalogNameError():
+            return "login"
+        case asyncpg.PostgresConnectionError() | asyncpg.CannotConnectNowError() | asyncpg.OperatorInterventionError() | OSError():
+            return "away"
+        case _:
+            return "broken"
+
+
 def brief(error: Unavailable) -> str:
     """Why the process cannot do its work, in a few words, for /readyz and `systemctl status`."""
     if isinstance(error, TransactionPooling):

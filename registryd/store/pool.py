@@ -22,7 +22,7 @@ from registryd import observe
 from registryd.config import Settings
 from registryd.domain.errors import Unavailable
 from registryd.store import session
-from registryd.store.failures import BROKEN, CLIENT_ERRORS, CONFLICTS, MISTAKES, TRANSIENT
+from registryd.store.failures import BROKEN, CLIENT_ERRORS, CONFLICTS, MISTAKES, TRANSIENT, kind
 from registryd.store.primary import PrimaryFinder, PrimaryStuck
 from registryd.store.queries import Query, Row
 from registryd.store.session import Connection, PlainConnection
@@ -171,7 +171,7 @@ class Database:
         except MISTAKES:  # some of TRANSIENT's kind
             raise
         except TRANSIENT as error:
-            observe.database_errors.labels(type(error).__name__).inc()
+            observe.database_errors.labels(kind(error)).inc()
             self.is_broken |= isinstance(error, BROKEN)
             if isinstance(error, asyncpg.ReadOnlySQLTransactionError):  # demoted: no connection to it is of use
                 await self._pool.expire_connections()

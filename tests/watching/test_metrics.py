@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
-import subprocess
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,52 +10,29 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from registryd import exposition
-from registryd.demo import embedded
 from registryd.store import migrations
-from tests.conftest import Daemon, Site, cloned, daemon, make_site, wait_for
-from tests.programs import NotThere, program
-
-ROLES = ("answer", "deliver", "operate")
-
-
-@pytest.fixture(scope="module")
-def site(server: embedded.Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with cloned(server, template) as database:
-        made = make_site(database, tmp_path_factory.mktemp("site"))
-        asyncio.run(made.add_messenger("alpha", "http://127.0.0.1:9/notices"))
-        database.psql("-c", "UPDATE registry.messenger_key SET expires_at = now() + interval '1 day'")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def processes(site: Site) -> Iterator[Daemon]:
-    with daemon(site, *ROLES) as started:
-        wait_for(lambda: all(part in started.metrics("operate") for part in ("breakglass_steps{", "slack_seconds{", "policy_info{")))
-        yield started
-
-
-def series(processes: Daemon, role: str) -> dict[str, float]:
-    lines = [line.rpartition(" ") for line in processes.metrics(role).splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in lines}
+from tests.conftest import Daemon
+from tests.watching.conftest import ROLES, check, series
 
 
 @pytest.mark.parametrize(
     ("role", "counter"),
     [
-        ("answer", 'registryd_enumeration_alarms_total{kind="absent",messenger="alpha"}'),
-        ("answer", 'registryd_enumeration_alarms_total{kind="canary",messenger="alpha"}'),
-        ("answer", 'registryd_requests_refused_total{messenger="alpha",reason="quota"}'),
+        ("answer", 'registryd_enumeration_alarms_total{kind="absent",messenger="beta"}'),
+        ("answer", 'registryd_enumeration_alarms_total{kind="canary",messenger="beta"}'),
+        ("answer", 'registryd_requests_refused_total{messenger="beta",reason="quota"}'),
         ("answer", 'registryd_requests_total{api="messenger",route="presence",status="503"}'),
         ("answer", "registryd_answers_late_total"),
-        ("deliver", 'registryd_notifications_late_total{messenger="alpha"}'),
-        ("deliver", 'registryd_lane_gates_total{messenger="alpha"}'),
+        ("deliver", 'registryd_notifications_late_total{messenger="beta"}'),
+        ("deliver", 'registryd_lane_gates_total{messenger="beta"}'),
         ("operate", 'registryd_contract_events_total{outcome="refused",type="terminated"}'),
+        ("operate", 'registryd_database_errors_total{kind="away"}'),
         ("operate", 'registryd_faults_total{event="request_failed"}'),
     ],
 )
 def test_a_counter_that_an_alert_reads_is_there_before_it_counts(processes: Daemon, role: str, counter: str) -> None:
     """Prometheus sees no increase in a series' first value: the first late notice would wake nobody."""
-    found = {name: value for name, value in series(processes, role).items() if _same(name, counter)}
+    found = {name: value for name, value in series(processes.metrics(role)).items() if _same(name, counter)}
     assert list(found.values()) == [0]
 
 
@@ -90,20 +64,12 @@ def test_a_process_tells_what_it_runs_and_that_it_has_its_database(processes: Da
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_promtool_finds_no_fault_in_what_a_process_exposes(processes: Daemon, role: str) -> None:
-    checked = subprocess.run([promtool(), "check", "metrics"], input=processes.metrics(role), capture_output=True, text=True, check=False)
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+def test_promtool_finds_no_fault_in_what_a_process_exposes(processes: Daemon, promtool: Path, role: str) -> None:
+    check(promtool, "check", "metrics", stdin=processes.metrics(role))
 
 
-def promtool() -> Path:
-    try:
-        return program("promtool")
-    except NotThere as error:
-        pytest.skip(f"promtool cannot be had: {error}")
-
-
-def test_what_stands_in_tables_is_shown(processes: Daemon, site: Site) -> None:
-    shown = series(processes, "operate")
+def test_what_stands_in_tables_is_shown(processes: Daemon) -> None:
+    shown = series(processes.metrics("operate"))
     assert shown["registryd_evidence_verified_timestamp_seconds"] == 0
     assert 6 * 86_400 < shown["registryd_partitions_ahead_seconds"] < 70 * 86_400
     assert shown['registryd_breakglass_steps{step="looked"}'] == 0
