@@ -223,6 +223,7 @@ Event = Literal[
     "second_channel_due",
     "content_refused",
     "enumeration_alarm",
+    "replay_asked",
     "key_made",
     "key_revoked",
     "endpoint_gone",

@@ -71,6 +71,7 @@ GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registr
     registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.answers_late, registry.destroy_digest_keys,
     registry.requests_to_prepare, registry.prepare_request, registry.purge_ended, registry.partitions_ahead, registry.breakglass_steps,
     registry.forget_replays, registry.forget_events, registry.forget_records, registry.fold_movements, registry.fold_ends, registry.end_long_reports TO registryd_app;
+GRANT EXECUTE ON FUNCTION registry.ask_own_replay TO registryd_app;
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- Reports, which the daemon's metrics and `registryd report` read too

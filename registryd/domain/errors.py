@@ -46,6 +46,10 @@ class TwoLiveKeys(Conflict):
     """You have two live keys already; revoke one of them, or wait until one ends."""
 
 
+class ReplayUnderWay(Conflict):
+    """A replay that you asked for is under way; ask again when it has finished."""
+
+
 class NotFound(RegistryError):
     """There is no such binding of yours."""
 
@@ -111,6 +115,12 @@ class TooManyCalls(TooManyRequests):
 
 class TooManyKeys(TooManyRequests):
     """You have made too many keys within a day; go on after Retry-After, or ask the operator."""
+
+    reason = "budget"
+
+
+class TooManyReplays(TooManyRequests):
+    """You have asked for too many replays within a day; go on after Retry-After, or ask the operator."""
 
     reason = "budget"
 

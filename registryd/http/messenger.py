@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from registryd.config import ApiSection
 from registryd.domain.errors import PermissionDenied
-from registryd.http import wire
+from registryd.http import bodies, wire
 from registryd.http.account import AccountHandlers
 from registryd.http.admission import Admission
 from registryd.http.app import App
 from registryd.http.auth import Directory
 from registryd.http.bindings import BindingHandlers, tell_binding
+from registryd.http.deliveries import DeliveryHandlers
 from registryd.http.keys import KeyHandlers
 from registryd.http.notifications import NotificationHandlers
 from registryd.http.presence import PresenceHandlers
@@ -36,7 +37,7 @@ def messenger_app(
     """`db`: the small pool of the routes that no line answers."""
     presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer)
     notifications, account = NotificationHandlers(db), AccountHandlers(db, quota, directory)
-    keys = KeyHandlers(db, directory)
+    keys, deliveries = KeyHandlers(db, directory), DeliveryHandlers(db)
     single = Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one, tells_limits=False)
     batch = Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, numbers=len)
     binding = Route("bindings", bindings.record, SINGLES, wire.read_binding, numbers=_one, tells_limits=False)
@@ -52,9 +53,9 @@ def messenger_app(
         },
         "/v1/bindings/remove": {"POST": Route("bindings_remove", bindings.remove, Budget(64, 12_000), wire.read_code, shares_pool=True)},
         "/v1/bindings/remove/batch": {
-            "POST": Route("bindings_remove_batch", bindings.remove_batch, Budget(4, 600), wire.read_codes, shares_pool=True)
+            "POST": Route("bindings_remove_batch", bindings.remove_batch, Budget(4, 600), bodies.read_codes, shares_pool=True)
         },
-        "/v1/bindings/list": {"POST": Route("bindings_list", bindings.read, Budget(8, 1_200), wire.read_page, shares_pool=True)},
+        "/v1/bindings/list": {"POST": Route("bindings_list", bindings.read, Budget(8, 1_200), bodies.read_page, shares_pool=True)},
         "/v1/notifications": {
             "GET": Route(
                 "notifications",
@@ -78,12 +79,26 @@ def messenger_app(
         "/v1/notifications/test": {
             "POST": Route("notifications_test", notifications.test, Budget(1, 10), wire.read_nothing, body_optional=True)
         },
+        "/v1/notifications/attempts": {
+            "GET": Route(
+                "notifications_attempts",
+                deliveries.attempts,
+                Budget(4, 600),
+                parameters=frozenset({"limit", "after"}),
+                shares_pool=True,
+                while_suspended=True,
+            )
+        },
+        "/v1/notifications/replay": {
+            "GET": Route("notifications_replays", deliveries.replays, Budget(4, 60), shares_pool=True, while_suspended=True),
+            "POST": Route("notifications_replay", deliveries.replay, Budget(1, 10), bodies.read_window, shares_pool=True),
+        },
         "/v1/account": {"GET": Route("account", account.show, Budget(64, 600), shares_pool=True, while_suspended=True)},
         "/v1/account/keys": {
             "GET": Route("account_keys", keys.read, Budget(4, 60), shares_pool=True, while_suspended=True),
             "POST": Route("account_keys_make", keys.make, Budget(1, 10), wire.read_nothing, body_optional=True, shares_pool=True),
         },
-        "/v1/account/keys/revoke": {"POST": Route("account_keys_revoke", keys.revoke, Budget(1, 10), wire.read_key_id, shares_pool=True)},
+        "/v1/account/keys/revoke": {"POST": Route("account_keys_revoke", keys.revoke, Budget(1, 10), bodies.read_key_id, shares_pool=True)},
     }
     return App("messenger", limits, routes, Admission(directory, _may, quota.reserve, note=refusals.count, limits_of=quota.limits))
 

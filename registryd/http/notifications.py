@@ -29,7 +29,7 @@ class NotificationHandlers:
 
     async def pull(self, call: Call[Messenger]) -> Reply:
         query = call.request.rel_url.query
-        limit = _limit(query.get("limit"))
+        limit = read_limit(query.get("limit"))
         held = await holds.find(self.db, call.caller.messenger_id)
         if held.by_hand:
             raise HeldBack
@@ -55,7 +55,8 @@ class NotificationHandlers:
         return wire.json_response({"delivered": test.delivered, "status": test.status, "latencyMs": test.latency_ms, "error": test.error})
 
 
-def _limit(text: str | None) -> int:
+def read_limit(text: str | None) -> int:
+    """Raises: InvalidArgument."""
     if text is None:
         return LIMIT_DEFAULT
     if re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) is None or not 1 <= int(text) <= LIMIT_MAX:

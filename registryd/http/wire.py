@@ -26,7 +26,6 @@ PART_ITEMS = 250
 """How many items are read at once: a millisecond or two."""
 BOUND_AGAIN_MAX = 100
 UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
-KEY_ID = re.compile(r"[a-z2-7]{8,32}", re.ASCII)
 UNSET = msgspec.UNSET
 UnsetType = msgspec.UnsetType
 
@@ -50,22 +49,6 @@ class Binding(Body, frozen=True):
 
 class Code(Body, frozen=True):
     identificationCode: str
-
-
-class Codes(Body, frozen=True):
-    identificationCodes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1000)]
-
-
-class KeyName(Body, frozen=True):
-    keyId: str
-
-
-class Page(Body, frozen=True):
-    """A page of a list that goes by codes: they are named in bodies only."""
-
-    after: str | UnsetType | None = UNSET
-    limit: Annotated[float, msgspec.Meta(ge=1, le=1000)] = 100.0
-    """Some serializers write whole numbers as 5.0, which JSON Schema takes for an integer."""
 
 
 class Acknowledgement(Body, frozen=True):
@@ -216,31 +199,6 @@ def read_code(raw: bytes) -> IdentificationCode:
         raise InvalidArgument(("identificationCode", str(error))) from None
 
 
-def read_codes(raw: bytes) -> list[IdentificationCode]:
-    """As many as there stand, in their order. Raises: InvalidArgument, naming the first 20 bad ones."""
-    codes: list[IdentificationCode] = []
-    bad: list[tuple[str, str]] = []
-    for place, text in enumerate(read(raw, Codes).identificationCodes):
-        try:
-            codes.append(parse_code(text))
-        except ValueError as error:
-            bad.append((f"identificationCodes[{place}]", str(error)))
-    if bad:
-        raise InvalidArgument(*bad)
-    return codes
-
-
-def read_page(raw: bytes) -> tuple[str, int]:
-    """The code after which to go on ("": from the beginning), and how many. Raises: InvalidArgument."""
-    page = read(raw, Page)
-    if not page.limit.is_integer():
-        raise InvalidArgument(("limit", "must be a whole number"))
-    try:
-        return parse_code(page.after) if isinstance(page.after, str) else "", int(page.limit)
-    except ValueError as error:
-        raise InvalidArgument(("after", str(error))) from None
-
-
 def read_notification_ids(raw: bytes) -> list[UUID]:
     """The ids in order, without repeated ones. Raises: InvalidArgument."""
     body = read(raw, Acknowledgement)
@@ -252,14 +210,6 @@ def read_notification_ids(raw: bytes) -> list[UUID]:
     if bad:
         raise InvalidArgument(*((path, "must be a UUID, as notifications carry it") for path in bad))
     return sorted({UUID(text) for _, text in texts})
-
-
-def read_key_id(raw: bytes) -> str:
-    """Raises: InvalidArgument."""
-    key_id = read(raw, KeyName).keyId
-    if KEY_ID.fullmatch(key_id) is None:
-        raise InvalidArgument(("keyId", "must be the middle of rk_<keyId>_<secret>"))
-    return key_id
 
 
 def read_nothing(raw: bytes) -> None:

@@ -28,6 +28,19 @@ class MadeDue(NamedTuple):
     notification_id: UUID
 
 
+class PushAttempt(NamedTuple):
+    attempted_at: datetime
+    notifications: int
+    outcome: str
+    http_status: int | None
+    latency_ms: int
+    error: str | None
+
+
+class NextAttempt(NamedTuple):
+    next_attempt_at: datetime | None
+
+
 class PendingCount(NamedTuple):
     pending: int
     oldest_deadline_at: datetime | None
@@ -56,6 +69,8 @@ SETTLE_RECEIPTS = Query(
     list[str],
 )
 COUNT_PENDING = Query("notifications", "count_pending", PendingCount, int)
+READ_OWN_ATTEMPTS = Query("notifications", "read_own_attempts", PushAttempt, int, datetime, int)
+FIND_NEXT_ATTEMPT = Query("notifications", "find_next_attempt", NextAttempt, int)
 
 
 async def read_due(db: Database, messenger_id: MessengerId, after: UUID, limit: int) -> list[Notification]:
@@ -90,6 +105,16 @@ async def make_due(db: Database, messenger_id: MessengerId) -> int:
 async def count_pending(db: Database, messenger_id: MessengerId) -> PendingCount:
     """Pending notifications (counted to 1,000) and the earliest deadline among them."""
     return (await db.fetch(COUNT_PENDING, messenger_id))[0]
+
+
+async def read_attempts(db: Database, messenger_id: MessengerId, before: datetime, limit: int) -> list[PushAttempt]:
+    """The pushes of the last 30 days that began before a time, the newest first: `limit` of them, and what began when the last one did."""
+    return await db.fetch(READ_OWN_ATTEMPTS, messenger_id, before, limit)
+
+
+async def find_next_attempt(db: Database, messenger_id: MessengerId) -> datetime | None:
+    """When the next push is due; None where nothing is owed."""
+    return (await db.fetch(FIND_NEXT_ATTEMPT, messenger_id))[0].next_attempt_at
 
 
 async def settle_receipts(db: Database, messenger_id: MessengerId, delivered: Sequence[UUID], attempts: Sequence[Attempt]) -> int:

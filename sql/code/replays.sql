@@ -1,4 +1,4 @@
--- Replays: an operator's request that delivered notifications be delivered again under their own ids.
+-- Replays: a request that delivered notifications be delivered again under their own ids.
 --
 -- A request is a row of registry.replay, and each notification it chose a row of registry.replayed_notification. From there they go back into
 -- registry.notification at the request's pace. The first delivery stays in registry.notification_delivered as the only proof; a repeated
@@ -34,6 +34,61 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION registry.owe_again IS 'Makes the next notifications of a replay owed again: rows of registry.notification with the ids and times they had. One that is owed again already stays as it is. Returns how many were added.';
+
+-- EXECUTE plans for this window alone: a plan kept for any would open and lock every partition.
+CREATE OR REPLACE FUNCTION registry.ask_own_replay(messenger integer, since timestamptz, until timestamptz, pace integer, at_most integer, a_day integer, dry_run boolean)
+RETURNS TABLE (outcome text, replay_id bigint, notifications bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    known  registry.replay;
+    chosen uuid[];
+BEGIN
+    IF NOT dry_run THEN
+        -- One after the other, so that a request that is repeated finds the first one.
+        PERFORM FROM registry.messenger AS m WHERE m.messenger_id = messenger FOR NO KEY UPDATE;
+        SELECT r.* INTO known FROM registry.replay AS r
+         WHERE r.messenger_id = messenger AND r.own AND r.since_at = since AND r.until_at = until
+           AND (r.finished_at IS NULL OR r.asked_at > now() - interval '1 hour')
+         ORDER BY r.replay_id DESC LIMIT 1;
+        IF FOUND THEN
+            RETURN QUERY SELECT 'asked', known.replay_id, known.notifications;
+            RETURN;
+        END IF;
+        IF EXISTS (SELECT FROM registry.replay AS r WHERE r.messenger_id = messenger AND r.own AND r.finished_at IS NULL) THEN
+            RETURN QUERY SELECT 'busy', NULL::bigint, 0::bigint;
+            RETURN;
+        END IF;
+        IF (SELECT count(*) FROM registry.replay AS r WHERE r.messenger_id = messenger AND r.own AND r.asked_at > now() - interval '1 day') >= a_day THEN
+            RETURN QUERY SELECT 'often', NULL::bigint, 0::bigint;
+            RETURN;
+        END IF;
+    END IF;
+    EXECUTE format($choose$
+        SELECT coalesce(array_agg(c.id), '{}')
+          FROM (SELECT DISTINCT d.notification_id AS id FROM registry.notification_delivered AS d
+                 WHERE d.messenger_id = $1 AND d.delivered_at >= %L AND d.delivered_at < %L
+                   AND NOT EXISTS (SELECT FROM registry.undone AS u WHERE u.messenger_id = d.messenger_id AND u.notification_id = d.notification_id)
+                 LIMIT $2) AS c
+    $choose$, since, until) INTO chosen USING messenger, at_most + 1;
+    IF cardinality(chosen) > at_most THEN
+        RETURN QUERY SELECT 'many', NULL::bigint, 0::bigint;
+        RETURN;
+    END IF;
+    IF dry_run OR cardinality(chosen) = 0 THEN
+        RETURN QUERY SELECT 'counted', NULL::bigint, cardinality(chosen)::bigint;
+        RETURN;
+    END IF;
+    INSERT INTO registry.replay AS r (messenger_id, own, since_at, until_at, notifications, per_second)
+    VALUES (messenger, true, since, until, cardinality(chosen), pace)
+    RETURNING r.* INTO known;
+    INSERT INTO registry.replayed_notification (replay_id, messenger_id, notification_id)
+    SELECT known.replay_id, messenger, c.id FROM unnest(chosen) AS c(id);
+    RETURN QUERY SELECT 'asked', known.replay_id, known.notifications;
+END
+$$;
+COMMENT ON FUNCTION registry.ask_own_replay IS 'A messenger asks for a replay of what was delivered to it in a window. outcome: asked (the same window within the hour, or while it is under way, gives the same replay), counted (a dry run, or nothing was delivered then), busy (another one of its own is under way), often (a_day of them within 24 hours), many (more than at_most).';
 
 CREATE OR REPLACE FUNCTION registry.forget_replays(batch integer) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp SET timezone = 'UTC'

@@ -431,14 +431,21 @@ CREATE TABLE registry.lane ( -- The ordered stream of one messenger's notificati
 -- before need no index entry.
 WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
-CREATE TABLE registry.replay ( -- An operator's request that delivered notifications be delivered again. Set finished_at to end one early.
+CREATE TABLE registry.replay ( -- A request of an operator or of a messenger that delivered notifications be delivered again. Set finished_at to end one early.
     replay_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The request's number.
     messenger_id integer NOT NULL REFERENCES registry.messenger, -- To whom.
+    own          boolean NOT NULL DEFAULT false, -- Whether the messenger asked for it itself.
+    since_at     timestamptz, -- It chose what was delivered from then on; NULL: it chose by ids.
+    until_at     timestamptz, -- It chose what was delivered before then.
+    notifications bigint NOT NULL DEFAULT 0 CHECK (notifications >= 0), -- How many it chose.
     per_second   integer NOT NULL CHECK (per_second BETWEEN 1 AND 10000), -- How many are let in a second, and how many may wait in registry.notification, so that the endpoint is not swamped.
     asked_at     timestamptz NOT NULL DEFAULT now(), -- When it was asked for.
     let_in_at    timestamptz NOT NULL DEFAULT now(), -- When notifications were last let in: what keeps the pace, whichever process does it.
-    finished_at  timestamptz -- When its last notification was let in.
+    finished_at  timestamptz, -- When its last notification was let in.
+    CONSTRAINT windows_have_two_ends CHECK ((since_at IS NULL) = (until_at IS NULL) AND since_at < until_at),
+    CONSTRAINT messengers_replay_windows CHECK (NOT own OR since_at IS NOT NULL)
 );
+CREATE INDEX replay_messenger ON registry.replay (messenger_id, replay_id);
 CREATE INDEX replay_unfinished ON registry.replay (messenger_id, replay_id) WHERE finished_at IS NULL;
 
 CREATE TABLE registry.replayed_notification ( -- What each replay chose: waiting to be let in, then owed again, then delivered again.

@@ -84,3 +84,17 @@ SELECT (SELECT count(*)::integer FROM (SELECT FROM registry.notification AS n WH
                                         UNION ALL SELECT FROM registry.notification_held AS h WHERE h.messenger_id = $1 LIMIT 1000) AS counted) AS pending,
        least((SELECT n.deadline_at FROM registry.notification AS n WHERE n.messenger_id = $1 ORDER BY n.deadline_at LIMIT 1),
              (SELECT h.deadline_at FROM registry.notification_held AS h WHERE h.messenger_id = $1 ORDER BY h.deadline_at LIMIT 1)) AS oldest_deadline_at;
+
+-- name: read_own_attempts
+-- Why: a messenger looks at the pushes to it of the last 30 days, the newest first. Those that began in one microsecond are on one page.
+SELECT a.attempted_at, a.notifications, a.outcome, a.http_status, a.latency_ms, a.error
+  FROM registry.delivery_attempt AS a
+ WHERE a.messenger_id = $1 AND a.attempted_at < $2 AND a.attempted_at > now() - interval '30 days'
+ ORDER BY a.attempted_at DESC
+ FETCH FIRST $3 ROWS WITH TIES;
+
+-- name: find_next_attempt
+-- Why: when the next push is due: the probe of a failing endpoint, else the earliest attempt of the first 1,000 that are owed.
+SELECT coalesce(l.gate_until, (SELECT min(f.not_before) FROM (SELECT n.not_before FROM registry.notification AS n WHERE n.messenger_id = $1
+                                                               ORDER BY n.deadline_at, n.notification_id LIMIT 1000) AS f)) AS next_attempt_at
+  FROM registry.lane AS l WHERE l.messenger_id = $1;

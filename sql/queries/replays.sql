@@ -10,18 +10,36 @@ SELECT count(DISTINCT d.notification_id) AS notifications
 
 -- name: ask_replay
 -- Why: the choice is made once, in one statement, and let in at its pace later. What it delivers is never in its own window.
-WITH asked AS (
-    INSERT INTO registry.replay (messenger_id, per_second) VALUES ($1, $5) RETURNING replay_id
-), chosen AS (
-    INSERT INTO registry.replayed_notification (replay_id, messenger_id, notification_id)
-    SELECT DISTINCT asked.replay_id, $1, d.notification_id
-      FROM asked, registry.notification_delivered AS d
+WITH wanted AS MATERIALIZED (
+    SELECT DISTINCT d.notification_id
+      FROM registry.notification_delivered AS d
      WHERE d.messenger_id = $1 AND d.delivered_at >= $2 AND d.delivered_at < $3
        AND ($4::uuid[] IS NULL OR d.notification_id = ANY ($4::uuid[]))
        AND NOT EXISTS (SELECT FROM registry.undone AS u WHERE u.messenger_id = d.messenger_id AND u.notification_id = d.notification_id)
+), asked AS (
+    INSERT INTO registry.replay (messenger_id, per_second, since_at, until_at, notifications)
+    SELECT $1, $5, CASE WHEN $4::uuid[] IS NULL THEN $2::timestamptz END, CASE WHEN $4::uuid[] IS NULL THEN $3::timestamptz END,
+           (SELECT count(*) FROM wanted)
+    RETURNING replay_id
+), chosen AS (
+    INSERT INTO registry.replayed_notification (replay_id, messenger_id, notification_id)
+    SELECT asked.replay_id, $1, w.notification_id FROM asked, wanted AS w
     RETURNING 1
 )
 SELECT count(*) AS notifications FROM chosen;
+
+-- name: ask_own_replay
+SELECT a.outcome, a.replay_id, a.notifications FROM registry.ask_own_replay($1, $2, $3, $4, $5, $6, $7) AS a;
+
+-- name: read_own_replays
+-- Why: a messenger looks at its replays, the newest first. How many wait is counted up to a bound.
+SELECT r.replay_id, r.own, r.since_at, r.until_at, r.notifications, r.asked_at, r.finished_at,
+       (SELECT count(*) FROM (SELECT FROM registry.replayed_notification AS n
+                               WHERE n.replay_id = r.replay_id AND n.replayed_at IS NULL AND r.finished_at IS NULL LIMIT 100000) AS w) AS waiting
+  FROM registry.replay AS r
+ WHERE r.messenger_id = $1
+ ORDER BY r.replay_id DESC
+ LIMIT 20;
 
 -- name: read_replays
 -- Why: the oldest unfinished replay of each messenger, and how many it may let in now: what its pace allows since the last time, a
