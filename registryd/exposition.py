@@ -76,6 +76,18 @@ ALL_PER_MESSENGER = (
 )
 
 
+class PushMetrics:
+    """One messenger's push metrics, looked up once, because looking up a label costs more than counting."""
+
+    def __init__(self, messenger: str) -> None:
+        self._count = {outcome: observe.pushes.labels(messenger, outcome) for outcome in ("acknowledged", "rejected", "failed")}
+        self._seconds = observe.push_seconds.labels(messenger)
+
+    def count(self, outcome: str, seconds: float) -> None:
+        self._count[outcome].inc()
+        self._seconds.observe(seconds)
+
+
 class Known:
     """The messengers that a process knows of: their counters are there from then on, and their series go with them."""
 

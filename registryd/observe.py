@@ -178,18 +178,6 @@ loop_lag = Histogram(
 )
 
 
-class PushMetrics:
-    """One messenger's push metrics, looked up once, because looking up a label costs more than counting."""
-
-    def __init__(self, messenger: str) -> None:
-        self._count = {outcome: pushes.labels(messenger, outcome) for outcome in ("acknowledged", "rejected", "failed")}
-        self._seconds = push_seconds.labels(messenger)
-
-    def count(self, outcome: str, seconds: float) -> None:
-        self._count[outcome].inc()
-        self._seconds.observe(seconds)
-
-
 FAULTS = ("request_failed", "event_failed", "background_failed")
 DATABASE_ERRORS = ("away", "timeout", "read_only", "login", "broken")
 

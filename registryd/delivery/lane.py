@@ -28,6 +28,7 @@ from registryd.domain.pace import Pace, Throughput
 from registryd.domain.push_queue import Batch
 from registryd.domain.reading import LOOK_S
 from registryd.domain.schedule import next_probe
+from registryd.exposition import PushMetrics
 from registryd.store import lanes, notifications
 from registryd.store.lanes import LEASE, Progress
 from registryd.store.pool import Database
@@ -67,7 +68,7 @@ class Lane:
         self._signer = Signer([])
         self._signer_read = self._renewed = clock()
         self._state = LaneState(lease, pace, throughput, jitter, self._renewed)
-        self._metrics = observe.PushMetrics(lease.name)
+        self._metrics = PushMetrics(lease.name)
         self._stop_by: float | None = None
         self._held = True
         self._ending = False

@@ -26,6 +26,7 @@ REASONS = {
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "our_certificate_refused",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "our_certificate_refused",
 }
+OTHER_REASONS = ("our_certificate_refused", "timeout", "closed", "other")
 """By OpenSSL's names. An alert is the client's word."""
 
 
@@ -35,6 +36,8 @@ class Handshakes:
     def __init__(self, api: str) -> None:
         self._api = api
         self._repeats = observe.repeats()
+        for reason in {*REASONS.values(), *OTHER_REASONS}:
+            observe.child(observe.tls_handshakes_failed, api, reason)
 
     def tell_failure(self, error: OSError) -> None:
         reason = why(error)

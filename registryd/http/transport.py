@@ -194,6 +194,8 @@ class Listener(Server):
         }
         self.draining = False
         """Then each answer ends its connection, so that no request is lost when the process ends."""
+        for reason in ("cap", "stalled", "bad_http"):
+            observe.connections_closed.labels(name, reason)
         self._acceptors: list[Acceptor] = []
         self._sweeper: asyncio.Task[None] | None = None
 

@@ -44,6 +44,7 @@ async def keep_days(db: Database) -> None:
     for state in await db.fetch(days.READ_RETENTION):
         observe.unplaced_rows.labels(state.family).set(state.unplaced_rows)
         observe.partitions_over.labels(state.family).set(state.parts_over)
+        observe.partitions_dropped.labels(state.family)
         if state.unplaced_rows:
             observe.event("rows_unplaced", "warning", family=state.family, rows=state.unplaced_rows)
 

@@ -35,9 +35,9 @@ async def purge_ended(db: Database, batch_rows: int = BATCH_ROWS) -> Purged:
         if max(purged) < batch_rows:
             break
         await asyncio.sleep(PAUSE_S)
+    observe.child(observe.ended_purged, "binding").inc(bindings)
+    observe.child(observe.ended_purged, "contract").inc(contracts)
     if bindings or contracts:
-        observe.child(observe.ended_purged, "binding").inc(bindings)
-        observe.child(observe.ended_purged, "contract").inc(contracts)
         observe.event("ended_purged", bindings=bindings, contracts=contracts)
     return Purged(bindings, contracts)
 

@@ -42,7 +42,14 @@ def processes(site: Site) -> Iterator[Daemon]:
     site.database.psql("-c", "UPDATE registry.messenger_key SET expires_at = now() + interval '1 day'")
     with daemon(site, *ROLES) as started:
         asyncio.run(use(started, site, messenger.headers))
-        seen = ("registryd_breakglass_steps{", "slack_seconds{", "policy_info{", "contract_events_total{", "family=")
+        seen = (
+            "breakglass_steps{",
+            "slack_seconds{",
+            "policy_info{",
+            "contract_events_total{",
+            "ended_purged_total{",
+            "registryd_connections{",
+        )
         wait_for(lambda: all(part in started.metrics("operate") for part in seen))
         wait_for(lambda: "registryd_push_seconds_count{" in started.metrics("deliver"))
         yield started

@@ -21,9 +21,7 @@ def _read(name: str) -> Any:
 
 RULES = [rule for group in _read("registryd.rules.yml")["groups"] for rule in group["rules"]]
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
-LOOKS = [
-    look for test in yaml.safe_load((PROMETHEUS / "registryd.rules.test.yml").read_text())["tests"] for look in test["promql_expr_test"]
-]
+LOOKS = [look for test in _read("registryd.rules.test.yml")["tests"] for look in test["promql_expr_test"]]
 RECORDED = {rule["record"] for rule in RULES if "record" in rule}
 
 
