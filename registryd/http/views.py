@@ -12,7 +12,7 @@ from registryd.http.reply import Reply
 from registryd.http.routes import Budget, Call, Route, Routes
 from registryd.store.operators import Operator
 from registryd.store.pool import Database
-from registryd.views import alarms, backlog, duty, feed, lanes, policy, presence, processes
+from registryd.views import alarms, backlog, breakglass, duty, evidence, feed, keys, lanes, policy, presence, processes
 from registryd.views.shape import NothingThere, Shape, encode
 
 BUDGET = Budget(at_once=4, per_minute=600)
@@ -27,6 +27,9 @@ PLAIN: dict[str, Callable[[Database], Awaitable[Shape]]] = {
     "feed": feed.read,
     "policy": policy.read,
     "processes": processes.read,
+    "evidence": evidence.read,
+    "breakglass": breakglass.read,
+    "keys": keys.read,
 }
 NAMED: dict[str, Callable[[Database, str], Awaitable[Shape]]] = {
     "lanes": lanes.read_one,

@@ -15,6 +15,7 @@ from registryd.domain.names import nearest
 from registryd.domain.secret import SigningSecret
 from registryd.store.pool import Connection, Database, fetch, first
 from registryd.store.queries import Nothing, Query
+from registryd.store.reading import Reader
 from registryd.store.secretbox import SecretBox, WrongSecretsKey
 
 
@@ -44,6 +45,22 @@ class KeyRow(NamedTuple):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+
+
+class AnyKeyRow(NamedTuple):
+    messenger: str
+    key_id: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class AnySecretRow(NamedTuple):
+    messenger: str
+    kind: str
+    created_at: datetime
+    expires_at: datetime | None
 
 
 class AnswerPolicy(NamedTuple):
@@ -83,6 +100,8 @@ class SecretRow(NamedTuple):
 READ_DIRECTORY = Query("messengers", "read_directory", Messenger)
 READ_KNOWN_KEYS = Query("messengers", "read_known_keys", MessengerKey)
 READ_KEYS = Query("messengers", "read_keys", KeyRow, int)
+READ_ALL_KEYS = Query("messengers", "read_all_keys", AnyKeyRow)
+READ_ALL_SECRETS = Query("messengers", "read_all_secrets", AnySecretRow)
 READ_ANSWER_POLICY = Query("messengers", "read_answer_policy", AnswerPolicy)
 TOUCH_KEYS = Query("messengers", "touch_keys", Nothing, list[str])
 ADD_MESSENGER = Query("messengers", "add_messenger", MessengerIdRow, str, str, str, str, int, bool, int, list[bytes])
@@ -160,6 +179,16 @@ async def named(connection: Connection, name: str) -> Messenger:
         known = [messenger.name for messenger in await read_all(connection)]
         raise NoMessenger(f"there is no messenger {name}{nearest(name, known)} (registryd messenger list)")
     return found
+
+
+async def read_all_keys(db: Reader) -> list[AnyKeyRow]:
+    """Everybody's, and those that ended in the last 30 days."""
+    return await db.fetch(READ_ALL_KEYS)
+
+
+async def read_all_secrets(db: Reader) -> list[AnySecretRow]:
+    """The same for signing secrets."""
+    return await db.fetch(READ_ALL_SECRETS)
 
 
 async def read_keys(connection: Connection, messenger_id: MessengerId) -> list[KeyRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, cast
 
-from registryd.store import answering, backlogs, days, feed, guard, policy, processes, seals
+from registryd.store import answering, backlogs, days, evidence, feed, guard, policy, processes, seals
 from registryd.store.pool import Database
 from registryd.store.reading import Reading
 from registryd.views import answering as answers
@@ -91,6 +91,7 @@ async def read_in(moment: Reading, seen_at: datetime) -> Duty:
         thresholds=await backlogs.read_thresholds(moment),
         retention=await moment.fetch(days.READ_RETENTION),
         unsealed_s=await seals.unsealed_s(moment),
+        verified=await evidence.verified(moment),
     )
     lags = await feed.read_lag(moment.connection)
     return Duty(

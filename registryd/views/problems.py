@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from registryd.domain.backlog import GRAVE
 from registryd.store.days import Retention
+from registryd.store.evidence import Verified
 from registryd.store.feed import FeedStatus
 from registryd.store.guard import AlarmRow
 from registryd.store.policy import LAPSES_SOON_S, Law
@@ -55,6 +56,7 @@ class Facts(NamedTuple):
     """At what slack an alarm is raised."""
     retention: Sequence[Retention]
     unsealed_s: float
+    verified: Verified | None
 
 
 def found(facts: Facts) -> list[Problem]:
@@ -171,6 +173,9 @@ def _keeping(facts: Facts) -> Iterator[Problem]:
         yield _warning("law_lapses", f"The law in force lapses in {days} days, and no policy is planned to follow it.", "policy")
     if facts.unsealed_s > UNSEALED_S:
         yield _warning("unsealed", "The journal has not been sealed for a quarter of an hour: are operate processes up?", "evidence")
+    if facts.verified is not None and facts.verified.findings:
+        sentence = f"The last audit verify found {facts.verified.findings:,} places where the evidence is not as it was written."
+        yield _page("evidence_altered", sentence, "evidence")
     for family in facts.retention:
         if family.unplaced_rows or family.parts_over > 1:
             sentence = f"{family.family} has rows without a partition, or partitions that should be gone: see the log of operate."

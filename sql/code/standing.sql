@@ -16,3 +16,43 @@ AS $$
       LEFT JOIN registry.breakglass_event AS e ON e.step = s.step GROUP BY s.step
 $$;
 COMMENT ON FUNCTION registry.breakglass_steps IS 'How many entries of the break-glass log there are, by step.';
+
+CREATE OR REPLACE FUNCTION registry.kept_partitions() RETURNS TABLE (family text, partitions integer, oldest date, made_until date, size_bytes bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    SELECT p.family, count(*)::integer, min(p.day), max(p.end_day) - 1, sum(pg_total_relation_size(p.partition))::bigint
+      FROM registry.day_partition AS p GROUP BY p.family
+$$;
+COMMENT ON FUNCTION registry.kept_partitions IS 'How much there is of each partitioned table: its first day, the last one that a partition is made for, and the size with indexes.';
+
+CREATE OR REPLACE FUNCTION registry.chain_end()
+RETURNS TABLE (seals bigint, sequence bigint, sealed_at timestamptz, sealed_until timestamptz, unsealed_pages bigint, log_entries bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    SELECT s.sequence, s.sealed_at, s.until_at, s.sequence - (SELECT min(f.sequence) FROM registry.seal AS f) + 1
+      INTO sequence, sealed_at, sealed_until, seals
+      FROM registry.seal AS s ORDER BY s.sequence DESC LIMIT 1;
+    SELECT count(*) INTO log_entries FROM registry.breakglass_event;
+    -- EXECUTE plans for this id alone, so that only its partitions are opened.
+    EXECUTE format('SELECT count(*) FROM (SELECT FROM registry.journal_page AS p WHERE p.page_id >= %L LIMIT 10000) AS open',
+                   registry.first_id_at(sealed_until)) INTO unsealed_pages;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION registry.chain_end IS 'Where the chain over the journal ends, how many pages it does not cover yet (counted to 10,000), and how long the break-glass log is.';
+
+CREATE OR REPLACE FUNCTION registry.open_requests()
+RETURNS TABLE (
+    request bigint, kind text, requested_at timestamptz, requested_by text, number text, scope text, reason text, is_prepared boolean,
+    approved_by text, ends_at timestamptz
+)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+    -- Whoever wrote a reason may have written a number into it.
+    SELECT r.request, r.kind, r.requested_at, r.requested_by, r.number,
+           regexp_replace(r.scope, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g'), regexp_replace(r.reason, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g'),
+           r.is_prepared, r.approved_by, r.ends_at
+      FROM breakglass.open_requests() AS r
+$$;
+COMMENT ON FUNCTION registry.open_requests IS 'What breakglass.open_requests() tells, for the console: nothing that might be a number stands in it.';

@@ -90,3 +90,17 @@ SELECT s.secret_id, s.messenger_id, m.name, s.ciphertext
 -- name: reseal_secret
 -- Why: the same secret under another key; what it was sealed under before is no longer needed to read it.
 UPDATE registry.messenger_secret AS s SET ciphertext = $2 WHERE s.secret_id = $1;
+
+-- name: read_all_keys
+-- Why: a person looks at everybody's keys; those that ended longer ago than 30 days are of no use to anybody.
+SELECT m.name AS messenger, k.key_id, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
+  FROM registry.messenger_key AS k JOIN registry.messenger AS m ON m.messenger_id = k.messenger_id
+ WHERE least(k.revoked_at, k.expires_at) IS NULL OR least(k.revoked_at, k.expires_at) > now() - interval '30 days'
+ ORDER BY m.name, k.created_at;
+
+-- name: read_all_secrets
+-- Why: the same for signing secrets, without the secrets.
+SELECT m.name AS messenger, s.kind, s.created_at, s.expires_at
+  FROM registry.messenger_secret AS s JOIN registry.messenger AS m ON m.messenger_id = s.messenger_id
+ WHERE s.expires_at IS NULL OR s.expires_at > now() - interval '30 days'
+ ORDER BY m.name, s.kind, s.created_at;

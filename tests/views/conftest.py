@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
 from registryd.demo import embedded
+from registryd.store.pool import Database
 from tests.conftest import TestDatabase, cloned
+from tests.persons import Persons, acting
 
+T = TypeVar("T")
 MESSENGERS = 100
 FIRST = 79_160_500_000
 NUMBERS = 600
@@ -80,6 +84,21 @@ VALUES ('crm-{FIRST}', 'terminated', 'no_contract_yet', now() - interval '2 hour
 INSERT INTO registry.last_snapshot (as_of) VALUES (now() - interval '5 hours');
 SELECT registry.note_snapshot(l.as_of, 600, 2, 3, 4, 5) FROM registry.last_snapshot AS l;
 
+INSERT INTO registry.last_verification (pages, findings) VALUES (77, 0);
+
+INSERT INTO registry.messenger_key (key_id, messenger_id, secret_sha256, created_at, expires_at, revoked_at, last_used_at)
+SELECT 'abcdefg' || k.place, m.messenger_id, decode(repeat('00', 32), 'hex'), now() - k.place * interval '1 day',
+       k.expires_at, k.revoked_at, now()
+  FROM registry.messenger AS m,
+       (VALUES (2, NULL::timestamptz, NULL::timestamptz), (3, now() + interval '1 hour', NULL), (4, now() - interval '1 day', NULL),
+               (5, NULL, now() - interval '2 days'), (6, NULL, now() - interval '31 days')) AS k(place, expires_at, revoked_at)
+ WHERE m.name = 'm006';
+INSERT INTO registry.messenger_secret (messenger_id, kind, ciphertext, expires_at)
+SELECT m.messenger_id, 'ed25519', 'wombat', now() + interval '1 day' FROM registry.messenger AS m WHERE m.name = 'm006';
+INSERT INTO registry.operator_key (key_id, name, scopes, secret_sha256, revoked_at)
+SELECT 'hgfedcb' || k.place, 'billing', '{{feed,read}}', decode(repeat('00', 32), 'hex'), k.revoked_at
+  FROM (VALUES (2, NULL::timestamptz), (3, now() - interval '40 days')) AS k(place, revoked_at);
+
 SELECT registry.change_policy('{{"notice_within": "12 hours"}}', now() + interval '30 days', 'a planned decree');
 """
 
@@ -96,3 +115,17 @@ def crowd(server: embedded.Server, template: str) -> Iterator[TestDatabase]:
 
         asyncio.run(fill())
         yield database
+
+
+def seen(crowd: TestDatabase, read: Callable[[Database], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with crowd.pool() as db:
+            return await read(db)
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def persons(database: TestDatabase) -> Iterator[Persons]:
+    with acting(database) as made:
+        yield made

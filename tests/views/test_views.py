@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import asyncpg
 import msgspec
@@ -13,23 +11,12 @@ import pytest
 from registryd.domain.errors import Unavailable
 from registryd.http.views import NAMED, PLAIN
 from registryd.store import feed as store
-from registryd.store.pool import Database
 from registryd.store.reading import reading
 from registryd.views import alarms, answering, backlog, duty, feed, lanes, policy, presence, processes
 from registryd.views.shape import NothingThere, encode
 from tests.conftest import TestDatabase
 from tests.store.conftest import add_contracts, add_messengers, bind
-from tests.views.conftest import CODE, FIRST, MESSENGERS, NUMBERS
-
-T = TypeVar("T")
-
-
-def seen(crowd: TestDatabase, read: Callable[[Database], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with crowd.pool() as db:
-            return await read(db)
-
-    return asyncio.run(run())
+from tests.views.conftest import CODE, FIRST, MESSENGERS, NUMBERS, seen
 
 
 def test_duty_tells_what_a_person_must_do_the_worst_first(crowd: TestDatabase) -> None:
