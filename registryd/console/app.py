@@ -13,8 +13,8 @@ from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.config import ApiSection
-from registryd.console import assets, replies, sessions
-from registryd.console.pages import PAGES, Page
+from registryd.console import assets, pages, replies, sessions
+from registryd.console.pages import LANE, NAMES, PAGES
 from registryd.console.replies import page, redirect
 from registryd.console.sessions import ForeignForm, LoginNeeded, Logins, Session
 from registryd.domain.errors import OutOfScope, RegistryError, Unauthenticated, Unavailable
@@ -24,6 +24,7 @@ from registryd.http.problems import HttpError
 from registryd.http.reply import Reply
 from registryd.store import sessions as store
 from registryd.store.pool import Database
+from registryd.views.shape import NothingThere
 
 FORM_MAX_BYTES = 16 * 1024
 FIELDS_MAX = 40
@@ -46,9 +47,11 @@ Answer = Callable[[Ask], Awaitable[Reply]]
 class Console:
     """Handles the console's requests of one process."""
 
-    def __init__(self, limits: ApiSection, db: Database, keys: Operators) -> None:
+    def __init__(self, limits: ApiSection, db: Database, looks: Database, keys: Operators) -> None:
+        """`looks`: what views are read by."""
         self._limits = msgspec.structs.replace(limits, body_max_bytes=FORM_MAX_BYTES)
         self._db = db
+        self._looks = looks
         self._keys = keys
         self._logins = Logins()
         self._repeats = observe.repeats()
@@ -66,7 +69,7 @@ class Console:
             self._away_since = self._away_since or time.monotonic()
             reply = replies.away(self._db.hindrance, time.monotonic() - self._away_since)
             self._tell_refusal(route, correlator, error)
-        except (RegistryError, HttpError, ForeignForm) as error:
+        except (RegistryError, HttpError, ForeignForm, NothingThere) as error:
             reply = replies.told(error, correlator)
             self._tell_refusal(route, correlator, error)
         except Exception as error:
@@ -85,6 +88,8 @@ class Console:
             return self._pages[path].template.removesuffix(".html")
         if path in assets.BY_PATH:
             return "static"
+        if path.startswith(LANE):
+            return "lane"
         return {"/console/login": "login", "/console/logout": "logout"}.get(path, "unknown")
 
     async def _answer(self, route: str, request: BaseRequest) -> Reply:
@@ -108,8 +113,13 @@ class Console:
                 return await self._log_out(request, session)
             case "unknown", _:
                 raise problems.not_found()
+            case "lane", "GET":
+                frame = self._frame(session, LANE.removesuffix("/"), "Lane")
+                return await page("lane.html", **frame, **await pages.lane(self._looks, path.removeprefix(LANE)))
             case _, "GET":
-                return await self._show(self._pages[path], request, session)
+                shown = self._pages[path]
+                found = await shown.read(self._looks, request.rel_url.query)
+                return await page(shown.template, **self._frame(session, shown.path, shown.name), **found)
         raise problems.method_not_allowed(["GET", "HEAD"])
 
     async def _session(self, request: BaseRequest) -> Session:
@@ -123,13 +133,10 @@ class Console:
             raise LoginNeeded
         return Session(token, person)
 
-    async def _show(self, shown: Page, request: BaseRequest, session: Session) -> Reply:
-        found = await shown.read(self._db, request.rel_url.query)
-        return await page(shown.template, **self._frame(session, shown.path, shown.name), refreshes=shown.refreshes, **found)
-
-    def _frame(self, session: Session, path: str, title: str) -> dict[str, Any]:
-        """What every page of a session shows beside its own."""
-        return {"session": session, "path": path, "title": title, "menu": PAGES, "refresh_s": REFRESH_S, "now": session.person.asked_at}
+    def _frame(self, session: Session, path: str, title: str, *, refreshes: bool = True) -> dict[str, Any]:
+        """What every page of a session shows beside its own. `refreshes`: it asks for itself again every few seconds."""
+        shared = {"session": session, "path": path, "title": title, "menu": PAGES, "names": NAMES}
+        return {**shared, "refresh_s": REFRESH_S if refreshes else 0, "now": session.person.asked_at}
 
     async def _form(self, request: BaseRequest) -> dict[str, str]:
         """Raises: HttpError; ForeignForm for a form that is none of ours."""
@@ -179,8 +186,8 @@ class Console:
         path = request.rel_url.raw_path
         return redirect(f"/console/login?next={path}" if path in self._pages and path != "/" else "/console/login")
 
-    def _tell_refusal(self, route: str, correlator: str, error: RegistryError | HttpError | ForeignForm) -> None:
-        if error.reason is None:
+    def _tell_refusal(self, route: str, correlator: str, error: RegistryError | HttpError | ForeignForm | NothingThere) -> None:
+        if isinstance(error, NothingThere) or error.reason is None:
             return
         is_ours = isinstance(error, Unavailable)
         caller = error.caller if isinstance(error, Unauthenticated) else None

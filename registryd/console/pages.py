@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from registryd.store import actions
 from registryd.store.pool import Database
+from registryd.views import alarms, backlog, duty, feed, lanes, policy, presence, processes
+from registryd.views.shape import Shape
 
 ACTIONS_SHOWN = 200
 
@@ -17,8 +19,13 @@ class Page(NamedTuple):
     """In the menu."""
     template: str
     read: Callable[[Database, Mapping[str, str]], Awaitable[Mapping[str, Any]]]
-    refreshes: bool = True
-    """Whether the page asks for itself again every few seconds."""
+
+
+def _view(read: Callable[[Database], Awaitable[Shape]]) -> Callable[[Database, Mapping[str, str]], Awaitable[Mapping[str, Any]]]:
+    async def find(db: Database, _: Mapping[str, str]) -> Mapping[str, Any]:
+        return {"view": await read(db)}
+
+    return find
 
 
 async def _actions(db: Database, query: Mapping[str, str]) -> Mapping[str, Any]:
@@ -26,12 +33,24 @@ async def _actions(db: Database, query: Mapping[str, str]) -> Mapping[str, Any]:
     return {"actions": await actions.read(db, ACTIONS_SHOWN), "done": int(done) if done.isascii() and done.isdigit() else None}
 
 
-async def _nothing(_: Database, __: Mapping[str, str]) -> Mapping[str, Any]:
-    return {}
-
-
 PAGES = (
-    Page("/", "Duty now", "duty.html", _nothing),
+    Page("/", "Duty now", "duty.html", _view(duty.read)),
+    Page("/console/backlog", "Backlog", "backlog.html", _view(backlog.read)),
+    Page("/console/lanes", "Lanes", "lanes.html", _view(lanes.read)),
+    Page("/console/presence", "Presence", "presence.html", _view(presence.read)),
+    Page("/console/alarms", "Alarms", "alarms.html", _view(alarms.read)),
+    Page("/console/feed", "Feed", "feed.html", _view(feed.read)),
+    Page("/console/policy", "Policy", "policy.html", _view(policy.read)),
+    Page("/console/processes", "Processes", "processes.html", _view(processes.read)),
     Page("/console/actions", "Action log", "actions.html", _actions),
 )
 """In the order of the menu."""
+NAMES = {page.path.rpartition("/")[2]: page.name for page in PAGES}
+"""What a link of a view leads to."""
+
+LANE = "/console/lanes/"
+
+
+async def lane(db: Database, name: str) -> Mapping[str, Any]:
+    """The page of one lane. Raises: NothingThere."""
+    return {"view": await lanes.read_one(db, name)}

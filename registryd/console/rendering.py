@@ -78,6 +78,12 @@ def clock(at: datetime, now: datetime) -> str:
     return f"{at.day} {at:%b %H:%M}" if abs((at - now).days) < 180 else f"{at.day} {at:%b %Y}"
 
 
+def date(at: datetime) -> str:
+    """A date of the law. Midnight at the operator is no midnight in UTC, so the hour stands beside it."""
+    at = at.astimezone(UTC)
+    return f"{at.day} {at:%b %Y, %H:%M} UTC"
+
+
 def brief(seconds: float) -> str:
     """How long, in the largest unit."""
     for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min")):
@@ -95,8 +101,8 @@ def spark(values: Sequence[float | None], label: str, height: int = 36) -> Marku
     line = " ".join(dots)
     area = f"0,{height} {line} {(len(values) - 1) * step:.1f},{height}" if dots else ""
     return Markup(
-        '<svg class="spark" viewBox="0 0 240 {h}" width="240" height="{h}" role="img" aria-label="{label}">'
-        '<polygon points="{area}"/><polyline points="{line}"/></svg>'
+        '<svg class="spark" viewBox="0 0 240 {h}" width="240" height="{h}" preserveAspectRatio="none" role="img" aria-label="{label}">'
+        '<polygon points="{area}"/><polyline points="{line}" vector-effect="non-scaling-stroke"/></svg>'
     ).format(h=height, label=label, area=area, line=line)
 
 
@@ -108,7 +114,7 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {"count": count, "rate": rate, "share": share, "span": span, "size": size, "moment": moment}
+ENVIRONMENT.filters |= {"count": count, "rate": rate, "share": share, "span": span, "size": size, "moment": moment, "date": date}
 ENVIRONMENT.globals |= {"assets": {name: asset.path for name, asset in ASSETS.items()}, "spark": spark, "nothing": NOTHING}
 for _name in ENVIRONMENT.list_templates():
     ENVIRONMENT.get_template(_name)  # now, because an upgrade may replace the files

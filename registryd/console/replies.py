@@ -14,6 +14,7 @@ from registryd.console.sessions import ForeignForm
 from registryd.domain import errors
 from registryd.http.problems import HttpError
 from registryd.http.reply import NO_HEADERS, Reply
+from registryd.views.shape import NothingThere
 
 AWAY_REFRESH_S = 5
 HEADERS = {
@@ -46,7 +47,7 @@ def told(error: Exception, correlator: str) -> Reply:
             status, detail, headers = error.status, error.detail, dict(error.headers)
             if status == HTTPStatus.NOT_FOUND:
                 detail = "The console has no such page."
-        case errors.NotFound():
+        case errors.NotFound() | NothingThere():
             status, detail = 404, "There is nothing of that name. It may have been removed, or the address was mistyped."
         case errors.OutOfScope():
             status, detail = 403, "Your key may look and not act. Log in with a key that has the scope act."

@@ -37,7 +37,7 @@ async def operate(settings: Settings, instance: int) -> None:
         looks = await life.database("views", VIEW_CONNECTIONS)
         feed = ContractFeed(db, feed_key)
         # The console has few connections of its own: whoever looks at many pages holds up neither billing nor a job.
-        console = Console(file.api, await life.database("console", CONSOLE_CONNECTIONS), keys)
+        console = Console(file.api, await life.database("console", CONSOLE_CONNECTIONS), looks, keys)
         api = operator_app(file.api, keys, OperatorHandlers(feed.apply), looks)
 
         async def handle(request: BaseRequest) -> Reply:

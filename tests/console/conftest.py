@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 from registryd.demo import embedded
 from registryd.store import keys, operators
 from tests.conftest import Daemon, Site, TestDatabase, cloned, daemon, make_site, wait_for
+from tests.console import life
 
 
 @dataclass
@@ -112,3 +114,13 @@ def at_desk(database: TestDatabase, tmp_path_factory: pytest.TempPathFactory) ->
     site = make_site(database, tmp_path_factory.mktemp("site"))
     with daemon(site, "operate") as running:
         yield Desk(site, running)
+
+
+@pytest.fixture(scope="session")
+def lively(server: embedded.Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A registry full of life, for tests that look at it; those that act undo it."""
+    with cloned(server, template) as clone:
+        site = make_site(clone, tmp_path_factory.mktemp("lively"))
+        asyncio.run(life.fill(site))
+        with daemon(site, "operate") as running:
+            yield Desk(site, running)
