@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import click
 
-from registryd.cli.running import Context, command, fail, json_option, overlap_option, pass_context, present, present_once
+from registryd.cli.running import Context, command, err, fail, json_option, overlap_option, pass_context, present, present_once
 from registryd.delivery import signing
 from registryd.domain.errors import TwoLiveKeys
 from registryd.store import messengers, rotation
@@ -55,6 +55,8 @@ async def revoke_key(context: Context, *, name: str, key_id: str, as_json: bool)
 @command
 async def rotate_secret(context: Context, *, name: str, ed25519: bool, overlap_hours: float, as_json: bool) -> None:
     """Make a new signing secret and print it once (of a key pair, the public key). Each push is signed with every live secret."""
+    if ed25519:
+        err.print("libraries of Standard Webhooks verify v1 alone, not v1a: registryd/http/README.md has verifiers for it", style="yellow")
     box = signing_box(context.settings.credentials)
     secret = signing.new_secret("ed25519" if ed25519 else "hmac_sha256")
     async with context.database() as db, db.transaction() as connection:

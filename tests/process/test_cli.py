@@ -56,7 +56,9 @@ def test_a_messenger_lives_through_all_its_commands(site: Site) -> None:
     assert run(site, "messenger", "revoke-key", "alpha", first_key_id).exit_code == 0
     assert run(site, "messenger", "revoke-key", "alpha", first_key_id).exit_code == 1
     assert told(site, "messenger", "rotate-secret", "alpha")["webhookSecret"].startswith("whsec_")
-    assert told(site, "messenger", "rotate-secret", "alpha", "--ed25519")["webhookSecret"].startswith("whpk_")
+    pair = run(site, "messenger", "rotate-secret", "alpha", "--ed25519", "--json")
+    assert json.loads(pair.stdout)["webhookSecret"].startswith("whpk_")
+    assert "verify v1 alone" in pair.stderr
     shown = told(site, "messenger", "show", "alpha")
     assert shown["state"] == "active"
     assert len(shown["keys"]) == 2
