@@ -17,6 +17,7 @@ import pytest
 from registryd import resources
 from registryd.delivery import signing
 from registryd.domain.identifiers import MessengerId
+from registryd.domain.secret import SigningSecret
 from registryd.store import messengers
 from registryd.store.secretbox import SecretBox
 from tests.conftest import Site, eventually
@@ -52,7 +53,7 @@ def verifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return [program, str(path)]
 
 
-async def pushed(site: Site) -> tuple[str, dict[str, str], str, signing.SigningSecret]:
+async def pushed(site: Site) -> tuple[str, dict[str, str], str, SigningSecret]:
     """The public key, the headers and the body of a push that really left, and the private key."""
     pair = signing.new_secret("ed25519")
     async with listening() as endpoint, looking(site.database) as database, delivering(site):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
 
+from registryd import resources
 from registryd.demo import embedded
-from registryd.domain.testnumbers import Kind, example
+from registryd.domain.testnumbers import IN_DEMO_ALONE, Kind, example
 from tests.conftest import cloned, daemon, make_site
 from tests.http.conftest import Answer, Service, ask, new_number, serving
 
@@ -172,3 +174,9 @@ def test_while_they_are_off_they_are_foreign_numbers(service: Service) -> None:
         assert not is_of_a_test_number(answer)
         [row] = service.sql("SELECT * FROM registry.find_query($1)", UUID(answer.body["queryId"]))
         assert row["messenger_id"] == messenger.messenger_id
+
+
+def test_the_documents_name_the_numbers_that_there_are() -> None:
+    for document, kinds in {"README.md": [*Kind], "messenger.yaml": [kind for kind in Kind if kind not in IN_DEMO_ALONE]}.items():
+        named = re.findall(r"\| `\+(999[0-9]{12})`", resources.path(f"registryd/http/{document}").read_text())
+        assert named == [str(example(kind)) for kind in kinds], document
