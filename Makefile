@@ -33,6 +33,7 @@ endif
 check-all: lint
 	REGISTRYD_LONG=1 $(BIN)/python -m pytest $(TOGETHER) -m "not alone"
 	REGISTRYD_LONG=1 $(BIN)/python -m pytest -m alone || test $$? -eq 5
+	$(MAKE) lint-api
 	$(MAKE) ARGS= crash failover scans history mutants
 	$(MAKE) ARGS="--scale 0.1" mistake
 	$(MAKE) ARGS="--seconds 30" fuzz
@@ -45,6 +46,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check registryd systemd tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.PHONY: lint-api
+## make lint-api  redocly and spectral on messenger.yaml and operator.yaml, fetched from npm; where there is no npx it says so
+LINT_API := REDOCLY_TELEMETRY=off npm_config_ignore_scripts=true npx --yes
+lint-api:
+	@command -v npx >/dev/null || { echo "lint-api: left out, because there is no npx here (Debian: npm)"; exit 0; }; set -e; \
+	$(LINT_API) @redocly/cli@2.77.0 lint --extends=recommended-strict registryd/http/messenger.yaml registryd/http/operator.yaml; \
+	$(LINT_API) @stoplight/spectral-cli@6.16.3 lint --fail-severity=hint -r tests/contracts/spectral.yaml registryd/http/messenger.yaml registryd/http/operator.yaml
 
 ## make serve   the daemon on a configuration of yours: make serve CONFIG=./registryd.toml
 CONFIG ?= registryd.toml

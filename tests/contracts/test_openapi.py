@@ -141,11 +141,12 @@ def test_every_example_is_valid(document: Document) -> None:
 
 
 @each
-def test_every_operation_has_a_summary_a_tag_and_an_example_of_every_body(document: Document) -> None:
+def test_every_operation_has_a_summary_a_description_a_tag_and_an_example_of_every_body(document: Document) -> None:
     tags = {tag["name"] for tag in document.content["tags"]}
     for path, method, operation in document.operations():
         assert operation["operationId"], (method, path)
         assert operation["summary"], (method, path)
+        assert operation["description"], (method, path)
         assert set(operation["tags"]) <= tags, (method, path)
         bodies = [document.resolve(response) for response in operation["responses"].values()]
         if "requestBody" in operation:
