@@ -79,7 +79,7 @@ GRANT EXECUTE ON FUNCTION registry.ask_own_replay TO registryd_app;
 GRANT USAGE ON SCHEMA report TO registryd_report;
 GRANT SELECT ON ALL TABLES IN SCHEMA report TO registryd_report, registryd_app;
 GRANT EXECUTE ON FUNCTION registry.contracts_outside_capacity, registry.open_presence, registry.delivered_last_hour, registry.is_complete, registry.ended_last_hour, registry.ends_bound,
-    registry.ends_allowed, registry.ends_left TO registryd_report, registryd_app;
+    registry.ends_allowed, registry.ends_left, registry.kept_partitions, registry.chain_end, registry.retention_state TO registryd_report, registryd_app;
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- Break-glass

@@ -32,7 +32,7 @@ async def show(context: Context, *, as_json: bool) -> None:
         rows = await store.read(connection)
     rows = [row for place, row in enumerate(rows) if row["in_force"] or place > _place_in_force(rows)]
     table = Table("column", *("in force" if row["in_force"] else "planned" for row in rows))
-    for column in rows[0] if rows else ():
+    for column in (name for name in rows[0] if not name.endswith("_seconds")) if rows else ():
         table.add(column, *(_shown(row[column]) for row in rows))
     present(as_json, [_facts(row) for row in rows], table)
 

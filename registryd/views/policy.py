@@ -70,7 +70,7 @@ def _policy(row: dict[str, Any], before: dict[str, Any] | None, state: Literal["
                 before=None if before is None else _text(before[name]),
             )
             for name, value in row.items()
-            if name not in OWN
+            if name not in OWN and not name.endswith("_seconds")
         ],
     )
 

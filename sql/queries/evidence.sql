@@ -2,8 +2,7 @@
 
 -- name: read_families
 -- Why: how much there is, and what should be zero.
-SELECT k.family, k.partitions, k.oldest, k.made_until, k.size_bytes, s.parts_over, s.unplaced_rows
-  FROM registry.kept_partitions() AS k JOIN registry.retention_state() AS s ON s.family = k.family ORDER BY k.family;
+SELECT r.family, r.partitions, r.oldest, r.made_until, r.size_bytes, r.parts_over, r.unplaced_rows FROM report.retention AS r ORDER BY r.family;
 
 -- name: read_chain_end
 SELECT e.seals, e.sequence, e.sealed_at, e.sealed_until, registry.unsealed_s() AS unsealed_s, e.unsealed_pages, e.log_entries FROM registry.chain_end() AS e;

@@ -18,7 +18,8 @@ COMMENT ON COLUMN report.presence_daily.absent_ratio IS 'absent of queries: a fe
 
 CREATE OR REPLACE VIEW report.answer_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late)::bigint AS queries, sum(f.in_time)::bigint AS in_time, sum(f.late)::bigint AS late,
-       max(f.worst_wait) AS worst_wait, max(f.allowed) AS allowed
+       max(f.worst_wait) AS worst_wait, max(f.allowed) AS allowed,
+       extract(epoch FROM max(f.worst_wait))::float8 AS worst_wait_seconds, extract(epoch FROM max(f.allowed))::float8 AS allowed_seconds
   FROM (TABLE registry.presence_day UNION ALL SELECT * FROM registry.open_presence()) AS f
   JOIN registry.messenger AS m ON m.messenger_id = f.messenger_id
  WHERE f.allowed IS NOT NULL
@@ -31,6 +32,8 @@ COMMENT ON COLUMN report.answer_deadline.in_time IS 'Answered within the time th
 COMMENT ON COLUMN report.answer_deadline.late IS 'Answered after it.';
 COMMENT ON COLUMN report.answer_deadline.worst_wait IS 'The longest time from receipt to answer.';
 COMMENT ON COLUMN report.answer_deadline.allowed IS 'The time that the policy gave; the longest, where it changed that day.';
+COMMENT ON COLUMN report.answer_deadline.worst_wait_seconds IS 'worst_wait in seconds.';
+COMMENT ON COLUMN report.answer_deadline.allowed_seconds IS 'allowed in seconds.';
 
 CREATE OR REPLACE VIEW report.binding_by_messenger AS
 SELECT m.name AS messenger, coalesce(sum(b.recorded - b.terminated - b.replaced - b.removed), 0)::bigint AS live,
@@ -61,7 +64,8 @@ SELECT m.name AS messenger, coalesce(owed.pending, 0) AS pending, coalesce(owed.
        oldest.deadline_at AS oldest_deadline_at, oldest.deadline_at - now() AS slack,
        coalesce(pace.delivered, 0) AS delivered_last_hour,
        coalesce(owed.pending, 0) * interval '1 hour' / pace.delivered AS eta, coalesce(owed.held, 0) AS held,
-       refused.refused
+       refused.refused, extract(epoch FROM oldest.deadline_at - now())::float8 AS slack_seconds,
+       coalesce(owed.pending, 0) * 3600::float8 / pace.delivered AS eta_seconds
   FROM registry.messenger AS m
   LEFT JOIN (SELECT n.messenger_id, sum(n.pending)::bigint AS pending, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0)::bigint AS overdue,
                     sum(n.held)::bigint AS held
@@ -84,31 +88,13 @@ COMMENT ON COLUMN report.notification_backlog.delivered_last_hour IS 'Delivered 
 COMMENT ON COLUMN report.notification_backlog.held IS 'Of pending, held in a wave of ends beyond the bound, until a person releases or withdraws it.';
 COMMENT ON COLUMN report.notification_backlog.refused IS 'Of overdue, those whose content the messenger refuses though its endpoint works; counted among 20,000.';
 COMMENT ON COLUMN report.notification_backlog.eta IS 'How long pending takes at that pace; NULL where nothing was delivered.';
-
-CREATE OR REPLACE VIEW report.wave AS
-SELECT w.wave_id, w.began_at, w.last_at, w.ended_by, w.ends, w.notifications, w.notifications - w.released - w.withdrawn AS held,
-       w.released, w.withdrawn, oldest.deadline_at AS oldest_deadline_at, w.released_at, w.released_by, w.release_reason
-  FROM registry.wave AS w
-  LEFT JOIN LATERAL (SELECT h.deadline_at FROM registry.notification_held AS h WHERE h.wave_id = w.wave_id
-                      ORDER BY h.deadline_at LIMIT 1) AS oldest ON true;
-COMMENT ON VIEW report.wave IS 'Waves of ends beyond the bound of an hour. Their notifications are held until a person releases or withdraws them.';
-COMMENT ON COLUMN report.wave.wave_id IS 'The wave''s number.';
-COMMENT ON COLUMN report.wave.began_at IS 'When its first statement ran.';
-COMMENT ON COLUMN report.wave.last_at IS 'When its last statement ran.';
-COMMENT ON COLUMN report.wave.ended_by IS 'Which database user ended the contracts.';
-COMMENT ON COLUMN report.wave.ends IS 'Contracts that ended.';
-COMMENT ON COLUMN report.wave.notifications IS 'Notifications that are owed for them.';
-COMMENT ON COLUMN report.wave.held IS 'Of them, still held.';
-COMMENT ON COLUMN report.wave.released IS 'Of them, released by a person.';
-COMMENT ON COLUMN report.wave.withdrawn IS 'Of them, withdrawn by two persons.';
-COMMENT ON COLUMN report.wave.oldest_deadline_at IS 'The earliest deadline among those held.';
-COMMENT ON COLUMN report.wave.released_at IS 'When a person began to release it.';
-COMMENT ON COLUMN report.wave.released_by IS 'Which database user that was.';
-COMMENT ON COLUMN report.wave.release_reason IS 'Why.';
+COMMENT ON COLUMN report.notification_backlog.slack_seconds IS 'slack in seconds.';
+COMMENT ON COLUMN report.notification_backlog.eta_seconds IS 'eta in seconds.';
 
 CREATE OR REPLACE VIEW report.notification_deadline AS
 SELECT f.day, m.name AS messenger, sum(f.in_time + f.late + f.overdue + f.pending)::bigint AS owed, sum(f.in_time)::bigint AS in_time,
-       sum(f.late)::bigint AS late, sum(f.overdue)::bigint AS overdue, sum(f.pending)::bigint AS pending, max(f.worst_delay) AS worst_delay
+       sum(f.late)::bigint AS late, sum(f.overdue)::bigint AS overdue, sum(f.pending)::bigint AS pending, max(f.worst_delay) AS worst_delay,
+       extract(epoch FROM max(f.worst_delay))::float8 AS worst_delay_seconds
   FROM (SELECT d.day, d.messenger_id, d.in_time, d.late, 0 AS overdue, 0 AS pending, d.worst_delay
           FROM registry.delivered_day AS d
         UNION ALL
@@ -126,6 +112,7 @@ COMMENT ON COLUMN report.notification_deadline.late IS 'Delivered after it.';
 COMMENT ON COLUMN report.notification_deadline.overdue IS 'Not delivered, and past the deadline, by whole minutes.';
 COMMENT ON COLUMN report.notification_deadline.pending IS 'Not delivered, and not past it.';
 COMMENT ON COLUMN report.notification_deadline.worst_delay IS 'The longest time from an end to its delivery.';
+COMMENT ON COLUMN report.notification_deadline.worst_delay_seconds IS 'worst_delay in seconds.';
 
 CREATE OR REPLACE VIEW report.notification_withdrawn AS
 SELECT (w.withdrawn_at AT TIME ZONE 'UTC')::date AS day, m.name AS messenger, w.request, w.reason, count(*) AS notifications
@@ -239,77 +226,3 @@ SELECT '+' || o.block || '****' AS block, sum(o.contracts)::bigint AS contracts 
 COMMENT ON VIEW report.contract_outside_capacity IS 'Live contracts outside the operator''s numbering capacity: numbers that were ported in. Whole blocks of them mean that the capacity lacks a range, or that a feed is another operator''s.';
 COMMENT ON COLUMN report.contract_outside_capacity.block IS 'A block of 10,000 numbers; its last four digits are stars.';
 COMMENT ON COLUMN report.contract_outside_capacity.contracts IS 'Live contracts in it.';
-
-CREATE OR REPLACE VIEW report.feed_lag AS
-SELECT e.day, e.type, e.outcome::text AS outcome, sum(e.events)::bigint AS events, justify_hours(make_interval(secs => (sum(e.lag_sum_s) / sum(e.events))::float8)) AS mean_lag,
-       max(e.worst_lag) AS worst_lag
-  FROM registry.feed_movement AS e GROUP BY e.day, e.type, e.outcome;
-COMMENT ON VIEW report.feed_lag IS 'How long after it happened each contract event reached the registry: the notice period has run since.';
-COMMENT ON COLUMN report.feed_lag.day IS 'The day of the recording (UTC).';
-COMMENT ON COLUMN report.feed_lag.type IS 'activated, terminated, ported_out, …';
-COMMENT ON COLUMN report.feed_lag.outcome IS 'applied or refused.';
-COMMENT ON COLUMN report.feed_lag.events IS 'Billing''s events.';
-COMMENT ON COLUMN report.feed_lag.mean_lag IS 'The mean time from occurring to being recorded.';
-COMMENT ON COLUMN report.feed_lag.worst_lag IS 'The longest.';
-
-CREATE OR REPLACE VIEW report.feed_waiting AS
-SELECT regexp_replace(w.event_id, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') AS event_id, w.type, w.reason, w.occurred_at, w.first_at, w.last_at, w.calls,
-       now() - w.first_at AS waited, extract(epoch FROM now() - w.first_at)::float8 AS waited_seconds
-  FROM registry.feed_waiting AS w;
-COMMENT ON VIEW report.feed_waiting IS 'Billing''s events that were answered not_yet and wait to be sent again: each may be a subscriber who is answered wrongly, or an end that nobody was told of.';
-COMMENT ON COLUMN report.feed_waiting.event_id IS 'Billing''s own id of the event. Digits that might be a number are a star.';
-COMMENT ON COLUMN report.feed_waiting.type IS 'activated, terminated, ported_out, …';
-COMMENT ON COLUMN report.feed_waiting.reason IS 'What it waits for: in_the_future, no_contract_yet, still_live, held_by_an_individual, too_many_ends, follows_a_waiting_event or registry_failed.';
-COMMENT ON COLUMN report.feed_waiting.occurred_at IS 'When it happened, by its own word.';
-COMMENT ON COLUMN report.feed_waiting.first_at IS 'When it came first.';
-COMMENT ON COLUMN report.feed_waiting.last_at IS 'When it came last. Long ago: billing has stopped to send it again.';
-COMMENT ON COLUMN report.feed_waiting.calls IS 'How often it came.';
-COMMENT ON COLUMN report.feed_waiting.waited IS 'Since it came first.';
-COMMENT ON COLUMN report.feed_waiting.waited_seconds IS 'The same in seconds.';
-
-CREATE OR REPLACE VIEW report.feed_status AS
-SELECT registry.is_complete() AS complete, s.complete_since, s.source, s.declared_by, s.reason, e.last_event_at, l.as_of AS last_snapshot_at,
-       w.waiting, w.oldest_waiting_at, registry.ended_last_hour() AS ends_last_hour, registry.ends_bound() AS ends_bound,
-       registry.ends_allowed() AS ends_allowed, registry.ends_left() AS ends_left,
-       extract(epoch FROM now() - e.last_event_at)::float8 AS last_event_seconds, extract(epoch FROM now() - l.as_of)::float8 AS last_snapshot_seconds
-  FROM (SELECT count(*) AS waiting, min(f.first_at) AS oldest_waiting_at FROM registry.feed_waiting AS f) AS w
- CROSS JOIN (SELECT (SELECT f.recorded_at FROM registry.feed_event AS f ORDER BY f.recorded_at DESC LIMIT 1) AS last_event_at) AS e
-  LEFT JOIN registry.feed_state AS s ON s.one
-  LEFT JOIN registry.last_snapshot AS l ON l.one;
-COMMENT ON VIEW report.feed_status IS 'Billing''s feed in one row: whether the registry is complete and may answer, when billing last spoke, what waits, and how many contracts may still end in this hour.';
-COMMENT ON COLUMN report.feed_status.complete IS 'Whether the registry holds every contract. Where it does not, every query is 503.';
-COMMENT ON COLUMN report.feed_status.complete_since IS 'Since when. There, but complete is false: it was said in another database cluster, before this one was restored.';
-COMMENT ON COLUMN report.feed_status.source IS 'What said so: snapshot, history or person.';
-COMMENT ON COLUMN report.feed_status.declared_by IS 'The database user that said so.';
-COMMENT ON COLUMN report.feed_status.reason IS 'Why.';
-COMMENT ON COLUMN report.feed_status.last_event_at IS 'When the last event was recorded; NULL: none ever, or not for as long as ended contracts are kept.';
-COMMENT ON COLUMN report.feed_status.last_snapshot_at IS 'When the newest snapshot was taken.';
-COMMENT ON COLUMN report.feed_status.waiting IS 'Events that wait: report.feed_waiting.';
-COMMENT ON COLUMN report.feed_status.oldest_waiting_at IS 'When the first of them came.';
-COMMENT ON COLUMN report.feed_status.ends_last_hour IS 'Contracts that ended in the last hour, by the time of recording.';
-COMMENT ON COLUMN report.feed_status.ends_bound IS 'How many may, by the policy in force.';
-COMMENT ON COLUMN report.feed_status.ends_allowed IS 'How many more allowances in force let through (registryd feed allow-ends).';
-COMMENT ON COLUMN report.feed_status.ends_left IS 'How many may still end now.';
-COMMENT ON COLUMN report.feed_status.last_event_seconds IS 'Seconds since last_event_at.';
-COMMENT ON COLUMN report.feed_status.last_snapshot_seconds IS 'Seconds since last_snapshot_at.';
-
-CREATE OR REPLACE VIEW report.policy AS
-SELECT p.*, lead(p.effective_from) OVER (ORDER BY p.effective_from) AS superseded_at,
-       p.effective_from = (SELECT max(b.effective_from) FROM registry.policy AS b WHERE b.effective_from <= now()) AS in_force
-  FROM registry.policy AS p;
-COMMENT ON VIEW report.policy IS 'The law as dated data: what was in force from when to when, what is, and what is planned; who wrote each row and when.';
-COMMENT ON COLUMN report.policy.superseded_at IS 'When the next row takes its place; NULL: none is planned.';
-COMMENT ON COLUMN report.policy.in_force IS 'Whether it is the law now.';
-DO $comments$
-DECLARE
-    named record;
-BEGIN
-    -- The others are registry.policy's own.
-    FOR named IN
-        SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment FROM pg_catalog.pg_attribute AS a
-         WHERE a.attrelid = 'registry.policy'::regclass AND a.attnum > 0 AND NOT a.attisdropped
-    LOOP
-        EXECUTE format('COMMENT ON COLUMN report.policy.%I IS %L', named.attname, named.comment);
-    END LOOP;
-END
-$comments$;

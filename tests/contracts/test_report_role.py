@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -60,8 +61,66 @@ async def seed(database: TestDatabase) -> None:
         await dba.execute(
             "INSERT INTO registry.feed_event VALUES ('e', 'terminated', decode(repeat('00', 16), 'hex'), 'applied', NULL, now()); "
             f"INSERT INTO registry.feed_waiting (event_id, type, reason, occurred_at) "
-            f"VALUES ('e-{FIRST}', 'terminated', 'no_contract_yet', now()); ANALYZE"
+            f"VALUES ('e-{FIRST}', 'terminated', 'no_contract_yet', now()); "
+            f"INSERT INTO registry.handover (messenger_id, channel, notifications) VALUES ({messenger_id}, 'courier', 1); "
+            "INSERT INTO registry.digest (messenger_id, day, notifications, sha256) "
+            "SELECT messenger_id, current_date, 0, sha256('') FROM registry.messenger; "
+            "INSERT INTO registry.replay (messenger_id, per_second) SELECT messenger_id, 20 FROM registry.messenger; "
+            "INSERT INTO registry.breakglass_event VALUES "
+            f"(1, 1, 'look', 'requested', now(), 'anna', {FIRST}, '', 'complaint of {FIRST}', '{{}}', '', sha256(''), sha256('')); "
+            "INSERT INTO registry.process VALUES ('host', 'answer', 1, 1, '0.1.0', 1); "
+            "INSERT INTO registry.last_snapshot (as_of) VALUES (now()); "
+            "INSERT INTO registry.operator_key (key_id, name, scopes, secret_sha256) VALUES ('aaaaaaaa', 'anna', '{act}', sha256('')); "
+            "INSERT INTO registry.action (confirmation, person, key_id, kind, what, counted, reason, outcome) VALUES "
+            f"(gen_random_uuid(), 'anna', 'aaaaaaaa', 'hold', 'held all', 1, 'for {FIRST}', 'done'); "
+            "INSERT INTO registry.answer_minute VALUES (now(), 1, 0, 1, 0, 0, '{1}'); ANALYZE"
         )
+
+
+def test_every_recipe_for_reports_runs_as_the_report_role(granted: TestDatabase) -> None:
+    """Those of the sections Recipes and Grafana."""
+    text = resources.path("sql/README.md").read_text()
+    recipes = [
+        recipe
+        for section in ("Recipes", "Grafana")
+        for recipe in re.findall(r"```sql\n(.*?)```", text.split(f"\n## {section}\n")[1].split("\n## ")[0], re.DOTALL)
+    ]
+    assert len(recipes) >= 12
+
+    async def story() -> None:
+        await seed(granted)
+        async with granted.connect("registryd_report") as connection:
+            for recipe in recipes:
+                for statement in filter(str.strip, recipe.split(";\n")):
+                    assert await connection.fetch(statement) or "WHERE" in statement, statement
+
+    asyncio.run(story())
+
+
+def test_every_interval_stands_beside_its_number_of_seconds(granted: TestDatabase) -> None:
+    """Grafana takes numbers."""
+
+    async def story() -> None:
+        await seed(granted)
+        async with granted.connect() as dba:
+            columns = {
+                (row["view"], row["name"]): row["type"]
+                for row in await dba.fetch(
+                    "SELECT c.relname AS view, a.attname AS name, format_type(a.atttypid, NULL) AS type "
+                    "FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 "
+                    "WHERE c.relnamespace = 'report'::regnamespace AND c.relkind = 'v'"
+                )
+            }
+            intervals = {key: kind for key, kind in columns.items() if kind.startswith("interval")}
+            assert len(intervals) >= 15
+            for (view, name), kind in intervals.items():
+                assert columns.get((view, f"{name}_seconds")) == kind.replace("interval", "double precision"), (view, name)
+                if kind == "interval":
+                    same = f"(extract(epoch FROM {name}) - {name}_seconds) BETWEEN -0.001 AND 0.001"
+                    differs = f"SELECT count(*) FROM report.{view} WHERE NOT coalesce({same}, {name} IS NULL AND {name}_seconds IS NULL)"
+                    assert await dba.fetchval(differs) == 0, (view, name)
+
+    asyncio.run(story())
 
 
 def test_every_report_is_read_and_none_holds_a_number_or_a_code(granted: TestDatabase) -> None:
