@@ -47,7 +47,7 @@ GRANT SELECT, INSERT, UPDATE (endpoint_url, batch_max, includes_phone_number, da
     ON registry.messenger TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at) ON registry.messenger_key, registry.operator_key TO registryd_app;
 GRANT SELECT, INSERT (session_sha256, key_id), UPDATE (used_at), DELETE ON registry.console_session TO registryd_app;
-GRANT SELECT, INSERT (confirmation, person, key_id, kind, messenger_id, what, counted, reason, outcome) ON registry.action TO registryd_app;
+GRANT SELECT, INSERT (confirmation, person, key_id, kind, messenger_id, what, counted, reason, outcome), UPDATE (outcome) ON registry.action TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (expires_at) ON registry.messenger_secret TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (ended_at, end_reason) ON registry.binding TO registryd_app;
 -- The database alone sets a page's id and time.

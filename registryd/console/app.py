@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -13,7 +12,8 @@ from aiohttp.web import BaseRequest
 
 from registryd import observe
 from registryd.config import ApiSection
-from registryd.console import assets, pages, replies, sessions
+from registryd.console import acting, assets, pages, replies, sessions
+from registryd.console.deeds import DEEDS, Deed, Places
 from registryd.console.pages import LANE, NAMES, PAGES
 from registryd.console.replies import page, redirect
 from registryd.console.sessions import ForeignForm, LoginNeeded, Logins, Session
@@ -23,35 +23,23 @@ from registryd.http.auth import Operators
 from registryd.http.problems import HttpError
 from registryd.http.reply import Reply
 from registryd.store import sessions as store
-from registryd.store.pool import Database
 from registryd.views.shape import NothingThere
 
 FORM_MAX_BYTES = 16 * 1024
 FIELDS_MAX = 40
+DO = "/console/do/"
 REFRESH_S = 5
 BY_ITSELF = "x-console-refresh"
 """The header by which a page asks for itself again: no person did, so an idle session goes on towards its end."""
 
 
-class Ask(NamedTuple):
-    """A request of somebody who is logged in."""
-
-    request: BaseRequest
-    session: Session
-    form: Mapping[str, str]
-
-
-Answer = Callable[[Ask], Awaitable[Reply]]
-
-
 class Console:
     """Handles the console's requests of one process."""
 
-    def __init__(self, limits: ApiSection, db: Database, looks: Database, keys: Operators) -> None:
-        """`looks`: what views are read by."""
+    def __init__(self, limits: ApiSection, places: Places, keys: Operators) -> None:
         self._limits = msgspec.structs.replace(limits, body_max_bytes=FORM_MAX_BYTES)
-        self._db = db
-        self._looks = looks
+        self._places = places
+        self._db = places.db
         self._keys = keys
         self._logins = Logins()
         self._repeats = observe.repeats()
@@ -90,6 +78,8 @@ class Console:
             return "static"
         if path.startswith(LANE):
             return "lane"
+        if path.startswith(DO) and path.removeprefix(DO) in DEEDS:
+            return path.removeprefix(DO)
         return {"/console/login": "login", "/console/logout": "logout"}.get(path, "unknown")
 
     async def _answer(self, route: str, request: BaseRequest) -> Reply:
@@ -113,14 +103,27 @@ class Console:
                 return await self._log_out(request, session)
             case "unknown", _:
                 raise problems.not_found()
+            case "logout", _:
+                raise problems.method_not_allowed(["POST"])
+            case _ if route in DEEDS:
+                return await self._act(DEEDS[route], request, session, method)
             case "lane", "GET":
                 frame = self._frame(session, LANE.removesuffix("/"), "Lane")
-                return await page("lane.html", **frame, **await pages.lane(self._looks, path.removeprefix(LANE)))
+                return await page("lane.html", **frame, **await pages.lane(self._places.looks, path.removeprefix(LANE)))
             case _, "GET":
                 shown = self._pages[path]
-                found = await shown.read(self._looks, request.rel_url.query)
+                found = await shown.read(self._places.looks, request.rel_url.query)
                 return await page(shown.template, **self._frame(session, shown.path, shown.name), **found)
         raise problems.method_not_allowed(["GET", "HEAD"])
+
+    async def _act(self, deed: Deed, request: BaseRequest, session: Session, method: str) -> Reply:
+        frame = self._frame(session, "", deed.title, refreshes=False)
+        if method == "GET":
+            acting.refuse_lookers(session)
+            return await acting.show_form(self._places, frame, deed, request.rel_url.query)
+        form = await self._form(request)
+        sessions.refuse_without_token(session, form.get("token", ""))
+        return await acting.handle(self._places, frame, session, deed, form)
 
     async def _session(self, request: BaseRequest) -> Session:
         """Raises: LoginNeeded."""

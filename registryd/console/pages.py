@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from registryd.store import actions
 from registryd.store.pool import Database
-from registryd.views import alarms, backlog, duty, feed, lanes, policy, presence, processes
+from registryd.views import alarms, backlog, breakglass, duty, evidence, feed, keys, lanes, policy, presence, processes
 from registryd.views.shape import Shape
 
 ACTIONS_SHOWN = 200
@@ -42,6 +42,9 @@ PAGES = (
     Page("/console/feed", "Feed", "feed.html", _view(feed.read)),
     Page("/console/policy", "Policy", "policy.html", _view(policy.read)),
     Page("/console/processes", "Processes", "processes.html", _view(processes.read)),
+    Page("/console/evidence", "Days and evidence", "evidence.html", _view(evidence.read)),
+    Page("/console/breakglass", "Break-glass", "breakglass.html", _view(breakglass.read)),
+    Page("/console/keys", "Keys", "keys.html", _view(keys.read)),
     Page("/console/actions", "Action log", "actions.html", _actions),
 )
 """In the order of the menu."""

@@ -9,6 +9,7 @@ from aiohttp.web import BaseRequest
 from registryd.config import Settings
 from registryd.console import replies
 from registryd.console.app import Console
+from registryd.console.deeds import Places
 from registryd.feed.events import ContractFeed
 from registryd.http.auth import KEY_USE_S, REFRESH_S, Operators
 from registryd.http.operator import OperatorHandlers, operator_app
@@ -17,6 +18,7 @@ from registryd.keep.jobs import jobs
 from registryd.keep.timer import Job
 from registryd.roles.life import Life, spare_the_collector
 from registryd.store import digest_keys
+from registryd.store.bulk import bulk
 from registryd.store.secretbox import digest_box
 
 CONSOLE_CONNECTIONS = 2
@@ -37,7 +39,8 @@ async def operate(settings: Settings, instance: int) -> None:
         looks = await life.database("views", VIEW_CONNECTIONS)
         feed = ContractFeed(db, feed_key)
         # The console has few connections of its own: whoever looks at many pages holds up neither billing nor a job.
-        console = Console(file.api, await life.database("console", CONSOLE_CONNECTIONS), looks, keys)
+        places = Places(await life.database("console", CONSOLE_CONNECTIONS), looks, lambda: bulk(settings))
+        console = Console(file.api, places, keys)
         api = operator_app(file.api, keys, OperatorHandlers(feed.apply), looks)
 
         async def handle(request: BaseRequest) -> Reply:

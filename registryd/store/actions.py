@@ -1,4 +1,4 @@
-"""The log of what persons did in the console: append-only, written in the transaction of what it tells of."""
+"""The log of what persons did in the console, written in the transaction of what it tells of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from registryd.domain.identifiers import MessengerId
 from registryd.store.pool import Connection, Database, fetch
-from registryd.store.queries import Query
+from registryd.store.queries import Nothing, Query
 from registryd.store.sessions import Person
 
 NEWEST = 2**63 - 1
@@ -26,7 +26,8 @@ class Action(NamedTuple):
     what: str
     counted: int
     reason: str
-    outcome: str
+    outcome: str | None
+    """None: it is not known yet; `finish` writes it."""
 
 
 class ActionRow(NamedTuple):
@@ -39,11 +40,12 @@ class ActionRow(NamedTuple):
     what: str
     counted: int
     reason: str
-    outcome: str
+    outcome: str | None
 
 
 RECORD_ACTION = Query("actions", "record_action", ActionId, UUID, str, str, str, int, str, int, str, str)
 READ_ACTIONS = Query("actions", "read_actions", ActionRow, int, int)
+FINISH_ACTION = Query("actions", "finish_action", Nothing, int, str)
 FIND_ACTION = Query("actions", "find_action", ActionId, UUID)
 
 
@@ -51,6 +53,10 @@ async def record(connection: Connection, confirmation: UUID, person: Person, act
     """Writes an action's line; returns its number. None: this confirmation was carried out before, so the caller must do nothing."""
     rows = await fetch(connection, RECORD_ACTION, confirmation, person.name, person.key_id, *action)
     return rows[0].action_id if rows else None
+
+
+async def finish(db: Database, action_id: int, outcome: str) -> None:
+    await db.fetch(FINISH_ACTION, action_id, outcome)
 
 
 async def find(db: Database, confirmation: UUID) -> int | None:

@@ -140,11 +140,11 @@ async def count_alarms(db: Reader) -> InForce:
     return (await db.fetch(COUNT_ALARMS))[0]
 
 
-async def find_alarms(db: Database, messenger_id: MessengerId) -> list[Alarm]:
+async def find_alarms(db: Reader, messenger_id: MessengerId) -> list[Alarm]:
     """The messenger's alarms in force, the oldest first."""
     return await db.fetch(FIND_ALARMS, messenger_id)
 
 
-async def clear_alarms(db: Database, messenger_id: MessengerId) -> int:
+async def clear_alarms(db: Reader, messenger_id: MessengerId) -> int:
     """Ends a messenger's alarms; returns how many were in force."""
     return len(await db.fetch(CLEAR_ALARMS, messenger_id))

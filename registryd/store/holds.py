@@ -67,12 +67,12 @@ RELEASED_AT_ONCE = 20_000
 """How many notifications of a wave are released in a transaction."""
 
 
-async def hold(db: Database, messenger_id: MessengerId | None, reason: str) -> bool:
+async def hold(db: Reader, messenger_id: MessengerId | None, reason: str) -> bool:
     """Holds a messenger's notifications (None: everybody's). Returns False where that is held already."""
     return bool(await db.fetch(HOLD_NOTIFICATIONS, messenger_id, reason))
 
 
-async def release(db: Database, messenger_id: MessengerId | None, reason: str) -> bool:
+async def release(db: Reader, messenger_id: MessengerId | None, reason: str) -> bool:
     """Ends a hold by hand. Returns False where there is none."""
     return bool(await db.fetch(RELEASE_NOTIFICATIONS, messenger_id, reason))
 

@@ -106,6 +106,7 @@ READ_ANSWER_POLICY = Query("messengers", "read_answer_policy", AnswerPolicy)
 TOUCH_KEYS = Query("messengers", "touch_keys", Nothing, list[str])
 ADD_MESSENGER = Query("messengers", "add_messenger", MessengerIdRow, str, str, str, str, int, bool, int, list[bytes])
 SET_MESSENGER = Query("messengers", "set_messenger", MessengerIdRow, int, str, int, bool, int, list[bytes], str)
+SET_QUOTA = Query("messengers", "set_quota", MessengerIdRow, int, int, int)
 ADD_KEY = Query("messengers", "add_key", Nothing, str, int, bytes)
 EXPIRE_KEYS = Query("messengers", "expire_keys", EndingKey, int, timedelta)
 REVOKE_KEY = Query("messengers", "revoke_key", KeyId, str)
@@ -213,6 +214,11 @@ async def update(connection: Connection, messenger: Messenger) -> None:
         SET_MESSENGER,
         *(m.messenger_id, m.endpoint_url, m.batch_max, m.includes_phone_number, m.daily_quota, m.certificate_sha256, m.state),
     )
+
+
+async def set_quota(connection: Connection, messenger_id: MessengerId, former: int | None, quota: int | None) -> bool:
+    """Changes the daily quota (None: no budget). Returns False where it is not `former` any more."""
+    return bool(await fetch(connection, SET_QUOTA, messenger_id, former, quota))
 
 
 async def add_key(connection: Connection, messenger_id: MessengerId, key_id: str, secret_sha256: bytes) -> None:

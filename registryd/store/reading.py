@@ -27,7 +27,7 @@ _PLANNED_FREELY = "; ".join(
 
 
 class Reader(Protocol):
-    """Whatever statements can be run on: a pool, where each is a transaction of its own, or a `Reading`."""
+    """Whatever statements can be run on: a pool, where each is a transaction of its own, a `Reading`, or a `Writing`."""
 
     async def fetch(self, query: Query[Row], *args: Any) -> list[Row]: ...
 
@@ -45,6 +45,16 @@ class Reading:
         """The row of a statement that always returns one."""
         (row,) = await fetch(self.connection, query, *args)
         return row
+
+
+class Writing:
+    """A transaction that writes: what is done on it is done together, or not at all."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def fetch(self, query: Query[Row], *args: Any) -> list[Row]:
+        return await fetch(self.connection, query, *args)
 
 
 @asynccontextmanager

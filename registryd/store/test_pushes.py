@@ -12,7 +12,7 @@ from typing import NamedTuple
 from registryd.domain.errors import NotPushed, TooManyTests
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.notification import PushTest
-from registryd.store.pool import Database, fetch
+from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Nothing, Query
 
 WAIT_S = 15.0
@@ -52,13 +52,24 @@ FORGET_TESTS = Query("test_pushes", "forget_tests", Nothing)
 async def run(db: Database, messenger_id: MessengerId) -> PushTest:
     """Asks for a test push and waits for its result. Raises: TooManyTests, NotPushed, Unavailable."""
     async with db.transaction() as connection:
-        await fetch(connection, GIVE_UP_TESTS, messenger_id)
-        asked = await fetch(connection, ASK_TEST, messenger_id, A_MINUTE_MAX)
+        test_id = await ask(connection, messenger_id)
+    return await result(db, test_id)
+
+
+async def ask(connection: Connection, messenger_id: MessengerId) -> int:
+    """Asks for a test push; returns its number. Raises: TooManyTests."""
+    await fetch(connection, GIVE_UP_TESTS, messenger_id)
+    asked = await fetch(connection, ASK_TEST, messenger_id, A_MINUTE_MAX)
     if not asked:
         raise TooManyTests(int(WAIT_S))
+    return asked[0].test_id
+
+
+async def result(db: Database, test_id: int) -> PushTest:
+    """Waits for a test push's result. Raises: NotPushed, Unavailable."""
     ends = time.monotonic() + WAIT_S
     while time.monotonic() < ends:
-        ended = (await db.fetch(FIND_TEST, asked[0].test_id))[0]
+        ended = (await db.fetch(FIND_TEST, test_id))[0]
         if ended.delivered is not None:
             return PushTest(ended.delivered, ended.http_status, ended.latency_ms or 0, ended.error)
         await asyncio.sleep(LOOK_S)

@@ -34,6 +34,15 @@ END
 $$;
 COMMENT ON FUNCTION registry.open_lane IS 'Gives every messenger a lane, by whatever path it was added.';
 
+CREATE OR REPLACE FUNCTION registry.refuse_changing_outcome() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    RAISE EXCEPTION 'the outcome of action % is known and stays', OLD.action_id USING ERRCODE = 'restrict_violation';
+END
+$$;
+COMMENT ON FUNCTION registry.refuse_changing_outcome IS 'Keeps what is written of an action: its outcome is written once.';
+
 CREATE OR REPLACE FUNCTION registry.limit_live_keys() RETURNS trigger
 LANGUAGE plpgsql
 AS $$

@@ -272,7 +272,7 @@ CREATE TABLE registry.console_session ( -- Who is logged in to the console. A se
 ) WITH (fillfactor = 50);
 CREATE INDEX console_session_key ON registry.console_session (key_id);
 
-CREATE TABLE registry.action ( -- What persons did in the console, append-only. What they do by commands is not here.
+CREATE TABLE registry.action ( -- What persons did in the console, append-only but for an outcome that is not known at once. What they do by commands is not here.
     action_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The action's number.
     confirmation uuid NOT NULL UNIQUE, -- Which confirmation page it was done from. Sent twice, a confirmation is carried out once.
     at           timestamptz NOT NULL DEFAULT now(), -- When.
@@ -283,7 +283,7 @@ CREATE TABLE registry.action ( -- What persons did in the console, append-only. 
     what         text NOT NULL CHECK (what <> ''), -- What was done, in a sentence.
     counted      bigint NOT NULL CHECK (counted >= 0), -- How many notifications, alarms or ends it concerned, as the confirmation page showed.
     reason       text NOT NULL, -- Why, in the person's words; empty where none was asked for.
-    outcome      text NOT NULL CHECK (outcome <> '') -- What came of it.
+    outcome      text CHECK (outcome <> '') -- What came of it. NULL: it is under way, or the process that did it ended meanwhile.
 );
 CREATE INDEX action_at ON registry.action (at);
 
@@ -847,6 +847,8 @@ CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE OF messenger_id, expires_a
 CREATE TRIGGER limit_live_keys AFTER INSERT OR UPDATE OF name, expires_at, revoked_at ON registry.operator_key
     FOR EACH ROW EXECUTE FUNCTION registry.limit_live_operator_keys();
 
+CREATE TRIGGER refuse_changing_outcome BEFORE UPDATE ON registry.action FOR EACH ROW WHEN (OLD.outcome IS NOT NULL)
+    EXECUTE FUNCTION registry.refuse_changing_outcome();
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.action FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.seal FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();

@@ -7,6 +7,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
     ON CONFLICT (confirmation) DO NOTHING
 RETURNING action_id;
 
+-- name: finish_action
+-- Why: what takes long is written down before its outcome is known.
+UPDATE registry.action AS a SET outcome = $2 WHERE a.action_id = $1 AND a.outcome IS NULL;
+
 -- name: read_actions
 -- Why: the console's page, the newest first.
 SELECT a.action_id, a.at, a.person, a.key_id, a.kind, m.name AS messenger, a.what, a.counted, a.reason, a.outcome

@@ -51,6 +51,10 @@ UPDATE registry.messenger AS m
  WHERE m.messenger_id = $1
 RETURNING m.messenger_id;
 
+-- name: set_quota
+-- Why: a person has seen what it is ($2) and said what it is to be ($3): where it changed meanwhile, nothing is done.
+UPDATE registry.messenger AS m SET daily_quota = $3 WHERE m.messenger_id = $1 AND m.daily_quota IS NOT DISTINCT FROM $2 RETURNING m.messenger_id;
+
 -- name: add_key
 INSERT INTO registry.messenger_key (key_id, messenger_id, secret_sha256) VALUES ($1, $2, $3);
 

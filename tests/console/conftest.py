@@ -119,6 +119,16 @@ def at_desk(database: TestDatabase, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def lively(server: embedded.Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """A registry full of life, for tests that look at it; those that act undo it."""
+    yield from _lively(server, template, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def desk_of_its_own(server: embedded.Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """The same for a module's tests whose deeds cannot be undone."""
+    yield from _lively(server, template, tmp_path_factory)
+
+
+def _lively(server: embedded.Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     with cloned(server, template) as clone:
         site = make_site(clone, tmp_path_factory.mktemp("lively"))
         asyncio.run(life.fill(site))
