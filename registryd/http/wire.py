@@ -34,7 +34,7 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class QueryBody(Body, frozen=True):
+class QueryBody(Body, frozen=True, gc=False):
     """`POST /v1/presence`, and an item of a batch."""
 
     phoneNumber: str
@@ -62,7 +62,7 @@ class Empty(Body, frozen=True):
     pass
 
 
-class ContractEvent(Body, frozen=True):
+class ContractEvent(Body, frozen=True, gc=False):
     eventId: str
     type: EventType
     phoneNumber: str

@@ -28,25 +28,17 @@ from registryd.domain.errors import CodeInUse, NotComplete, RegistryError, Unava
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digests, query_id
 from registryd.domain.presence import Answer, PresenceQueries, PresenceQuery
 from registryd.presence.conflicts import Conflicts
+from registryd.presence.lines import BATCH_STATEMENTS_IN_FLIGHT, Lines
 from registryd.presence.queue import Ask, Line, Named, rounds_of
 from registryd.store import presence as store
 from registryd.store.digest_keys import DigestKey
 from registryd.store.pool import Database
 
 BATCH_MAX_QUERIES = 10_000
-BATCH_STATEMENTS_IN_FLIGHT = 3
-"""So that the database looks up the next while this process hands out the answers of the last."""
-SINGLES_ASKED_S = 0.1
-"""For how long after a single query batches run one statement at a time, to leave the processors to single queries."""
-BATCH_GROUP_MAX = 1_000
-"""A batch is asked in parts of this size. Larger parts save nothing more, and a single query would wait longer behind one."""
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Pauses before asking again for a contract that is being ended. Each asking is a page of the journal, so they are few."""
 PARTS_AT_ONCE = 3
 """How many statements of all groups ask again after a conflict, at once: of some that wait for a lock, one does not hold up the others."""
-OVERLAP_AFTER_S = 0.005
-"""For how long a statement for single queries runs alone. While one runs, queries gather, and a second beside it would make both groups
-smaller and each query dearer (by a fifth, on two processors). One that takes longer has met a slow disk or a lock: others go past it."""
 
 
 def connections_needed(statements_in_flight: int) -> int:
@@ -76,8 +68,8 @@ class Answerer:
         self._db = db
         self.digest_key = digest_key
         """The journal's digest key. It is set anew when a month begins."""
-        self._single = Line("single", statements_in_flight, group_max, queue_max)
-        self._batch = Line("batch", BATCH_STATEMENTS_IN_FLIGHT, BATCH_GROUP_MAX, max(10 * queue_max, BATCH_MAX_QUERIES))
+        self._lines = Lines(statements_in_flight, group_max, queue_max, max(10 * queue_max, BATCH_MAX_QUERIES))
+        self._single, self._batch = self._lines
         self._named: Named = set()
         """Numbers and codes that the running statements may bind."""
         self._conflicts = Conflicts()
@@ -114,7 +106,8 @@ class Answerer:
         pauses_s = iter(BUSY_PAUSES_S)
         while rounds:
             indexes = rounds.popleft()
-            parts = [indexes[start : start + BATCH_GROUP_MAX] for start in range(0, len(indexes), BATCH_GROUP_MAX)]
+            part_max = self._lines.fit(self._batch)
+            parts = [indexes[start : start + part_max] for start in range(0, len(indexes), part_max)]
             asks = [Ask(messenger_id, queries.at(part), received) for part in parts]
             self._enqueue(self._batch, messenger_id, asks)
             try:
@@ -164,19 +157,12 @@ class Answerer:
 
     def _enqueue(self, line: Line, messenger_id: MessengerId, asks: Sequence[Ask]) -> None:
         """Raises: Unavailable."""
-        line.admit(messenger_id, asks, self._room(line))
+        self._lines.fit(line)
+        line.admit(messenger_id, asks, self._lines.room(line))
         self._start_worker(line)
 
-    def _room(self, line: Line) -> int:
-        """How many statements may work a line now."""
-        if line is self._batch and time.monotonic() - self._single.asked_at < SINGLES_ASKED_S:
-            return 1
-        if line is self._single:
-            return min(line.in_flight, 1 + len(line.slow))
-        return line.in_flight
-
     def _start_worker(self, line: Line) -> None:
-        if line.waiting and line.running < self._room(line):
+        if line.waiting and line.running < self._lines.room(line):
             line.running += 1
             worker = asyncio.create_task(self._work(line))
             self._workers.add(worker)
@@ -185,11 +171,10 @@ class Answerer:
     async def _work(self, line: Line) -> None:
         """Answers groups until nobody waits, or only for what another statement names, or there are too many at it."""
         try:
-            while line.running <= self._room(line) and (group := line.take_group(self._named, self._conflicts)):
+            while line.running <= self._lines.room(line) and (group := self._take_group(line)):
                 started = time.monotonic()
                 if line is self._single:
-                    past_after_s = 0.0 if line.alone is group else OVERLAP_AFTER_S
-                    overlap = asyncio.get_running_loop().call_later(past_after_s, self._let_past, id(group))
+                    overlap = asyncio.get_running_loop().call_later(self._lines.past_after_s(group), self._let_past, id(group))
                 try:
                     await self._answer_group(group)
                 except Exception as error:  # a fault of ours: each caller is told 500, and the log with it
@@ -212,6 +197,10 @@ class Answerer:
                 observe.child(observe.queries_waiting, line.name).set(line.length)
         finally:
             line.running -= 1
+
+    def _take_group(self, line: Line) -> list[Ask]:
+        self._lines.fit(line)
+        return line.take_group(self._named, self._conflicts)
 
     def _let_past(self, group_id: int) -> None:
         """A single group's statement has met a slow disk or a lock, or may: others need not wait for it."""

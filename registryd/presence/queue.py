@@ -111,6 +111,7 @@ class Line:
         self.name = name
         self.in_flight = in_flight
         self.group_max = group_max
+        """How many queries a statement may hold. A batch's statement may hold less while single queries come: then this is set anew."""
         self.queue_max = queue_max
         self.waiting: dict[MessengerId, Queue] = {}
         """In the order of their turns."""

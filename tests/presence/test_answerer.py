@@ -20,7 +20,8 @@ from registryd.domain.binding import Outcome
 from registryd.domain.errors import CodeInUse, Unavailable
 from registryd.domain.identifiers import IdentificationCode, MessengerId, Msisdn, msisdn_digest
 from registryd.domain.presence import Answer, PresenceQuery, by_columns
-from registryd.presence.answerer import BATCH_STATEMENTS_IN_FLIGHT, PARTS_AT_ONCE, Answerer, BatchAnswer, connections_needed
+from registryd.presence import lines
+from registryd.presence.answerer import PARTS_AT_ONCE, Answerer, BatchAnswer, connections_needed
 from registryd.presence.conflicts import GUILTY
 from registryd.store.digest_keys import DigestKey
 from registryd.store.pool import Database
@@ -321,7 +322,7 @@ def test_groups_that_ask_again_leave_a_connection_to_what_admission_reads(site: 
     in_flight = 2
 
     async def run() -> None:
-        size = connections_needed(in_flight) - BATCH_STATEMENTS_IN_FLIGHT + 1
+        size = connections_needed(in_flight) - lines.BATCH_STATEMENTS_IN_FLIGHT + 1
         async with (
             registry(site, in_flight=in_flight, connections=size) as of,
             of.database.connect() as other,
@@ -435,6 +436,23 @@ def test_a_batch_does_not_hold_up_single_queries(site: Site) -> None:
                 assert not same.done(), "what names the batch's numbers comes after it"
             assert all(outcome and outcome.outcome == "recorded" for _, outcome in (await batch).answers)
             assert await same == (True, "unchanged")
+
+    asyncio.run(run())
+
+
+def test_a_batch_goes_in_smaller_statements_while_single_queries_come(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a single query waits for is a batch's statement to end. Without single queries it would only be dearer."""
+
+    async def run() -> None:
+        async with registry(site) as of:
+            queries = [query(number % 40) for number in range(1_000)]
+            alone = await of.batch(queries)
+            assert await of.pages() == [1_000]
+            monkeypatch.setattr(lines, "SINGLES_ASKED_S", PATIENCE_S)  # what the machine does meanwhile must not count
+            single, beside = await asyncio.gather(of.answer(0), of.batch(queries))
+            assert single.present
+            assert beside.present == alone.present
+            assert sorted(await of.pages()) == [1, 250, 250, 250, 250, 1_000]
 
     asyncio.run(run())
 
