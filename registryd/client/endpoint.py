@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from yarl import URL
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_MAX_BYTES = 4_096
 """What the registry reads of an answer. Behind a longer one it closes the connection."""
-_HEADERS = {"User-Agent": "registryd", "Content-Type": "application/json"}
+_HEADERS = {"User-Agent": f"registryd/{version('registryd')}", "Content-Type": "application/json"}
 
 
 class Reply(NamedTuple):

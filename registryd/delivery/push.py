@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from errno import ECONNRESET, EPIPE
 from functools import partial
+from importlib.metadata import version
 
 import aiohttp
 import orjson
@@ -46,7 +47,7 @@ INFORMATIONAL = frozenset(range(100, 200)) - {101}
 """An answer with one of these comes before the final one."""
 
 _CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-_HEADERS = {"User-Agent": "registryd", "Content-Type": "application/json"}
+_HEADERS = {"User-Agent": f"registryd/{version('registryd')}", "Content-Type": "application/json"}
 _SKIPPED = ("Accept", "Accept-Encoding")
 
 

@@ -27,6 +27,7 @@ DOCUMENTS = (
     "systemd/README.md",
     "registryd/README.md",
     "registryd/http/README.md",
+    "registryd/http/README.ru.md",
     "registryd/feed/README.md",
     "sql/README.md",
     "tests/README.md",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import timedelta
+from importlib.metadata import version
 
 import pytest
 from aiohttp.web import Response
@@ -73,6 +74,7 @@ def test_notification_tells_the_facts_and_the_number_only_where_the_agreement_sa
             )
             assert stored == [(plain["terminatedAt"], plain["deadlineAt"], plain["notificationId"])]
             assert pushed["w/o"].headers["content-type"] == "application/json"
+            assert pushed["w/o"].headers["user-agent"] == f"registryd/{version('registryd')}"
 
     asyncio.run(run())
 
