@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import tempfile
 import time
 from contextlib import ExitStack, suppress
@@ -217,14 +218,24 @@ def _invite(say: Console, scene: Scene) -> None:
         f"#   {numbers['codeInUse']} its code is in use {numbers['slow']} slow             {numbers['unavailable']} 503",
         f"# {numbers['endsSoon']} is a contract that ends ten seconds after you bound it; the receiver here then shows the notification",
         "# the operator and the DBA look around",
-        f"curl -s {scene.health['serve']}/readyz; curl -s {scene.health['serve']}/metrics | grep ^registryd_",
-        f"registryd --config {scene.site.config} report answer_deadline",
+        f"curl -s {scene.health['serve']}/readyz; curl -s {scene.health['serve']}/metrics | grep ^registryd_queries_total",
+        f"{_program()} --config {scene.site.config} report answer_deadline",
         f"{scene.site.server.psql} '{scene.site.dsn}'",
     ]
     say.print("\n[bold]It goes on serving. Paste these, and end it with Ctrl-C:[/]\n")
     for line in lines:
         say.print(line, style="dim" if line.startswith("#") else "", markup=False, soft_wrap=True)
     say.print()
+    say.print(f"In a browser: {scene.api}/docs is the messengers' document, {scene.operator}/ the operator's console;", soft_wrap=True)
+    say.print(f"log in there with {scene.site.operator_key}\n", markup=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """How this program is called from here: it may be on no PATH."""
+    script = Path(sys.executable).with_name("registryd")
+    if not script.exists():
+        return f"{sys.executable} -m registryd"
+    return str(script.relative_to(Path.cwd())) if script.is_relative_to(Path.cwd()) else str(script)
 
 
 def _show(say: Console, receipt: Receipt) -> None:
