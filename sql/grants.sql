@@ -68,7 +68,7 @@ GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registr
     registry.confirm_complete, registry.declare_complete, registry.declare_incomplete, registry.live_contracts, registry.ends_bound, registry.ends_left, registry.open_feed_call, registry.release_wave,
     registry.make_import_staging, registry.load_first, registry.analyze_changes, registry.apply_snapshot, registry.note_snapshot, registry.settle_delivered, registry.settle_by_hand, registry.delivered_since,
     registry.find_delivered, registry.delivered_on, registry.owe_again, registry.make_partitions, registry.drop_part,
-    registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.answers_late, registry.kept_partitions, registry.chain_end, registry.open_requests, registry.destroy_digest_keys,
+    registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.answers_late, registry.kept_partitions, registry.chain_end, registry.open_requests, registry.find_answer, registry.destroy_digest_keys,
     registry.requests_to_prepare, registry.prepare_request, registry.purge_ended, registry.partitions_ahead, registry.breakglass_steps,
     registry.forget_replays, registry.forget_events, registry.forget_records, registry.fold_movements, registry.fold_ends, registry.end_long_reports TO registryd_app;
 GRANT EXECUTE ON FUNCTION registry.ask_own_replay TO registryd_app;

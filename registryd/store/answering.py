@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
+from uuid import UUID
 
 from registryd.store.pool import Database
 from registryd.store.queries import Nothing, Query
@@ -49,10 +50,27 @@ class LateToday(NamedTuple):
     late: int
 
 
+class Answer(NamedTuple):
+    """One answered query, and the page that it is on."""
+
+    messenger: str
+    answered_at: datetime
+    present: bool | None
+    """None: it was not answered, because its contract was being changed, but asked again."""
+    bound: bool
+    waited_s: float
+    is_sealed: bool
+    queries: int
+    """On the page."""
+    messengers: list[str]
+    """On the page."""
+
+
 ADD_MINUTE = Query("answering", "add_minute", Nothing, float, int, int, int, int, int, list[int])
 READ_MINUTES = Query("answering", "read_minutes", MinuteRow, int)
 READ_PRESENCE_TODAY = Query("answering", "read_presence_today", PresenceToday)
 READ_REFUSED_TODAY = Query("answering", "read_refused_today", RefusedToday)
+FIND_ANSWER = Query("answering", "find_answer", Answer, UUID)
 COUNT_LATE_TODAY = Query("answering", "count_late_today", LateToday)
 
 
@@ -78,3 +96,8 @@ async def refused_today(db: Reader) -> list[RefusedToday]:
 async def late_today(db: Reader) -> int:
     """How many queries of today's sealed pages were answered too late."""
     return (await db.fetch(COUNT_LATE_TODAY))[0].late
+
+
+async def find(db: Reader, query_id: UUID) -> Answer | None:
+    rows = await db.fetch(FIND_ANSWER, query_id)
+    return rows[0] if rows else None

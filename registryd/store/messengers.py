@@ -63,6 +63,17 @@ class AnySecretRow(NamedTuple):
     expires_at: datetime | None
 
 
+class Described(NamedTuple):
+    name: str
+    state: str
+    agreement: str | None
+    register_no: str | None
+    created_at: datetime
+    suspended_at: datetime | None
+    includes_phone_number: bool
+    batch_max: int
+
+
 class AnswerPolicy(NamedTuple):
     answer_within: timedelta
     notice_within: timedelta
@@ -102,6 +113,7 @@ READ_KNOWN_KEYS = Query("messengers", "read_known_keys", MessengerKey)
 READ_KEYS = Query("messengers", "read_keys", KeyRow, int)
 READ_ALL_KEYS = Query("messengers", "read_all_keys", AnyKeyRow)
 READ_ALL_SECRETS = Query("messengers", "read_all_secrets", AnySecretRow)
+DESCRIBE_MESSENGER = Query("messengers", "describe_messenger", Described, str)
 READ_ANSWER_POLICY = Query("messengers", "read_answer_policy", AnswerPolicy)
 TOUCH_KEYS = Query("messengers", "touch_keys", Nothing, list[str])
 ADD_MESSENGER = Query("messengers", "add_messenger", MessengerIdRow, str, str, str, str, int, bool, int, list[bytes])
@@ -190,6 +202,11 @@ async def read_all_keys(db: Reader) -> list[AnyKeyRow]:
 async def read_all_secrets(db: Reader) -> list[AnySecretRow]:
     """The same for signing secrets."""
     return await db.fetch(READ_ALL_SECRETS)
+
+
+async def describe(db: Reader, name: str) -> Described | None:
+    rows = await db.fetch(DESCRIBE_MESSENGER, name)
+    return rows[0] if rows else None
 
 
 async def read_keys(connection: Connection, messenger_id: MessengerId) -> list[KeyRow]:

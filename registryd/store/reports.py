@@ -59,12 +59,12 @@ async def list_columns(connection: Connection, view: View) -> list[Column]:
     return await fetch(connection, LIST_COLUMNS, view.name)
 
 
-async def read_rows(connection: Connection, view: View) -> list[dict[str, Any]]:
-    """The same rows by the columns' names. Intervals are as PostgreSQL writes them, because a month has no length."""
+async def read_rows(connection: Connection, view: View, limit: int | None = None) -> list[dict[str, Any]]:
+    """The first `limit` of the same rows, by the columns' names. Intervals are as PostgreSQL writes them: a month has no length."""
     shown = ", ".join(
         f'v."{column.name}"{_CASTS.get(column.type, "")} AS "{column.name}"' for column in await list_columns(connection, view)
     )
-    rows = await connection.fetch(f"SELECT {shown} FROM ({_select(view)}) AS v")  # noqa: S608 # the names are a view's own
+    rows = await connection.fetch(f"SELECT {shown} FROM ({_select(view)}) AS v LIMIT $1", limit)  # noqa: S608 # the names are a view's own
     return [dict(row) for row in rows]
 
 

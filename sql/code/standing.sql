@@ -56,3 +56,25 @@ AS $$
       FROM breakglass.open_requests() AS r
 $$;
 COMMENT ON FUNCTION registry.open_requests IS 'What breakglass.open_requests() tells, for the console: nothing that might be a number stands in it.';
+
+CREATE OR REPLACE FUNCTION registry.find_answer(id uuid)
+RETURNS TABLE (messenger text, answered_at timestamptz, present boolean, bound boolean, waited_s double precision, is_sealed boolean, queries integer, messengers text[])
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1 SET search_path = registry, pg_temp
+AS $$
+DECLARE
+    place integer := ('x' || right(id::text, 4))::bit(16)::integer;
+BEGIN
+    -- EXECUTE plans for this id alone, so that only its partition is opened.
+    RETURN QUERY EXECUTE $probe$
+        SELECT m.name, p.answered_at, CASE WHEN p.told IS NULL OR get_bit(p.told, $2) = 1 THEN get_bit(p.present, $2) = 1 END,
+               coalesce(get_bit(p.bound, $2) = 1, false), extract(epoch FROM r.waited)::float8,
+               p.page_id < (SELECT registry.first_id_at(s.until_at) FROM registry.seal AS s ORDER BY s.sequence DESC LIMIT 1), p.queries,
+               ARRAY(SELECT o.name FROM registry.messenger AS o WHERE o.messenger_id = ANY (p.messenger_ids) ORDER BY o.name)
+          FROM registry.journal_page AS p
+         CROSS JOIN LATERAL registry.runs_of(p) AS r
+          JOIN registry.messenger AS m ON m.messenger_id = r.messenger_id
+         WHERE p.page_id = $1 AND $2 >= r.first AND $2 < r.first + r.queries
+    $probe$ USING (left(id::text, 32) || '0000')::uuid, place;
+END
+$$;
+COMMENT ON FUNCTION registry.find_answer IS 'One answer by its query''s id, and whom its page served: without a digest, so that it tells nothing of a number. present is NULL where the query was not answered but asked again.';

@@ -30,3 +30,7 @@ SELECT r.messenger, r.reason, r.refusals FROM report.refusal_daily AS r WHERE r.
 -- name: count_late_today
 -- Why: an answer after the policy's time breaks the law, and is known once its page is sealed.
 SELECT registry.answers_late((now() AT TIME ZONE 'UTC')::date) AS late;
+
+-- name: find_answer
+-- Why: a messenger quotes a queryId or batchId; what was answered then is evidence, and whose number it was is not told.
+SELECT a.messenger, a.answered_at, a.present, a.bound, a.waited_s, a.is_sealed, a.queries, a.messengers FROM registry.find_answer($1) AS a;

@@ -108,3 +108,8 @@ SELECT m.name AS messenger, s.kind, s.created_at, s.expires_at
   FROM registry.messenger_secret AS s JOIN registry.messenger AS m ON m.messenger_id = s.messenger_id
  WHERE s.expires_at IS NULL OR s.expires_at > now() - interval '30 days'
  ORDER BY m.name, s.kind, s.created_at;
+
+-- name: describe_messenger
+-- Why: whoever looks at a messenger sees the agreement that it has.
+SELECT m.name, m.state, m.agreement, m.register_no, m.created_at, m.suspended_at, m.includes_phone_number, m.batch_max
+  FROM registry.messenger AS m WHERE m.name = $1;

@@ -11,9 +11,9 @@ from tests.contracts.documents import OPERATOR
 from tests.http.conftest import Answer, Service, ask, exchange
 from tests.views.conftest import FACTS
 
-ONE = {"lanes": "m002"}
+ONE = {"lanes": "m002", "reports": "notification_backlog"}
 """A name that each named view knows."""
-PATHS = [*(f"{PREFIX}/{name}" for name in PLAIN), *(f"{PREFIX}/{name}/{ONE[name]}" for name in NAMED)]
+PATHS = [*(f"{PREFIX}/{name}" for name in PLAIN), *(f"{PREFIX}/{name}/{ONE[name]}" for name in NAMED), f"{PREFIX}/find?id=m003"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,6 +27,7 @@ def look(service: Service, path: str, headers: dict[str, str] | None = None, met
 
 def documented(path: str) -> dict[str, object]:
     """The schema of a view's answer."""
+    path = path.partition("?")[0]
     known = path if path in OPERATOR.content["paths"] else f"{path.rpartition('/')[0]}/{{name}}"
     response = OPERATOR.content["paths"][known]["get"]["responses"]["200"]
     schema: dict[str, object] = response["content"]["application/json"]["schema"]
@@ -78,3 +79,12 @@ def test_views_are_only_read(service: Service) -> None:
     answer = look(service, f"{PREFIX}/lanes/m002", method="DELETE")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
     assert look(service, f"{PREFIX}/duty?since=1").status == 400
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?id=", "?id=%2B79160000000", "?id=79160000000", "?id=a%20b", f"?id={'m' * 65}", "?name=m003", "?id=a&id=b"]
+)
+def test_find_takes_an_id_or_a_name_and_no_number(service: Service, query: str) -> None:
+    answer = look(service, f"{PREFIX}/find{query}")
+    assert (answer.status, answer.body["code"]) == (400, "INVALID_ARGUMENT")
+    assert b"7916" not in answer.raw

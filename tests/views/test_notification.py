@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from registryd.cli.lookup import PUSHES_MAX, own_pushes
 from registryd.domain.identifiers import MessengerId
 from registryd.store.proof import AttemptRow, Delivered
+from registryd.views.notification import PUSHES_MAX, own_pushes
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 
