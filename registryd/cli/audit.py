@@ -9,11 +9,11 @@ from datetime import date
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.text import Text
 
 from registryd.cli.kinds import Day
 from registryd.cli.printing import Shown, interval, words
+from registryd.cli.progress import progress
 from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
 from registryd.config import Credentials
 from registryd.domain import heads
@@ -68,8 +68,8 @@ async def verify(
         fail("--head or --since: one of the two", Exit.USAGE)
     kept = _opened(head or since, public_key)
     way = _way(context, dsn)
-    with _progress(as_json) as progress:
-        verdict = await evidence.verify(*way, kept, since=since is not None, from_day=from_day, progress=progress)
+    with _progress() as tell:
+        verdict = await evidence.verify(*way, kept, since=since is not None, from_day=from_day, progress=tell)
     await evidence.record(*way, verdict)
     present(as_json, _facts(verdict), *_shown(verdict))
     sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
@@ -88,16 +88,15 @@ def _opened(file: Path | None, public_key: str | None) -> dict[str, heads.Link]:
 
 
 @contextmanager
-def _progress(as_json: bool) -> Iterator[Callable[[date, int, int], None]]:
-    """A bar on stderr, and what moves it. An interruption says from which day to go on."""
+def _progress() -> Iterator[Callable[[date, int, int], None]]:
+    """What moves the bar. An interruption says from which day to go on."""
     reached: date | None = None
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=err, transient=True, disable=as_json) as bar:
-        task = bar.add_task("pages", total=None)
+    with progress("comparing", "pages") as work:
 
         def tell(day: date, pages: int, total: int) -> None:
             nonlocal reached
             reached = day
-            bar.update(task, completed=pages, total=total)
+            work.move(pages, total)
 
         try:
             yield tell

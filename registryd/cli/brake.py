@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import click
-from rich.progress import Progress
 
 from registryd.cli.kinds import Whole
 from registryd.cli.printing import Table
-from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
+from registryd.cli.progress import progress
+from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.domain.identifiers import MessengerId
 from registryd.store import holds, messengers
 from registryd.store.pool import Database, connect
@@ -78,11 +78,10 @@ async def _release_wave(context: Context, wave_id: int, reason: str, *, dry_run:
     if not dry_run:
         connection = await connect(context.settings.file.database.dsn, password=context.password)
         try:
-            with Progress(console=err, transient=True, disable=as_json) as bar:
-                task = bar.add_task("releasing", total=held)
+            with progress("releasing", "notifications", held) as work:
                 while moved := await holds.release_wave(connection, wave_id, reason):
                     released += moved
-                    bar.update(task, completed=released)
+                    work.move(released)
         finally:
             await connection.close()
     present(

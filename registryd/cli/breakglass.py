@@ -18,6 +18,7 @@ import orjson
 
 from registryd.cli.kinds import Moment, NoticeId, Whole
 from registryd.cli.printing import Table, words
+from registryd.cli.progress import progress
 from registryd.cli.running import Exit, command, err, fail, json_option, present
 from registryd.domain.contract import END_REASONS
 from registryd.domain.identifiers import MSISDN, Msisdn, parse_msisdn
@@ -135,7 +136,8 @@ async def approve(*, number: int, dsn: str, as_json: bool) -> None:
 async def look(*, number: int, dsn: str, as_json: bool) -> None:
     """Show, once, the number's contracts and bindings and which messengers asked about it. Reads the whole journal."""
     async with store.session(dsn) as connection:
-        seen = await store.look(connection, number)
+        with progress("reading the journal"):
+            seen = await store.look(connection, number)
     table = Table("", "began", "ended", "generation", "messenger", "detail", "outcome")
     for row in seen:
         table.add(row.kind, row.began_at, row.ended_at, row.generation, row.messenger, row.detail, row.outcome)
@@ -156,7 +158,8 @@ async def reinstate(*, number: int, dry_run: bool, path: Path | None, dsn: str, 
     file = _new_file(path) if path else None
     try:
         async with store.session(dsn) as connection:
-            rows = await store.reinstate(connection, number, dry_run=dry_run, with_list=file is not None)
+            with progress("counting" if dry_run else "undoing"):
+                rows = await store.reinstate(connection, number, dry_run=dry_run, with_list=file is not None)
     except BaseException:
         if file is not None and path is not None:
             file.close()
@@ -181,7 +184,8 @@ async def reinstate(*, number: int, dry_run: bool, path: Path | None, dsn: str, 
 async def withdraw(*, number: int, dry_run: bool, dsn: str, as_json: bool) -> None:
     """Withdraw the notifications that a request names: they are not told, and not counted as delivered."""
     async with store.session(dsn) as connection:
-        rows = await store.withdraw(connection, number, dry_run=dry_run)
+        with progress("counting" if dry_run else "withdrawing"):
+            rows = await store.withdraw(connection, number, dry_run=dry_run)
     table = Table("outcome", "messenger", "notifications", title="nothing was changed" if dry_run else "")
     for row in rows:
         table.add(row.outcome, row.messenger, row.notifications)

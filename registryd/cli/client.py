@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from registryd.cli.kinds import Whole
+from registryd.cli.progress import progress
 from registryd.cli.running import Exit, command, err, fail, json_option, present
 from registryd.cli.tls import context, tls_options
 from registryd.client.identify import BATCH_MAX, Identification
@@ -22,14 +21,6 @@ from registryd.client.results import Results
 from registryd.client.source import count_lines
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-class _Rate(TextColumn):
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
 
 @click.group()
@@ -70,7 +61,7 @@ async def identify(
     tls = context(url, "--url", "the key would else be read by whoever listens", ca, certificate, key)
     with (
         Results(results or file.with_name(file.name + ".results.csv"), file) as kept,
-        _progress(file, kept, as_json) as (on_progress, on_wait),
+        _progress(file, kept) as (on_progress, on_wait),
     ):
         there = kept.done
         work = Identification(
@@ -92,16 +83,13 @@ async def identify(
 
 
 @contextmanager
-def _progress(file: Path, kept: Results, as_json: bool) -> Iterator[tuple[Callable[[int], None], Callable[[str, float], None]]]:
-    """A progress bar on stderr, and the two functions that move it: for answered lines, and for waits."""
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[waiting]}"))
-    with Progress(*columns, console=err, transient=True, disable=as_json) as bar:
-        task = bar.add_task("numbers", total=count_lines(file), completed=kept.done, waiting="")
+def _progress(file: Path, kept: Results) -> Iterator[tuple[Callable[[int], None], Callable[[str, float], None]]]:
+    """What moves the bar: for answered lines, and for waits, which are told at once where there is no bar."""
+    with progress("asking", "numbers", count_lines(file), kept.done) as work:
 
         def on_wait(why: str, seconds: float) -> None:
-            text = f"{why}: waiting {seconds:,.0f} s"
-            bar.update(task, waiting=text)
-            if not err.is_terminal:
-                err.print(text)
+            work.note = f"{why}: waiting {seconds:,.0f} s"
+            if not err.file.isatty():
+                click.echo(work.note, err=True)
 
-        yield lambda lines: bar.update(task, advance=lines, waiting=""), on_wait
+        yield work.advance, on_wait

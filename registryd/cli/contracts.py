@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from registryd.cli.kinds import Moment, Whole, max_absent_option, max_terminations_option
 from registryd.cli.printing import Shown, Table
+from registryd.cli.progress import progress
 from registryd.cli.rejects import RejectFile, beside
 from registryd.cli.running import Context, command, err, json_option, pass_context, present
 from registryd.domain.errors import Unavailable
@@ -87,8 +86,8 @@ async def import_contracts(
     done: Imported | Reconciled | deltas.AppliedEvents
     stopped: ImportRefused | Unavailable | None
     started = time.perf_counter()
-    with RejectFile(rejects or beside(file)) as kept, _progress(file, as_json) as (progress, step):
-        job = FileImport(file, max_rejects, dry_run, lines, whole, progress, step)
+    with RejectFile(rejects or beside(file)) as kept, progress("reading", "lines", file.stat().st_size if file.is_file() else None) as work:
+        job = FileImport(file, max_rejects, dry_run, lines, whole, lambda position, read: work.move(position, count=read), work.step)
         try:
             if kind == "delta":
                 done, stopped = await _apply_events(context, job, max_terminations, max_absent)
@@ -143,23 +142,6 @@ async def _apply_events(
     if stopped is None and done.waiting:
         stopped = ImportRefused(f"{len(done.waiting):,} events do not fit yet: import the file again when what they wait for is there")
     return done, stopped
-
-
-@contextmanager
-def _progress(file: Path, as_json: bool) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
-    """A progress bar on stderr while the file is read; after that, the name of the step that runs."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    started = time.perf_counter()
-    with Progress(*columns, console=err, transient=True, disable=as_json) as bar:
-        task = bar.add_task("reading", total=file.stat().st_size if file.is_file() else None, rate="")
-
-        def progress(position: int, lines: int) -> None:
-            bar.update(task, completed=position, rate=f"{lines / (time.perf_counter() - started):,.0f} lines/s")
-
-        def step(name: str) -> None:
-            bar.update(task, description=name, total=None)
-
-        yield progress, step
 
 
 def _told(done: Imported | Reconciled | deltas.AppliedEvents, concurrency: int, *, is_changed: bool) -> Iterator[Shown]:

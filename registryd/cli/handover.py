@@ -11,10 +11,11 @@ import click
 
 from registryd.cli.kinds import Moment, NoticeId, Whole
 from registryd.cli.printing import duration
+from registryd.cli.progress import progress
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.delivery import export as exporting
 from registryd.delivery import exported
-from registryd.store import proof, replays
+from registryd.store import notifications, proof, replays
 from registryd.store.messengers import signing_secrets
 from registryd.store.pool import connect
 from registryd.store.replays import EVER, Choice
@@ -58,7 +59,8 @@ async def replay(
         # A connection of its own: choosing among millions may take longer than the pool allows a statement.
         connection = await connect(context.settings.file.database.dsn, password=context.password)
         try:
-            count = await (replays.count(connection, choice) if dry_run else replays.ask(connection, choice, per_second))
+            with progress("choosing"):
+                count = await (replays.count(connection, choice) if dry_run else replays.ask(connection, choice, per_second))
         finally:
             await connection.close()
     takes = timedelta(seconds=count / per_second)
@@ -84,7 +86,9 @@ async def export(context: Context, *, name: str, file: Path, as_json: bool) -> N
         if not live:
             fail(f"{name} has no live signing secret: registryd messenger rotate-secret {name}")
         try:
-            digest = await exporting.write(db, found, live, file)
+            owed = await notifications.count_pending(db, found.messenger_id)
+            with progress("writing", "notifications", owed.pending) as work:
+                digest = await exporting.write(db, found, live, file, work.advance)
         except FileExistsError:
             fail(f"{file} is there already", Exit.USAGE)
         except OSError as error:
@@ -116,7 +120,8 @@ async def acknowledge(context: Context, *, name: str, channel: str, file: Path |
         fail("a channel's name is 1 to 63 of a-z, 0-9, dot, underscore and hyphen", Exit.USAGE)
     given = sorted({*ids, *(_ids(file) if file else [])})
     async with context.messenger(name) as (db, found):
-        settled = await proof.settle_by_hand(db, found.messenger_id, given, channel, _sha256(file) if file else None)
+        with progress("settling"):
+            settled = await proof.settle_by_hand(db, found.messenger_id, given, channel, _sha256(file) if file else None)
     present(
         as_json,
         {"given": len(given), "settled": settled, "channel": channel},

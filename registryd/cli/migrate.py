@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from registryd.cli.progress import progress
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.store import migrations
 
@@ -22,7 +23,8 @@ async def migrate(context: Context, *, as_script: bool, dsn: str | None, as_json
                 fail("--print or --json: one of the two", Exit.USAGE)
             click.echo(await migrations.script(connection), nl=False)
             return
-        done = await migrations.migrate(connection, lambda holders: click.echo(f"waiting for {holders}", err=True))
+        with progress("migrating"):
+            done = await migrations.migrate(connection, lambda holders: click.echo(f"waiting for {holders}", err=True))
     newer = done.version > migrations.migrations()[-1].version
     verdict = f"the schema is at {done.version:04d}{', newer than this program: nothing to do' if newer else ''}"
     present(as_json, {"version": done.version, "applied": done.files}, *(f"applied {name}" for name in done.files), verdict)

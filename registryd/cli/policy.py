@@ -10,6 +10,7 @@ import click
 
 from registryd.cli.kinds import Moment, max_absent_option
 from registryd.cli.printing import Table, interval, words
+from registryd.cli.progress import progress
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.domain.times import parse_rfc3339
 from registryd.store import migrations
@@ -69,15 +70,8 @@ async def set_policy(
         await migrations.act_as_owner(connection)
         await migrations.check(connection)
         try:
-            change = await store.change(
-                connection,
-                wanted,
-                since,
-                note,
-                absent_max=max_absent,
-                dry_run=dry_run,
-                counting=lambda: click.echo("counting the live contracts that this turns", err=True),
-            )
+            with progress("counting the live contracts that this turns"):
+                change = await store.change(connection, wanted, since, note, absent_max=max_absent, dry_run=dry_run)
         except store.NoSuchColumn as error:
             fail(str(error), Exit.USAGE)
     turned = change.turned

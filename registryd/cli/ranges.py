@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from registryd.cli.progress import progress
 from registryd.cli.running import Context, command, json_option, pass_context, present
 from registryd.feed import ranges as feed
 from registryd.feed.register import Whose
@@ -44,7 +45,8 @@ async def import_ranges(
     before: ranges made by hand stay.
     """
     whose, dsn = Whose(operators, inns), context.settings.file.database.dsn
-    done = await feed.import_ranges(dsn, context.password, files, whose, dry_run=dry_run)
+    with progress("importing"):
+        done = await feed.import_ranges(dsn, context.password, files, whose, dry_run=dry_run)
     counted, numbers = done.counted, sum(one.last - one.first + 1 for one in done.ranges)
     beside = f", beside {counted.kept:,} made by hand" if counted.kept else ""
     gone = "would be gone" if dry_run else "are gone"

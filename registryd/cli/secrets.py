@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from registryd.cli.progress import progress
 from registryd.cli.running import Context, command, json_option, pass_context, present
 from registryd.store import messengers, migrations
 from registryd.store.secretbox import signing_box
@@ -24,6 +25,7 @@ async def rewrap(context: Context, *, dsn: str | None, as_json: bool) -> None:
     box = signing_box(context.settings.credentials)
     async with context.owner(dsn) as connection, connection.transaction():
         await migrations.act_as_owner(connection)
-        count = await messengers.rewrap_secrets(connection, box)
+        with progress("sealing anew"):
+            count = await messengers.rewrap_secrets(connection, box)
     told = f"{count:,} signing secrets are sealed anew; delete secrets-key-previous once every process has the new secrets-key"
     present(as_json, {"rewrapped": count}, told)

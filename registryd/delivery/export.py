@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -22,10 +22,12 @@ from registryd.store.pool import Database
 ITEMS_A_LINE_MAX = 1_000
 
 
-async def write(db: Database, messenger: Messenger, live: Sequence[SigningSecret], path: Path) -> Digest:
+async def write(
+    db: Database, messenger: Messenger, live: Sequence[SigningSecret], path: Path, progress: Callable[[int], None] = lambda _: None
+) -> Digest:
     """Writes all that is owed to a new file that only its owner may read. Where that fails, no file is left.
 
-    Raises: FileExistsError, OSError, Unavailable.
+    `progress` is told how many more are written. Raises: FileExistsError, OSError, Unavailable.
     """
     signer = Signer(live)
     digester = Digester()  # an id begins with its deadline, so that the order of the key is the order of the ids
@@ -40,6 +42,7 @@ async def write(db: Database, messenger: Messenger, live: Sequence[SigningSecret
                     file.write(_line(signer, webhook_id(items), body))
                 digester.add(n.notification_id for n in owed)
                 after = owed[-1].notification_id
+                progress(len(owed))
             body = orjson.dumps(export_event(digester.digest, made_at))
             file.write(_line(signer, f"msg_export_{messenger.messenger_id}_{time.time_ns():x}", body))
             file.flush()

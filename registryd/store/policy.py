@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -102,12 +102,11 @@ async def change(
     *,
     absent_max: ContractsMax | None,
     dry_run: bool,
-    counting: Callable[[], None],
 ) -> Change:
     """Adds a policy in force from `since` (None: now) that changes these columns (None: NULL) and repeats the rest. A dry run adds none.
 
-    Where the rule of presence changes it first counts whom that turns, which takes a minute for 100 million contracts and locks nothing:
-    `counting` is called before. Raises: PolicyRefused, also where more live contracts would turn absent than `absent_max` lets.
+    Where the rule of presence changes it first counts whom that turns, which takes a minute for 100 million contracts and locks nothing.
+    Raises: PolicyRefused, also where more live contracts would turn absent than `absent_max` lets.
     """
     for column in await fetch(connection, INTERVAL_COLUMNS):
         if _lacks_unit(changes.get(column.name) or ""):
@@ -117,7 +116,6 @@ async def change(
     allowed = (await bounds.bounds(connection, live, None, absent_max)).absent
     turned = Turned(0, 0)
     if any(before[column] != after[column] for column in RULE):
-        counting()
         (turned,) = await fetch(connection, COUNT_TURNED, *(row[column] for row in (before, after) for column in RULE))
         if turned.absent > allowed and not dry_run:
             raise PolicyRefused(

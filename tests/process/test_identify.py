@@ -297,7 +297,7 @@ def test_results_are_of_one_source_and_one_process(tmp_path: Path) -> None:
         (["--url", "https://operator.example"], "", "REGISTRYD_API_KEY"),
         (["--url", "https://operator.example", "--ca", __file__], KEY, "--ca"),
         (["--url", "https://operator.example", "--key", __file__], KEY, "--certificate"),
-        (["--url", "https://operator.example", "--batch", "10001"], KEY, "10001"),
+        (["--url", "https://operator.example", "--batch", "10001"], KEY, "a whole number from 1 to 10,000"),
     ],
 )
 def test_it_sends_no_key_where_others_listen(tmp_path: Path, words: list[str], key: str, said: str) -> None:
