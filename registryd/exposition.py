@@ -13,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from registryd import observe
 from registryd.domain.enumeration import Sign
 
+VERSION = version("registryd")
 ONLY: Mapping[str, Collection[MetricWrapperBase]] = {
     "answer": (
         observe.answers_late,
@@ -121,7 +122,7 @@ def show(role: str, schema: int) -> None:
     for metric in (observe.PROCESS, *(each for each in vars(observe).values() if isinstance(each, MetricWrapperBase))):
         if id(metric) not in hidden:
             _shown.register(metric)
-    observe.build.labels(role, version("registryd"), platform.python_version(), f"{schema:04}").set(1)
+    observe.build.labels(role, VERSION, platform.python_version(), f"{schema:04}").set(1)
     for name in observe.FAULTS:
         observe.faults.labels(name)
     for kind in observe.DATABASE_ERRORS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -231,6 +232,7 @@ Event = Literal[
 ]
 
 _writer: LogWriter | None = None
+_process = ""
 
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
@@ -250,6 +252,11 @@ def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "in
     getattr(structlog.get_logger(), level)(name, **facts)
 
 
+def _name_process(_: Any, __: str, facts: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Says which process writes, because `registryd serve` and whatever collects logs mix the lines of all."""
+    return {"process": _process, **facts} if _process else facts
+
+
 def place(error: BaseException) -> str:
     """Where in our code an exception was raised: the file and the line of the innermost frame that is ours."""
     found, trace = "", error.__traceback__
@@ -266,11 +273,12 @@ def repeats() -> Repeats:
     return Repeats(event)
 
 
-def configure(level: str) -> None:
-    """Logs JSON lines to stderr from `level` on; called again by a reload."""
+def configure(level: str, process: str = "") -> None:
+    """Logs JSON lines to stderr from `level` on, each with the process's name; called again by a reload."""
     import structlog
 
-    global _writer
+    global _writer, _process
+    _process = process or _process
     if _writer is None or _writer.stream is not sys.stderr:
         _writer = LogWriter(sys.stderr, log_lines_dropped.inc)
     is_journal = goes_to_journal(sys.stderr)
@@ -283,6 +291,7 @@ def configure(level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _name_process,
             for_journal if is_journal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -57,7 +57,7 @@ class Life:
     def __init__(self, settings: Settings, role: str, instance: int) -> None:
         self.settings = settings
         self.name = f"{role}@{instance}"
-        self._facts: dict[str, Any] = {"role": role, "instance": instance}
+        self._facts: dict[str, Any] = {"role": role, "instance": instance, "version": exposition.VERSION}
         self._health_address = config.health_address(settings, role, instance)
         self._health = Health()
         self._status = ""
@@ -85,7 +85,7 @@ class Life:
 
     async def __aenter__(self) -> Life:
         """Raises: ConfigError."""
-        observe.configure(self.settings.file.log.level)
+        observe.configure(self.settings.file.log.level, self.name)
         exposition.show(self._facts["role"], migrations.migrations()[-1].version)
         transport.assert_c_parser()
         loop = asyncio.get_running_loop()

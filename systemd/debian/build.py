@@ -32,7 +32,19 @@ MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 GLIBC_MINORS = (34, 28, 17)
 """Wheels made for these releases of glibc 2 run on Debian 12, which has 2.36."""
 UNITS = ("registryd-*.service", "registryd-*.socket", "registryd.target")
-DOCUMENTS = {"systemd/README.md": "README.md", "sql/README.md": "database.md", "registryd/feed/README.md": "billing.md"}
+DOCUMENTS = {
+    "systemd/README.md": "README.md",
+    "systemd/RUNBOOK.md": "RUNBOOK.md",
+    "sql/README.md": "database.md",
+    "registryd/feed/README.md": "billing.md",
+}
+WATCHING = (
+    "prometheus/registryd.rules.yml",
+    "prometheus/registryd.rules.test.yml",
+    "prometheus/scrape.example.yml",
+    "grafana/registryd.json",
+)
+"""What Prometheus and Grafana are given, below systemd/ here."""
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)#]+)(#[^)]*)?\)")
 
 
@@ -88,6 +100,8 @@ def install_files(root: Path, version: str, made: int) -> None:
         write(root / f"usr/lib/{kind}.d/registryd.conf", (ROOT / f"systemd/registryd.{kind}.conf").read_bytes())
     write(root / "etc/registryd/registryd.toml", (ROOT / "systemd/registryd.toml").read_bytes(), 0o640)
     write(root / "usr/share/registryd/roles.sql", (ROOT / "sql/roles.sql").read_bytes())
+    for name in WATCHING:
+        write(root / "usr/share/registryd" / name, (ROOT / "systemd" / name).read_bytes())
     write(root / "usr/share/bash-completion/completions/registryd", BashComplete(commands, {}, "registryd", "_REGISTRYD_COMPLETE").source())
     for path, text in manual.pages(ROOT / "systemd/registryd.toml", version, made).items():
         write(root / f"usr/share/man/{path}.gz", compressed(text))

@@ -118,7 +118,11 @@ def test_the_package_holds_each_file_where_debian_looks_for_it(package: Path) ->
         "/usr/lib/tmpfiles.d/registryd.conf",
         "/usr/share/bash-completion/completions/registryd",
         "/usr/share/doc/registryd/README.md",
+        "/usr/share/doc/registryd/RUNBOOK.md",
         "/usr/share/registryd/roles.sql",
+        "/usr/share/registryd/prometheus/registryd.rules.yml",
+        "/usr/share/registryd/prometheus/scrape.example.yml",
+        "/usr/share/registryd/grafana/registryd.json",
     ):
         assert path in there
     assert not [path for path in there if path.endswith(".pyc") or "/demo/" in path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +67,14 @@ def test_a_process_tells_what_it_runs_and_that_it_has_its_database(processes: Da
 @pytest.mark.parametrize("role", ROLES)
 def test_promtool_finds_no_fault_in_what_a_process_exposes(processes: Daemon, promtool: Path, role: str) -> None:
     check(promtool, "check", "metrics", stdin=processes.metrics(role))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_process_says_in_its_log_who_it_is_and_what_it_runs(processes: Daemon, role: str) -> None:
+    lines = [json.loads(line) for line in processes.logs[role].read_text().splitlines() if line.startswith("{")]
+    assert {line["process"] for line in lines} == {f"{role}@1"}
+    [started] = [line for line in lines if line["event"] == "started"]
+    assert (started["role"], started["instance"], started["version"]) == (role, 1, version("registryd"))
 
 
 def test_what_stands_in_tables_is_shown(processes: Daemon) -> None:
