@@ -42,6 +42,7 @@ ONLY: Mapping[str, Collection[MetricWrapperBase]] = {
         observe.waves_held,
         observe.digests_undelivered,
         observe.replays_waiting,
+        observe.changes_waiting,
         observe.partitions_ahead,
         observe.partitions_dropped,
         observe.partitions_over,

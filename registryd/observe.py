@@ -128,6 +128,7 @@ BACKLOG = (pending, overdue, refused, slack_seconds, eta_seconds, oldest_age_sec
 """What each operate process shows."""
 directory_age = Gauge("registryd_directory_age_seconds", "Since messengers and keys were last read.", registry=METRICS)
 digests_undelivered = Gauge("registryd_digests_undelivered", "Daily digests that were made and not received.", registry=METRICS)
+changes_waiting = Gauge("registryd_changes_waiting", "Changes that messengers ask for and nobody has decided.", registry=METRICS)
 replays_waiting = Gauge("registryd_replays_waiting", "Replays of which not all was let in.", registry=METRICS)
 partitions_ahead = Gauge(
     "registryd_partitions_ahead_seconds",
@@ -212,6 +213,7 @@ Event = Literal[
     "second_channel_due",
     "content_refused",
     "enumeration_alarm",
+    "change_requested",
     "replay_asked",
     "key_made",
     "key_revoked",

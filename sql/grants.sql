@@ -60,7 +60,7 @@ GRANT SELECT, UPDATE (attempts, not_before, last_error) ON registry.notification
 GRANT SELECT, UPDATE (owner, token, lease_until, gate_until, failures, last_error, last_success_at, low_water, look_back_at, alarms_below,
     second_channel_due, refused_told) ON registry.lane TO registryd_app;
 GRANT EXECUTE ON FUNCTION registry.is_refused TO registryd_app, registryd_report;
-GRANT SELECT, INSERT (messenger_id), UPDATE (claimed_at, ended_at, delivered, http_status, latency_ms, error), DELETE
+GRANT SELECT, INSERT (messenger_id, endpoint_url), UPDATE (claimed_at, ended_at, delivered, http_status, latency_ms, error), DELETE
     ON registry.test_push TO registryd_app;
 GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.replayed_notification TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (attempts, not_before, delivered_at, last_error) ON registry.digest TO registryd_app;
@@ -71,7 +71,9 @@ GRANT EXECUTE ON FUNCTION registry.policy_in_force, registry.is_present, registr
     registry.retention_state, registry.new_page_id, registry.seal_window, registry.unsealed_s, registry.answers_late, registry.kept_partitions, registry.chain_end, registry.open_requests, registry.find_answer, registry.destroy_digest_keys,
     registry.requests_to_prepare, registry.prepare_request, registry.purge_ended, registry.partitions_ahead, registry.breakglass_steps,
     registry.forget_replays, registry.forget_events, registry.forget_records, registry.fold_movements, registry.fold_ends, registry.end_long_reports TO registryd_app;
-GRANT EXECUTE ON FUNCTION registry.ask_own_replay TO registryd_app;
+GRANT EXECUTE ON FUNCTION registry.ask_own_replay, registry.request_change, registry.decide_change TO registryd_app;
+GRANT SELECT ON registry.change_request, registry.change TO registryd_app;
+GRANT SELECT, INSERT (public_key), UPDATE (public_key, published_at) ON registry.sealing_key TO registryd_app;
 
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- Reports, which the daemon's metrics and `registryd report` read too

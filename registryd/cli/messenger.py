@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from registryd.cli import keys
+from registryd.cli.changes import changes
 from registryd.cli.kinds import Whole
 from registryd.cli.printing import Record, Table, words
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present, present_once
@@ -47,7 +48,7 @@ def messenger() -> None:
     """Add, change and show messengers, their keys, signing secrets and endpoints."""
 
 
-for made in (keys.rotate_key, keys.revoke_key, keys.rotate_secret):
+for made in (keys.rotate_key, keys.revoke_key, keys.rotate_secret, changes):
     messenger.add_command(made)
 
 

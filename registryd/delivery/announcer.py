@@ -81,13 +81,16 @@ class Announcer:
         await digests.settle(self._db, claimed, _error(outcome))
 
     async def _push(self, claimed: test_pushes.Claimed | digests.Claimed, kind: str, message_id: str, body: bytes) -> Outcome:
-        channel = self._pusher.channel(claimed.name, claimed.endpoint_url)
         try:
             signer = await self._pusher.signer(claimed.messenger_id)
         except (WrongSecretsKey, ValueError):
             observe.event("secrets_unreadable", "error", messenger=claimed.name)
             return Failed("signing secrets cannot be used")
-        outcome = await channel.post(signer, message_id, int(time.time()), body)
+        if isinstance(claimed, test_pushes.Claimed) and claimed.elsewhere:
+            async with self._pusher.channel_once(claimed.name, claimed.endpoint_url) as channel:
+                outcome = await channel.post(signer, message_id, int(time.time()), body)
+        else:
+            outcome = await self._pusher.channel(claimed.name, claimed.endpoint_url).post(signer, message_id, int(time.time()), body)
         observe.pushes.labels(claimed.name, kind).inc()
         return outcome
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from errno import ECONNRESET, EPIPE
 from functools import partial
@@ -87,6 +87,15 @@ class Pusher:
             self._retired += [channel] if channel else []
             channel = self._channels[name] = Channel(url, self._egress, self._resolver, lambda: self._identity(name))
         return channel
+
+    @asynccontextmanager
+    async def channel_once(self, name: str, url: str) -> AsyncIterator[Channel]:
+        """A channel to an endpoint that is not the messenger's; the one to its own stays as it is."""
+        channel = Channel(url, self._egress, self._resolver, lambda: self._identity(name))
+        try:
+            yield channel
+        finally:
+            await channel.close()
 
 
 class Channel:

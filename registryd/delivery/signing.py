@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from registryd.domain.secret import SigningSecret
+from registryd.domain.secret import SigningSecret, whsec
 
 SECRET_BYTES = 32
 _TIMESTAMP = re.compile(r"[0-9]{1,19}")
@@ -36,7 +36,7 @@ def shown(secret: SigningSecret) -> str:
     if secret.kind == "ed25519":
         public = Ed25519PrivateKey.from_private_bytes(secret.secret).public_key()
         return "whpk_" + b64encode(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
-    return "whsec_" + b64encode(secret.secret).decode()
+    return whsec(secret.secret)
 
 
 def from_shown(text: str) -> SigningSecret:

@@ -50,6 +50,10 @@ class ReplayUnderWay(Conflict):
     """A replay that you asked for is under way; ask again when it has finished."""
 
 
+class EndpointKept(Conflict):
+    """This is your endpoint already."""
+
+
 class NotFound(RegistryError):
     """There is no such binding of yours."""
 
@@ -121,6 +125,12 @@ class TooManyKeys(TooManyRequests):
 
 class TooManyReplays(TooManyRequests):
     """You have asked for too many replays within a day; go on after Retry-After, or ask the operator."""
+
+    reason = "budget"
+
+
+class TooManyChanges(TooManyRequests):
+    """You have asked for too many changes within a day; go on after Retry-After, or ask the operator."""
 
     reason = "budget"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import NamedTuple
 
 
@@ -9,3 +10,8 @@ class SigningSecret(NamedTuple):
     kind: str
     """`hmac_sha256` or `ed25519`."""
     secret: bytes
+
+
+def whsec(secret: bytes) -> str:
+    """An HMAC secret in the form that a messenger's engineers get."""
+    return "whsec_" + b64encode(secret).decode()

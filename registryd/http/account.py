@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from registryd.domain.times import rfc3339
 from registryd.http import wire
 from registryd.http.auth import Directory
+from registryd.http.changes import view
 from registryd.http.reply import Reply
 from registryd.http.routes import Call
 from registryd.presence.quota import QuotaGuard
-from registryd.store import guard, holds, lanes, notifications
+from registryd.store import changes, guard, holds, lanes, notifications
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 
@@ -29,6 +30,7 @@ class AccountHandlers:
         alarms = await guard.find_alarms(self.db, messenger.messenger_id) if self.quota.slows_down else []
         slowed = max(alarms, key=lambda alarm: alarm.ends_at, default=None)
         key = self.directory.shown(call.request)
+        asked = await changes.read_own(self.db, messenger.messenger_id)
         usage = self.quota.usage(messenger.messenger_id)
         state = "none" if messenger.endpoint_url is None else "gated" if gate.gate_until else "healthy"
         return wire.json_response(
@@ -54,5 +56,6 @@ class AccountHandlers:
                     "absentRatio": round(usage.absent / usage.used, 4) if usage.used else None,
                 },
                 "slowedDown": {"until": rfc3339(slowed.ends_at), "reason": slowed.kind} if slowed else None,
+                "changes": [view(change) for change in asked],
             }
         )

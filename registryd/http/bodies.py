@@ -21,6 +21,10 @@ class Codes(wire.Body, frozen=True):
     identificationCodes: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1000)]
 
 
+class Endpoint(wire.Body, frozen=True):
+    url: str
+
+
 class KeyName(wire.Body, frozen=True):
     keyId: str
 
@@ -93,3 +97,8 @@ def read_key_id(raw: bytes) -> str:
     if KEY_ID.fullmatch(key_id) is None:
         raise InvalidArgument(("keyId", "must be the middle of rk_<keyId>_<secret>"))
     return key_id
+
+
+def read_endpoint(raw: bytes) -> str:
+    """A URL that is not checked yet. Raises: InvalidArgument."""
+    return wire.read(raw, Endpoint).url

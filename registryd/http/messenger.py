@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from registryd.config import ApiSection
+from registryd.domain.endpoint import EndpointRules
 from registryd.domain.errors import PermissionDenied
 from registryd.http import bodies, wire
 from registryd.http.account import AccountHandlers
@@ -10,6 +11,7 @@ from registryd.http.admission import Admission
 from registryd.http.app import App
 from registryd.http.auth import Directory
 from registryd.http.bindings import BindingHandlers, tell_binding
+from registryd.http.changes import ChangeHandlers
 from registryd.http.deliveries import DeliveryHandlers
 from registryd.http.keys import KeyHandlers
 from registryd.http.notifications import NotificationHandlers
@@ -33,11 +35,12 @@ def messenger_app(
     answerer: Answerer,
     quota: QuotaGuard,
     refusals: Refusals,
+    endpoints: EndpointRules,
 ) -> App[Messenger]:
     """`db`: the small pool of the routes that no line answers."""
     presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer)
     notifications, account = NotificationHandlers(db), AccountHandlers(db, quota, directory)
-    keys, deliveries = KeyHandlers(db, directory), DeliveryHandlers(db)
+    keys, deliveries, changes = KeyHandlers(db, directory), DeliveryHandlers(db), ChangeHandlers(db, directory, endpoints)
     single = Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one, tells_limits=False)
     batch = Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, numbers=len)
     binding = Route("bindings", bindings.record, SINGLES, wire.read_binding, numbers=_one, tells_limits=False)
@@ -94,6 +97,14 @@ def messenger_app(
             "POST": Route("notifications_replay", deliveries.replay, Budget(1, 10), bodies.read_window, shares_pool=True),
         },
         "/v1/account": {"GET": Route("account", account.show, Budget(64, 600), shares_pool=True, while_suspended=True)},
+        "/v1/account/endpoint": {
+            "POST": Route("account_endpoint", changes.endpoint, Budget(1, 10), bodies.read_endpoint, shares_pool=True)
+        },
+        "/v1/account/webhook-secret": {
+            "POST": Route(
+                "account_webhook_secret", changes.webhook_secret, Budget(1, 10), wire.read_nothing, body_optional=True, shares_pool=True
+            )
+        },
         "/v1/account/keys": {
             "GET": Route("account_keys", keys.read, Budget(4, 60), shares_pool=True, while_suspended=True),
             "POST": Route("account_keys_make", keys.make, Budget(1, 10), wire.read_nothing, body_optional=True, shares_pool=True),

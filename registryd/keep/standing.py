@@ -12,6 +12,7 @@ async def watch(db: Database) -> None:
     found = (await db.fetch(standing.READ_STANDING))[0]
     observe.digests_undelivered.set(found.digests_undelivered)
     observe.replays_waiting.set(found.replays_waiting)
+    observe.changes_waiting.set(found.changes_waiting)
     observe.partitions_ahead.set(found.partitions_ahead.total_seconds())
     observe.evidence_verified.set(0 if found.verified_at is None else found.verified_at.timestamp())
     observe.evidence_findings.set(found.findings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from registryd.config import Settings
+from registryd.domain.endpoint import EndpointRules
 from registryd.http.auth import KEY_USE_S, REFRESH_S, Directory
 from registryd.http.figures import AnswerFigures
 from registryd.http.messenger import messenger_app
@@ -31,6 +32,7 @@ async def answer(settings: Settings, instance: int) -> None:
         # makes them wait.
         answers = await life.database("answers", connections_needed(file.presence.statements_in_flight) + 1)
         db = await life.database("rest", file.database.pool_size)
+        endpoints = EndpointRules(file.delivery.allow_networks, file.delivery.deny_networks, allow_http=file.delivery.allow_http)
         directory, quota, refusals, figures = Directory(answers), QuotaGuard(answers), Refusals(db), AnswerFigures(db)
 
         async def read_digest_key() -> DigestKey:
@@ -61,7 +63,7 @@ async def answer(settings: Settings, instance: int) -> None:
             Job("digest key", DIGEST_KEY_S, rotate_digest_key),
             Job("key use", KEY_USE_S, directory.record_use),
         )
-        await life.serve({messenger_api: messenger_app(file.api, db, directory, answerer, quota, refusals)}, jobs)
+        await life.serve({messenger_api: messenger_app(file.api, db, directory, answerer, quota, refusals, endpoints)}, jobs)
         await life.drain()
         await answerer.drain()
         await life.write_last(quota.exchange, refusals.flush, directory.record_use)

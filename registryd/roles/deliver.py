@@ -18,7 +18,7 @@ from registryd.keep import timer
 from registryd.keep.timer import Job
 from registryd.roles.heartbeat import host_name
 from registryd.roles.life import Life
-from registryd.store import messengers
+from registryd.store import changes, messengers
 from registryd.store.secretbox import signing_box
 
 MESSENGERS_S = 30.0
@@ -41,6 +41,7 @@ async def deliver(settings: Settings, instance: int) -> None:
 
             await life.wait(db)
             await life.until(know_messengers)
+            await life.until(lambda: changes.publish(db, box))
             lanes = asyncio.create_task(dispatcher.run(), name="dispatcher")
             others = [
                 asyncio.create_task(announcer.run(), name="announcer"),

@@ -88,6 +88,7 @@ class SealedSecret(NamedTuple):
     messenger_id: MessengerId
     name: str
     ciphertext: bytes
+    to_public: bool
 
 
 class KeyId(NamedTuple):
@@ -106,6 +107,7 @@ class KeyCount(NamedTuple):
 class SecretRow(NamedTuple):
     kind: str
     ciphertext: bytes
+    to_public: bool
 
 
 READ_DIRECTORY = Query("messengers", "read_directory", Messenger)
@@ -153,7 +155,7 @@ async def touch_keys(db: Database, key_ids: Sequence[str]) -> None:
 async def signing_secrets(db: Database, box: SecretBox, messenger_id: MessengerId) -> list[SigningSecret]:
     """The live secrets, newest first."""
     rows = await db.fetch(READ_LIVE_SECRETS, messenger_id)
-    return [SigningSecret(row.kind, box.open(messenger_id, row.ciphertext)) for row in rows]
+    return [SigningSecret(row.kind, _open(box, messenger_id, row)) for row in rows]
 
 
 async def unreadable_secrets(connection: Connection, box: SecretBox) -> list[str]:
@@ -162,16 +164,21 @@ async def unreadable_secrets(connection: Connection, box: SecretBox) -> list[str
 
 
 async def rewrap_secrets(connection: Connection, box: SecretBox) -> int:
-    """Seals under the box's present key what is sealed under its predecessor; returns how many. Raises: WrongSecretsKey."""
-    former = [row for row in await fetch(connection, READ_SEALED_SECRETS) if row.ciphertext[0] != box.key_id]
+    """Seals under the present key what is sealed under the former one or to a public half; returns how many. Raises: WrongSecretsKey."""
+    former = [row for row in await fetch(connection, READ_SEALED_SECRETS) if row.to_public or row.ciphertext[0] != box.key_id]
     for row in former:
-        await fetch(connection, RESEAL_SECRET, row.secret_id, box.seal(row.messenger_id, box.open(row.messenger_id, row.ciphertext)))
+        await fetch(connection, RESEAL_SECRET, row.secret_id, box.seal(row.messenger_id, _open(box, row.messenger_id, row)))
     return len(former)
+
+
+def _open(box: SecretBox, messenger_id: MessengerId, row: SealedSecret | SecretRow) -> bytes:
+    """Raises: WrongSecretsKey."""
+    return box.open_public(messenger_id, row.ciphertext) if row.to_public else box.open(messenger_id, row.ciphertext)
 
 
 def _opens(box: SecretBox, row: SealedSecret) -> bool:
     try:
-        box.open(row.messenger_id, row.ciphertext)
+        _open(box, row.messenger_id, row)
     except WrongSecretsKey:
         return False
     return True

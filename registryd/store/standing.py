@@ -11,6 +11,7 @@ from registryd.store.queries import Query
 class Standing(NamedTuple):
     digests_undelivered: int
     replays_waiting: int
+    changes_waiting: int
     partitions_ahead: timedelta
     verified_at: datetime | None
     findings: int

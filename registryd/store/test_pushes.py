@@ -30,6 +30,8 @@ class Claimed(NamedTuple):
     messenger_id: MessengerId
     name: str
     endpoint_url: str
+    elsewhere: bool
+    """It goes to an endpoint that is not the messenger's yet."""
 
 
 class Ended(NamedTuple):
@@ -42,24 +44,27 @@ class Ended(NamedTuple):
 
 
 GIVE_UP_TESTS = Query("test_pushes", "give_up_tests", Nothing, int)
-ASK_TEST = Query("test_pushes", "ask_test", Asked, int, int)
+ASK_TEST = Query("test_pushes", "ask_test", Asked, int, int, str)
 FIND_TEST = Query("test_pushes", "find_test", Ended, int)
 CLAIM_TESTS = Query("test_pushes", "claim_tests", Claimed)
 END_TEST = Query("test_pushes", "end_test", Nothing, int, bool, int, int, str)
 FORGET_TESTS = Query("test_pushes", "forget_tests", Nothing)
 
 
-async def run(db: Database, messenger_id: MessengerId) -> PushTest:
-    """Asks for a test push and waits for its result. Raises: TooManyTests, NotPushed, Unavailable."""
+async def run(db: Database, messenger_id: MessengerId, endpoint_url: str | None = None) -> PushTest:
+    """Asks for a test push and waits for its result. `endpoint_url`: the one that a person is about to confirm, instead of the messenger's.
+
+    Raises: TooManyTests, NotPushed, Unavailable.
+    """
     async with db.transaction() as connection:
-        test_id = await ask(connection, messenger_id)
+        test_id = await ask(connection, messenger_id, endpoint_url)
     return await result(db, test_id)
 
 
-async def ask(connection: Connection, messenger_id: MessengerId) -> int:
-    """Asks for a test push; returns its number. Raises: TooManyTests."""
+async def ask(connection: Connection, messenger_id: MessengerId, endpoint_url: str | None = None) -> int:
+    """Asks for a test push; returns its number. As `run`. Raises: TooManyTests."""
     await fetch(connection, GIVE_UP_TESTS, messenger_id)
-    asked = await fetch(connection, ASK_TEST, messenger_id, A_MINUTE_MAX)
+    asked = await fetch(connection, ASK_TEST, messenger_id, A_MINUTE_MAX, endpoint_url)
     if not asked:
         raise TooManyTests(int(WAIT_S))
     return asked[0].test_id

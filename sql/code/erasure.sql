@@ -68,6 +68,8 @@ AS $$
          withdrawn AS (DELETE FROM registry.notification_withdrawn AS w WHERE w.ctid = ANY (ARRAY(
              SELECT e.ctid FROM registry.notification_withdrawn AS e
               WHERE e.withdrawn_at < (SELECT now() - p.notification_kept FROM registry.policy_in_force(now()) AS p) LIMIT batch)) RETURNING 1),
+         changes AS (DELETE FROM registry.change_request AS c WHERE c.ctid = ANY (ARRAY(
+             SELECT e.ctid FROM registry.change_request AS e WHERE e.expires_at < (SELECT at FROM over) LIMIT batch)) RETURNING 1),
          refusals AS (DELETE FROM registry.refusal_day AS r WHERE r.ctid = ANY (ARRAY(
              SELECT e.ctid FROM registry.refusal_day AS e
               WHERE e.day < (SELECT (now() - p.journal_kept)::date FROM registry.policy_in_force(now()) AS p) LIMIT batch)) RETURNING 1),
@@ -76,9 +78,9 @@ AS $$
              SELECT e.ctid FROM registry.breakglass_number AS e JOIN registry.breakglass_event AS r ON r.sequence = e.request
               WHERE r.at < now() - interval '26 hours' LIMIT batch)) RETURNING 1)
     SELECT greatest((SELECT count(*) FROM usage), (SELECT count(*) FROM digests), (SELECT count(*) FROM handed), (SELECT count(*) FROM alarms),
-                    (SELECT count(*) FROM withdrawn), (SELECT count(*) FROM refusals), (SELECT count(*) FROM numbers))
+                    (SELECT count(*) FROM withdrawn), (SELECT count(*) FROM changes), (SELECT count(*) FROM refusals), (SELECT count(*) FROM numbers))
 $$;
-COMMENT ON FUNCTION registry.forget_records IS 'Deletes a batch each of quota usage, daily digests, deliveries by hand and alarms that are older than the policy keeps ended contracts, of withdrawn notifications that are older than it keeps delivered ones, of refusals that are older than it keeps the journal, and of the numbers of lapsed requests. Returns the largest of these counts.';
+COMMENT ON FUNCTION registry.forget_records IS 'Deletes a batch each of quota usage, daily digests, deliveries by hand, change requests and alarms that are older than the policy keeps ended contracts, of withdrawn notifications that are older than it keeps delivered ones, of refusals that are older than it keeps the journal, and of the numbers of lapsed requests. Returns the largest of these counts.';
 
 CREATE OR REPLACE FUNCTION registry.destroy_digest_keys() RETURNS SETOF date
 LANGUAGE sql SECURITY DEFINER SET search_path = registry, pg_temp

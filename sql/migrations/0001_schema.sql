@@ -70,6 +70,8 @@ CREATE TYPE registry.delivery_channel AS ENUM ('push', 'pull', 'hand');
 CREATE TYPE registry.delivery_outcome AS ENUM ('acknowledged', 'rejected', 'failed');
 CREATE TYPE registry.feed_outcome AS ENUM ('applied', 'refused');
 CREATE TYPE registry.alarm_kind AS ENUM ('absent', 'consecutive', 'canary');
+CREATE TYPE registry.change_kind AS ENUM ('endpoint', 'webhook_secret');
+CREATE TYPE registry.change_outcome AS ENUM ('confirmed', 'refused', 'superseded');
 CREATE TYPE registry.seal_kind AS ENUM ('begin', 'window', 'retention');
 CREATE TYPE registry.breakglass_kind AS ENUM ('look', 'reinstate', 'withdraw');
 CREATE TYPE registry.breakglass_step AS ENUM ('requested', 'prepared', 'approved', 'looked', 'reinstated', 'withdrawn');
@@ -291,11 +293,42 @@ CREATE TABLE registry.messenger_secret ( -- Signing secrets for notifications. E
     secret_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The secret's number.
     messenger_id integer NOT NULL REFERENCES registry.messenger, -- Whose notifications it signs; bound into the ciphertext as associated data.
     kind         registry.secret_kind NOT NULL, -- hmac_sha256 (Standard Webhooks v1) or ed25519 (v1a).
-    ciphertext   bytea NOT NULL, -- AES-256-GCM under secrets-key: one byte that names the key, the nonce, the ciphertext with tag.
+    ciphertext   bytea NOT NULL, -- AES-256-GCM under secrets-key: one byte that names the key, the nonce, the ciphertext with tag. Where to_public, sealed to its public half.
+    to_public    boolean NOT NULL DEFAULT false, -- Whether it was made by a process without secrets-key, at its messenger's request: sealed to registry.sealing_key. `secrets rewrap` seals it as the others.
     created_at   timestamptz NOT NULL DEFAULT now(), -- When it was made.
     expires_at   timestamptz -- Until when it signs; NULL: until rotated.
 );
 CREATE INDEX messenger_secret_messenger ON registry.messenger_secret (messenger_id);
+
+CREATE TABLE registry.sealing_key ( -- The public half of secrets-key, one row. Who has no secrets-key seals a new signing secret to it, and cannot open it again.
+    one          boolean PRIMARY KEY DEFAULT true CHECK (one), -- There is one row.
+    public_key   bytea NOT NULL CHECK (octet_length(public_key) = 32), -- An X25519 public key; its private half is derived from secrets-key.
+    published_at timestamptz NOT NULL DEFAULT now() -- When a deliver process wrote it.
+);
+
+CREATE TABLE registry.change_request ( -- What a messenger asks the operator to change: its endpoint, or its signing secret. A person confirms or refuses it; until then nothing changes, so that a key that leaked redirects no notice.
+    change_id    bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The request's number.
+    messenger_id integer NOT NULL REFERENCES registry.messenger, -- Who asks.
+    kind         registry.change_kind NOT NULL, -- endpoint or webhook_secret.
+    endpoint_url text CHECK (octet_length(endpoint_url) <= 2048 AND endpoint_url ~ '^https?://[a-z0-9._:\[\]-]+(/[!-"$->@-\[\]-~]*)?(\?[!-"$-\[\]-~]+)?$'), -- The endpoint that it wants; as messenger.endpoint_url.
+    ciphertext   bytea, -- The signing secret that it was shown, sealed to public_key and bound to the messenger; gone once the request is decided.
+    public_key   bytea CHECK (octet_length(public_key) = 32), -- The sealing key that it is sealed to.
+    requested_by text COLLATE "C" NOT NULL REFERENCES registry.messenger_key, -- The key that asked.
+    requested_at timestamptz NOT NULL DEFAULT now(), -- When it asked.
+    expires_at   timestamptz NOT NULL DEFAULT now() + interval '7 days', -- From when on nobody can confirm it.
+    outcome      registry.change_outcome, -- confirmed, refused, or superseded by a later request of the messenger's own; NULL: it waits, until expires_at.
+    decided_at   timestamptz, -- When.
+    decided_by   text, -- By whom: a database user, the name of an operator key, or messenger.
+    reason       text, -- Why it was refused; told to the messenger.
+    CONSTRAINT each_kind_has_its_content
+        CHECK ((kind = 'endpoint') = (endpoint_url IS NOT NULL) AND (ciphertext IS NOT NULL) = (kind = 'webhook_secret' AND outcome IS NULL)
+               AND (kind = 'webhook_secret') = (public_key IS NOT NULL)),
+    CONSTRAINT decisions_say_when_and_by_whom CHECK ((outcome IS NULL) = (decided_at IS NULL) AND (outcome IS NULL) = (decided_by IS NULL)),
+    CONSTRAINT refusals_say_why CHECK ((outcome IS NOT DISTINCT FROM 'refused') = (reason IS NOT NULL) AND reason <> ''),
+    CONSTRAINT requests_expire CHECK (expires_at > requested_at)
+);
+CREATE UNIQUE INDEX change_request_open ON registry.change_request (messenger_id, kind) WHERE outcome IS NULL;
+CREATE INDEX change_request_messenger ON registry.change_request (messenger_id, change_id);
 
 -- No foreign keys on the row: guard_new_bindings checks contract and messenger for a whole statement at once and locks the
 -- contract against ending meanwhile, which a foreign key would not.
@@ -492,6 +525,7 @@ CREATE INDEX digest_due ON registry.digest (not_before) WHERE delivered_at IS NU
 CREATE TABLE registry.test_push ( -- Requests to push one endpoint.test to a messenger, and their results. A deliver process claims each; who asked waits for the row.
     test_id      bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY, -- The request's number; the message's webhook-id has it too.
     messenger_id integer NOT NULL REFERENCES registry.messenger, -- To whom.
+    endpoint_url text, -- Where to: the endpoint of a change that a person is about to confirm. NULL: the messenger's.
     asked_at     timestamptz NOT NULL DEFAULT now(), -- When it was asked for, by the messenger or a command.
     claimed_at   timestamptz, -- When a deliver process took it.
     ended_at     timestamptz, -- When its result was written; NULL: not yet.

@@ -80,20 +80,20 @@ UPDATE registry.messenger_secret AS s SET expires_at = least(coalesce(s.expires_
  WHERE s.messenger_id = $1 AND s.kind = $2::registry.secret_kind AND (s.expires_at IS NULL OR s.expires_at > now());
 
 -- name: read_live_secrets
-SELECT s.kind, s.ciphertext
+SELECT s.kind, s.ciphertext, s.to_public
   FROM registry.messenger_secret AS s
  WHERE s.messenger_id = $1 AND (s.expires_at IS NULL OR s.expires_at > now())
  ORDER BY s.created_at DESC;
 
 -- name: read_sealed_secrets
 -- Why: `check` opens each, and `secrets rewrap` seals each anew.
-SELECT s.secret_id, s.messenger_id, m.name, s.ciphertext
+SELECT s.secret_id, s.messenger_id, m.name, s.ciphertext, s.to_public
   FROM registry.messenger_secret AS s JOIN registry.messenger AS m ON m.messenger_id = s.messenger_id
  ORDER BY s.secret_id;
 
 -- name: reseal_secret
 -- Why: the same secret under another key; what it was sealed under before is no longer needed to read it.
-UPDATE registry.messenger_secret AS s SET ciphertext = $2 WHERE s.secret_id = $1;
+UPDATE registry.messenger_secret AS s SET ciphertext = $2, to_public = false WHERE s.secret_id = $1;
 
 -- name: read_all_keys
 -- Why: a person looks at everybody's keys; those that ended longer ago than 30 days are of no use to anybody.

@@ -1,9 +1,10 @@
 -- What stands in tables and changes slowly, for the metrics.
 
 -- name: read_standing
--- Why: what a person would otherwise have to look for: digests that nobody receives, replays, days without a partition, evidence that nobody verifies.
+-- Why: what a person would otherwise have to look for: digests that nobody receives, replays, requests of messengers, days without a partition, evidence that nobody verifies.
 SELECT (SELECT count(*) FROM registry.digest AS d WHERE d.delivered_at IS NULL) AS digests_undelivered,
        (SELECT count(*) FROM registry.replay AS r WHERE r.finished_at IS NULL) AS replays_waiting,
+       (SELECT count(*) FROM registry.change_request AS c WHERE c.outcome IS NULL AND c.expires_at > now()) AS changes_waiting,
        registry.partitions_ahead() AS partitions_ahead, v.verified_at, coalesce(v.findings, 0) AS findings
   FROM (SELECT) AS one LEFT JOIN registry.last_verification AS v ON true;
 

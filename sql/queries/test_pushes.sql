@@ -8,8 +8,8 @@ UPDATE registry.test_push AS t SET ended_at = now(), delivered = false, error = 
 -- name: ask_test
 -- Why: one at a time for a messenger (the index test_push_open), and so many a minute; no row: not now.
 WITH asked AS (
-    INSERT INTO registry.test_push (messenger_id)
-    SELECT $1 WHERE (SELECT count(*) FROM registry.test_push AS t WHERE t.messenger_id = $1 AND t.asked_at > now() - interval '1 minute') < $2
+    INSERT INTO registry.test_push (messenger_id, endpoint_url)
+    SELECT $1, $3 WHERE (SELECT count(*) FROM registry.test_push AS t WHERE t.messenger_id = $1 AND t.asked_at > now() - interval '1 minute') < $2
         ON CONFLICT DO NOTHING
     RETURNING test_id
 )
@@ -26,7 +26,7 @@ UPDATE registry.test_push AS t SET claimed_at = now()
    AND t.test_id IN (SELECT due.test_id FROM registry.test_push AS due
                       WHERE due.ended_at IS NULL AND due.claimed_at IS NULL AND due.asked_at > now() - interval '15 seconds'
                       ORDER BY due.test_id LIMIT 100 FOR UPDATE SKIP LOCKED)
-RETURNING t.test_id, t.messenger_id, m.name, coalesce(m.endpoint_url, '') AS endpoint_url;
+RETURNING t.test_id, t.messenger_id, m.name, coalesce(t.endpoint_url, m.endpoint_url, '') AS endpoint_url, t.endpoint_url IS NOT NULL AS elsewhere;
 
 -- name: end_test
 UPDATE registry.test_push AS t SET ended_at = now(), delivered = $2, http_status = $3, latency_ms = $4, error = $5

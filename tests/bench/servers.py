@@ -17,6 +17,7 @@ from pathlib import Path
 import uvloop
 
 from registryd import config, observe
+from registryd.domain.endpoint import EndpointRules
 from registryd.domain.identifiers import MessengerId, msisdn_digest, query_id
 from registryd.domain.presence import Answer, PresenceQueries, PresenceQuery
 from registryd.http import sockets, transport
@@ -68,7 +69,7 @@ async def main(kind: str, path: Path) -> None:
         await directory.refresh()
         refreshing = timer.start((timer.Job("directory", REFRESH_S, directory.refresh),), Outage())
         answerer = Ceiling() if kind == "ceiling" else OneStatement(db, settings.credentials.key("journal-key"))
-        app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db), Refusals(db))  # type: ignore[arg-type] # stand-ins
+        app = messenger_app(settings.file.api, db, directory, answerer, QuotaGuard(db), Refusals(db), EndpointRules())  # type: ignore[arg-type] # stand-ins
         listener, sock = transport.Listener("messenger", app, settings.file.api), sockets.bind("127.0.0.1:0")
         await listener.listen([sock], None)
         spare_the_collector()

@@ -13,6 +13,7 @@ from referencing.jsonschema import DRAFT202012
 
 from registryd import resources
 from registryd.config import ApiSection
+from registryd.domain.endpoint import EndpointRules
 from registryd.feed.events import ContractFeed
 from registryd.http.auth import Directory, Operators
 from registryd.http.messenger import messenger_app
@@ -86,7 +87,7 @@ def routes() -> Mapping[str, Mapping[str, Mapping[str, Route[Any]]]]:
     """The routes of each API as the daemon builds it, on a database that nobody connects to."""
     db = Database("", size=1, connect_timeout_s=1, command_timeout_s=1)
     answerer = Answerer(db, DigestKey(1, bytes(32)), statements_in_flight=1, group_max=1, queue_max=1)
-    messengers = messenger_app(ApiSection(), db, Directory(db), answerer, QuotaGuard(db), Refusals(db))
+    messengers = messenger_app(ApiSection(), db, Directory(db), answerer, QuotaGuard(db), Refusals(db), EndpointRules())
     operators = operator_app(ApiSection(), Operators(db), OperatorHandlers(ContractFeed(db, bytes(32)).apply), db)
     return {"messenger": messengers.routes, "operator": operators.routes}
 

@@ -17,7 +17,8 @@ SEED = 1801
 EXAMPLES, CASES_MIN = 500, 5_000
 """Of the campaign: what is drawn for each operation, and how many cases come of it at least."""
 
-# Absent numbers answer 422, cursors are opaque, and a time ends after it began: all as it should be, and no generator can know.
+# Absent numbers answer 422, cursors are opaque, a time ends after it began, and not every URL is an endpoint: all as it should be, and no
+# generator can know.
 SETTINGS = """
 [[operations]]
 include-path = "/v1/bindings"
@@ -29,6 +30,10 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "400"]
 
 [[operations]]
 include-path = "/v1/notifications/replay"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "409", "429"]
+
+[[operations]]
+include-path = "/v1/account/endpoint"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "409", "429"]
 """
 

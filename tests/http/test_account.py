@@ -24,6 +24,7 @@ def test_the_account_counts_what_was_asked(service: Service) -> None:
         "notifications": {"pending": 0, "oldestDeadlineAt": None, "held": False},
         "quota": {"day": f"{datetime.now(UTC):%Y-%m-%d}", "limit": 100, "used": 0, "absentRatio": None},
         "slowedDown": None,
+        "changes": [],
     }
     ask(service.api, "POST", "/v1/presence", {"phoneNumber": f"+{number}"}, headers=messenger.headers)
     queries = [{"phoneNumber": f"+{number}"}] + [{"phoneNumber": "+79169999999"}] * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from registryd.config import ConfigError
-from registryd.store.secretbox import SecretBox, WrongSecretsKey
+from registryd.store.secretbox import SecretBox, WrongSecretsKey, seal_to
 
 OLD, NEW, STRANGER = bytes(32), bytes([1] * 32), bytes([2] * 32)
 
@@ -33,3 +33,23 @@ def test_two_keys_of_one_id_are_refused() -> None:
     same = next(key for n in range(1, 10_000) if SecretBox(key := n.to_bytes(32)).key_id == SecretBox(OLD).key_id)
     with pytest.raises(ConfigError, match="make another"):
         SecretBox(same, OLD)
+
+
+def test_what_is_sealed_to_a_public_half_opens_under_its_key_and_its_successor_alone() -> None:
+    public = SecretBox(OLD).public_key
+    sealed = seal_to(public, 7, b"secret")
+    assert SecretBox(OLD).open_public(7, sealed) == SecretBox(NEW, OLD).open_public(7, sealed) == b"secret"
+    assert SecretBox(NEW, OLD).public_key == SecretBox(NEW).public_key != public
+    assert seal_to(public, 7, b"secret") != sealed, "each has a key of its own"
+
+
+@pytest.mark.parametrize(
+    ("box", "owner", "change"),
+    [(SecretBox(NEW), 7, None), (SecretBox(OLD), 8, None), (SecretBox(OLD), 7, 0), (SecretBox(OLD), 7, 31), (SecretBox(OLD), 7, 40)],
+)
+def test_nothing_else_opens_what_is_sealed_to_a_public_half(box: SecretBox, owner: int, change: int | None) -> None:
+    sealed = bytearray(seal_to(SecretBox(OLD).public_key, 7, b"secret"))
+    if change is not None:
+        sealed[change] ^= 1
+    with pytest.raises(WrongSecretsKey):
+        box.open_public(owner, bytes(sealed))
