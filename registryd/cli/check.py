@@ -44,6 +44,7 @@ def _machine(settings: Settings) -> list[CheckResult]:
         ("credentials", machine.credentials),
         ("TLS", partial(machine.tls, of_units=listens)),
         ("certificates", machine.certificate_ends),
+        ("test numbers", machine.numbers_for_tests),
         ("networks", machine.networks),
         ("resolvers", machine.resolvers),
         ("database link", machine.link),

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from math import ceil
 
 from registryd.domain.binding import Bound, Outcome
-from registryd.domain.errors import CodeInUse, NotPresent, Unavailable
+from registryd.domain.errors import CodeInUse, NotPresent, TooManyCalls, Unavailable
+from registryd.domain.identifiers import MessengerId
 from registryd.domain.presence import Answer, PresenceQueries, PresenceQuery, by_columns
 from registryd.domain.testnumbers import FIRST, Kind, kind_of
 from registryd.http import problems
@@ -21,12 +24,15 @@ from registryd.http.presence import PresenceHandlers
 from registryd.http.reply import Reply
 from registryd.http.routes import Call, Route
 from registryd.presence.answerer import BatchAnswer
+from registryd.presence.bucket import TokenBucket
 from registryd.store.messengers import Messenger
 
 HEADER = {"x-test-number": "true"}
 """Every answer that a test number has a part in carries it."""
 ID_PREFIX = "99999999-9999-8999-9999-"
 """How their `queryId` and `batchId` begin. No page of the journal has such an id: those are version 7, these are version 8 (RFC 9562)."""
+NUMBERS_PER_MINUTE = 60_000
+"""What one messenger may ask of one process: no quota holds these back, and a batch of them costs time of the others."""
 SLOW_S = 3.0
 GENERATION = 1
 
@@ -37,6 +43,7 @@ class NumbersForTests:
     def __init__(self, presence: PresenceHandlers, *, in_demo: bool) -> None:
         self._presence = presence
         self._in_demo = in_demo
+        self._buckets: defaultdict[MessengerId, TokenBucket] = defaultdict(TokenBucket)
 
     def single(self, route: Route[Messenger], tell: Callable[[Answer], Reply]) -> Route[Messenger]:
         """A route that asks for one number; `tell` makes the reply of an answer, or raises NotPresent."""
@@ -45,6 +52,7 @@ class NumbersForTests:
             query: PresenceQuery = call.content
             if query.msisdn < FIRST:
                 return await route.handle(call)
+            self._take(call.caller, 1)
             try:
                 await self._obey([query])
                 reply = tell(self._answer(query, call.received))
@@ -61,6 +69,7 @@ class NumbersForTests:
             queries: PresenceQueries = call.content
             if max(queries.msisdns) < FIRST:
                 return await route.handle(call)
+            self._take(call.caller, len(queries) - _count(queries))
             try:
                 await self._obey(queries)
             except Unavailable as error:
@@ -68,6 +77,12 @@ class NumbersForTests:
             return _marked(self._presence.tell_batch(await self._answer_batch(call, queries)))
 
         return route._replace(handle=handle, numbers=_count)
+
+    def _take(self, messenger: Messenger, numbers: int) -> None:
+        """Raises: TooManyCalls."""
+        wait_s = self._buckets[messenger.messenger_id].take(time.monotonic(), numbers, NUMBERS_PER_MINUTE)
+        if wait_s:
+            raise TooManyCalls(ceil(wait_s))
 
     async def _obey(self, queries: Iterable[PresenceQuery]) -> None:
         """Waits, or fails, where one of the test numbers says so. Raises: Unavailable."""

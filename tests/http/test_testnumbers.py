@@ -139,6 +139,18 @@ def test_a_thousand_absent_test_numbers_raise_no_alarm(trying: Service) -> None:
     assert trying.metric("registryd_messengers_throttled") == 0
 
 
+def test_a_messenger_may_ask_for_so_many_a_minute(trying: Service) -> None:
+    messenger, other = trying.messenger(), trying.messenger()
+    queries = [{"phoneNumber": PRESENT}] * 10_000
+    for _ in range(6):
+        assert post(trying, messenger.headers, "/v1/presence/batch", queries=queries).status == 200
+    refused = post(trying, messenger.headers, "/v1/presence/batch", queries=queries)
+    assert (refused.status, refused.body["code"]) == (429, "TOO_MANY_REQUESTS")
+    [real] = trying.contracts()
+    assert post(trying, messenger.headers, "/v1/presence", phoneNumber=f"+{real}").status == 200
+    assert post(trying, other.headers, "/v1/presence", phoneNumber=PRESENT).status == 200
+
+
 def test_the_slow_one_and_the_one_that_fails_exist_in_the_demo_alone(trying: Service) -> None:
     messenger = trying.messenger()
     in_demo = trying.site.settings.file.api.test_numbers == "demo"

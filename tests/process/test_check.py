@@ -80,6 +80,12 @@ def test_check_tells_when_certificates_end(site: Site, days: int, state: str) ->
     assert (findings["certificates"]["state"], "endpoint-certificate-alpha" in findings["certificates"]["detail"]) == (state, True)
 
 
+@pytest.mark.parametrize(("written", "state"), [("false", "ok"), ("true", "ok"), ('"demo"', "warning")])
+def test_check_warns_of_test_numbers_that_only_the_demo_has(site: Site, written: str, state: str) -> None:
+    site.write_config(api=f'listen = "127.0.0.1:0"\ntest_numbers = {written}')
+    assert finding(site, "test numbers")[0] == state
+
+
 def test_check_warns_of_a_clock_that_is_not_the_database_s(site: Site) -> None:
     async def state(offset_s: float) -> str:
         async with site.database.pool() as db, db.connection() as connection:

@@ -44,6 +44,14 @@ def tls(settings: Settings, of_units: Mapping[str, Sequence[str]]) -> str:
     return "on"
 
 
+def numbers_for_tests(settings: Settings) -> CheckResult:
+    match settings.file.api.test_numbers:
+        case "demo":
+            return CheckResult("test numbers", "on, with those that are slow and fail: never in production", warns=True)
+        case is_on:
+            return CheckResult("test numbers", "on" if is_on else "off")
+
+
 def certificate_ends(settings: Settings) -> CheckResult:
     """A failure where a certificate has ended, a warning where it ends soon."""
     now = datetime.now(UTC)
