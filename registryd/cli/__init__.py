@@ -28,6 +28,7 @@ COMMANDS = {
         "Bring the schema to this release, in one transaction: migrations in order, functions and views that changed, grants.",
     ),
     "check": ("check", "Look at everything `serve` needs: configuration, units, credentials, TLS, database, schema, permissions."),
+    "status": ("status", "Show what needs a person, and how the service does."),
     "messenger": ("messenger", "Add, change and show messengers, their keys, signing secrets and endpoints."),
     "operator": ("operator", "Make, list, rotate and revoke keys of the operator API."),
     "contracts": ("contracts", "Import billing's contracts in bulk."),

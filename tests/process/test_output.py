@@ -35,6 +35,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 LISTS = (
     ("check",),
+    ("status",),
     ("messenger", "list"),
     ("messenger", "show", "alpha"),
     ("messenger", "show", "idle"),
@@ -53,7 +54,7 @@ LISTS = (
     ("audit", "verify"),
 )
 """The commands that show records and need no more words than these."""
-MOVING = {("check",), ("audit", "verify"), ("feed", "status"), ("notifications", "status"), ("report", "notification_backlog")}
+MOVING = {("check",), ("status",), ("audit", "verify"), ("feed", "status"), ("notifications", "status"), ("report", "notification_backlog")}
 """Those that tell how long something has been or how far they are, which is another thing when they are asked again."""
 
 
@@ -72,6 +73,8 @@ def full(site: Site) -> Site:
         UPDATE registry.messenger_key SET expires_at = 'infinity', last_used_at = now();
         UPDATE registry.lane SET failures = 1, last_error = 'timeout', gate_until = now() + interval '90 seconds';
         INSERT INTO registry.enumeration_alarm VALUES ({alpha.messenger_id}, now(), 'absent', now() + interval '1 hour');
+        INSERT INTO registry.process (host, role, instance, pid, version, schema)
+        SELECT 'here', r.role, 1, 1, '0', 1 FROM unnest('{{answer,deliver,operate}}'::text[]) AS r(role);
         INSERT INTO registry.wave (ends, notifications) VALUES (1234567, 0);
         INSERT INTO registry.feed_event VALUES ('e', 'terminated', decode(repeat('00', 16), 'hex'), 'applied', NULL, now());
         INSERT INTO registry.feed_waiting (event_id, type, reason, occurred_at) VALUES ('e-2', 'terminated', 'no_contract_yet', now());
