@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from registryd.domain.notification import BEGINNING
-from registryd.domain.reading import PAGE
+from registryd.domain.reading import LOOK_BACK_S, PAGE
 from registryd.store import lanes as store
 from registryd.store.notifications import READ_DUE
 from registryd.store.pool import fetch
@@ -28,7 +28,7 @@ NICE = 10
 NEW = 100
 """Notifications a lane is owed when it is looked for."""
 LOOKS = 5
-LOOKS_BACK_AN_HOUR = 120
+LOOKS_BACK_AN_HOUR = int(3600 / LOOK_BACK_S)
 """Each is a lease of a lane that is owed nothing."""
 
 
