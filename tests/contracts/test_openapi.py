@@ -9,6 +9,7 @@ import hmac
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,21 @@ def test_clients_made_from_the_document_ask_the_host_that_they_are_given(documen
     for path, method, operation in document.operations():
         assert "servers" not in document.content["paths"][path], path
         assert "servers" not in operation, (method, path)
+
+
+def parts(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from parts(child)
+
+
+@each
+def test_generators_can_name_and_type_what_the_document_has(document: Document) -> None:
+    """A constant that is no enum leaves errors out of clients, and a nullable enum in place gets a name that says nothing."""
+    for part in parts(document.content):
+        assert "const" not in part, part
+        assert not ("enum" in part and isinstance(part.get("type"), list)), part
 
 
 @each

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tests import programs
-from tests.contracts.documents import MESSENGER
+from tests.contracts.documents import MESSENGER, Document
 
 
 class Understood(NamedTuple):
@@ -46,11 +46,10 @@ class OpenapiPythonClient:
 
     PACKAGE = "openapi_python_client_s"
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
+    def __init__(self, place: Path, document: Document = MESSENGER) -> None:
         settings = place / "settings.yaml"
         settings.write_text("post_hooks: []\n")  # which would only format
-        command = (sys.executable, "-m", "openapi_python_client", "generate", "--path", str(MESSENGER.path), "--config", str(settings))
+        command = (sys.executable, "-m", "openapi_python_client", "generate", "--path", str(document.path), "--config", str(settings))
         options = ("--meta", "none", "--output-path", str(place / self.PACKAGE), "--fail-on-warning")
         done = subprocess.run([*command, *options], cwd=place, capture_output=True, text=True, timeout=120, check=False)
         self.said = done.stdout + done.stderr

@@ -11,6 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 from registryd import resources
 from registryd.domain.errors import TooManyCalls
 from registryd.http.documents import PART_BYTES, PER_MINUTE, Documents
+from tests.console.chromium import EXECUTABLE, MISSING, chromium, overflow
 from tests.http.conftest import Service, ask
 
 REDOC_SHA256 = "dcaf76612bc4a3fbcc923a8966dee2f6146a5f32e5ce1b6f02dd60cbbf89500b"
@@ -56,6 +57,20 @@ def test_the_page_may_ask_no_other_host(service: Service, api: str) -> None:
     for path in fetched:
         assert ask(base, "GET", path).status == 200
     assert f"the {api} API".encode() in page.raw
+
+
+@pytest.mark.skipif(EXECUTABLE is None, reason=MISSING)
+def test_the_page_shows_the_document_in_a_browser_and_fits(service: Service) -> None:
+    fetched: list[str] = []
+    with chromium() as browser:
+        page = browser.new_page()
+        page.on("requestfinished", lambda request: fetched.append(request.url))
+        for width in (1400, 420):
+            page.set_viewport_size({"width": width, "height": 1000})
+            page.goto(f"{service.api}/docs")
+            page.get_by_role("heading", name="Ask whether a number is present").wait_for()
+            assert overflow(page) == 0, width
+    assert {url for url in fetched if not url.startswith((service.api, f"blob:{service.api}", "data:"))} == set()
 
 
 def test_the_page_s_script_is_the_one_that_npm_has() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from tests import programs
 from tests.conftest import TestMessenger, daemon, receiving
+from tests.contracts.documents import OPERATOR
 from tests.http.conftest import OUTSIDE, Service
 from tests.http.generated import Client, OpenapiGenerator, OpenapiPythonClient, Understood, the_one, word
 
@@ -61,6 +63,11 @@ def test_the_generator_warns_of_nothing(generator: OpenapiPythonClient | Openapi
     else:
         faults = [line for line in generator.said.splitlines() if "[main] ERROR" in line and "mutualTLS" not in line]
         assert not faults, faults  # it knows no client certificates, and needs to know none
+
+
+def test_the_operator_s_document_makes_a_client_without_a_warning(tmp_path: Path) -> None:
+    OpenapiPythonClient(tmp_path, OPERATOR)
+    assert (tmp_path / OpenapiPythonClient.PACKAGE / "models" / "contract_event_result.py").exists()
 
 
 def test_a_messenger_s_story(service: Service, messenger: TestMessenger, call: Client) -> None:
