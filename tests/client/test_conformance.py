@@ -159,6 +159,11 @@ class TakesOneAtOnce(Endpoint):
         return Response(status=204)
 
 
+class FailsEveryFifth(Endpoint):
+    async def take(self, request: BaseRequest, event: dict[str, Any], notices: list[dict[str, Any]]) -> Response:
+        return Response(status=503 if self.pushes < 15 and self.pushes % 5 == 0 else 204)
+
+
 class ShutsOutAfterForgeries(Endpoint):
     forged = 0
 
@@ -269,6 +274,7 @@ def test_an_endpoint_without_a_fault_holds_every_check() -> None:
         (KnowsOneType, {"reinstated", "digest", "test"}),
         (FailsOnUnknownTypes, {"unknownType"}),
         (TakesOneAtOnce, {"burst"}),
+        (FailsEveryFifth, {"steady"}),
         (ShutsOutAfterForgeries, {"afterForgeries"}),
     ],
 )
