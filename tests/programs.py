@@ -101,13 +101,15 @@ def openapi_generator() -> Path:
     """The directory with OpenAPI Generator, a Java of its own, and what the clients that it makes need. Raises: NotThere."""
     lock = Path(__file__).with_name("openapi-generator.lock")
     place = PLACE / f"openapi-generator-{sha256(lock.read_bytes()).hexdigest()[:12]}"
-    if not place.exists():
-        PLACE.mkdir(exist_ok=True)
-        download = PLACE / "openapi-generator.partial"
-        shutil.rmtree(download, ignore_errors=True)
-        pip = (sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:")
-        _run(*pip, "--require-hashes", "--target", str(download), "-r", str(lock), cwd=PLACE)
-        download.rename(place)
+    PLACE.mkdir(exist_ok=True)
+    with (PLACE / "openapi-generator.busy").open("w") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)  # workers of one run want it at once
+        if not place.exists():
+            download = PLACE / "openapi-generator.partial"
+            shutil.rmtree(download, ignore_errors=True)
+            pip = (sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:")
+            _run(*pip, "--require-hashes", "--target", str(download), "-r", str(lock), cwd=PLACE)
+            download.rename(place)
     return place
 
 
