@@ -10,7 +10,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,6 +26,7 @@ from registryd.store.failures import CONFLICTS, ODD_ROWS
 from registryd.store.pool import Connection, Database
 
 CALLS_WAITING_MAX = 16
+NOBODY: Mapping[str, str] = {}
 TURN_WAIT_S = 5.0
 """How long a call waits for its turn before it is told to come again: another process's call, or a snapshot, may take longer."""
 
@@ -63,8 +64,11 @@ class ContractFeed:
         for kind, outcome in product(EVENT_TYPES, OUTCOMES):
             observe.events_applied.labels(kind, outcome)
 
-    async def apply(self, events: Sequence[Event], limits: Limits | None = None) -> list[Result]:
-        """One result an event, in their order. Raises: Unavailable, TooManyAbsent; nothing is then applied."""
+    async def apply(self, events: Sequence[Event], sender: Mapping[str, str] = NOBODY, limits: Limits | None = None) -> list[Result]:
+        """One result an event, in their order. `sender`: who sent them, for the log.
+
+        Raises: Unavailable, TooManyAbsent; nothing is then applied.
+        """
         # This loop and that of `decide` take a tenth of a second for ten thousand events: in a thread, so that this process's loop goes on.
         with_content = await asyncio.to_thread(self.with_content, events)
         try:
@@ -76,7 +80,7 @@ class ContractFeed:
                     raise
                 except ODD_ROWS:
                     async with self.db.transaction() as connection:
-                        results = await self._judge_apart(connection, with_content, limits)
+                        results = await self._judge_apart(connection, with_content, sender, limits)
         except CONFLICTS:
             # Another writer took the number between our look and our write. Nothing was applied; the next call sees the new state.
             raise Unavailable from None
@@ -100,7 +104,9 @@ class ContractFeed:
             limits.turned_absent += absent
         return decided.results
 
-    async def _judge_apart(self, connection: Connection, events: Sequence[tuple[Event, bytes]], limits: Limits | None) -> list[Result]:
+    async def _judge_apart(
+        self, connection: Connection, events: Sequence[tuple[Event, bytes]], sender: Mapping[str, str], limits: Limits | None
+    ) -> list[Result]:
         """Judges a call that the registry failed on by halves, in its order, until only the event is left out that it fails on. That is a
         fault of ours and is told as one, but it must not stop billing's feed: the event waits.
         """
@@ -112,10 +118,10 @@ class ContractFeed:
         except ODD_ROWS as error:
             if len(events) > 1:
                 half = len(events) // 2
-                first = await self._judge_apart(connection, events[:half], limits)
-                return [*first, *await self._judge_apart(connection, events[half:], limits)]
+                first = await self._judge_apart(connection, events[:half], sender, limits)
+                return [*first, *await self._judge_apart(connection, events[half:], sender, limits)]
             [(event, _)] = events
-            observe.event("event_failed", "error", type=event.type, kind=type(error).__name__)
+            observe.event("event_failed", "error", type=event.type, kind=type(error).__name__, at=observe.place(error), **sender)
             failed = NotYet("registry_failed", "the registry failed on this event and has told its operators; send it again")
             await contracts.note_waiting(connection, [(event, failed.lack)])
             return [Result(event.event_id, "not_yet", str(failed))]

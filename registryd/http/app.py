@@ -15,11 +15,10 @@ from registryd.http import problems, transport
 from registryd.http.admission import Admission
 from registryd.http.documents import Documents
 from registryd.http.problems import HttpError
-from registryd.http.reply import Reply, correlator
+from registryd.http.reply import Reply, correlator, told_correlator
 from registryd.http.routes import Call, Caller, Route, Routes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
 class App(Generic[Caller]):
@@ -50,7 +49,7 @@ class App(Generic[Caller]):
             else:
                 caller = self._admission.identify(request)
                 _check_parameters(request, route)
-                reply = await self._serve(request, route, caller, received)
+                reply = await self._serve(request, route, caller, received, marked)
                 if route.tells_limits:
                     reply.headers = {**reply.headers, **self._admission.limits(caller, route)}
         except (RegistryError, HttpError) as error:
@@ -85,15 +84,13 @@ class App(Generic[Caller]):
         self._repeats.tell("request_failed", "error", kind=(facts["kind"], facts["at"], facts["route"]), facts=facts)
 
     def _facts(self, request: BaseRequest, marked: str, route: Route[Caller] | None, caller: Caller | None) -> dict[str, Any]:
-        """Who asked for what. `marked` is the correlator; a client's own that is no UUID is not told, because it may be anything."""
-        facts: dict[str, Any] = {"api": self._name, "route": route.name if route else "unknown"}
-        if marked != request.headers.get("x-correlator") or _UUID.fullmatch(marked):
-            facts["correlator"] = marked
+        """Who asked for what. `marked` is the correlator."""
+        facts: dict[str, Any] = {"api": self._name, "route": route.name if route else "unknown", **told_correlator(request.headers, marked)}
         return facts if caller is None else facts | {"caller": caller.name, "key_id": self._admission.key_id(request)}
 
-    async def _serve(self, request: BaseRequest, route: Route[Caller], caller: Caller, received: float) -> Reply:
+    async def _serve(self, request: BaseRequest, route: Route[Caller], caller: Caller, received: float, marked: str) -> Reply:
         standing = self._admission.enter(caller, route)
-        call = Call(request, caller, received)
+        call = Call(request, caller, received, marked)
         if self._named:
             call.name = _parts(request.rel_url.raw_path)[1]
         try:

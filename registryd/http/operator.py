@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from registryd.config import ApiSection
@@ -15,7 +15,7 @@ from registryd.http import wire
 from registryd.http.admission import Admission
 from registryd.http.app import App
 from registryd.http.auth import Keys
-from registryd.http.reply import Reply
+from registryd.http.reply import Reply, told_correlator
 from registryd.http.routes import Budget, Call, Route, Routes
 from registryd.http.views import view_routes
 from registryd.store.operators import Operator
@@ -26,7 +26,8 @@ EVENTS_MAX = 10_000
 
 @dataclass(frozen=True)
 class OperatorHandlers:
-    apply_events: Callable[[Sequence[Event]], Awaitable[list[Result]]]
+    apply_events: Callable[[Sequence[Event], Mapping[str, str]], Awaitable[list[Result]]]
+    """Applies a call's events; with them, who sent them, for the log."""
 
     async def contract_events(self, call: Call[Operator]) -> Reply:
         """Thousands of events take a while to read and to tell: between parts others have their turn."""
@@ -34,7 +35,8 @@ class OperatorHandlers:
         for part in wire.read_events(call.content, EVENTS_MAX, _event):
             events += part
             await asyncio.sleep(0)
-        results = await self.apply_events(events)
+        sender = {"caller": call.caller.name, "key_id": call.caller.key_id, **told_correlator(call.request.headers, call.correlator)}
+        results = await self.apply_events(events, sender)
         return await asyncio.to_thread(lambda: wire.json_response({"results": [_result(result) for result in results]}))
 
 

@@ -16,12 +16,18 @@ from types import MappingProxyType
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _CORRELATOR = re.compile(r"[a-zA-Z0-9\-_:;./<>{}]{1,256}", re.ASCII)
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
 def correlator(headers: Mapping[str, str] = NO_HEADERS) -> str:
     """What an answer carries as x-correlator: the client's, where it is well formed; else one of ours."""
     given = headers.get("x-correlator", "")
     return given if _CORRELATOR.fullmatch(given) else f"{random.getrandbits(64):016x}"
+
+
+def told_correlator(headers: Mapping[str, str], marked: str) -> dict[str, str]:
+    """The correlator as a fact for the log. A client's own that is no UUID is not told, because it may be anything, such as a number."""
+    return {"correlator": marked} if marked != headers.get("x-correlator") or _UUID.fullmatch(marked) else {}
 
 
 class Reply:

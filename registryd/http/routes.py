@@ -31,13 +31,15 @@ class Budget(NamedTuple):
 class Call(Generic[Caller]):
     """One request on its way to its handler."""
 
-    __slots__ = ("caller", "content", "name", "received", "request", "reserved")
+    __slots__ = ("caller", "content", "correlator", "name", "received", "request", "reserved")
 
     reserved: Reservation
     """The numbers held of the quota. Set where the content asks for numbers."""
 
-    def __init__(self, request: BaseRequest, caller: Caller, received: float) -> None:
+    def __init__(self, request: BaseRequest, caller: Caller, received: float, correlator: str) -> None:
         self.request = request
+        self.correlator = correlator
+        """What the answer will carry as x-correlator."""
         self.caller = caller
         self.received = received
         """time.monotonic() when the headers were read."""

@@ -571,7 +571,7 @@ def test_an_event_that_the_registry_fails_on_stops_no_other(database: TestDataba
                 for n in range(9)
                 for kind, hours in (("activated", 2), ("terminated", 1))
             ]
-            return await feed.apply(sent), await feed.apply(sent)
+            return await feed.apply(sent, {"caller": "billing", "correlator": "c1"}), await feed.apply(sent)
 
     with capture_logs() as log:
         first, again = asyncio.run(run())
@@ -582,6 +582,7 @@ def test_an_event_that_the_registry_fails_on_stops_no_other(database: TestDataba
     ]
     assert [result.outcome for result in again].count("duplicate") == 16
     assert {(line["event"], line["kind"]) for line in log} == {("event_failed", "CheckViolationError")}
+    assert [(line.get("caller"), line.get("correlator")) for line in log] == [("billing", "c1"), (None, None)]
     assert str(odd) not in str(log)
 
 

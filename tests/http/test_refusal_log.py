@@ -11,7 +11,7 @@ import pytest
 from registryd import observe
 from registryd.loglines import SUMMARY_S, Repeats
 from tests.conftest import TestMessenger, wait_for
-from tests.http.conftest import Service, ask
+from tests.http.conftest import Service, ask, new_number
 
 NOBODYS_KEY = "rk_abcdefgh_" + "x" * 40
 
@@ -123,3 +123,20 @@ def test_a_fault_of_ours_is_told_with_its_place_and_whom_it_met(service: Service
     [line] = [line for line in service.daemon.log() if line["event"] == "request_failed"]
     assert (line["level"], line["caller"], line["correlator"]) == ("error", messenger.name, correlator)
     assert (line["kind"], line["at"].startswith("registryd/")) == ("UndefinedColumnError", True)
+
+
+def test_an_event_that_fails_is_told_with_who_sent_it_and_its_call(service: Service) -> None:
+    number, correlator = new_number(), str(uuid.uuid4())
+    event = {"eventId": f"odd{number}", "type": "activated", "phoneNumber": f"+{number}", "occurredAt": "2026-01-01T00:00:00Z"}
+    constraint = f"ALTER TABLE registry.contract ADD CONSTRAINT odd CHECK (msisdn <> {number}) NOT VALID"
+    service.sql(constraint)
+    try:
+        headers = {**service.site.operator_headers, "x-correlator": correlator}
+        answer = ask(service.operator, "POST", "/operator/v1/contract-events", {"events": [event]}, headers=headers)
+    finally:
+        service.sql("ALTER TABLE registry.contract DROP CONSTRAINT odd")
+    assert [result["outcome"] for result in answer.body["results"]] == ["not_yet"]
+    [line] = [line for line in service.operating.log() if line["event"] == "event_failed"]
+    key = service.site.operator_key.key_id
+    assert (line["caller"], line["key_id"], line["correlator"], line["type"]) == (f"site.{key}", key, correlator, "activated")
+    assert line["at"].startswith("registryd/store/")

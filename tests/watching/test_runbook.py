@@ -13,6 +13,7 @@ import pytest
 
 from registryd import observe, resources
 from registryd.cli import main
+from registryd.console import pages
 from tests.conftest import TestDatabase
 from tests.watching.conftest import Exposed
 from tests.watching.test_rules import ALERTS
@@ -91,11 +92,16 @@ def test_every_statement_of_the_runbook_runs(database: TestDatabase) -> None:
 
     async def run() -> None:
         for statement in STATEMENTS:
-            by_owner = re.search(re.escape(f"`{statement}` (as the owner)"), TEXT) or "pg_" in statement
-            async with database.connect("postgres" if by_owner else "registryd_report") as connection:
+            async with database.connect("postgres" if "pg_" in statement else "registryd_report") as connection:
                 await connection.fetch(statement)
 
     asyncio.run(run())
+
+
+def test_every_view_that_the_runbook_names_is_one_of_the_console() -> None:
+    named = {name for line in re.findall(r"Console: ([^.\n]*)\.", TEXT) for name in re.findall(r"\*([^*]+)\*", line)}
+    assert len(named) >= 8
+    assert named <= {page.name for page in pages.PAGES}
 
 
 def test_every_metric_of_the_operators_documents_is_exposed(exposed: Exposed) -> None:
