@@ -13,8 +13,8 @@ from typing import NamedTuple
 from registryd.domain.errors import EndpointKept, Refusal, TooManyChanges, Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.secret import whsec
-from registryd.store.pool import Database
 from registryd.store.queries import Nothing, Query
+from registryd.store.reading import Reader
 from registryd.store.rotation import OVERLAP
 from registryd.store.secretbox import SecretBox, seal_to
 
@@ -80,17 +80,17 @@ FIND_CHANGE = Query("changes", "find_change", Change, int)
 READ_OWN_CHANGES = Query("changes", "read_own_changes", Change, int)
 
 
-async def publish(db: Database, box: SecretBox) -> None:
+async def publish(db: Reader, box: SecretBox) -> None:
     """Writes the public half of secrets-key where it differs. Raises: Unavailable."""
     await db.fetch(PUBLISH_SEALING_KEY, box.public_key)
 
 
-async def request_endpoint(db: Database, messenger_id: MessengerId, key_id: str, url: str) -> Requested:
+async def request_endpoint(db: Reader, messenger_id: MessengerId, key_id: str, url: str) -> Requested:
     """The same endpoint, asked for again, is the same request. Raises: EndpointKept, TooManyChanges, Unavailable."""
     return await _request(db, messenger_id, "endpoint", url, None, None, key_id)
 
 
-async def request_secret(db: Database, messenger_id: MessengerId, key_id: str) -> tuple[Requested, str]:
+async def request_secret(db: Reader, messenger_id: MessengerId, key_id: str) -> tuple[Requested, str]:
     """The request, and the new secret as its messenger gets it, this once. Raises: TooManyChanges, Unavailable."""
     published = await db.fetch(READ_SEALING_KEY)
     if not published:
@@ -100,7 +100,7 @@ async def request_secret(db: Database, messenger_id: MessengerId, key_id: str) -
     return await _request(db, messenger_id, "webhook_secret", None, sealed, public_key, key_id), whsec(secret)
 
 
-async def _request(db: Database, messenger_id: MessengerId, *wanted: str | bytes | None) -> Requested:
+async def _request(db: Reader, messenger_id: MessengerId, *wanted: str | bytes | None) -> Requested:
     requested = (await db.fetch(REQUEST_CHANGE, messenger_id, *wanted, A_DAY_MAX))[0]
     match requested.outcome:
         case "same":
@@ -110,17 +110,17 @@ async def _request(db: Database, messenger_id: MessengerId, *wanted: str | bytes
     return requested
 
 
-async def read_own(db: Database, messenger_id: MessengerId) -> list[Change]:
+async def read_own(db: Reader, messenger_id: MessengerId) -> list[Change]:
     """The messenger's last requests, the newest first."""
     return await db.fetch(READ_OWN_CHANGES, messenger_id)
 
 
-async def read_all(db: Database) -> list[Change]:
+async def read_all(db: Reader) -> list[Change]:
     """What waits, then what was decided in the last 30 days."""
     return await db.fetch(READ_CHANGES)
 
 
-async def find(db: Database, change_id: int) -> Change:
+async def find(db: Reader, change_id: int) -> Change:
     """Raises: CannotDecide, where there is none."""
     rows = await db.fetch(FIND_CHANGE, change_id)
     if not rows:
@@ -128,17 +128,17 @@ async def find(db: Database, change_id: int) -> Change:
     return rows[0]
 
 
-async def confirm(db: Database, change_id: int, who: str | None = None) -> Change:
+async def confirm(db: Reader, change_id: int, who: str | None = None) -> Change:
     """Carries the request out. `who` decides: an operator key's name; None: the database user. Raises: CannotDecide, Unavailable."""
     return await _decide(db, change_id, "confirmed", who, None)
 
 
-async def refuse(db: Database, change_id: int, reason: str, who: str | None = None) -> Change:
+async def refuse(db: Reader, change_id: int, reason: str, who: str | None = None) -> Change:
     """The messenger is told the reason. As `confirm`."""
     return await _decide(db, change_id, "refused", who, reason)
 
 
-async def _decide(db: Database, change_id: int, verdict: str, who: str | None, reason: str | None) -> Change:
+async def _decide(db: Reader, change_id: int, verdict: str, who: str | None, reason: str | None) -> Change:
     outcome = (await db.fetch(DECIDE_CHANGE, change_id, verdict, who, reason, OVERLAP))[0].outcome
     if outcome != "decided":
         raise CannotDecide(f"change {change_id}: {REFUSED[outcome]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, cast
 
-from registryd.store import answering, backlogs, days, evidence, feed, guard, policy, processes, seals
+from registryd.store import answering, backlogs, changes, days, evidence, feed, guard, policy, processes, seals
 from registryd.store.pool import Database
 from registryd.store.reading import Reading
 from registryd.views import answering as answers
@@ -92,6 +92,7 @@ async def read_in(moment: Reading, seen_at: datetime) -> Duty:
         retention=await moment.fetch(days.READ_RETENTION),
         unsealed_s=await seals.unsealed_s(moment),
         verified=await evidence.verified(moment),
+        changes=[change for change in await changes.read_all(moment) if change.state == "waiting"],
     )
     lags = await feed.read_lag(moment.connection)
     return Duty(

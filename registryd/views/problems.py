@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Literal, NamedTuple
 
 from registryd.domain.backlog import GRAVE
+from registryd.store.changes import Change
 from registryd.store.days import Retention
 from registryd.store.evidence import Verified
 from registryd.store.feed import FeedStatus
@@ -57,11 +58,21 @@ class Facts(NamedTuple):
     retention: Sequence[Retention]
     unsealed_s: float
     verified: Verified | None
+    changes: Sequence[Change]
+    """That messengers ask for, and that wait."""
 
 
 def found(facts: Facts) -> list[Problem]:
     """The worst first."""
-    every = [*_answers(facts), *_processes(facts.roles), *_deadlines(facts), *_held(facts.backlogs), *_feed(facts), *_keeping(facts)]
+    every = [
+        *_answers(facts),
+        *_processes(facts.roles),
+        *_deadlines(facts),
+        *_held(facts.backlogs),
+        *_feed(facts),
+        *_asked(facts.changes),
+        *_keeping(facts),
+    ]
     return sorted(every, key=lambda problem: problem.severity != "page")
 
 
@@ -165,6 +176,13 @@ def _feed(facts: Facts) -> Iterator[Problem]:
     spoke = max((at for at in (feed.last_event_at, feed.last_snapshot_at) if at is not None), default=None)
     if spoke is not None and (feed.now - spoke).total_seconds() > FEED_SILENT_S:
         yield _warning("feed_silent", "Billing has sent neither an event nor a snapshot for more than a day.", "feed")
+
+
+def _asked(changes: Sequence[Change]) -> Iterator[Problem]:
+    for change in changes:
+        what = "another endpoint" if change.kind == "endpoint" else "another webhook secret"
+        sentence = f"{change.messenger} asks for {what}: ask its people whether they do, then registryd messenger changes list."
+        yield _warning("change_requested", sentence, f"lanes/{change.messenger}", change.messenger)
 
 
 def _keeping(facts: Facts) -> Iterator[Problem]:

@@ -360,6 +360,21 @@ def test_a_code_is_found_by_its_two_indexes(populated: TestDatabase) -> None:
     asyncio.run(run())
 
 
+def test_a_messenger_s_last_pushes_are_read_by_the_key_of_their_time(populated: TestDatabase) -> None:
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            await explained.connection.execute(
+                "INSERT INTO registry.delivery_attempt (messenger_id, attempted_at, notifications, outcome, latency_ms) "
+                "SELECT 1 + i % 3, now() - i * interval '1 second', 1, 'failed', 1 FROM generate_series(1, 30000) AS i"
+            )
+            plan = await planned(explained, notifications.READ_OWN_ATTEMPTS, 1, datetime(9999, 1, 1, tzinfo=UTC), 100)
+            assert_probes_only(plan)
+            assert plan.rows_touched() < 1_000
+            assert not [node for node in plan.nodes if node["Node Type"] == "Sort"]
+
+    asyncio.run(run())
+
+
 def test_a_page_of_bindings_and_the_removal_of_many_cost_the_page_alone(populated: TestDatabase) -> None:
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:

@@ -184,6 +184,10 @@ def test_a_new_secret_is_shown_once_and_signs_once_it_is_confirmed_beside_the_fo
         messenger.messenger_id,
     )
     assert timedelta(hours=23) < ends["left"] <= timedelta(hours=24)
+    rewrapped = CliRunner().invoke(main, ["--config", str(service.site.path), "secrets", "rewrap"], catch_exceptions=False)
+    assert rewrapped.exit_code == 0
+    assert service.sql("SELECT secret_id FROM registry.messenger_secret WHERE to_public") == []
+    assert live_secrets(service, messenger) == [shown, former], "sealed as the others are, it is the same"
     [row] = service.sql("SELECT ciphertext FROM registry.change_request WHERE messenger_id = $1", messenger.messenger_id)
     assert row["ciphertext"] is None
 

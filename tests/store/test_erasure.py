@@ -155,13 +155,16 @@ RECORDS = {
     "handover": "(messenger_id, handed_at, channel, notifications) VALUES ($1, now() - $2::interval, 'post', 1)",
     "enumeration_alarm": "(messenger_id, raised_at, kind, ends_at) "
     "VALUES ($1, now() - $2::interval - interval '1 hour', 'absent', now() - $2::interval)",
+    "change_request": "(messenger_id, kind, endpoint_url, requested_by, requested_at, expires_at, outcome, decided_at, decided_by) "
+    "VALUES ($1, 'endpoint', 'https://example.net/', 'aaaaaaaa', '2000-01-01', now() - $2::interval, 'superseded', now(), 'messenger')",
 }
 
 
-def test_usage_digests_hand_overs_and_alarms_go_when_they_are_as_old_as_ended_contracts(database: TestDatabase) -> None:
+def test_usage_digests_hand_overs_changes_and_alarms_go_when_they_are_as_old_as_ended_contracts(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.pool() as db:
             (messenger_id,) = await add_messengers(connection, 1)
+            await connection.execute("INSERT INTO registry.messenger_key VALUES ('aaaaaaaa', $1, sha256(''))", messenger_id)
             for age in (KEPT + timedelta(days=2), KEPT + timedelta(days=3), KEPT - timedelta(days=2)):
                 for table, values in RECORDS.items():
                     await connection.execute(f"INSERT INTO registry.{table} {values}", messenger_id, age)

@@ -369,6 +369,30 @@ def test_a_messenger_has_two_live_keys_at_most(database: TestDatabase) -> None:
     assert "two live keys at most" in refused(database, "UPDATE registry.messenger_key SET expires_at = NULL")
 
 
+@pytest.mark.parametrize(
+    ("row", "law"),
+    [
+        ("'endpoint', NULL, NULL, NULL, NULL, NULL, NULL", "each_kind_has_its_content"),
+        ("'endpoint', 'https://example.net/', 'x', NULL, NULL, NULL, NULL", "each_kind_has_its_content"),
+        ("'webhook_secret', NULL, NULL, sha256('k'), NULL, NULL, NULL", "each_kind_has_its_content"),
+        ("'webhook_secret', NULL, 'x', NULL, NULL, NULL, NULL", "each_kind_has_its_content"),
+        ("'webhook_secret', NULL, 'x', sha256('k'), 'confirmed', now(), 'anna'", "each_kind_has_its_content"),
+        ("'endpoint', 'https://example.net/', NULL, NULL, 'confirmed', now(), NULL", "decisions_say_when_and_by_whom"),
+        ("'endpoint', 'https://example.net/', NULL, NULL, 'refused', now(), 'anna'", "refusals_say_why"),
+        ("'endpoint', 'https://example.net/ x', NULL, NULL, NULL, NULL, NULL", "endpoint_url"),
+    ],
+)
+def test_a_change_request_that_is_not_one_is_refused(shared: TestDatabase, row: str, law: str) -> None:
+    insert = (
+        "WITH asks AS (INSERT INTO registry.messenger (name) VALUES ('asks') RETURNING messenger_id), "
+        "shown AS (INSERT INTO registry.messenger_key (key_id, messenger_id, secret_sha256) "
+        "SELECT 'aaaaaaaa', messenger_id, sha256('') FROM asks) "
+        "INSERT INTO registry.change_request "
+        "(messenger_id, requested_by, kind, endpoint_url, ciphertext, public_key, outcome, decided_at, decided_by) "
+    )
+    assert law in refused(shared, f"{insert} SELECT messenger_id, 'aaaaaaaa', {row} FROM asks")
+
+
 def test_two_transactions_cannot_make_a_third_key_between_them(database: TestDatabase) -> None:
     async def run() -> None:
         make = "INSERT INTO registry.messenger_key (key_id, messenger_id, secret_sha256) VALUES ($1, $2, sha256('x'))"

@@ -10,6 +10,7 @@ import pytest
 
 from registryd.domain.errors import Unavailable
 from registryd.http.views import NAMED, PLAIN
+from registryd.store import changes
 from registryd.store import feed as store
 from registryd.store.reading import reading
 from registryd.views import alarms, answering, backlog, duty, feed, lanes, policy, presence, processes
@@ -53,6 +54,20 @@ def test_a_registry_that_is_not_complete_and_a_notification_that_came_late_are_t
             found = await duty.read(db)
             assert (found.problems[0].code, found.late_today, found.overdue) == ("registry_incomplete", 1, 1)
             assert "late" in [p.code for p in found.problems]
+
+    asyncio.run(run())
+
+
+def test_a_change_that_a_messenger_asks_for_needs_a_person_until_it_is_decided(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.pool() as db, database.connect() as dba:
+            (messenger_id,) = await add_messengers(dba, 1)
+            await dba.execute("INSERT INTO registry.messenger_key VALUES ('aaaaaaaa', $1, sha256(''))", messenger_id)
+            asked = await changes.request_endpoint(db, messenger_id, "aaaaaaaa", "https://example.net/")  # type: ignore[arg-type]
+            (told,) = [p for p in (await duty.read(db)).problems if p.code == "change_requested"]
+            assert (told.severity, told.link) == ("warning", f"lanes/{told.messenger}")
+            await changes.refuse(db, asked.change_id, "nobody asked for it", "anna")
+            assert "change_requested" not in [p.code for p in (await duty.read(db)).problems]
 
     asyncio.run(run())
 
