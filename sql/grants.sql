@@ -39,7 +39,7 @@ GRANT UPDATE (alarms) ON registry.wave TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (refusals) ON registry.refusal_day TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (queries, absent, requests, refused, failed, latencies), DELETE ON registry.answer_minute TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (pid, version, schema, since, heard_at), DELETE ON registry.process TO registryd_app;
-GRANT SELECT ON registry.delivered_day TO registryd_app;
+GRANT SELECT ON registry.delivered_day, registry.notification_movement TO registryd_app;
 GRANT SELECT, INSERT, DELETE ON registry.numbering_range TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (status, holder, end_user, ended_at, end_reason) ON registry.contract TO registryd_app;
 GRANT SELECT, INSERT ON registry.feed_event, registry.delivery_attempt, registry.replay TO registryd_app;

@@ -161,6 +161,13 @@ class NotComplete(Unavailable):
         super().__init__(NOT_COMPLETE_RETRY_S, "incomplete")
 
 
+class TooLong(Unavailable):
+    """This takes longer than a look may take; ask again when there is less to do, or run registryd report where it is a report."""
+
+    def __init__(self) -> None:
+        super().__init__(10, "slow")
+
+
 class NotPushed(Unavailable):
     """No process of the registry has pushed it within 15 s."""
 

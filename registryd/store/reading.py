@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
+import asyncpg
+
+from registryd.domain.errors import TooLong
 from registryd.store.pool import Connection, Database, fetch
 from registryd.store.queries import Query, Row
 
@@ -59,7 +62,10 @@ class Writing:
 
 @asynccontextmanager
 async def reading(db: Database, longest_s: float = LONGEST_S) -> AsyncIterator[Reading]:
-    """Raises: Unavailable, also where a statement takes longer than `longest_s`."""
+    """Raises: Unavailable; TooLong, where a statement takes longer than `longest_s`."""
     async with db.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         await connection.execute(f"SET LOCAL statement_timeout = {int(longest_s * 1000)}; {_PLANNED_FREELY}")
-        yield Reading(connection)
+        try:
+            yield Reading(connection)
+        except asyncpg.QueryCanceledError as error:
+            raise TooLong from error

@@ -21,10 +21,10 @@ Endpoint = Literal["none", "healthy", "gated"]
 class MessengerBacklog(Shape, frozen=True):
     messenger: str
     pending: int
-    """Exact up to 20,000, an estimate beyond."""
     overdue: int
+    """Beyond 2,000 by whole minutes."""
     refused: int
-    """Of overdue, those whose content the messenger refuses though its endpoint works."""
+    """Of overdue, those whose content the messenger refuses though its endpoint works; counted up to 2,000."""
     replayed: int
     """Of pending, those that a replay owes again."""
     oldest_deadline_at: Time | None
@@ -88,7 +88,7 @@ async def read(db: Database) -> Backlogs:
 
 
 async def read_in(moment: Reading, seen_at: datetime) -> Backlogs:
-    found = await backlogs.read(moment)
+    found = await backlogs.look(moment)
     names = {b.messenger_id: b.name for b in found}
     by_hand, waves = await holds.in_force(moment), await holds.waves(moment)
     return Backlogs(

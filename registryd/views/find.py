@@ -121,7 +121,7 @@ async def _messenger(moment: Reading, name: str) -> MessengerFound | None:
     known = await messengers.describe(moment, name) if NAME.fullmatch(name) else None
     if known is None:
         return None
-    owed = next(b for b in await backlogs.read(moment) if b.name == name)
+    owed = next(b for b in await backlogs.look(moment) if b.name == name)
     (lane,) = await lanes.read_all(moment, name)
     today = next(t for t in await answering.presence_today(moment) if t.messenger == name)
     refused = [r for r in await answering.refused_today(moment) if r.messenger == name]

@@ -72,7 +72,7 @@ async def read_one(db: Database, messenger: str) -> OneLane:
     """Raises: NothingThere, Unavailable."""
     async with looking(db) as (moment, seen_at):
         found = await lanes.read_all(moment, messenger)
-        owed = next((b for b in await backlogs.read(moment) if b.name == messenger), None)
+        owed = next((b for b in await backlogs.look(moment) if b.name == messenger), None)
         if not found or owed is None:
             raise NothingThere
         attempts = await proof.read_attempts(moment, MessengerId(owed.messenger_id), seen_at - timedelta(days=30), seen_at, ATTEMPTS_SHOWN)

@@ -46,6 +46,11 @@ SELECT n.messenger_id, round(count(*) * scale.factor)::bigint AS pending
  CROSS JOIN registry.notification AS n TABLESAMPLE SYSTEM (100.0 / greatest(pg_relation_size('registry.notification') / 8192 / 5000.0, 1))
  GROUP BY n.messenger_id, scale.factor;
 
+-- name: sum_owed
+-- Why: exact figures that cost what there is of statements since they were last folded, and not of notifications.
+SELECT n.messenger_id, sum(n.pending)::bigint AS pending, coalesce(sum(n.pending) FILTER (WHERE n.due < now()), 0)::bigint AS overdue
+  FROM registry.notification_movement AS n GROUP BY n.messenger_id;
+
 -- name: note_alarms
 -- Why: each alarm is told once, whichever process sees it first: only where what was raised is still what that process read.
 UPDATE registry.lane AS l SET alarms_below = $5, second_channel_due = $6, refused_told = $7
