@@ -110,6 +110,10 @@ class Console:
             case "lane", "GET":
                 frame = self._frame(session, LANE.removesuffix("/"), "Lane")
                 return await page("lane.html", **frame, **await pages.lane(self._places.looks, path.removeprefix(LANE)))
+            case "find", "POST":
+                form = await self._form(request)
+                sessions.refuse_without_token(session, form.get("token", ""))
+                return redirect(await pages.searched(self._places.looks, form.get("text", "")))
             case _, "GET":
                 shown = self._pages[path]
                 found = await shown.read(self._places.looks, request.rel_url.query)

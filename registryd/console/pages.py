@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from registryd.store import actions
 from registryd.store.pool import Database
-from registryd.views import alarms, backlog, breakglass, duty, evidence, feed, keys, lanes, policy, presence, processes
+from registryd.views import alarms, backlog, breakglass, duty, evidence, feed, find, keys, lanes, policy, presence, processes
 from registryd.views.shape import Shape
 
 ACTIONS_SHOWN = 200
@@ -33,6 +34,12 @@ async def _actions(db: Database, query: Mapping[str, str]) -> Mapping[str, Any]:
     return {"actions": await actions.read(db, ACTIONS_SHOWN), "done": int(done) if done.isascii() and done.isdigit() else None}
 
 
+async def _found(db: Database, query: Mapping[str, str]) -> Mapping[str, Any]:
+    """What `searched` led to. The address holds an id or a messenger's name, and never what was typed."""
+    wanted = query.get("id") or query.get("messenger")
+    return {"view": await find.find(db, wanted) if wanted else None}
+
+
 PAGES = (
     Page("/", "Duty now", "duty.html", _view(duty.read)),
     Page("/console/backlog", "Backlog", "backlog.html", _view(backlog.read)),
@@ -45,6 +52,7 @@ PAGES = (
     Page("/console/evidence", "Days and evidence", "evidence.html", _view(evidence.read)),
     Page("/console/breakglass", "Break-glass", "breakglass.html", _view(breakglass.read)),
     Page("/console/keys", "Keys", "keys.html", _view(keys.read)),
+    Page("/console/find", "Find", "find.html", _found),
     Page("/console/actions", "Action log", "actions.html", _actions),
 )
 """In the order of the menu."""
@@ -52,8 +60,18 @@ NAMES = {page.path.rpartition("/")[2]: page.name for page in PAGES}
 """What a link of a view leads to."""
 
 LANE = "/console/lanes/"
+FIND = "/console/find"
 
 
 async def lane(db: Database, name: str) -> Mapping[str, Any]:
     """The page of one lane. Raises: NothingThere."""
     return {"view": await lanes.read_one(db, name)}
+
+
+async def searched(db: Database, text: str) -> str:
+    """The address of what was typed. A text that is nothing of ours, such as a number, is in none."""
+    try:
+        return f"{FIND}?id={UUID(text.strip())}"
+    except ValueError:
+        found = await find.find(db, text)
+        return f"{FIND}?messenger={found.messenger.messenger}" if found.messenger else f"{FIND}?id=none"

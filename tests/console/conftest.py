@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import html
+import os
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -126,6 +128,15 @@ def lively(server: embedded.Server, template: str, tmp_path_factory: pytest.Temp
 def desk_of_its_own(server: embedded.Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     """The same for a module's tests whose deeds cannot be undone."""
     yield from _lively(server, template, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where they are kept: in $REGISTRYD_SCREENSHOTS, where that names a directory."""
+    kept = os.environ.get("REGISTRYD_SCREENSHOTS")
+    directory = Path(kept) if kept else tmp_path_factory.mktemp("screenshots")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 def _lively(server: embedded.Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 
 from registryd.console import pages
 from tests.console import life
 from tests.console.conftest import Browser, Desk, Shown
+from tests.store.conftest import write_page
 
 LANE = pages.LANE + life.SHUT
 PATHS = (*(page.path for page in pages.PAGES), LANE)
@@ -86,5 +89,70 @@ def test_an_unknown_messenger_has_no_lane(lively: Desk) -> None:
         async with lively.logged_in() as browser:
             answer = await browser.get(pages.LANE + "zebra")
             assert (answer.status, "zebra" in answer.text) == (404, False)
+
+    asyncio.run(run())
+
+
+async def find(browser: Browser, text: str) -> Shown:
+    answer = await browser.post("/console/find", {"token": await browser.token(), "text": text})
+    assert answer.status == 303, answer.text
+    return await browser.get(answer.headers["location"])
+
+
+def test_a_search_tells_what_happened_to_one_notification(lively: Desk) -> None:
+    async def run() -> None:
+        owed = "SELECT n.notification_id, m.name FROM registry.notification AS n JOIN registry.messenger AS m USING (messenger_id)"
+        [late] = await lively.sql(f"{owed} WHERE m.name = '{life.LATE}' AND n.deadline_at < now() LIMIT 1")
+        [delivered] = await lively.sql("SELECT notification_id FROM registry.notification_delivered ORDER BY deadline_at DESC LIMIT 1")
+        async with lively.logged_in() as browser:
+            told = plain(await find(browser, f" {str(late['notification_id']).upper()} "))
+            wanted = ("Notification to north-chat", "overdue", "the contract ended", "the deadline", "the registry wrote the notification")
+            assert re.search(" .*".join(wanted), told)
+            told = plain(await find(browser, str(delivered["notification_id"])))
+            assert re.search("delivered in time .*delivered by push", told)
+
+    asyncio.run(run())
+
+
+def test_a_search_by_name_tells_all_of_a_messenger(lively: Desk) -> None:
+    async def run() -> None:
+        async with lively.logged_in() as browser:
+            told = plain(await find(browser, life.SEARCHING))
+            wanted = (
+                "scanner active",
+                "slowed down by an alarm",
+                "ID-2026/3",
+                "77.1 % absent",
+                "slowed down by an alarm 388",
+                "numbers in a row",
+            )
+            assert re.search(".*".join(wanted), told)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("text", ["79160700009", "+7 916 070-00-09", f"{life.CODE}9", "zebra", "", "00000000-0000-0000-0000-000000000000"])
+def test_a_search_for_what_is_not_ours_is_in_no_address_and_on_no_page(lively: Desk, text: str) -> None:
+    async def run() -> None:
+        async with lively.logged_in() as browser:
+            answer = await browser.post("/console/find", {"token": await browser.token(), "text": text})
+            page = await browser.get(answer.headers["location"])
+            assert "Nothing is known by that id or name" in plain(page)
+            assert not text or text.startswith("0") or (text not in answer.headers["location"] and text not in page.text)
+            assert not text or text not in lively.daemon.written()
+
+    asyncio.run(run())
+
+
+def test_a_search_tells_how_a_query_was_answered_and_with_which_others(lively: Desk) -> None:
+    async def run() -> None:
+        async with lively.site.database.connect() as dba, lively.logged_in() as browser:
+            batch = await write_page(dba, datetime.now(UTC), 9)
+            told = plain(await find(browser, str(batch)))
+            assert re.search("Query of messenger-009 .*Answered present .*Its batch .*of which this is the first 3", told)
+            third = UUID(int=batch.int + 2)
+            assert re.search(
+                "Query of messenger-009 .*Answered absent .*its minute is not sealed yet", plain(await find(browser, str(third)))
+            )
 
     asyncio.run(run())
