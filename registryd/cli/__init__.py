@@ -49,7 +49,7 @@ COMMANDS = {
     ),
     "conformance": (
         "conformance",
-        "Run your endpoint at URL through what pushes may bring, in seconds, and say what it must mend. It needs no registry.",
+        "Run your endpoint at URL through what pushes may bring, in seconds, and say what it must mend.",
     ),
     "client": ("client", "Tools for a messenger's engineers."),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from registryd.cli.completion import messenger_name
 from registryd.cli.kinds import Whole
 from registryd.cli.printing import Table
 from registryd.cli.progress import progress
@@ -21,7 +22,7 @@ async def _messenger(db: Database, name: str | None) -> MessengerId | None:
 
 
 @click.command()
-@click.argument("name", metavar="[MESSENGER]", required=False)
+@messenger_name(metavar="[MESSENGER]", required=False)
 @click.option("--reason", required=True, help="Why; it is kept.")
 @json_option
 @pass_context
@@ -41,7 +42,7 @@ async def hold(context: Context, *, name: str | None, reason: str, as_json: bool
 
 
 @click.command()
-@click.argument("name", metavar="[MESSENGER]", required=False)
+@messenger_name(metavar="[MESSENGER]", required=False)
 @click.option("--wave", type=Whole(1), help="Release this wave of ends beyond the bound, instead of a hold by hand.")
 @click.option("--reason", required=True, help="Why; it is kept.")
 @click.option("--dry-run", is_flag=True, help="Count what would be released, and release nothing.")

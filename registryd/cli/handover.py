@@ -9,6 +9,7 @@ from uuid import UUID
 
 import click
 
+from registryd.cli.completion import messenger_name
 from registryd.cli.kinds import Moment, NoticeId, Whole
 from registryd.cli.printing import duration
 from registryd.cli.progress import progress
@@ -23,7 +24,7 @@ from registryd.store.secretbox import signing_box
 
 
 @click.command()
-@click.argument("name", metavar="MESSENGER")
+@messenger_name(metavar="MESSENGER")
 @click.option("--since", type=Moment(), help="What was delivered from this time on, such as 2026-11-24T00:00Z.")
 @click.option("--until", type=Moment(), help="What was delivered before this time; default: now.")
 @click.option("--id", "ids", type=NoticeId(), multiple=True, help="This notification; repeatable.")
@@ -73,7 +74,7 @@ async def replay(
 
 
 @click.command()
-@click.argument("name", metavar="MESSENGER")
+@messenger_name(metavar="MESSENGER")
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 @pass_context
@@ -103,7 +104,7 @@ async def export(context: Context, *, name: str, file: Path, as_json: bool) -> N
 
 
 @click.command()
-@click.argument("name", metavar="MESSENGER")
+@messenger_name(metavar="MESSENGER")
 @click.option("--channel", required=True, help="How they were delivered, in a word: courier, sftp, email; it is kept with the proof.")
 @click.option(
     "--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The exported file, or a receipt with an id a line."

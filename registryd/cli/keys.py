@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import click
 
+from registryd.cli.completion import messenger_name
 from registryd.cli.running import Context, command, err, fail, json_option, overlap_option, pass_context, present, present_once
 from registryd.delivery import signing
 from registryd.domain.errors import TwoLiveKeys
@@ -14,7 +15,7 @@ from registryd.store.secretbox import signing_box
 
 
 @click.command("rotate-key")
-@click.argument("name")
+@messenger_name()
 @overlap_option
 @json_option
 @pass_context
@@ -31,7 +32,7 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
 
 
 @click.command("revoke-key")
-@click.argument("name")
+@messenger_name()
 @click.argument("key_id")
 @json_option
 @pass_context
@@ -47,7 +48,7 @@ async def revoke_key(context: Context, *, name: str, key_id: str, as_json: bool)
 
 
 @click.command("rotate-secret")
-@click.argument("name")
+@messenger_name()
 @click.option("--ed25519", is_flag=True, help="An ed25519 pair (v1a) instead of an HMAC secret (v1).")
 @overlap_option
 @json_option

@@ -10,6 +10,7 @@ import click
 
 from registryd.cli import keys
 from registryd.cli.changes import changes
+from registryd.cli.completion import messenger_name
 from registryd.cli.kinds import Whole
 from registryd.cli.printing import Record, Table, words
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present, present_once
@@ -92,7 +93,7 @@ async def list_messengers(context: Context, *, as_json: bool) -> None:
 
 
 @messenger.command()
-@click.argument("name")
+@messenger_name()
 @json_option
 @pass_context
 @command
@@ -124,7 +125,7 @@ async def show(context: Context, *, name: str, as_json: bool) -> None:
 
 
 @messenger.command("set")
-@click.argument("name")
+@messenger_name()
 @_endpoint_options
 @json_option
 @pass_context
@@ -146,7 +147,7 @@ async def set_messenger(context: Context, *, name: str, as_json: bool, **given: 
 
 
 @messenger.command()
-@click.argument("name")
+@messenger_name()
 @json_option
 @pass_context
 @command
@@ -157,7 +158,7 @@ async def suspend(context: Context, *, name: str, as_json: bool) -> None:
 
 
 @messenger.command()
-@click.argument("name")
+@messenger_name()
 @json_option
 @pass_context
 @command
@@ -172,7 +173,7 @@ async def resume(context: Context, *, name: str, as_json: bool) -> None:
 
 
 @messenger.command()
-@click.argument("name")
+@messenger_name()
 @json_option
 @pass_context
 @command
@@ -192,7 +193,7 @@ async def probe(context: Context, *, name: str, as_json: bool) -> None:
 
 
 @messenger.command("clear-alarm")
-@click.argument("name")
+@messenger_name()
 @json_option
 @pass_context
 @command
@@ -206,7 +207,7 @@ async def clear_alarm(context: Context, *, name: str, as_json: bool) -> None:
 
 
 @messenger.command()
-@click.argument("name")
+@messenger_name()
 @json_option
 @pass_context
 @command

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import click
 
+from registryd.cli import completion
 from registryd.cli.printing import Table
 from registryd.cli.running import Context, Exit, command, fail, json_option, overlap_option, pass_context, present, present_once
 from registryd.store import operators
@@ -56,7 +57,7 @@ async def list_keys(context: Context, *, as_json: bool) -> None:
 
 
 @operator.command("rotate-key")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.operators)
 @overlap_option
 @json_option
 @pass_context
@@ -76,7 +77,7 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
 
 
 @operator.command("revoke-key")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.operators)
 @click.argument("key_id")
 @json_option
 @pass_context

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from registryd.cli import completion
 from registryd.cli.kinds import Moment, max_absent_option
 from registryd.cli.printing import Table, interval, words
 from registryd.cli.progress import progress
@@ -39,7 +40,7 @@ async def show(context: Context, *, as_json: bool) -> None:
 
 
 @policy.command("set")
-@click.argument("changes", metavar="KEY=VALUE...", nargs=-1, required=True)
+@click.argument("changes", metavar="KEY=VALUE...", nargs=-1, required=True, shell_complete=completion.policy_columns)
 @click.option("--from", "since", type=Moment(), help="From when, as in 2028-03-01T00:00:00+03:00; default: now.")
 @click.option("--note", required=True, help="Where the rule comes from: the decree, the decision.")
 @max_absent_option

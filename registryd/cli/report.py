@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from registryd.cli import completion
 from registryd.cli.printing import Table, interval
 from registryd.cli.running import Context, Exit, command, err, fail, json_option, pass_context, present
 from registryd.domain.names import nearest
@@ -11,7 +12,7 @@ from registryd.store import migrations, reports
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.reports)
 @click.option("--columns", is_flag=True, help="Show the view's columns instead: their names, types and meaning.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV with a header, as COPY takes it back.")
 @json_option

@@ -11,7 +11,7 @@ import click
 
 from registryd.cli import main
 
-FOR_EVERYBODY = ("client", "listen")
+FOR_EVERYBODY = ("client", "conformance", "listen")
 """Commands that need no rights on the service; their pages are in section 1, all others in section 8."""
 NOT_PACKAGED = ("demo",)
 
