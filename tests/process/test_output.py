@@ -39,6 +39,7 @@ LISTS = (
     ("messenger", "list"),
     ("messenger", "show", "alpha"),
     ("messenger", "show", "idle"),
+    ("messenger", "changes", "list"),
     ("operator", "list"),
     ("feed", "status"),
     ("notifications", "status"),
@@ -75,6 +76,8 @@ def full(site: Site) -> Site:
         INSERT INTO registry.enumeration_alarm VALUES ({alpha.messenger_id}, now(), 'absent', now() + interval '1 hour');
         INSERT INTO registry.process (host, role, instance, pid, version, schema)
         SELECT 'here', r.role, 1, 1, '0', 1 FROM unnest('{{answer,deliver,operate}}'::text[]) AS r(role);
+        INSERT INTO registry.change_request (messenger_id, kind, endpoint_url, requested_by)
+        SELECT k.messenger_id, 'endpoint', 'http://127.0.0.1:9/new', k.key_id FROM registry.messenger_key AS k;
         INSERT INTO registry.wave (ends, notifications) VALUES (1234567, 0);
         INSERT INTO registry.feed_event VALUES ('e', 'terminated', decode(repeat('00', 16), 'hex'), 'applied', NULL, now());
         INSERT INTO registry.feed_waiting (event_id, type, reason, occurred_at) VALUES ('e-2', 'terminated', 'no_contract_yet', now());
@@ -218,6 +221,8 @@ ACTIONS = (
     ("messenger", "suspend", "beta"),
     ("messenger", "resume", "beta"),
     ("messenger", "probe", "alpha"),
+    ("messenger", "changes", "confirm", "1"),
+    ("messenger", "changes", "refuse", "2", "--reason", "r"),
     ("messenger", "clear-alarm", "alpha"),
     ("operator", "add", "console", "--scope", "read"),
     ("operator", "rotate-key", "console"),
