@@ -219,6 +219,7 @@ def _invite(say: Console, scene: Scene) -> None:
         f"# {numbers['endsSoon']} is a contract that ends ten seconds after you bound it; the receiver here then shows the notification",
         "# the operator and the DBA look around",
         f"curl -s {scene.health['serve']}/readyz; curl -s {scene.health['serve']}/metrics | grep ^registryd_queries_total",
+        f"{_program()} --config {scene.site.config} status",
         f"{_program()} --config {scene.site.config} report answer_deadline",
         f"{scene.site.server.psql} '{scene.site.dsn}'",
     ]
