@@ -8,6 +8,7 @@ digest with what was stored.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from uuid import UUID
 import orjson
 from aiohttp.web import BaseRequest, Response, Server
 
+from registryd.client.source import ClientRefused
 from registryd.delivery import signing
 from registryd.delivery.signing import Key
 from registryd.domain.digest import digest_of
@@ -84,7 +86,11 @@ class Receiver:
 
     async def __aenter__(self) -> Receiver:
         self._http = Server(self._receive, access_log=None)
-        self._server = await asyncio.get_running_loop().create_server(self._http, self._host, self._port)
+        try:
+            self._server = await asyncio.get_running_loop().create_server(self._http, self._host, self._port)
+        except OSError as error:
+            what = os.strerror(error.errno) if error.errno else str(error)
+            raise ClientRefused(f"cannot listen on {self._host}:{self._port} ({what}): another --port, or 0 for a free one") from None
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ def run(options: Options) -> bool:
     signal.signal(signal.SIGTERM, _interrupt)
     with ExitStack() as stack:
         try:
+            _check_ports(options)
             started = time.perf_counter()
             binaries = embedded.find_binaries()
             directory = options.data
@@ -90,6 +92,19 @@ def run(options: Options) -> bool:
             # Asked to end before the story was over: nothing is left running, and a story that was to be told was not.
             return not options.once
     return True
+
+
+def _check_ports(options: Options) -> None:
+    """Raises: DemoError, before anything is made, where a port is taken."""
+    wanted = {"--api-port": options.api_port, "--operator-port": options.operator_port, "--receiver-port": options.receiver_port}
+    for option, port in wanted.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                free = " ".join(f"{name} 0" for name in wanted)
+                raise DemoError(f"port {port} is taken: name another with {option}, or take free ones: {free}") from None
 
 
 def _interrupt(*_: object) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from registryd.domain.files import BAD_LINES_TOLD, ImportRefused
-from registryd.domain.identifiers import MSISDN, MSISDN_WANTED
-from registryd.domain.testnumbers import FIRST
+from registryd.domain.identifiers import MSISDN, MSISDN_WANTED, Msisdn
+from registryd.domain.testnumbers import is_under_code
 from registryd.feed import register, tables
 from registryd.feed.register import Whose
 from registryd.feed.tables import Table, columns_of, refused
@@ -97,8 +97,8 @@ def _own(table: Table, file: str) -> Iterator[Range]:
             raise refused(line, f"first_msisdn and last_msisdn: {MSISDN_WANTED}")
         if int(last) < int(first):
             raise refused(line, "last_msisdn: not smaller than first_msisdn")
-        if int(last) >= FIRST:
-            raise refused(line, "last_msisdn: +999 and twelve digits is a test number, which nobody can have")
+        if any(is_under_code(Msisdn(int(number))) for number in (first, last)):
+            raise refused(line, "first_msisdn and last_msisdn: 999 is the code of test numbers, under which nobody has a number")
         yield Range(f"{file}line {line}", int(first), int(last), region, note)
     if table.is_cut and place["last_msisdn"] == max(place.values()):
         raise refused(line, "has no line end, so the file may have been cut within it: end it with one")

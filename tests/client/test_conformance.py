@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -387,6 +388,14 @@ def test_it_says_which_secret_it_wants(tmp_path: Path) -> None:
     file.write_text(signing.shown(SECRET) + "\n")
     unreachable = run_conformance(url, "", "--secret-file", str(file))
     assert (unreachable.returncode, "takes no connection" in unreachable.stdout) == (1, True)
+
+
+def test_listen_says_that_its_port_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = run_command(signing.shown(SECRET), "listen", "--port", str(port))
+    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+    assert f"cannot listen on 127.0.0.1:{port}" in told.stderr
 
 
 def test_it_needs_no_database_and_no_server_of_ours() -> None:

@@ -60,7 +60,7 @@ def test_a_file_of_ranges_is_the_whole_capacity_or_nothing(database: TestDatabas
         "79109999999,79110000000,,\n79100000000,79109999999,,": "line 2: overlaps the range of line 3",
         "79109999999,79100000000,,": "line 2: last_msisdn: not smaller",
         "+79100000000,79109999999,,": "line 2: first_msisdn and last_msisdn: 5 to 15 digits",
-        "998999999999999,999000000000000,,": "line 2: last_msisdn: +999 and twelve digits is a test number",
+        "998999999999999,999000000000000,,": "line 2: first_msisdn and last_msisdn: 999 is the code of test numbers",
         "79100000000,79109999999,,\n7910,79109999999,,": "line 3: first_msisdn",
         "79100000000": "line 2: has fewer fields",
         "": "no ranges",

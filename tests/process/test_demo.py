@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -162,6 +163,14 @@ def test_trying_things_out_raises_no_alarm_and_shows_a_whole_life() -> None:
         assert ask("/v1/bindings/retrieve", identificationCode="mine")["endReason"] == "terminated"
         assert ask("/v1/presence", phoneNumber=facts["numbers"]["endsSoon"])["present"] is False
         assert psql(facts["dsn"], "SELECT count(*) FROM registry.enumeration_alarm") == "0"
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_made() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = registryd("demo", "--once", *FREE_PORTS, "--receiver-port", str(port))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"port {port} is taken: name another with --receiver-port" in done.stderr
 
 
 def test_ctrl_c_ends_it_and_leaves_nothing() -> None:
