@@ -70,8 +70,8 @@ async def verify(
     way = _way(context, dsn)
     with _progress() as tell:
         verdict = await evidence.verify(*way, kept, since=since is not None, from_day=from_day, progress=tell)
-    await evidence.record(*way, verdict)
     present(as_json, _facts(verdict), *_shown(verdict))
+    await evidence.record(*way, verdict)
     sys.exit(Exit.FAILED if verdict.findings else Exit.DONE)
 
 

@@ -47,7 +47,7 @@ class Health:
             case "/readyz":
                 return readiness(self.reason)
             case "/metrics":
-                return plain(exposition.exposition())
+                return plain(await exposition.exposition())
             case path:
                 return elsewhere(path)
 

@@ -401,7 +401,7 @@ def test_what_should_be_zero_is_told(database: TestDatabase, capsys: pytest.Capt
     ]
     first = {family: part_of(family, day_before(LONG_AGO)).isoformat() for family in FAMILIES}
     assert {e["family"]: e["day"] for e in told if e["event"] == "partition_dropped"} == first
-    metrics = exposition.exposition().decode()
+    metrics = asyncio.run(exposition.exposition()).decode()
     assert 'registryd_unplaced_rows{family="journal_page"} 1.0' in metrics
     left = len(parts("journal_page", day_before(LONG_AGO), day_before(1))) - 1
     assert f'registryd_partitions_over{{family="journal_page"}} {left}.0' in metrics

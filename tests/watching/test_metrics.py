@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from registryd import exposition
+from registryd.roles import supervisor
 from registryd.store import migrations
 from tests.conftest import Daemon
 from tests.watching.conftest import ROLES, check, series
@@ -67,6 +68,11 @@ def test_a_process_tells_what_it_runs_and_that_it_has_its_database(processes: Da
 @pytest.mark.parametrize("role", ROLES)
 def test_promtool_finds_no_fault_in_what_a_process_exposes(processes: Daemon, promtool: Path, role: str) -> None:
     check(promtool, "check", "metrics", stdin=processes.metrics(role))
+
+
+def test_promtool_finds_no_fault_in_what_serve_joins(processes: Daemon, promtool: Path) -> None:
+    joined = supervisor.merged({f"{role}@1": processes.metrics(role) for role in ROLES})
+    check(promtool, "check", "metrics", stdin=joined.decode())
 
 
 @pytest.mark.parametrize("role", ROLES)
