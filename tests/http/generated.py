@@ -64,7 +64,7 @@ class OpenapiPythonClient:
             tag, schema = _named(operation)
             module = importlib.import_module(f"{self.PACKAGE}.api.{_snake(tag)}.{_snake(operation)}")
             if body is not None:
-                parameters["body"] = getattr(models, schema).from_dict(body)
+                parameters["body"] = getattr(models, _member(schema)).from_dict(body)
             answer = module.sync_detailed(client=client, **parameters)
             return Understood(int(answer.status_code), answer.parsed, answer.headers)
 
@@ -116,6 +116,12 @@ def _named(operation_id: str) -> tuple[str, str]:
             body = MESSENGER.resolve(operation.get("requestBody", {})).get("content", {}).get("application/json", {}).get("schema", {})
             return operation["tags"][0], body.get("$ref", "").rpartition("/")[2]
     raise AssertionError(f"the document has no operation {operation_id}")
+
+
+def _member(schema: str) -> str:
+    """Of a schema that is one of several, the first: openapi-python-client has no class for their union."""
+    members = MESSENGER.content["components"]["schemas"][schema].get("anyOf", [])
+    return members[0]["$ref"].rpartition("/")[2] if members else schema
 
 
 def _snake(name: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import programs
-from tests.conftest import TestMessenger, daemon, receiving
+from tests.conftest import TestMessenger, daemon, receiving, wait_for
 from tests.contracts.documents import OPERATOR
 from tests.http.conftest import OUTSIDE, Service
 from tests.http.generated import Client, OpenapiGenerator, OpenapiPythonClient, Understood, the_one, word
@@ -108,6 +108,24 @@ def test_a_messenger_s_story(service: Service, messenger: TestMessenger, call: C
     assert (account.quota.limit, account.quota.used, account.slowed_down) == (QUOTA, 7, None)
 
 
+def test_a_messenger_serves_itself(service: Service, call: Client) -> None:
+    [number] = service.contracts()
+    expect(call("recordBinding", {"phoneNumber": f"+{number}", "identificationCode": "u-1"}), 201, "BindingRecorded")
+    page = expect(call("listBindings", {"limit": 10}), 200, "BindingsPage").told
+    assert [binding.identification_code for binding in page.bindings] == ["u-1"]
+    expect(call("removeBindings", {"identificationCodes": ["u-1", "unknown"]}), 200, "BindingsRemoved")
+
+    new = expect(call("makeKey"), 200, "NewKey").told
+    assert {new.key_id, *(key.key_id for key in new.former_keys)} == {key.key_id for key in call("listKeys").told.keys}
+    expect(call("revokeKey", {"keyId": new.key_id}), 200, "AccountKeyState")
+
+    expect(call("listAttempts"), 200, "PushAttemptsPage")
+    expect(call("replayNotices", {"day": "2026-03-02"}), 200, "Replay")
+    expect(call("listReplays"), 200, "ReplayList")
+    changed = expect(call("requestEndpoint", {"url": "https://hooks.messenger.example/"}), 200, "EndpointChange").told
+    assert word(changed.state) == "waiting"
+
+
 def test_every_refusal_has_its_type(service: Service, messenger: TestMessenger, call: Client) -> None:
     first, second = (f"+{number}" for number in service.contracts(2))
     bound = {"phoneNumber": first, "identificationCode": "u-1"}
@@ -148,7 +166,7 @@ def delivering(service: Service) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("delivering")
-def test_an_endpoint_is_tested(service: Service, messenger: TestMessenger, call: Client) -> None:
+def test_an_endpoint_is_tested_and_a_new_secret_asked_for(service: Service, messenger: TestMessenger, call: Client) -> None:
     async def story() -> None:
         async with receiving(messenger.secret) as (receiver, inbox):
             await asyncio.to_thread(give_endpoint, service, messenger, receiver.url)
@@ -157,6 +175,10 @@ def test_an_endpoint_is_tested(service: Service, messenger: TestMessenger, call:
             assert len(inbox.receipts) == 1
 
     asyncio.run(story())
+    secret = wait_for(
+        lambda: answer if (answer := call("requestWebhookSecret")).status != 503 else None
+    )  # deliver publishes what it is sealed to
+    assert expect(secret, 200, "SecretChange").told.webhook_secret.startswith("whsec_")
 
 
 def give_endpoint(service: Service, messenger: TestMessenger, url: str) -> None:

@@ -64,6 +64,11 @@ class AskingMessenger(Asking):
         self.post("/v1/bindings", {"phoneNumber": first, "identificationCode": "u"})
         return self.post("/v1/bindings", {"phoneNumber": second, "identificationCode": "u"})
 
+    def same_endpoint(self) -> Answer:
+        url = "https://hooks.messenger.example/"
+        self.change(f"endpoint_url = '{url}'")
+        return self.post("/v1/account/endpoint", {"url": url})
+
     def third_key(self) -> Answer:
         assert self.post("/v1/account/keys", {}).status in (200, 201)
         return self.post("/v1/account/keys", {})
@@ -151,6 +156,7 @@ MESSENGERS: Mapping[str, Callable[[AskingMessenger], Answer]] = {
     "KeyNotFound.key": lambda it: it.post("/v1/account/keys/revoke", {"keyId": "a" * 16}),
     "CodeInUse.inUse": AskingMessenger.code_in_use,
     "Conflict.keys": AskingMessenger.third_key,
+    "EndpointKept.kept": AskingMessenger.same_endpoint,
     "ReplayUnderWay.underWay": AskingMessenger.second_replay,
     "NotPresent.absent": lambda it: it.post("/v1/bindings", GOOD | {"identificationCode": "u"}),
     "TooManyRequests.quota": lambda it: it.batch(QUOTA + 1),
