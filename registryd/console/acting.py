@@ -11,8 +11,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from registryd import observe
-from registryd.console.deeds import Deed, Places, Plan
 from registryd.console.forms import Fields, NotDone
+from registryd.console.plans import Deed, Places, Plan
 from registryd.console.replies import page, redirect
 from registryd.console.sessions import Session
 from registryd.domain.errors import OutOfScope, Refusal, TooManyTests
@@ -30,7 +30,7 @@ async def show_form(places: Places, frame: Mapping[str, Any], deed: Deed, given:
     """The form, with what is known already filled in."""
     async with places.db.connection() as connection:
         names = [messenger.name for messenger in await messengers.read_all(connection)]
-    values = {name: given.get(name, "") for name in ("messenger", "wave", "id", "since", "until", "quota", "ends", "reason")}
+    values = {name: given.get(name, "") for name in ("messenger", "wave", "change", "id", "since", "until", "quota", "ends", "reason")}
     values["per_second"] = given.get("per_second", "20")
     return await page("form.html", 409 if trouble else 200, **frame, deed=deed, names_of_all=names, values=values, trouble=trouble)
 
@@ -39,7 +39,7 @@ async def handle(places: Places, frame: Mapping[str, Any], session: Session, dee
     """A form that was sent: first to be confirmed, then to be carried out. Raises: OutOfScope, Unavailable."""
     refuse_lookers(session)
     try:
-        plan = await deed.plan(places, Fields(form))
+        plan = await deed.plan(places, Fields({**form, "person": session.person.name}))
         if "confirmation" not in form:
             return await _confirm(frame, deed, plan, form)
         confirmation = Fields(form).uuid("confirmation")

@@ -13,11 +13,12 @@ from aiohttp.web import BaseRequest
 from registryd import observe
 from registryd.config import ApiSection
 from registryd.console import acting, assets, pages, replies, sessions
-from registryd.console.deeds import DEEDS, Deed, Places
+from registryd.console.deeds import DEEDS
 from registryd.console.pages import LANE, NAMES, PAGES
+from registryd.console.plans import Deed, Places
 from registryd.console.replies import page, redirect
 from registryd.console.sessions import ForeignForm, LoginNeeded, Logins, Session
-from registryd.domain.errors import OutOfScope, RegistryError, Unauthenticated, Unavailable
+from registryd.domain.errors import OutOfScope, RegistryError, TooLong, Unauthenticated, Unavailable
 from registryd.http import problems, transport
 from registryd.http.auth import Operators
 from registryd.http.problems import HttpError
@@ -53,6 +54,9 @@ class Console:
             reply = await self._answer(route, request)
         except LoginNeeded:
             reply = self._lead_to_login(request)
+        except TooLong as error:
+            reply = replies.told(error, correlator)
+            self._tell_refusal(route, correlator, error)
         except Unavailable as error:
             self._away_since = self._away_since or time.monotonic()
             reply = replies.away(self._db.hindrance, time.monotonic() - self._away_since)

@@ -6,64 +6,20 @@ A deed changes nothing while it is planned. What it does, it does in the transac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
+from registryd.console.decisions import DECISIONS, pushed
 from registryd.console.forms import Fields, NotDone
-from registryd.domain.errors import NotPushed
-from registryd.domain.identifiers import MessengerId
+from registryd.console.plans import Deed, Places, Plan
 from registryd.store import backlogs, feed, guard, holds, messengers, replays, test_pushes
 from registryd.store.messengers import Messenger
-from registryd.store.pool import Connection, Database, PlainConnection
+from registryd.store.pool import Connection
 from registryd.store.reading import Writing, reading
 from registryd.store.replays import EVER, Choice
 
 COUNT_S = 20.0
 RELEASE_S = 20.0
 """How long a wave is released for in one go; the rest stays held for the next."""
-
-
-class Places(NamedTuple):
-    """Where a deed reads and writes."""
-
-    db: Database
-    looks: Database
-    bulk: Callable[[], AbstractAsyncContextManager[PlainConnection]]
-    """A connection of its own, for what may take longer than the pools allow a statement."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a deed would do, as the confirmation page says it."""
-
-    messenger_id: MessengerId | None
-    what: str
-    """In a sentence, as the log keeps it."""
-    counted: int
-    of: str
-    """What is counted."""
-    reason: str
-    do: Callable[[Connection], Awaitable[str | None]]
-    """Does it; returns the outcome, or None where `then` tells it. Raises: NotDone, and nothing was done."""
-    then: Callable[[], Awaitable[str]] | None = None
-    """What is done after the transaction; returns the outcome."""
-    is_bound: bool = True
-    """Whether it is planned anew, and shown again, where the count has changed until it is confirmed."""
-    is_bulk: bool = False
-    keeps: Mapping[str, str] = field(default_factory=dict)
-    """Fields that the confirmation sends instead of the form's."""
-    warning: str = ""
-
-
-class Deed(NamedTuple):
-    kind: str
-    title: str
-    fields: tuple[str, ...]
-    plan: Callable[[Places, Fields], Awaitable[Plan]]
-    """Raises: NotDone."""
 
 
 def _whose(messenger: Messenger | None) -> str:
@@ -145,12 +101,7 @@ async def _test_push(places: Places, fields: Fields) -> Plan:
         asked.append(await test_pushes.ask(connection, messenger.messenger_id))
 
     async def then() -> str:
-        try:
-            result = await test_pushes.result(places.db, asked[0])
-        except NotPushed:
-            return "No deliver process pushed it within 15 s: is registryd-deliver running?"
-        how = result.error or f"status {result.status}"
-        return f"{'Delivered' if result.delivered else 'Not delivered'} in {result.latency_ms:,} ms: {how}."
+        return await pushed(places, asked[0])
 
     asked: list[int] = []
     what = f"Push a test event to {messenger.name}."
@@ -251,5 +202,6 @@ DEEDS = {
         Deed("clear_alarm", "Clear alarms", ("messenger", "reason"), _clear_alarm),
         Deed("set_quota", "Change a day's budget", ("messenger", "quota", "reason"), _set_quota),
         Deed("allow_ends", "Let a known wave of ends through", ("ends", "until", "reason"), _allow_ends),
+        *DECISIONS,
     )
 }

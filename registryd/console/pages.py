@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from registryd.store import actions
+from registryd.console.decisions import shown_url
+from registryd.store import actions, changes
 from registryd.store.pool import Database
 from registryd.views import alarms, backlog, breakglass, duty, evidence, feed, find, keys, lanes, policy, presence, processes
 from registryd.views.shape import Shape
@@ -34,6 +35,10 @@ async def _actions(db: Database, query: Mapping[str, str]) -> Mapping[str, Any]:
     return {"actions": await actions.read(db, ACTIONS_SHOWN), "done": int(done) if done.isascii() and done.isdigit() else None}
 
 
+async def _changes(db: Database, _: Mapping[str, str]) -> Mapping[str, Any]:
+    return {"changes": await changes.read_all(db), "shown_url": shown_url}
+
+
 async def _found(db: Database, query: Mapping[str, str]) -> Mapping[str, Any]:
     """What `searched` led to. The address holds an id or a messenger's name, and never what was typed."""
     wanted = query.get("id") or query.get("messenger")
@@ -44,6 +49,7 @@ PAGES = (
     Page("/", "Duty now", "duty.html", _view(duty.read)),
     Page("/console/backlog", "Backlog", "backlog.html", _view(backlog.read)),
     Page("/console/lanes", "Lanes", "lanes.html", _view(lanes.read)),
+    Page("/console/changes", "Change requests", "changes.html", _changes),
     Page("/console/presence", "Presence", "presence.html", _view(presence.read)),
     Page("/console/alarms", "Alarms", "alarms.html", _view(alarms.read)),
     Page("/console/feed", "Feed", "feed.html", _view(feed.read)),

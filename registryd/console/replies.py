@@ -54,6 +54,9 @@ def told(error: Exception, correlator: str) -> Reply:
         case errors.TooManyRequests():
             status, headers = 429, {"Retry-After": str(error.retry_after_s)}
             detail = f"Too many logins were tried. Try again in {brief(error.retry_after_s)}."
+        case errors.TooLong():
+            status, headers = 503, {"Retry-After": str(error.retry_after_s)}
+            detail = "This page takes longer than a look may take. Open it again when there is less to do."
         case ForeignForm():
             status = 403
         case errors.RegistryError():
@@ -67,7 +70,9 @@ def told(error: Exception, correlator: str) -> Reply:
 
 def away(reason: str, lasts_s: float | None) -> Reply:
     """The page that stands in for every other while the database does not answer. It asks again by itself."""
-    body = render("away.html", reason=reason, lasts=None if lasts_s is None else brief(lasts_s), refresh_s=AWAY_REFRESH_S)
+    body = render(
+        "away.html", reason=reason, lasts=brief(lasts_s) if lasts_s is not None and lasts_s >= 2 else None, refresh_s=AWAY_REFRESH_S
+    )
     headers = {**HEADERS, "Refresh": str(AWAY_REFRESH_S), "Retry-After": str(AWAY_REFRESH_S)}
     return Reply(body, 503, "text/html; charset=utf-8", headers)
 

@@ -9,7 +9,7 @@ from aiohttp.web import BaseRequest
 from registryd.config import Settings
 from registryd.console import replies
 from registryd.console.app import Console
-from registryd.console.deeds import Places
+from registryd.console.plans import Places
 from registryd.feed.events import ContractFeed
 from registryd.http.auth import KEY_USE_S, REFRESH_S, Operators
 from registryd.http.operator import OperatorHandlers, operator_app

@@ -181,8 +181,8 @@ def _feed(facts: Facts) -> Iterator[Problem]:
 def _asked(changes: Sequence[Change]) -> Iterator[Problem]:
     for change in changes:
         what = "another endpoint" if change.kind == "endpoint" else "another webhook secret"
-        sentence = f"{change.messenger} asks for {what}: ask its people whether they do, then registryd messenger changes list."
-        yield _warning("change_requested", sentence, f"lanes/{change.messenger}", change.messenger)
+        sentence = f"{change.messenger} asks for {what}: ask its people, then confirm or refuse it: registryd messenger changes list."
+        yield _warning("change_requested", sentence, "changes", change.messenger)
 
 
 def _keeping(facts: Facts) -> Iterator[Problem]:

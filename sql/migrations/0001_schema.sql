@@ -280,7 +280,7 @@ CREATE TABLE registry.action ( -- What persons did in the console, append-only b
     at           timestamptz NOT NULL DEFAULT now(), -- When.
     person       text COLLATE "C" NOT NULL, -- Who: the name of the operator key.
     key_id       text COLLATE "C" NOT NULL REFERENCES registry.operator_key, -- By which key.
-    kind         text NOT NULL CHECK (kind IN ('hold', 'release', 'release_wave', 'test_push', 'replay', 'clear_alarm', 'set_quota', 'allow_ends', 'decide_change')), -- What sort of action.
+    kind         text NOT NULL CHECK (kind IN ('hold', 'release', 'release_wave', 'test_push', 'replay', 'clear_alarm', 'set_quota', 'allow_ends', 'test_change', 'confirm_change', 'refuse_change')), -- What sort of action.
     messenger_id integer REFERENCES registry.messenger, -- Of which messenger; NULL: of all, or of none.
     what         text NOT NULL CHECK (what <> ''), -- What was done, in a sentence.
     counted      bigint NOT NULL CHECK (counted >= 0), -- How many notifications, alarms or ends it concerned, as the confirmation page showed.

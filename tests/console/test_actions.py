@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from registryd.console.deeds import DEEDS
+from registryd.store import changes
 from tests.conftest import Daemon, daemon, receiving
 from tests.console import life
 from tests.console.conftest import Browser, Desk, Shown
@@ -177,6 +178,33 @@ def test_a_test_push_tells_what_the_endpoint_answered(desk: Desk) -> None:
 
     with daemon(desk.site, "deliver") as running:
         asyncio.run(run(running))
+
+
+def test_a_request_of_a_messenger_is_confirmed_or_refused_by_a_person(desk_of_its_own: Desk) -> None:
+    async def run() -> None:
+        desk = desk_of_its_own
+        async with desk.logged_in() as browser, desk.site.database.pool(1) as db:
+            url = f"SELECT endpoint_url FROM registry.messenger WHERE messenger_id = {id_of(life.BUSY)}"
+            [waiting] = await changes.read_all(db)
+            listed = await browser.get("/console/changes")
+            assert "https://new.example.net/hooks?…" in listed.text
+            assert life.TOKEN not in listed.text
+            fields = {"change": str(waiting.change_id), "reason": WHY}
+            page = await look(browser, "confirm_change", fields)
+            assert ("may be a thief" in page.text, life.TOKEN in page.text) == (True, False)
+            assert await value(desk, url) != life.WANTED
+            assert "Confirmed, in force within seconds." in (await act(browser, "confirm_change", fields)).text
+            assert await value(desk, url) == life.WANTED
+            [decided] = await changes.read_all(db)
+            assert (decided.state, (decided.decided_by or "")[:7]) == ("confirmed", "person.")
+            again = await look(browser, "refuse_change", fields)
+            assert (again.status, "It waits no more: it is confirmed already." in again.text) == (409, True)
+            asked = await changes.request_endpoint(db, waiting.messenger_id, waiting.requested_by, "https://other.example.net/")
+            await act(browser, "refuse_change", {"change": str(asked.change_id), "reason": WHY})
+            assert (await changes.find(db, asked.change_id)).reason == WHY
+            assert await value(desk, url) == life.WANTED
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("kind", DEEDS)

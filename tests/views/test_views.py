@@ -65,7 +65,7 @@ def test_a_change_that_a_messenger_asks_for_needs_a_person_until_it_is_decided(d
             await dba.execute("INSERT INTO registry.messenger_key VALUES ('aaaaaaaa', $1, sha256(''))", messenger_id)
             asked = await changes.request_endpoint(db, messenger_id, "aaaaaaaa", "https://example.net/")  # type: ignore[arg-type]
             (told,) = [p for p in (await duty.read(db)).problems if p.code == "change_requested"]
-            assert (told.severity, told.link) == ("warning", f"lanes/{told.messenger}")
+            assert (told.severity, told.link) == ("warning", "changes")
             await changes.refuse(db, asked.change_id, "nobody asked for it", "anna")
             assert "change_requested" not in [p.code for p in (await duty.read(db)).problems]
 
