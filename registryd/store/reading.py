@@ -15,9 +15,7 @@ from registryd.store.queries import Query, Row
 LONGEST_S = 3.0
 """How long one statement of a view may take."""
 
-# The sessions of the pools have generic plans with index probes alone (session.py), which suit short statements on large tables. A view
-# sums small tables, so it is planned as PostgreSQL sees fit.
-_PLANNED_FREELY = "; ".join(
+FREELY = "; ".join(
     f"SET LOCAL {name} = {value}"
     for name, value in {
         "plan_cache_mode": "auto",
@@ -27,6 +25,9 @@ _PLANNED_FREELY = "; ".join(
         "enable_mergejoin": "on",
     }.items()
 )
+"""The sessions of the pools have plans of index probes alone (session.py), which suit who looks at some rows of large tables. A report sums
+whole tables, so it is planned as PostgreSQL sees fit.
+"""
 
 
 class Reader(Protocol):
@@ -61,10 +62,10 @@ class Writing:
 
 
 @asynccontextmanager
-async def reading(db: Database, longest_s: float = LONGEST_S) -> AsyncIterator[Reading]:
-    """Raises: Unavailable; TooLong, where a statement takes longer than `longest_s`."""
+async def reading(db: Database, longest_s: float = LONGEST_S, settings: str = "") -> AsyncIterator[Reading]:
+    """`settings`: what else holds in it, such as FREELY. Raises: Unavailable; TooLong, where a statement takes longer than `longest_s`."""
     async with db.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        await connection.execute(f"SET LOCAL statement_timeout = {int(longest_s * 1000)}; {_PLANNED_FREELY}")
+        await connection.execute(f"SET LOCAL statement_timeout = {int(longest_s * 1000)}; {settings}")
         try:
             yield Reading(connection)
         except asyncpg.QueryCanceledError as error:

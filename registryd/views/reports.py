@@ -8,6 +8,7 @@ from typing import Any
 from registryd.domain.times import rfc3339
 from registryd.store import reports
 from registryd.store.pool import Database
+from registryd.store.reading import FREELY
 from registryd.views.shape import NothingThere, Shape, Time, looking
 
 ROWS_MAX = 1_000
@@ -52,7 +53,7 @@ async def list_all(db: Database) -> ReportNames:
 
 async def read(db: Database, name: str) -> Report:
     """Sorted by the first two columns. Raises: NothingThere; Unavailable, also where it takes longer than 10 s."""
-    async with looking(db, LONGEST_S) as (moment, seen_at):
+    async with looking(db, LONGEST_S, FREELY) as (moment, seen_at):
         view = next((view for view in await reports.list_views(moment.connection) if view.name == name), None)
         if view is None:
             raise NothingThere

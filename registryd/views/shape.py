@@ -39,9 +39,9 @@ def encode(shape: Shape) -> bytes:
 
 
 @asynccontextmanager
-async def looking(db: Database, longest_s: float = LONGEST_S) -> AsyncIterator[tuple[Reading, datetime]]:
-    """One moment of the database, and when that is by its clock. Raises: Unavailable."""
-    async with reading(db, longest_s) as moment:
+async def looking(db: Database, longest_s: float = LONGEST_S, settings: str = "") -> AsyncIterator[tuple[Reading, datetime]]:
+    """One moment of the database, and when that is by its clock. Raises: Unavailable; TooLong."""
+    async with reading(db, longest_s, settings) as moment:
         yield moment, await server.read_clock(moment.connection)
 
 
