@@ -119,3 +119,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION registry.release_wave IS 'Releases the next notifications of a held wave, the earliest deadlines first: they are pushed from now on. Returns how many; 0 once all are released.';
+
+CREATE OR REPLACE FUNCTION registry.look_back_after_hold() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
+AS $$
+BEGIN
+    UPDATE registry.lane AS l SET look_back_at = now() WHERE NEW.messenger_id IS NULL OR l.messenger_id = NEW.messenger_id;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.look_back_after_hold IS 'Lets a lane read from its beginning once its hold is over: what came below its mark meanwhile, such as a replay, had nobody to tell.';

@@ -856,6 +856,10 @@ CREATE TRIGGER wake_delivery AFTER INSERT ON registry.notification
 CREATE TRIGGER count_settled_notifications AFTER DELETE ON registry.notification
     REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_notifications();
 
+CREATE TRIGGER look_back_after_hold AFTER UPDATE OF released_at ON registry.hold
+    FOR EACH ROW WHEN (OLD.released_at IS NULL AND NEW.released_at IS NOT NULL)
+    EXECUTE FUNCTION registry.look_back_after_hold();
+
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification_held FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
 CREATE TRIGGER count_held_notifications AFTER INSERT ON registry.notification_held
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_held_notifications();
