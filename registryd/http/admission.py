@@ -29,7 +29,13 @@ from registryd.presence.quota import Reservation
 
 POOL_SHARE = 2
 """How many statements one caller may run in the small pool at once. The pool has four connections or more, so no caller can take all."""
+POOL_REST = 3
+POOL_REST_MAX_S = 0.05
+"""After a call of the small pool the caller's place rests for so many times what the call took. Calls without a pause are then half of
+a processor's work, and not all that there is.
+"""
 POOL_WAIT_S = 1.0
+assert POOL_WAIT_S > POOL_REST_MAX_S
 REFUSALS_PER_MINUTE = 600
 """How many refusals of one caller a minute are answered at once."""
 HELD_S = 4.0
@@ -120,10 +126,11 @@ class Admission(Generic[Caller]):
                 await standing.pool.acquire()
         except TimeoutError:
             raise TooManyCalls(1) from None
+        began = time.monotonic()
         try:
             yield
         finally:
-            standing.pool.release()
+            asyncio.get_running_loop().call_later(pool_rest_s(time.monotonic() - began), standing.pool.release)
 
     def key_id(self, request: BaseRequest) -> str | None:
         """The id of the key that was shown, where it is one of ours."""
@@ -137,3 +144,8 @@ class Admission(Generic[Caller]):
             self._note(caller, reason)
         if not is_ours and self._standings[name].refusals.take(time.monotonic(), 1, REFUSALS_PER_MINUTE):
             await asyncio.sleep(HELD_S + HELD_SPREAD_S * self._jitter())
+
+
+def pool_rest_s(took_s: float) -> float:
+    """How long a caller's place in the small pool rests after a call."""
+    return min(POOL_REST * took_s, POOL_REST_MAX_S)

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from registryd.domain.errors import TooManyCalls
-from registryd.http.admission import NOBODY, POOL_SHARE, REFUSALS_PER_MINUTE, Admission
+from registryd.http.admission import NOBODY, POOL_REST, POOL_REST_MAX_S, POOL_SHARE, REFUSALS_PER_MINUTE, Admission, pool_rest_s
 from registryd.http.auth import Directory
 from registryd.http.reply import Reply
 from registryd.http.routes import Budget, Call, Route
@@ -80,6 +80,26 @@ def test_a_caller_s_share_of_the_pool_leaves_the_others_theirs() -> None:
             pass
 
     asyncio.run(run())
+
+
+def test_a_caller_s_place_in_the_pool_rests_after_a_call_and_nobody_else_s_does() -> None:
+    """So that one who calls without a pause leaves processors to the others. Nobody need wait for long after a call that took long."""
+
+    async def run() -> None:
+        admission = fresh_admission()
+        some = route("some", Budget(at_once=100))
+        one, other = admission.enter(ONE, some), admission.enter(OTHER, some)
+        for _ in range(POOL_SHARE):
+            async with admission.pool_share(one):
+                pass
+        assert one.pool.locked(), "both places rest"
+        assert not other.pool.locked()
+        async with admission.pool_share(one):
+            pass
+
+    asyncio.run(run())
+    assert pool_rest_s(0.002) == POOL_REST * 0.002
+    assert pool_rest_s(1.0) == POOL_REST_MAX_S
 
 
 def test_who_is_refused_again_and_again_waits_for_it_and_nobody_else_does() -> None:
