@@ -46,6 +46,7 @@ def test_the_document_s_version_is_the_package_s(document: Document) -> None:
     version = package["project"]["version"]
     assert document.content["info"]["version"] == version
     assert f"    | {version} |" in document.path.read_text("utf-8"), "the changelog tells of this version"
+    assert set(re.findall(r"User-Agent: registryd/([0-9]+(?:[.][0-9]+)*)", document.path.read_text("utf-8"))) <= {version}
 
 
 @each
