@@ -66,6 +66,7 @@ async def listen(
         out.print(
             f"{now:%H:%M:%S} {receipt.webhook_id} {receipt.kind}: {verdict}{answered}",
             markup=False,
+            soft_wrap=True,
             style="green" if receipt.verified else "red",
         )
         _print_notices(receipt.notifications)
@@ -73,7 +74,7 @@ async def listen(
             data = receipt.event["data"]
             came = f"{ledger.received_on(datetime.fromisoformat(data['day']).date())} came here since {started:%F %T}Z"
             said = f"{data['day']}: {data['count']} delivered, {came}: {'complete' if is_complete else 'NOT THE SAME'}"
-            out.print(f"         {said}", markup=False, style="green" if is_complete else "red")
+            out.print(f"         {said}", markup=False, soft_wrap=True, style="green" if is_complete else "red")
 
     options = {"status": status, "delay_s": delay, "fail_every": fail_every, "drop_every": drop_every}
     async with Receiver(key, host, port, **options, on_receipt=show) as receiver:  # type: ignore[arg-type] # each as declared
@@ -101,4 +102,4 @@ def _print_notices(notices: list[dict[str, Any]]) -> None:
     for notice in notices:
         what = f"reinstated {notice['reinstatedAt']}" if "reinstatedAt" in notice else f"ended {notice['terminatedAt']}"
         facts = f"{what}  generation {notice['generation']}  due {notice['deadlineAt']}"
-        out.print(f"         {notice['identificationCode']}  {facts}", markup=False)
+        out.print(f"         {notice['identificationCode']}  {facts}", markup=False, soft_wrap=True)

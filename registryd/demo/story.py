@@ -257,4 +257,4 @@ def _program() -> str:
 def _show(say: Console, receipt: Receipt) -> None:
     verdict = "verified" if receipt.verified else f"NOT VERIFIED: {receipt.problem}"
     codes = ", ".join(notice["identificationCode"] for notice in receipt.notifications)
-    say.print(f"{datetime.now(UTC):%H:%M:%S} received {receipt.kind} {codes}: {verdict}", markup=False)
+    say.print(f"{datetime.now(UTC):%H:%M:%S} received {' '.join(filter(None, (receipt.kind, codes)))}: {verdict}", markup=False)
