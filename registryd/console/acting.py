@@ -6,6 +6,7 @@ line that tells of it commit together; where the count has changed since it was 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,10 +21,20 @@ from registryd.http.reply import Reply
 from registryd.store import actions, messengers
 from registryd.store.actions import Action
 from registryd.store.pool import Connection
+from registryd.views.find import NAME
+
+_SMALL = re.compile(r"[0-9]{1,9}", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 class DoneBefore(Exception):
     """This confirmation was carried out before; what was done again is taken back."""
+
+
+def prefilled(query: Mapping[str, str]) -> dict[str, str]:
+    """What a link of a page of ours fills in; nothing else of an address comes into a form."""
+    wanted = {"messenger": NAME, "wave": _SMALL, "change": _SMALL, "id": _UUID}
+    return {name: query[name] for name, form in wanted.items() if name in query and form.fullmatch(query[name])}
 
 
 async def show_form(places: Places, frame: Mapping[str, Any], deed: Deed, given: Mapping[str, str], trouble: str = "") -> Reply:

@@ -128,7 +128,7 @@ class Console:
         frame = self._frame(session, "", deed.title, refreshes=False)
         if method == "GET":
             acting.refuse_lookers(session)
-            return await acting.show_form(self._places, frame, deed, request.rel_url.query)
+            return await acting.show_form(self._places, frame, deed, acting.prefilled(request.rel_url.query))
         form = await self._form(request)
         sessions.refuse_without_token(session, form.get("token", ""))
         return await acting.handle(self._places, frame, session, deed, form)

@@ -36,6 +36,8 @@ class Fields:
         reason = " ".join(self.text("reason").split())
         if len(reason) < 3:
             raise NotDone("Say why, for those who ask later.")
+        if not reason.isprintable():
+            raise NotDone("The reason may hold only what can be printed.")
         if len(reason) > REASON_MAX:
             raise NotDone(f"The reason may have {REASON_MAX} characters.")
         if _NUMBER.search(reason):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -32,7 +33,7 @@ def _view(read: Callable[[Database], Awaitable[Shape]]) -> Callable[[Database, M
 
 async def _actions(db: Database, query: Mapping[str, str]) -> Mapping[str, Any]:
     done = query.get("done", "")
-    return {"actions": await actions.read(db, ACTIONS_SHOWN), "done": int(done) if done.isascii() and done.isdigit() else None}
+    return {"actions": await actions.read(db, ACTIONS_SHOWN), "done": int(done) if re.fullmatch("[0-9]{1,15}", done) else None}
 
 
 async def _changes(db: Database, _: Mapping[str, str]) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ form is taken only where the browser says that it comes from this origin, and wh
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -25,6 +26,7 @@ FAILURES_PER_MINUTE = 10
 """Logins from one address that may fail."""
 FAILURES_PER_MINUTE_IN_ALL = 60
 SOURCES_MAX = 1_000
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 
 
 class LoginNeeded(Exception):
@@ -109,7 +111,9 @@ def digest(token: str) -> bytes:
 
 
 def shown_token(request: BaseRequest) -> str | None:
-    return request.cookies.get(_cookie_name(request))
+    """None where there is no cookie, or one that was never ours."""
+    token = request.cookies.get(_cookie_name(request), "")
+    return token if _TOKEN.fullmatch(token) else None
 
 
 def cookie(request: BaseRequest, token: str | None) -> dict[str, str]:

@@ -151,6 +151,22 @@ def test_delivered_notifications_are_delivered_again_by_period_and_by_id(desk_of
     asyncio.run(run())
 
 
+def test_a_confirmation_that_is_sent_twice_is_carried_out_once(desk_of_its_own: Desk) -> None:
+    async def run() -> None:
+        desk = desk_of_its_own
+        async with desk.logged_in() as browser:
+            until = await value(desk, "SELECT to_char(now() + interval '2 days', 'YYYY-MM-DD\"T\"HH24:MI')")
+            fields = {"ends": "70", "until": until, "reason": WHY}
+            sent = confirmed(await look(browser, "allow_ends", fields), fields)
+            answers = await asyncio.gather(*(browser.post("/console/do/allow_ends", sent) for _ in range(4)))
+            answers.append(await browser.post("/console/do/allow_ends", sent))
+            assert len({(answer.status, answer.headers["location"]) for answer in answers}) == 1
+            assert await value(desk, "SELECT count(*) FROM registry.wave_allowance WHERE ends = 70") == 1
+            assert [line["counted"] for line in await lines(desk) if line["kind"] == "allow_ends"] == [70]
+
+    asyncio.run(run())
+
+
 def test_a_known_wave_is_let_through(lively: Desk) -> None:
     async def run() -> None:
         async with lively.logged_in() as browser:

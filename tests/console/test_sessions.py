@@ -14,6 +14,7 @@ from registryd.console.sessions import FAILURES_PER_MINUTE, FAILURES_PER_MINUTE_
 from registryd.store import sessions
 from tests.conftest import daemon
 from tests.console.conftest import Browser, Desk, Shown
+from tests.http.conftest import exchange
 
 ELSEWHERE = {
     "another site": {"Sec-Fetch-Site": "cross-site", "Origin": "https://elsewhere.example"},
@@ -275,3 +276,24 @@ def test_the_operator_api_stays_as_it_is_beside_the_console(desk: Desk) -> None:
             assert answer.status == 401, "a session is no key of the API"
 
     asyncio.run(run())
+
+
+NO_COOKIES = ("registryd-console=", "registryd-console=\xff", f"registryd-console={'z' * 43}", "registryd-console=%00", "=;=;;,", "a; b")
+NO_FORMS = (b"", b"key", b"key=%ff", b"key=a&key=b", b"\xff=1", b"&".join(b"a%d=1" % n for n in range(99)), b"key=" + b"x" * 20_000)
+
+
+@pytest.mark.parametrize("cookie", NO_COOKIES)
+def test_a_cookie_that_was_never_ours_is_no_session(desk: Desk, cookie: str) -> None:
+    request = f"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: {cookie}\r\n\r\n".encode("latin-1")
+    answer = exchange(desk.daemon.operator, request)
+    assert answer.startswith(b"HTTP/1.1 303 ")
+    assert desk.events("request_failed") == []
+
+
+@pytest.mark.parametrize("body", NO_FORMS, ids=range(len(NO_FORMS)))
+def test_a_form_that_was_never_ours_is_refused(desk: Desk, body: bytes) -> None:
+    head = f"POST /console/login HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    answer = exchange(desk.daemon.operator, f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\n".encode() + body)
+    assert answer.split(b" ")[1] in (b"401", b"403", b"413")
+    assert b"<h1>" in answer
+    assert desk.events("request_failed") == []
