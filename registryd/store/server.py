@@ -1,4 +1,4 @@
-"""What the server is set to, for `check`: its clock, its table of locks, what it logs of whom, whether commits wait for a standby."""
+"""What the server is set to, for `check`: its clock, memory and locks, what it logs of whom, whether commits wait for a standby."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from registryd.store.queries import Query
 
 class Clock(NamedTuple):
     now: datetime
+
+
+class Memory(NamedTuple):
+    shared_buffers: int
+    primary_key: int
+    """What the primary key of registry.contract takes. Both in bytes."""
 
 
 class Locks(NamedTuple):
@@ -37,6 +43,7 @@ class Person(NamedTuple):
 
 
 READ_CLOCK = Query("schema", "read_clock", Clock)
+READ_MEMORY = Query("schema", "read_memory", Memory)
 READ_LOCKS = Query("schema", "read_locks", Locks)
 WHAT_IS_LOGGED = Query("schema", "what_is_logged", Logged)
 LOGGED_PERSONS = Query("schema", "logged_persons", Person)
@@ -45,6 +52,10 @@ READ_REPLICATION = Query("schema", "read_replication", Replication)
 
 async def read_clock(connection: Connection) -> datetime:
     return (await fetch(connection, READ_CLOCK))[0].now
+
+
+async def read_memory(connection: Connection) -> Memory:
+    return (await fetch(connection, READ_MEMORY))[0]
 
 
 async def read_locks(connection: Connection) -> Locks:

@@ -72,6 +72,10 @@ SELECT format('%s as %s (pid %s) on %s for %s', coalesce(nullif(a.application_na
 -- Why: `check` compares it with the clock of the machine it runs on.
 SELECT clock_timestamp() AS now;
 
+-- name: read_memory
+-- Why: a look-up reads the primary key of contracts. What of it does not lie in memory comes from the disk, hundreds of times as slowly.
+SELECT pg_size_bytes(current_setting('shared_buffers')) AS shared_buffers, pg_relation_size('registry.contract_pkey') AS primary_key;
+
 -- name: read_locks
 -- Why: a transaction that touches every partition, such as a dump, needs a place for each. The table has that many for all of them together.
 SELECT current_setting('max_locks_per_transaction')::integer AS per_transaction,

@@ -112,11 +112,21 @@ def test_check_names_the_persons_whose_look_ups_the_server_would_log(site: Site)
         site.database.psql("-c", f"DROP ROLE {person}")
 
 
-def test_check_warns_where_a_dump_would_run_out_of_locks(tmp_path: Path) -> None:
-    with private_server(options={"max_locks_per_transaction": "10", "max_connections": "20"}) as server:
+def test_check_warns_where_a_dump_would_run_out_of_locks_and_where_look_ups_read_the_disk(tmp_path: Path) -> None:
+    options = {"max_locks_per_transaction": "10", "max_connections": "20", "shared_buffers": "1MB"}
+    with private_server(options=options) as server:
         asyncio.run(prepare_database(server, "few"))
-        state, detail = finding(make_site(TestDatabase(server, "few"), tmp_path), "locks")
-    assert (state, "max_locks_per_transaction 10 leaves 200 places" in detail) == ("warning", True)
+        site = make_site(TestDatabase(server, "few"), tmp_path)
+        state, detail = finding(site, "locks")
+        assert (state, "max_locks_per_transaction 10 leaves 200 places" in detail) == ("warning", True)
+        assert finding(site, "memory")[0] == "ok"
+        site.database.psql(
+            "-c",
+            "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+            "SELECT 79000000000 + n, 1, 'active', 'individual', 'not_required', '2020-01-01' FROM generate_series(1, 60000) AS n",
+        )
+        state, detail = finding(site, "memory")
+        assert (state, "shared_buffers 1 MB, primary key of contracts 1 MB: look-ups read the disk" in detail) == ("warning", True)
 
 
 def install(root: Path, name: str, text: str) -> None:

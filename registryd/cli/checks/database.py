@@ -34,6 +34,7 @@ async def look(context: Context) -> list[CheckResult]:
             found.append(CheckResult("permissions", "what the daemon needs"))
             found.append(await _settings(connection))
             found.append(await _log(connection))
+            found.append(await _memory(connection))
             found.append(await _locks(connection))
             found.append(await _durability(connection))
             found.append(await _secrets(connection, context.settings))
@@ -75,6 +76,16 @@ async def _log(connection: Connection) -> CheckResult:
     what = "; ".join(logs) or "errors"
     mend = "; ".join(f"ALTER ROLE {name} SET log_min_messages = 'panic'" for name in persons)
     return CheckResult("server log", f"numbers in the statements of {', '.join(persons)} may stand in it, by {what}: {mend}", warns=True)
+
+
+async def _memory(connection: Connection) -> CheckResult:
+    """A warning where look-ups read the disk."""
+    memory = await server.read_memory(connection)
+    told = f"shared_buffers {memory.shared_buffers >> 20:,} MB, primary key of contracts {memory.primary_key >> 20:,} MB"
+    if memory.primary_key > memory.shared_buffers:
+        mend = "give the server more (postgresql.conf; sql/README.md, How much memory look-ups want)"
+        return CheckResult("memory", f"{told}: look-ups read the disk: {mend}", warns=True)
+    return CheckResult("memory", f"{told}; after a restart of the server `SELECT pg_prewarm('registry.contract_pkey')` reads it at once")
 
 
 async def _locks(connection: Connection) -> CheckResult:
