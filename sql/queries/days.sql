@@ -21,8 +21,8 @@ SELECT registry.fold_ends() AS folded;
 SELECT s.family, s.unplaced_rows, s.parts_over FROM registry.retention_state() AS s ORDER BY s.family;
 
 -- name: partitions_wait_for
--- Why: a partition is attached once nobody reads the default one; the alarm names who does, as far as every role may see.
+-- Why: a partition is attached once nobody reads the default one; the alarm names which person or program does (autovacuum, which is nobody, gives way).
 SELECT DISTINCT format('%s (pid %s)', a.usename, a.pid) AS holder
   FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
- WHERE l.granted AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+ WHERE l.granted AND a.usename IS NOT NULL AND a.pid <> pg_backend_pid() AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
    AND l.relation = ANY (ARRAY['registry.journal_page_default', 'registry.notification_delivered_default', 'registry.delivery_attempt_default']::regclass[]);

@@ -23,6 +23,7 @@ from tests.store.conftest import FIRST, Connection, add_contracts, add_messenger
 
 FROZEN = "SELECT format('%s', array_agg(v::text ORDER BY v::text)) FROM report.{} AS v"
 MOVING = {
+    "evidence": "(seals, last_seal, sealed_until, unsealed_pages, log_entries, verified_at, keys, keys_destroyed)",
     "feed_status": "(complete_since, source, declared_by, last_event_at, waiting, ends_last_hour, ends_left)",
     "notification_backlog": "(messenger, pending, overdue, oldest_deadline_at)",
 }
