@@ -85,11 +85,14 @@ async def list_messengers(context: Context, *, as_json: bool) -> None:
     """List the messengers."""
     async with context.database() as db, db.connection() as connection:
         found = await messengers.read_all(connection)
-    table = Table("name", "id", "state", "endpoint", "batch", "daily quota", "certificates")
+        uses = await messengers.read_key_uses(connection)
+    table = Table("name", "id", "state", "endpoint", "batch", "daily quota", "certificates", "keys end", "last used")
     for m in found:
-        endpoint, quota = m.endpoint_url or "pulls", m.daily_quota or "none"
-        table.add(m.name, str(m.messenger_id), m.state, endpoint, m.batch_max, quota, len(m.certificate_sha256))
-    present(as_json, [_view(m) for m in found], table)
+        facts = (m.name, str(m.messenger_id), m.state, m.endpoint_url or "pulls", m.batch_max, m.daily_quota or "none")
+        use = uses[m.name]
+        table.add(*facts, len(m.certificate_sha256), use.keys_expire_at or "never", use.last_used_at or "never")
+    shown = [{**_view(m), "keysExpireAt": uses[m.name].keys_expire_at, "lastUsedAt": uses[m.name].last_used_at} for m in found]
+    present(as_json, shown, table)
 
 
 @messenger.command()

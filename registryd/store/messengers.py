@@ -74,6 +74,14 @@ class Described(NamedTuple):
     batch_max: int
 
 
+class KeyUse(NamedTuple):
+    """When a messenger's last key ends, None: never, or it has none; and when one was last used."""
+
+    messenger: str
+    keys_expire_at: datetime | None
+    last_used_at: datetime | None
+
+
 class AnswerPolicy(NamedTuple):
     answer_within: timedelta
     notice_within: timedelta
@@ -112,6 +120,7 @@ class SecretRow(NamedTuple):
 
 READ_DIRECTORY = Query("messengers", "read_directory", Messenger)
 READ_KNOWN_KEYS = Query("messengers", "read_known_keys", MessengerKey)
+READ_KEY_USES = Query("messengers", "read_key_uses", KeyUse)
 READ_KEYS = Query("messengers", "read_keys", KeyRow, int)
 READ_ALL_KEYS = Query("messengers", "read_all_keys", AnyKeyRow)
 READ_ALL_SECRETS = Query("messengers", "read_all_secrets", AnySecretRow)
@@ -218,6 +227,11 @@ async def describe(db: Reader, name: str) -> Described | None:
 
 async def read_keys(connection: Connection, messenger_id: MessengerId) -> list[KeyRow]:
     return await fetch(connection, READ_KEYS, messenger_id)
+
+
+async def read_key_uses(connection: Connection) -> dict[str, KeyUse]:
+    """By the messenger's name."""
+    return {use.messenger: use for use in await fetch(connection, READ_KEY_USES)}
 
 
 async def add(connection: Connection, messenger: Messenger, agreement: str | None, register_no: str | None) -> MessengerId:

@@ -95,6 +95,10 @@ SELECT s.secret_id, s.messenger_id, m.name, s.ciphertext, s.to_public
 -- Why: the same secret under another key; what it was sealed under before is no longer needed to read it.
 UPDATE registry.messenger_secret AS s SET ciphertext = $2, to_public = false WHERE s.secret_id = $1;
 
+-- name: read_key_uses
+-- Why: whose last key ends soon, and who has not been heard of, is seen in the list of messengers.
+SELECT r.messenger, r.keys_expire_at, r.last_used_at FROM report.messenger AS r;
+
 -- name: read_all_keys
 -- Why: a person looks at everybody's keys; those that ended longer ago than 30 days are of no use to anybody.
 SELECT m.name AS messenger, k.key_id, k.created_at, k.expires_at, k.revoked_at, k.last_used_at

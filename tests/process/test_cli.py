@@ -44,6 +44,8 @@ def test_a_messenger_lives_through_all_its_commands(site: Site) -> None:
         "includesPhoneNumber": True,
         "dailyQuota": 1000,
         "certificates": ["ab" * 32],
+        "keysExpireAt": None,
+        "lastUsedAt": None,
     }
     assert run(site, "messenger", "resume", "alpha").stdout == "state: suspended → active\n"
     assert told(site, "messenger", "probe", "alpha") == {"messenger": "alpha", "wasFailing": False, "madeDue": 0}
