@@ -1,4 +1,4 @@
-"""Contracts as billing's events change them. A call of any size is a handful of statements, each for some thousands of its rows."""
+"""Contracts as billing's events change them. A call of any size is written by short statements, each for some hundreds of its rows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from registryd.domain.identifiers import Msisdn
 from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Nothing, Query, Row
 
-FOUND_AT_ONCE = 1_000
-WRITTEN_AT_ONCE = 2_500
-"""How many rows one statement of a call reads or writes: to encode or read ten thousand at once would hold the event loop."""
+FOUND_AT_ONCE = 250
+WRITTEN_AT_ONCE = 250
+"""How many rows one statement of a call reads or writes. To encode or read ten thousand at once would hold the event loop. And a processor
+of the server leaves a statement only where it ends: queries' p99 beside calls of ten thousand was 8.1 ms with 2,500 rows and is 6.7 ms with
+250, which apply as many events.
+"""
 
 Item = TypeVar("Item")
 

@@ -1,11 +1,11 @@
--- What a call of billing's events reads and writes. Each statement takes some thousands of the call's rows at once.
+-- What a call of billing's events reads and writes. Each statement takes some hundreds of the call's rows at once.
 
 -- name: open_call
 -- Why: a call waits for its turn and then looks, in one round trip; each event is told apart from those that were recorded before.
 SELECT o.now, o.ends_left, o.event_id, o.content, o.outcome, o.reason FROM registry.open_feed_call($1, $2) AS o;
 
 -- name: record_events
--- Why: one statement records thousands of outcomes, so that the trigger that counts them runs once for them. What was recorded no longer
+-- Why: one statement records hundreds of outcomes, so that the trigger that counts them runs once for them. What was recorded no longer
 -- waits. The unique key refuses an event that another call has recorded, if ever two calls ran at once.
 WITH told AS (
     SELECT e.event_id, e.type, e.content, e.reason, e.occurred_at
@@ -57,7 +57,7 @@ SELECT count(*) FILTER (
  CROSS JOIN registry.policy_in_force(now()) AS p;
 
 -- name: update_contracts
--- Why: one statement for thousands of changes, so that the trigger that writes notifications runs once for them.
+-- Why: one statement for hundreds of changes, so that the trigger that writes notifications runs once for them.
 UPDATE registry.contract AS c
    SET status = n.status::registry.contract_status, holder = n.holder::registry.holder, end_user = n.end_user::registry.end_user,
        ended_at = n.ended_at, end_reason = n.end_reason::registry.end_reason
