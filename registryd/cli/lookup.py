@@ -11,6 +11,7 @@ from registryd.cli.kinds import NoticeId
 from registryd.cli.printing import Record, Table, duration
 from registryd.cli.running import Context, command, fail, json_option, pass_context, present
 from registryd.domain.backlog import Backlog
+from registryd.domain.times import parse_rfc3339
 from registryd.store import backlogs
 from registryd.views import backlog, notification
 from registryd.views.shape import builtins
@@ -48,8 +49,16 @@ async def explain(context: Context, *, notification_id: UUID, as_json: bool) -> 
     if found is None:
         fail("there is no such notification: it is neither owed nor among what is kept of the delivered and withdrawn ones")
     facts = builtins(found)
-    shown = {name: value for name, value in facts.items() if value is not None and name != "life"}
-    present(as_json, facts, Record(shown), Record({event["at"]: event["what"] for event in facts["life"]}))
+    shown = {name: _time(value) for name, value in facts.items() if value is not None and name != "life"}
+    life = Table("when", "what happened")
+    for event in facts["life"]:
+        life.add(_time(event["at"]), event["what"])
+    present(as_json, facts, Record(shown), life)
+
+
+def _time(value: object) -> object:
+    """A time of JSON as a time, and anything else as it is."""
+    return (parse_rfc3339(value) or value) if isinstance(value, str) else value
 
 
 def _endpoint(b: Backlog) -> str:

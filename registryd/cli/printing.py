@@ -122,7 +122,7 @@ def _table(console: Console, table: Table) -> None:
     is_terminal = _is_terminal(console)
     shown = [[words(value, grouped=is_terminal) for value in row] for row in table.rows]
     columns = list(zip(table.columns, *shown, strict=True))
-    right = [bool(shown) and all(_is_number(row[place]) for row in table.rows) for place in range(len(columns))]
+    right = [_are_numbers([row[place] for row in table.rows]) for place in range(len(columns))]
     if is_terminal:
         least = [max(_least(cell) for cell in column) for column in columns]
         _write(console, _title(table.title))
@@ -177,8 +177,9 @@ def _padded(text: str, width: int, *, right: bool = False) -> str:
     return space + text if right else text + space
 
 
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float | Decimal) and not isinstance(value, bool))
+def _are_numbers(values: Sequence[object]) -> bool:
+    there = [value for value in values if value is not None]
+    return bool(there) and all(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in there)
 
 
 def _is_terminal(console: Console) -> bool:

@@ -149,6 +149,7 @@ def test_explain_tells_the_whole_life_of_a_notification_without_its_number_or_co
             assert any(event["what"] == "a replay was asked for" for event in asked["life"])
             assert (delivered["number"], delivered["identificationCode"]) == ("+7916*****01", "us*******")
             text = (await asyncio.to_thread(registryd, site, "notifications", "explain", notification_id)).stdout
+            assert all(event["what"] in text for event in asked["life"]), "whatever happened at the same time"
             for secret in (str(FIRST_NUMBER), "user-81f3"):
                 assert secret not in text + json.dumps([pending, delivered, asked])
             assert "neither owed" in await refused(site, "explain", NOBODY_S)
