@@ -90,7 +90,7 @@ class OutOfScope(RegistryError):
 
 
 class QuotaExceeded(RegistryError):
-    """Your budget of queries is used up; go on after Retry-After."""
+    """The day's quota does not cover so many numbers; ask for fewer, or go on after Retry-After."""
 
     reason = "quota"
 

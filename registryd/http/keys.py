@@ -30,8 +30,9 @@ class KeyHandlers:
 
     async def make(self, call: Call[Messenger]) -> Reply:
         """The key is in this answer and nowhere else: only the hash of its secret is stored."""
+        shown = self.directory.shown(call.request).key_id
         made = await rotation.rotate_own(self.db, call.caller.messenger_id)
-        observe.event("key_made", messenger=call.caller.name, key_id=made.key.key_id, by_key=self.directory.shown(call.request).key_id)
+        observe.event("key_made", messenger=call.caller.name, key_id=made.key.key_id, by_key=shown)
         former = [{"keyId": key.key_id, "expiresAt": rfc3339(key.expires_at)} for key in made.former]
         facts = {"keyId": made.key.key_id, "apiKey": made.key.shown, "formerKeys": former}
         return Reply(orjson.dumps(facts), headers=NO_STORE)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from registryd import observe
 from registryd.domain.errors import HeldBack, InvalidArgument
+from registryd.domain.notification import Notification
 from registryd.domain.notification import wire as as_wire
 from registryd.http import wire
 from registryd.http.reply import Reply
@@ -39,7 +40,7 @@ class NotificationHandlers:
         items: list[dict[str, object]] = []
         for start in range(0, len(owed), WRITTEN_AT_ONCE):
             part = owed[start : start + WRITTEN_AT_ONCE]
-            items += [{"type": n.type, **as_wire(n, with_phone_number=call.caller.includes_phone_number)} for n in part]
+            items += [{"type": n.type, **as_wire(n, with_phone_number=_tells_number(call.caller, n))} for n in part]
             await asyncio.sleep(0)
         return wire.json_response({"notifications": items, "next": str(owed[-1].notification_id) if len(owed) == limit else None})
 
@@ -53,6 +54,11 @@ class NotificationHandlers:
             raise InvalidArgument(("", "you have no endpoint to push to; ask the operator to set one"))
         test = await test_pushes.run(self.db, call.caller.messenger_id)
         return wire.json_response({"delivered": test.delivered, "status": test.status, "latencyMs": test.latency_ms, "error": test.error})
+
+
+def _tells_number(messenger: Messenger, notification: Notification) -> bool:
+    """A replay is pushed with the number, but pulled without: a key that leaked would otherwise fetch the numbers of all past days."""
+    return messenger.includes_phone_number and not notification.replayed
 
 
 def read_limit(text: str | None) -> int:

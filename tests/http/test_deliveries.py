@@ -194,6 +194,18 @@ def test_a_suspended_messenger_sees_attempts_and_replays_and_asks_for_none(servi
     assert replay(service, messenger, day="2026-03-02").status == 403
 
 
+def test_a_replay_is_pulled_without_the_number_so_that_a_leaked_key_fetches_no_numbers_of_past_days(service: Service) -> None:
+    messenger = service.messenger(includes_phone_number=True)
+    deliver(service, messenger, days_ago(2, hours=1))
+    asked = replay(service, messenger, day=days_ago(2).date().isoformat()).body
+    service.sql("SELECT registry.owe_again($1, 10)", asked["replayId"])
+    [number] = service.contracts()
+    ask(service.api, "POST", "/v1/bindings", {"phoneNumber": f"+{number}", "identificationCode": "new"}, headers=messenger.headers)
+    service.sql("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", number)
+    pulled = ask(service.api, "GET", "/v1/notifications", headers=messenger.headers).body["notifications"]
+    assert [(notice["identificationCode"], notice.get("phoneNumber")) for notice in pulled] == [("u0", None), ("new", f"+{number}")]
+
+
 def test_a_replay_brings_the_same_ids_once_and_not_while_the_operator_holds_them(site: Site) -> None:
     async def run() -> None:
         async with listening() as endpoint, looking(site.database) as database:
