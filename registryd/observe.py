@@ -88,12 +88,8 @@ event_lag = Histogram(
     buckets=(1, 10, 60, 300, 900, 3600, 14_400, 43_200, 86_400),
     registry=METRICS,
 )
-feed_last_event = Gauge(
-    "registryd_feed_last_event_timestamp_seconds", "When billing's last event was recorded; NaN: never.", registry=METRICS
-)
-feed_last_snapshot = Gauge(
-    "registryd_feed_last_snapshot_timestamp_seconds", "When the newest snapshot was taken; NaN: never.", registry=METRICS
-)
+feed_last_event = Gauge("registryd_feed_last_event_timestamp_seconds", "When billing's last event was recorded.", registry=METRICS)
+feed_last_snapshot = Gauge("registryd_feed_last_snapshot_timestamp_seconds", "When the newest snapshot was taken.", registry=METRICS)
 feed_waiting = Gauge("registryd_feed_waiting", "Events that are not yet applied, by what they wait for.", ["reason"], registry=METRICS)
 feed_waiting_age = Gauge(
     "registryd_feed_waiting_oldest_age_seconds", "Since the oldest of them came first; 0: none waits.", registry=METRICS

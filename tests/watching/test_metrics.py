@@ -7,12 +7,13 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import asyncpg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from registryd import exposition
+from registryd import exposition, observe
 from registryd.roles import supervisor
-from registryd.store import migrations
+from registryd.store import failures, migrations
 from tests.conftest import Daemon
 from tests.watching.conftest import ROLES, check, series
 
@@ -91,3 +92,34 @@ def test_what_stands_in_tables_is_shown(processes: Daemon) -> None:
     assert 'registryd_keys_end_timestamp_seconds{caller="alpha"}' in shown
     assert not any("operator/" in name for name in shown), "a key without an end is told by nothing"
     assert shown["registryd_policy_notice_within_seconds"] == 86_400
+
+
+def test_a_messengers_series_go_with_it_and_begin_at_0_when_one_of_its_name_comes() -> None:
+    known = exposition.Known("deliver")
+    known.keep(["gone", "stays"])
+    observe.child(observe.notifications_late, "gone").inc(3)
+    observe.pushes.labels("gone", "failed").inc()
+    known.keep(["stays"])
+    assert [late("gone"), late("stays")] == [None, 0]
+    assert observe.METRICS.get_sample_value("registryd_pushes_total", {"messenger": "gone", "outcome": "failed"}) is None
+    known.keep(["gone", "stays"])
+    observe.child(observe.notifications_late, "gone").inc()
+    assert late("gone") == 1
+    known.keep([])
+
+
+def late(messenger: str) -> float | None:
+    return observe.METRICS.get_sample_value("registryd_notifications_late_total", {"messenger": messenger})
+
+
+@pytest.mark.parametrize("error", failures.TRANSIENT, ids=[error.__name__ for error in failures.TRANSIENT])
+def test_every_failure_of_the_database_is_of_a_kind_that_is_there_from_the_start(error: type[Exception]) -> None:
+    assert failures.kind(error()) in observe.DATABASE_ERRORS
+
+
+def test_what_a_person_mends_apart_is_a_kind_apart() -> None:
+    found = [
+        failures.kind(error)
+        for error in (ConnectionRefusedError(), TimeoutError(), asyncpg.DiskFullError(), asyncpg.InvalidPasswordError())
+    ]
+    assert found == ["away", "timeout", "broken", "login"]
