@@ -27,7 +27,7 @@ ifdef ARGS
 else
 	$(BIN)/python -m pytest $(TOGETHER) -m "not alone and not campaign"
 	$(BIN)/python -m pytest -m "alone and not campaign" || test $$? -eq 5 # there may be none
-	@$(BIN)/python -c 'from tests.console.chromium import EXECUTABLE, MISSING; print("" if EXECUTABLE else f"not tested: {MISSING}")'
+	@$(BIN)/python -c 'from tests.console.chromium import EXECUTABLE, MISSING; EXECUTABLE or print(f"not tested: {MISSING}")'
 endif
 
 ## make check-all  make test in its long form, then crash, failover, scans, history, mutants, mistake, fuzz, timing and each bench at a hundredth
