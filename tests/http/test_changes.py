@@ -52,6 +52,20 @@ def run(site: Site, *words: str) -> Any:
     return CliRunner().invoke(main, ["--config", str(site.path), "messenger", "changes", *words], catch_exceptions=False)
 
 
+def decide(service: Service, change_id: int) -> str:
+    """What the database says to a confirmation."""
+
+    async def confirm() -> str:
+        async with service.site.database.pool(1) as db:
+            try:
+                await changes.confirm(db, change_id)
+            except changes.CannotDecide as refused:
+                return str(refused)
+        return "confirmed"
+
+    return asyncio.run(confirm())
+
+
 def present_url(service: Service, messenger: TestMessenger) -> str | None:
     [row] = service.sql("SELECT endpoint_url FROM registry.messenger WHERE messenger_id = $1", messenger.messenger_id)
     return row["endpoint_url"]  # type: ignore[no-any-return]
@@ -162,6 +176,7 @@ def test_nobody_confirms_a_request_that_has_expired(service: Service) -> None:
     )
     assert [one["state"] for one in told(service, messenger)] == ["expired"]
     assert run(service.site, "confirm", change).exit_code == 1
+    assert decide(service, int(change)) == f"change {change}: {changes.REFUSED['expired']}", "whoever calls the database"
     assert present_url(service, messenger) is None
     assert endpoint(service, messenger).body["changeId"] > int(change), "it may ask again"
 
