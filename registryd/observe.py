@@ -213,6 +213,7 @@ Event = Literal[
     "replay_asked",
     "key_made",
     "key_revoked",
+    "bindings_removed",
     "endpoint_gone",
     "secrets_unreadable",
     "partition_dropped",

@@ -7,10 +7,11 @@ from datetime import timedelta
 import click
 
 from registryd.cli.completion import messenger_name
+from registryd.cli.printing import words
 from registryd.cli.running import Context, command, err, fail, json_option, overlap_option, pass_context, present, present_once
 from registryd.delivery import signing
 from registryd.domain.errors import TwoLiveKeys
-from registryd.store import messengers, rotation
+from registryd.store import keys, messengers, rotation
 from registryd.store.secretbox import signing_box
 
 
@@ -38,13 +39,19 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
 @pass_context
 @command
 async def revoke_key(context: Context, *, name: str, key_id: str, as_json: bool) -> None:
-    """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of rk_<keyId>_<secret>."""
+    """Revoke one key now: refused everywhere within 5 seconds. KEY_ID is the middle of rk_<keyId>_<secret>.
+
+    Whoever had a key that leaked may have made another with it, so the keys that are still live are shown.
+    """
     async with context.database() as db, db.transaction() as connection:
         found = await messengers.named(connection, name)
-        known = {key.key_id for key in await messengers.read_keys(connection, found.messenger_id)}
-        if key_id not in known or not await messengers.revoke_key(connection, key_id):
+        known = await messengers.read_keys(connection, found.messenger_id)
+        if key_id not in {key.key_id for key in known} or not await messengers.revoke_key(connection, key_id):
             fail(f"{name} has no key of that id that is not revoked: registryd messenger show {name}")
-    present(as_json, {"name": name, "keyId": key_id, "revoked": True}, f"the key {key_id} of {name} is revoked")
+    others = [key for key in known if key.key_id != key_id and keys.is_live(key.revoked_at, key.expires_at)]
+    hints = [f"still live: {key.key_id}, made {words(key.created_at)}; if the other leaked, ask {name} whose this one is" for key in others]
+    facts = {"name": name, "keyId": key_id, "revoked": True, "otherLiveKeys": others}
+    present(as_json, facts, f"the key {key_id} of {name} is revoked", *hints)
 
 
 @click.command("rotate-secret")

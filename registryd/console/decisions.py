@@ -45,7 +45,10 @@ async def _waiting(places: Places, fields: Fields) -> Change:
 def _wanted(change: Change) -> str:
     if change.endpoint_url is None:
         return "a new webhook secret, beside which the former ones sign for 24 hours"
-    return f"the endpoint {shown_url(change.endpoint_url)} instead of {shown_url(change.present_url)}"
+    wanted, present = shown_url(change.endpoint_url), shown_url(change.present_url)
+    if wanted == present:
+        return f"the endpoint {wanted} with another query, which registryd messenger changes list shows"
+    return f"the endpoint {wanted} instead of {present}"
 
 
 async def _test(places: Places, fields: Fields) -> Plan:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from registryd import observe
 from registryd.domain.binding import Outcome
 from registryd.domain.errors import NotFound, NotPresent
 from registryd.domain.presence import Answer
 from registryd.domain.times import rfc3339
 from registryd.http import wire
+from registryd.http.auth import Directory
 from registryd.http.presence import answer_one
 from registryd.http.reply import Reply
 from registryd.http.routes import Call
@@ -23,6 +25,7 @@ from registryd.store.pool import Database
 class BindingHandlers:
     db: Database
     answerer: Answerer
+    directory: Directory
 
     async def record(self, call: Call[Messenger]) -> Reply:
         """Tells whether the number is present, so it is a query like any other: budgeted and journaled."""
@@ -35,7 +38,11 @@ class BindingHandlers:
         return _answer(await bindings.remove(self.db, call.caller.messenger_id, call.content))
 
     async def remove_batch(self, call: Call[Messenger]) -> Reply:
-        found = await bindings.remove_many(self.db, call.caller.messenger_id, call.content)
+        """Told in the log, because no notice is owed for what is removed: a key that leaked could end all of a messenger's bindings."""
+        found, ended = await bindings.remove_many(self.db, call.caller.messenger_id, call.content)
+        if ended:
+            key_id = self.directory.key_id(call.request)
+            observe.event("bindings_removed", messenger=call.caller.name, key_id=key_id, bindings=ended)
         return wire.json_response({"results": [_view(found[code]) if code in found else None for code in call.content]})
 
     async def read(self, call: Call[Messenger]) -> Reply:

@@ -38,7 +38,7 @@ def messenger_app(
     endpoints: EndpointRules,
 ) -> App[Messenger]:
     """`db`: the small pool of the routes that no line answers."""
-    presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer)
+    presence, bindings = PresenceHandlers(directory, answerer), BindingHandlers(db, answerer, directory)
     notifications, account = NotificationHandlers(db), AccountHandlers(db, quota, directory)
     keys, deliveries, changes = KeyHandlers(db, directory), DeliveryHandlers(db), ChangeHandlers(db, directory, endpoints)
     single = Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one, tells_limits=False)
@@ -56,7 +56,7 @@ def messenger_app(
         },
         "/v1/bindings/remove": {"POST": Route("bindings_remove", bindings.remove, Budget(64, 12_000), wire.read_code, shares_pool=True)},
         "/v1/bindings/remove/batch": {
-            "POST": Route("bindings_remove_batch", bindings.remove_batch, Budget(4, 600), bodies.read_codes, shares_pool=True)
+            "POST": Route("bindings_remove_batch", bindings.remove_batch, Budget(4, 60), bodies.read_codes, shares_pool=True)
         },
         "/v1/bindings/list": {"POST": Route("bindings_list", bindings.read, Budget(8, 1_200), bodies.read_page, shares_pool=True)},
         "/v1/notifications": {

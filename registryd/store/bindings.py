@@ -19,6 +19,13 @@ class BindingRow(NamedTuple):
     end_reason: str | None
 
 
+class Removed(NamedTuple):
+    found: Mapping[str, BindingRow]
+    """By code: each binding as it is now. A code that never was bound is not in it."""
+    ended: int
+    """How many of them this removal has ended."""
+
+
 FIND_BINDING = Query("bindings", "find_binding", BindingRow, int, str)
 REMOVE_BINDING = Query("bindings", "remove_binding", BindingRow, int, str)
 LIST_BINDINGS = Query("bindings", "list_bindings", BindingRow, int, str, int)
@@ -43,13 +50,14 @@ async def read_live(db: Database, messenger_id: MessengerId, after: str, limit: 
     return await db.fetch(LIST_BINDINGS, messenger_id, after, limit)
 
 
-async def remove_many(db: Database, messenger_id: MessengerId, codes: Sequence[IdentificationCode]) -> Mapping[str, BindingRow]:
-    """Removes each, as `remove` does. Returns by code what was found; a code that never was bound is not in it."""
+async def remove_many(db: Database, messenger_id: MessengerId, codes: Sequence[IdentificationCode]) -> Removed:
+    """Removes each, as `remove` does."""
     found = {row.identification_code: row for row in await db.fetch(REMOVE_BINDINGS, messenger_id, sorted(set(codes)))}
-    others = sorted(set(codes) - found.keys())
+    ended, others = len(found), sorted(set(codes) - found.keys())
     for row in await db.fetch(FIND_BINDINGS, messenger_id, others) if others else ():
         # A live one was just being changed by somebody else. Alone, it may wait for that.
         now = await remove(db, messenger_id, IdentificationCode(row.identification_code)) if row.ended_at is None else row
         if now is not None:
             found[row.identification_code] = now
-    return found
+            ended += row.ended_at is None and now.end_reason == "removed"
+    return Removed(found, ended)

@@ -215,6 +215,9 @@ def test_a_request_of_a_messenger_is_confirmed_or_refused_by_a_person(desk_of_it
             assert (decided.state, (decided.decided_by or "")[:7]) == ("confirmed", "person.")
             again = await look(browser, "refuse_change", fields)
             assert (again.status, "It waits no more: it is confirmed already." in again.text) == (409, True)
+            asked = await changes.request_endpoint(db, waiting.messenger_id, waiting.requested_by, f"{life.WANTED}2")
+            page = await look(browser, "refuse_change", {"change": str(asked.change_id), "reason": WHY})
+            assert "with another query" in page.text, "what is shown of both is the same"
             asked = await changes.request_endpoint(db, waiting.messenger_id, waiting.requested_by, "https://other.example.net/")
             await act(browser, "refuse_change", {"change": str(asked.change_id), "reason": WHY})
             assert (await changes.find(db, asked.change_id)).reason == WHY
