@@ -21,6 +21,7 @@ MessengerId = NewType("MessengerId", int)
 MSISDN = re.compile("[1-9][0-9]{4,14}+", re.ASCII)
 MSISDN_WANTED = "5 to 15 digits without the plus, the first not 0"
 PHONE_NUMBER = re.compile(rf"\+{MSISDN.pattern}", re.ASCII)
+_MAYBE_NUMBER = re.compile(r"(?<![0-9])[0-9]{10,15}(?![0-9])", re.ASCII)
 _PHONE_NUMBERS = re.compile(rf"(?:\+{MSISDN.pattern},)++", re.ASCII)
 IDENTIFICATION_CODE = re.compile(r"[ -~]{1,128}", re.ASCII)
 
@@ -96,6 +97,11 @@ def masked_number(msisdn: int) -> str:
     digits = str(msisdn)
     kept = 4 if len(digits) > 8 else 1
     return f"+{digits[:kept]}{'*' * (len(digits) - kept - 2)}{digits[-2:]}"
+
+
+def without_numbers(text: str) -> str:
+    """What a person wrote, with a star for each thing that may be a number: a reason may name one."""
+    return _MAYBE_NUMBER.sub("*", text)
 
 
 def masked_code(code: str) -> str:

@@ -8,7 +8,7 @@ from math import inf
 from typing import Literal
 
 from registryd.domain.backlog import Backlog
-from registryd.domain.identifiers import MessengerId
+from registryd.domain.identifiers import MessengerId, without_numbers
 from registryd.store import backlogs, holds
 from registryd.store.holds import HeldWave
 from registryd.store.pool import Database
@@ -100,7 +100,7 @@ async def read_in(moment: Reading, seen_at: datetime) -> Backlogs:
         holds=[
             Hold(
                 messenger=None if h.messenger_id is None else names.get(MessengerId(h.messenger_id)),
-                reason=h.reason,
+                reason=without_numbers(h.reason),
                 held_at=h.held_at,
                 held_by=h.held_by,
             )

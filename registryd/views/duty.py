@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, cast
 
+from registryd.domain.identifiers import without_numbers
 from registryd.store import answering, backlogs, changes, days, evidence, feed, guard, policy, processes, seals
 from registryd.store.pool import Database
 from registryd.store.reading import Reading
@@ -115,7 +116,7 @@ async def read_in(moment: Reading, seen_at: datetime) -> Duty:
         law=LawInForce(
             effective_from=facts.law.effective_from,
             lapses_at=facts.law.lapses_at,
-            note=facts.law.note,
+            note=without_numbers(facts.law.note),
             next_from=facts.law.next_from,
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
+from registryd.domain.identifiers import without_numbers
 from registryd.store import feed
 from registryd.store.feed import Lag
 from registryd.store.pool import Database
@@ -113,7 +114,7 @@ async def read(db: Database) -> Feed:
         complete_since=status.complete_since,
         source=status.source,
         declared_by=status.declared_by,
-        reason=status.reason,
+        reason=None if status.reason is None else without_numbers(status.reason),
         events_per_minute=round(sum(m.events for m in latest) / max(len(latest), 1), 1),
         last_event_at=status.last_event_at,
         last_event_seconds=None if status.last_event_at is None else round((seen_at - status.last_event_at).total_seconds(), 3),

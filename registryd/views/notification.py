@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from registryd.domain.identifiers import masked_code, masked_number
+from registryd.domain.identifiers import masked_code, masked_number, without_numbers
 from registryd.domain.notification import REINSTATED, TERMINATED
 from registryd.store import proof
 from registryd.store.pool import Database
@@ -18,7 +17,6 @@ from registryd.views.shape import Shape, Time, looking
 
 PUSHES_MAX = 1_000
 """How many pushes are looked at, at most."""
-_NUMBER = re.compile(r"(?<![0-9])[0-9]{10,15}(?![0-9])")
 
 
 class LifeEvent(Shape, frozen=True):
@@ -120,7 +118,7 @@ def _life(
     if isinstance(known, Delivered):
         yield known.delivered_at, _delivery(known)
     if isinstance(known, Withdrawn):
-        yield known.withdrawn_at, f"two persons withdrew it, by request {known.request}: {_NUMBER.sub('*', known.reason)}"
+        yield known.withdrawn_at, f"two persons withdrew it, by request {known.request}: {without_numbers(known.reason)}"
     for replay in again:
         yield replay.asked_at, "a replay was asked for"
         if replay.replayed_at is not None:

@@ -58,7 +58,8 @@ INSERT INTO registry.enumeration_alarm (messenger_id, kind, raised_at, ends_at, 
 SELECT m.messenger_id, 'absent', now() - interval '2 days', now() - interval '1 day', now() - interval '47 hours'
   FROM registry.messenger AS m WHERE m.name = 'm003';
 
-INSERT INTO registry.hold (messenger_id, reason) SELECT m.messenger_id, 'a person looks' FROM registry.messenger AS m WHERE m.name = 'm004';
+INSERT INTO registry.hold (messenger_id, reason)
+SELECT m.messenger_id, 'a person looks at +{FIRST}' FROM registry.messenger AS m WHERE m.name = 'm004';
 
 INSERT INTO registry.quota_usage (messenger_id, day, used, absent)
 SELECT m.messenger_id, (now() AT TIME ZONE 'UTC')::date, 1000, 30 FROM registry.messenger AS m WHERE m.name = 'm006';
@@ -99,7 +100,7 @@ INSERT INTO registry.operator_key (key_id, name, scopes, secret_sha256, revoked_
 SELECT 'hgfedcb' || k.place, 'billing', '{{feed,read}}', decode(repeat('00', 32), 'hex'), k.revoked_at
   FROM (VALUES (2, NULL::timestamptz), (3, now() - interval '40 days')) AS k(place, revoked_at);
 
-SELECT registry.change_policy('{{"notice_within": "12 hours"}}', now() + interval '30 days', 'a planned decree');
+SELECT registry.change_policy('{{"notice_within": "12 hours"}}', now() + interval '30 days', 'a planned decree, asked by +{FIRST}');
 """
 
 

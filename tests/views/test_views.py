@@ -13,7 +13,7 @@ from registryd.http.views import NAMED, PLAIN
 from registryd.store import changes
 from registryd.store import feed as store
 from registryd.store.reading import reading
-from registryd.views import alarms, answering, backlog, duty, feed, lanes, policy, presence, processes
+from registryd.views import alarms, answering, backlog, duty, feed, find, lanes, policy, presence, processes, reports
 from registryd.views.shape import NothingThere, encode
 from tests.conftest import TestDatabase
 from tests.store.conftest import add_contracts, add_messengers, bind
@@ -80,7 +80,7 @@ def test_backlogs_are_there_for_every_messenger_the_tightest_first(crowd: TestDa
     assert (first.endpoint, second.endpoint, second.pending, second.overdue) == ("healthy", "gated", 1, 0)
     assert second.last_error == "the connection was refused"
     assert found.pending == sum(b.pending for b in found.messengers)
-    assert [(h.messenger, h.reason) for h in found.holds] == [("m004", "a person looks")]
+    assert [(h.messenger, h.reason) for h in found.holds] == [("m004", "a person looks at +*")]
     assert [b.messenger for b in found.messengers if b.is_held] == ["m004"]
 
 
@@ -228,9 +228,15 @@ def test_a_minute_that_is_not_whole_is_no_part_of_the_feeds_trend(database: Test
 
 
 def test_no_view_tells_a_number_or_a_code(crowd: TestDatabase) -> None:
+    """Nor does what a person wrote, such as a hold's reason. Reports are the DBA's, and show what persons wrote as it is."""
+
     async def run() -> list[bytes]:
         async with crowd.pool() as db:
-            return [encode(await read(db)) for read in PLAIN.values()] + [encode(await lanes.read_one(db, "m001"))]
+            told = [encode(await read(db)) for read in PLAIN.values()]
+            for name in ("m001", "m004"):
+                told += [encode(await lanes.read_one(db, name)), encode(await find.find(db, name))]
+            names = [report.name for report in (await reports.list_all(db)).reports]
+            return told + [encode(await reports.read(db, name)) for name in names if name != "policy"]
 
     told = b"".join(asyncio.run(run()))
     assert b"m001" in told
