@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from registryd import resources
 from registryd.console.assets import ASSETS
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+_CLOCK = re.compile(r"\b([0-9]{2,}):([0-9]{2}):([0-9]{2})\b")
 NOTHING = Markup('<span class="none" aria-label="none">–</span>')
 
 
@@ -48,6 +50,16 @@ def span(seconds: float | None) -> Markup | str:
     if whole < DAY:
         return f"{sign}{whole // HOUR} h {whole % HOUR // MINUTE:02} min"
     return f"{sign}{whole // DAY:,} d {whole % DAY // HOUR} h"
+
+
+def in_words(text: str) -> str:
+    """A rule of the law with its durations in words: `24 h` for PostgreSQL's `24:00:00`."""
+    return _CLOCK.sub(_duration, text)
+
+
+def _duration(found: re.Match[str]) -> str:
+    units = zip(map(int, found.groups()), ("h", "min", "s"), strict=True)
+    return " ".join(f"{value} {unit}" for value, unit in units if value) or "0 s"
 
 
 def size(value: int) -> str:
@@ -114,7 +126,7 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {"count": count, "rate": rate, "share": share, "span": span, "size": size, "moment": moment, "date": date}
+ENVIRONMENT.filters |= {each.__name__: each for each in (count, rate, share, span, size, moment, date, in_words)}
 ENVIRONMENT.globals |= {"assets": {name: asset.path for name, asset in ASSETS.items()}, "spark": spark, "nothing": NOTHING}
 for _name in ENVIRONMENT.list_templates():
     ENVIRONMENT.get_template(_name)  # now, because an upgrade may replace the files

@@ -16,6 +16,8 @@ from registryd.domain.identifiers import Msisdn
 COUNTRY_CODE: Final = "999"
 FIRST: Final = 999_000_000_000_000
 """The test numbers are those from here on."""
+ID_PREFIX: Final = "99999999-9999-8999-9999-"
+"""How their `queryId` and `batchId` begin. No page of the journal has such an id: those are version 7, these are version 8 (RFC 9562)."""
 _KIND: Final = 10**11
 
 

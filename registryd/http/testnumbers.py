@@ -18,7 +18,7 @@ from registryd.domain.binding import Bound, Outcome
 from registryd.domain.errors import CodeInUse, NotPresent, TooManyCalls, Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.domain.presence import Answer, PresenceQueries, PresenceQuery, by_columns
-from registryd.domain.testnumbers import FIRST, Kind, kind_of
+from registryd.domain.testnumbers import FIRST, ID_PREFIX, Kind, kind_of
 from registryd.http import problems
 from registryd.http.presence import PresenceHandlers
 from registryd.http.reply import Reply
@@ -29,8 +29,6 @@ from registryd.store.messengers import Messenger
 
 HEADER = {"x-test-number": "true"}
 """Every answer that a test number has a part in carries it."""
-ID_PREFIX = "99999999-9999-8999-9999-"
-"""How their `queryId` and `batchId` begin. No page of the journal has such an id: those are version 7, these are version 8 (RFC 9562)."""
 NUMBERS_PER_MINUTE = 60_000
 """What one messenger may ask of one process: no quota holds these back, and a batch of them costs time of the others."""
 SLOW_S = 3.0

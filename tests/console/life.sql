@@ -99,4 +99,5 @@ VALUES ('host-b', 'deliver', 1, 977, '0.0.9', 1, now() - interval '30 days', now
 
 SELECT registry.change_policy('{"notice_within": "12 hours", "answer_within": "10 minutes"}', now() + interval '30 days',
        'Decree 77 of 2026: half the time for notices and answers');
+INSERT INTO registry.last_verification (verified_by, pages, findings) VALUES ('auditor', 1234, 0);
 SELECT breakglass.request(79160700009, 'a subscriber asks who was told of his number');

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from registryd.console import pages
+from registryd.domain.testnumbers import ID_PREFIX
 from tests.console import life
 from tests.console.conftest import Browser, Desk, Shown
 from tests.store.conftest import write_page
@@ -68,8 +69,17 @@ def test_the_law_in_force_and_the_planned_one_are_told_apart(lively: Desk) -> No
     async def run() -> None:
         async with lively.logged_in() as browser:
             told = await text_of(browser, "/console/policy")
-            planned = "Planned from .* Decree 77 of 2026.* notice_within 24:00:00 12:00:00"
+            planned = "Planned from .* Decree 77 of 2026.* notice_within 24 h 12 h"
             assert re.search(f"{planned} .*In force from 28 Feb 2022, 21:00 UTC", told)
+
+    asyncio.run(run())
+
+
+def test_the_evidence_says_who_verified_it_and_how_much(lively: Desk) -> None:
+    async def run() -> None:
+        async with lively.logged_in() as browser:
+            told = await text_of(browser, "/console/evidence")
+            assert re.search("as it was written .* by auditor: 1,234 pages", told)
 
     asyncio.run(run())
 
@@ -140,6 +150,14 @@ def test_a_search_for_what_is_not_ours_is_in_no_address_and_on_no_page(lively: D
             assert "Nothing is known by that id or name" in plain(page)
             assert not text or text.startswith("0") or (text not in answer.headers["location"] and text not in page.text)
             assert not text or text not in lively.daemon.written()
+
+    asyncio.run(run())
+
+
+def test_a_search_for_a_test_numbers_answer_says_that_it_is_kept_nowhere(lively: Desk) -> None:
+    async def run() -> None:
+        async with lively.logged_in() as browser:
+            assert "an answer about a test number" in plain(await find(browser, f"{ID_PREFIX}00000000000a"))
 
     asyncio.run(run())
 

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from registryd.domain.testnumbers import ID_PREFIX
 from registryd.store.pool import Database
 from registryd.views import find, reports
 from registryd.views.find import Found
@@ -83,6 +84,10 @@ def test_a_messenger_is_found_by_its_name_with_all_that_concerns_it(crowd: TestD
 def test_what_nobody_knows_is_nothing(crowd: TestDatabase, text: str) -> None:
     assert found(crowd, text).kind == "nothing"
     assert found(crowd, str(uuid4())).kind == "nothing"
+
+
+def test_the_id_of_a_test_numbers_answer_is_told_as_that(crowd: TestDatabase) -> None:
+    assert found(crowd, f"{ID_PREFIX}00000000000a".upper()).kind == "test"
 
 
 def test_every_report_is_there_with_its_columns(crowd: TestDatabase) -> None:

@@ -5,7 +5,7 @@
   const stale = document.getElementById("stale");
   const pause = document.getElementById("pause");
   if (!seconds || !pause) return;
-  let isPaused = false;
+  let isPaused = false, isAsking = false;
   pause.hidden = false;
   pause.addEventListener("click", () => {
     isPaused = !isPaused;
@@ -31,7 +31,8 @@
 
   const look = async () => {
     const view = document.getElementById("view");
-    if (isPaused || document.hidden || isBusy(view)) return;
+    if (isPaused || isAsking || document.hidden || isBusy(view)) return;
+    isAsking = true; // one at a time: a slow database is not asked more and more, and what a person clicks finds a free connection
     try {
       const answer = await fetch(location.href, {headers: {"x-console-refresh": "1"}, redirect: "error"});
       if (answer.status === 401) { location.reload(); return; }
@@ -48,6 +49,8 @@
       stale.textContent = "";
     } catch {
       stale.textContent = "No answer: what you see is old.";
+    } finally {
+      isAsking = false;
     }
   };
   setInterval(look, 1000 * seconds);
