@@ -24,7 +24,7 @@ def changes() -> None:
 @pass_context
 @command
 async def list_changes(context: Context, *, as_json: bool) -> None:
-    """List what waits for a decision, and what was decided in the last 30 days."""
+    """List what waits for a decision, and what was decided or expired in the last 30 days."""
     async with context.database() as db:
         found = await store.read_all(db)
     table = Table("change", "messenger", "asks for", "state", "asked", "by key", "expires", "decided by", "why")

@@ -116,7 +116,7 @@ async def read_own(db: Reader, messenger_id: MessengerId) -> list[Change]:
 
 
 async def read_all(db: Reader) -> list[Change]:
-    """What waits, then what was decided in the last 30 days."""
+    """What waits, then what was decided or expired in the last 30 days."""
     return await db.fetch(READ_CHANGES)
 
 

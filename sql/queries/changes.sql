@@ -16,11 +16,11 @@ SELECT r.outcome, r.change_id, r.requested_at, r.expires_at
 SELECT registry.decide_change($1, $2::registry.change_outcome, $3, $4, $5) AS outcome;
 
 -- name: read_changes
--- Why: people see what waits, and what was decided in the last 30 days. What waits comes first.
+-- Why: people see what waits, and what was decided or expired in the last 30 days. What waits comes first.
 SELECT c.change_id, c.messenger_id, c.messenger, c.kind, c.state, c.endpoint_url, c.present_url, c.requested_at, c.requested_by, c.expires_at,
        c.decided_at, c.decided_by, c.reason
   FROM registry.change AS c
- WHERE c.decided_at IS NULL OR c.decided_at > now() - interval '30 days'
+ WHERE coalesce(c.decided_at, c.expires_at) > now() - interval '30 days'
  ORDER BY c.state = 'waiting' DESC, c.change_id DESC
  LIMIT 1000;
 

@@ -178,6 +178,12 @@ def test_nobody_confirms_a_request_that_has_expired(service: Service) -> None:
     assert run(service.site, "confirm", change).exit_code == 1
     assert decide(service, int(change)) == f"change {change}: {changes.REFUSED['expired']}", "whoever calls the database"
     assert present_url(service, messenger) is None
+    service.sql(
+        "UPDATE registry.change_request SET requested_at = now() - interval '38 days', expires_at = now() - interval '31 days' "
+        "WHERE change_id = $1",
+        int(change),
+    )
+    assert int(change) not in [one["changeId"] for one in json.loads(run(service.site, "list", "--json").stdout)], "people look at a month"
     assert endpoint(service, messenger).body["changeId"] > int(change), "it may ask again"
 
 
