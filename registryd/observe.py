@@ -283,7 +283,7 @@ def configure(level: str, process: str = "") -> None:
     is_journal = goes_to_journal(sys.stderr)
     library_format = "<4>%(message)s" if is_journal else "%(message)s"
     logging.basicConfig(level=logging.WARNING, stream=_writer, format=library_format, force=True)
-    # aiohttp and asyncio quote offending bytes and tracebacks; roles/life.py tells by kind what asyncio meets.
+    # aiohttp and asyncio quote offending bytes and tracebacks; roles/eventloop.py tells by kind what asyncio meets.
     for library in ("aiohttp", "asyncio", "asyncpg"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     structlog.configure(

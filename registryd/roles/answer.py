@@ -13,7 +13,8 @@ from registryd.http.refusals import FLUSH_S, Refusals
 from registryd.keep.timer import Job
 from registryd.presence.answerer import Answerer, connections_needed
 from registryd.presence.quota import QuotaGuard
-from registryd.roles.life import Life, spare_the_collector
+from registryd.roles import eventloop
+from registryd.roles.life import Life
 from registryd.store import digest_keys
 from registryd.store.digest_keys import DigestKey
 from registryd.store.secretbox import digest_box
@@ -52,9 +53,9 @@ async def answer(settings: Settings, instance: int) -> None:
         async def rotate_digest_key() -> None:
             answerer.digest_key = await read_digest_key()
 
-        life.reloads.append(directory.refresh)
+        life.reload.others.append(directory.refresh)
         life.looks.append(answerer.look)
-        spare_the_collector()
+        eventloop.spare_the_collector()
         jobs = (
             Job("directory", REFRESH_S, directory.refresh),
             Job("quota", QUOTA_S, quota.exchange),

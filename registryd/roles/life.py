@@ -8,7 +8,6 @@ that other processes share. SIGHUP reloads.
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 from aiohttp.web import BaseRequest
 
 from registryd import config, exposition, observe, sdnotify
-from registryd.config import ConfigError, Settings
+from registryd.config import Settings
 from registryd.domain.errors import Unavailable
 from registryd.http import sockets, transport
 from registryd.http.health import Door, Health
@@ -28,8 +27,9 @@ from registryd.http.sockets import Tls
 from registryd.http.transport import Handler, Listener
 from registryd.keep import timer
 from registryd.keep.timer import Job
-from registryd.roles import certificates
+from registryd.roles import certificates, eventloop
 from registryd.roles.heartbeat import Heartbeat
+from registryd.roles.reload import Reload
 from registryd.store import failures, migrations, pool
 from registryd.store.commits import transaction_id
 from registryd.store.outage import Outage
@@ -61,8 +61,6 @@ class Life:
         self._health_address = config.health_address(settings, role, instance)
         self._health = Health()
         self._status = ""
-        self._reload_note = ""
-        """What `systemctl status` says of the last reload, where it did not do everything."""
         self._outage = Outage()
         self._pools: list[Database] = []
         self._stop = asyncio.Event()
@@ -72,10 +70,7 @@ class Life:
         self._doors: list[Door] = []
         self._accepting: list[Callable[[], Awaitable[None]]] = []
         """Each lets a listener accept connections."""
-        self._certificates: list[Callable[[], None]] = []
-        """Each reads the TLS certificate of one listener again."""
-        self.reloads: list[Callable[[], Awaitable[object]]] = []
-        """What else SIGHUP reads again."""
+        self.reload = Reload(settings)
         self.looks: list[Callable[[], Awaitable[str]]] = []
         """Each says why the role cannot do its work though the database is there; an empty text where it can."""
         self._background: list[asyncio.Task[None]] = []
@@ -89,13 +84,13 @@ class Life:
         exposition.show(self._facts["role"], migrations.migrations()[-1].version)
         transport.assert_c_parser()
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_tell_failure)
+        loop.set_exception_handler(eventloop.tell_failure)
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._background.append(asyncio.create_task(self._reload(), name="reload")))
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:
-            self._background += timer.start([Job("watchdog", watchdog_s, _feed_watchdog)], self._outage)
+            self._background += timer.start([Job("watchdog", watchdog_s, eventloop.feed_watchdog)], self._outage)
         health = Listener("health", self._health, self.settings.file.api)
         await health.listen(self._sockets("health", self._health_address), None)
         self._stack.push_async_callback(health.close, 1.0)
@@ -130,7 +125,7 @@ class Life:
             for sock in listening:
                 sockets.refuse_plain(sock)
         else:
-            self._certificates.append(lambda: tls.load(context))
+            self.reload.certificates.append(lambda: tls.load(context))
         door = Door(name, closed)
         listener = Listener(name, door, self.settings.file.api)
         self._doors.append(door)
@@ -254,32 +249,16 @@ class Life:
         status = "serving" if not reason else reason if reason.startswith(("waiting", "stopping")) else f"{refuses}: {reason}"
         if status != self._status:
             self._status = status
-            sdnotify.ready(status + self._reload_note)
+            sdnotify.ready(status + self.reload.note)
+
+    async def _reload(self) -> None:
+        sdnotify.reloading()
+        await self.reload.run()
+        sdnotify.ready(self._status + self.reload.note)
 
     async def _end_background(self) -> None:
         await timer.end(self._background)
         self._background.clear()
-
-    async def _reload(self) -> None:
-        """Reads again what can change without a restart. What cannot be read stays as it was, and so does what would be read after it."""
-        sdnotify.reloading()
-        try:
-            fresh = config.load(self.settings.path)
-            for load in self._certificates:
-                load()
-            for reload in self.reloads:
-                await reload()
-            await certificates.watch(self.settings.credentials)
-        except Exception as error:
-            reason = str(error) if isinstance(error, ConfigError) else ""
-            observe.event("reload_failed", "error", kind=type(error).__name__, reason=reason)
-            self._reload_note = f"; the last reload failed: {reason or type(error).__name__}"
-        else:
-            needs = config.need_restart(self.settings.file, fresh.file)
-            observe.event("reloaded", "warning" if needs else "info", log_level=fresh.file.log.level, needs_restart=needs)
-            observe.configure(fresh.file.log.level)
-            self._reload_note = f"; until a restart the former value holds of {', '.join(needs)}" if needs else ""
-        sdnotify.ready(self._status + self._reload_note)
 
 
 async def _check(db: Database) -> None:
@@ -289,22 +268,3 @@ async def _check(db: Database) -> None:
             raise failures.TakesNoWrites
         await transaction_id(connection)
         await migrations.check(connection)
-
-
-def _tell_failure(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Logs failures that only asyncio sees, such as that of a task that nobody awaits. Only the kind: the text may quote a client."""
-    error, task = context.get("exception"), context.get("task") or context.get("future")
-    where = task.get_name() if isinstance(task, asyncio.Task) else "the event loop"
-    observe.event("background_failed", "error", where=where, kind=type(error).__name__ if error else "message")
-
-
-async def _feed_watchdog() -> None:
-    # It depends on the event loop alone: systemd must not restart a process whose database is away.
-    sdnotify.notify("WATCHDOG=1")
-
-
-def spare_the_collector() -> None:
-    """Start-up objects live for ever and requests make no reference cycles, so GC is frozen and runs less often, which saves 10 % CPU."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)

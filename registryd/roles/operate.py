@@ -16,7 +16,8 @@ from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.reply import Reply
 from registryd.keep.jobs import jobs
 from registryd.keep.timer import Job
-from registryd.roles.life import Life, spare_the_collector
+from registryd.roles import eventloop
+from registryd.roles.life import Life
 from registryd.store import digest_keys
 from registryd.store.bulk import bulk
 from registryd.store.secretbox import digest_box
@@ -50,9 +51,9 @@ async def operate(settings: Settings, instance: int) -> None:
         # A break-glass request is prepared under every digest key: this month's must be there, though nobody may have asked yet.
         await life.until(lambda: digest_keys.read_current(db, box, datetime.now(UTC).date()))
         await life.until(keys.refresh)
-        life.reloads.append(keys.refresh)
+        life.reload.others.append(keys.refresh)
         own = (Job("operator keys", REFRESH_S, keys.refresh), Job("operator key use", KEY_USE_S, keys.record_use))
-        spare_the_collector()
+        eventloop.spare_the_collector()
         await life.serve({operator_api: handle}, (*own, *jobs(keeping, box)))
         await life.drain()
         await life.write_last(keys.record_use)

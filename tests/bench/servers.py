@@ -27,7 +27,7 @@ from registryd.http.refusals import Refusals
 from registryd.keep import timer
 from registryd.presence.answerer import BatchAnswer
 from registryd.presence.quota import QuotaGuard
-from registryd.roles.life import spare_the_collector
+from registryd.roles.eventloop import spare_the_collector
 from registryd.store import pool
 from registryd.store import presence as store
 from registryd.store.outage import Outage

@@ -25,7 +25,7 @@ from structlog.testing import capture_logs
 
 from registryd import observe
 from registryd.loglines import LogWriter
-from registryd.roles import life
+from registryd.roles import eventloop
 from registryd.store import audit
 from tests.conftest import LONG, Daemon, Site, TestMessenger, daemon, eventually, wait_for
 from tests.delivery.conftest import listening, looking
@@ -204,7 +204,7 @@ def test_a_task_that_nobody_awaits_is_told_by_its_name_and_kind_alone() -> None:
         raise KeyError("+79161234567")
 
     async def run() -> None:
-        asyncio.get_running_loop().set_exception_handler(life._tell_failure)
+        asyncio.get_running_loop().set_exception_handler(eventloop.tell_failure)
         task = asyncio.create_task(fail(), name="forgotten")
         await asyncio.sleep(0)
         del task
