@@ -15,7 +15,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --no-index -e .
 	@touch $@
 
-## make demo    a private PostgreSQL, a million-shaped registry and the whole story, then it goes on serving
+## make demo    a private PostgreSQL, made-up contracts and the whole story, then it goes on serving
 demo: $(STAMP)
 	@$(BIN)/registryd demo $(ARGS)
 
@@ -27,7 +27,6 @@ ifdef ARGS
 else
 	$(BIN)/python -m pytest $(TOGETHER) -m "not alone and not campaign"
 	$(BIN)/python -m pytest -m "alone and not campaign" || test $$? -eq 5 # there may be none
-	@$(BIN)/python -c 'from tests.console.chromium import EXECUTABLE, MISSING; EXECUTABLE or print(f"not tested: {MISSING}")'
 endif
 
 ## make check-all  make test in its long form, then crash, failover, scans, history, mutants, mistake, fuzz, timing and each bench at a hundredth
@@ -148,5 +147,6 @@ lock: $(STAMP)
 audit: $(STAMP)
 	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
 
+## make clean   removes the venv, the programs that tests fetched and all caches
 clean:
 	rm -rf $(VENV) .campaign .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
