@@ -157,7 +157,8 @@ class Lookup:
 
     async def time_passes(self) -> None:
         """Every wait that the registry has imposed on itself is over."""
-        await self.run("UPDATE registry.notification SET not_before = now()")
+        # The table's lock comes first: an update of many rows could meet a lane's that has some of them, each waiting for the other.
+        await self.run("LOCK TABLE registry.notification IN EXCLUSIVE MODE; UPDATE registry.notification SET not_before = now()")
         await self.run("UPDATE registry.lane SET gate_until = now() WHERE gate_until IS NOT NULL")
 
     async def bind(self, messenger: TestMessenger, *codes: str, first: int = FIRST_NUMBER) -> None:
