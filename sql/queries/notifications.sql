@@ -79,10 +79,10 @@ WITH recorded AS (
 SELECT registry.settle_delivered($1, $2::uuid[], 'push') AS settled;
 
 -- name: count_pending
--- Why: the account page; bounded, so that a backlog of millions does not make it slow.
+-- Why: the account page; bounded, so that a backlog of millions does not make it slow. What is replayed met its deadline long ago.
 SELECT (SELECT count(*)::integer FROM (SELECT FROM registry.notification AS n WHERE n.messenger_id = $1
                                         UNION ALL SELECT FROM registry.notification_held AS h WHERE h.messenger_id = $1 LIMIT 1000) AS counted) AS pending,
-       least((SELECT n.deadline_at FROM registry.notification AS n WHERE n.messenger_id = $1 ORDER BY n.deadline_at LIMIT 1),
+       least((SELECT n.deadline_at FROM registry.notification AS n WHERE n.messenger_id = $1 AND NOT n.replayed ORDER BY n.deadline_at LIMIT 1),
              (SELECT h.deadline_at FROM registry.notification_held AS h WHERE h.messenger_id = $1 ORDER BY h.deadline_at LIMIT 1)) AS oldest_deadline_at;
 
 -- name: read_own_attempts

@@ -199,6 +199,8 @@ def test_a_replay_is_pulled_without_the_number_so_that_a_leaked_key_fetches_no_n
     deliver(service, messenger, days_ago(2, hours=1))
     asked = replay(service, messenger, day=days_ago(2).date().isoformat()).body
     service.sql("SELECT registry.owe_again($1, 10)", asked["replayId"])
+    told = ask(service.api, "GET", "/v1/account", headers=messenger.headers).body["notifications"]
+    assert (told["pending"], told["oldestDeadlineAt"]) == (1, None), "its deadline was met, so it is not late"
     [number] = service.contracts()
     ask(service.api, "POST", "/v1/bindings", {"phoneNumber": f"+{number}", "identificationCode": "new"}, headers=messenger.headers)
     service.sql("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", number)
