@@ -47,7 +47,7 @@ class ChangeHandlers:
         return self.directory.shown(call.request).key_id
 
     def _tell(self, call: Call[Messenger], kind: str, requested: Requested) -> None:
-        """Once a request: a person has to look at it."""
+        """Logs a new request, at which a person has to look. One that is repeated was logged before."""
         if requested.outcome == "asked":
             observe.event("change_requested", "warning", messenger=call.caller.name, kind=kind, change=requested.change_id)
 

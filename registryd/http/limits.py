@@ -10,7 +10,7 @@ from registryd.presence.bucket import Limit
 
 
 def fields(limits: Sequence[Limit]) -> Mapping[str, str]:
-    """None where there is no limit: the draft knows no empty list."""
+    """Both fields; no field where there is no limit, because the draft knows no empty list."""
     if not limits:
         return NO_HEADERS
     return {
