@@ -8,7 +8,7 @@ SELECT r.change_id, r.messenger_id, m.name AS messenger, r.kind,
        CASE WHEN r.outcome IS NOT NULL THEN r.outcome::text WHEN r.expires_at <= now() THEN 'expired' ELSE 'waiting' END AS state,
        r.endpoint_url, m.endpoint_url AS present_url, r.requested_at, r.requested_by, r.expires_at, r.decided_at, r.decided_by, r.reason
   FROM registry.change_request AS r JOIN registry.messenger AS m ON m.messenger_id = r.messenger_id;
-COMMENT ON VIEW registry.change IS 'Change requests with their state. URLs are whole and may hold secrets in their query: report from report.change_request.';
+COMMENT ON VIEW registry.change IS 'Change requests with their state. URLs are whole and may hold secrets: report from report.change_request.';
 COMMENT ON COLUMN registry.change.change_id IS 'The request.';
 COMMENT ON COLUMN registry.change.messenger_id IS 'Who asks.';
 COMMENT ON COLUMN registry.change.messenger IS 'Its name.';

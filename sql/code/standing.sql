@@ -42,6 +42,11 @@ END
 $$;
 COMMENT ON FUNCTION registry.chain_end IS 'Where the chain over the journal ends, how many pages it does not cover yet (counted to 10,000), and how long the break-glass log is.';
 
+CREATE OR REPLACE FUNCTION registry.without_numbers(written text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT regexp_replace(written, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') $$;
+COMMENT ON FUNCTION registry.without_numbers IS 'A text with a star for digits that might be a number: whoever writes a reason may write one into it.';
+
 CREATE OR REPLACE FUNCTION registry.open_requests()
 RETURNS TABLE (
     request bigint, kind text, requested_at timestamptz, requested_by text, number text, scope text, reason text, is_prepared boolean,
@@ -49,9 +54,8 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
-    -- Whoever wrote a reason may have written a number into it.
     SELECT r.request, r.kind, r.requested_at, r.requested_by, r.number,
-           regexp_replace(r.scope, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g'), regexp_replace(r.reason, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g'),
+           registry.without_numbers(r.scope), registry.without_numbers(r.reason),
            r.is_prepared, r.approved_by, r.ends_at
       FROM breakglass.open_requests() AS r
 $$;

@@ -1,7 +1,8 @@
 CREATE OR REPLACE VIEW report.change_request AS
-SELECT c.change_id, c.messenger, c.kind, c.state, split_part(c.endpoint_url, '?', 1) AS endpoint, split_part(c.present_url, '?', 1) AS present_endpoint,
+SELECT c.change_id, c.messenger, c.kind, c.state, substring(c.endpoint_url FROM '^https?://[^/?]+') AS endpoint,
+       substring(c.present_url FROM '^https?://[^/?]+') AS present_endpoint,
        c.requested_at, c.requested_by, c.expires_at, c.decided_at, c.decided_by,
-       regexp_replace(c.reason, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') AS reason,
+       registry.without_numbers(c.reason) AS reason,
        w.waited, extract(epoch FROM w.waited)::float8 AS waited_seconds
   FROM registry.change AS c, LATERAL (SELECT CASE WHEN c.state = 'waiting' THEN now() - c.requested_at END) AS w(waited);
 COMMENT ON VIEW report.change_request IS 'What messengers asked to change, their endpoint or their signing secret, and what a person decided (registryd messenger changes).';
@@ -9,8 +10,8 @@ COMMENT ON COLUMN report.change_request.change_id IS 'The request''s number.';
 COMMENT ON COLUMN report.change_request.messenger IS 'Who asks.';
 COMMENT ON COLUMN report.change_request.kind IS 'endpoint or webhook_secret.';
 COMMENT ON COLUMN report.change_request.state IS 'waiting, confirmed, refused, superseded (by a later request of its kind) or expired.';
-COMMENT ON COLUMN report.change_request.endpoint IS 'The endpoint that it wants, without its query.';
-COMMENT ON COLUMN report.change_request.present_endpoint IS 'The endpoint that it has now, without its query.';
+COMMENT ON COLUMN report.change_request.endpoint IS 'Scheme and host of the endpoint that it wants, because a path may hold a secret.';
+COMMENT ON COLUMN report.change_request.present_endpoint IS 'Scheme and host of the endpoint that it has now.';
 COMMENT ON COLUMN report.change_request.requested_at IS 'When it asked.';
 COMMENT ON COLUMN report.change_request.requested_by IS 'The id of the key that asked.';
 COMMENT ON COLUMN report.change_request.expires_at IS 'From when on nobody can confirm it.';

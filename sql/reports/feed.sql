@@ -3,7 +3,8 @@
 
 CREATE OR REPLACE VIEW report.wave AS
 SELECT w.wave_id, w.began_at, w.last_at, w.ended_by, w.ends, w.notifications, w.notifications - w.released - w.withdrawn AS held,
-       w.released, w.withdrawn, oldest.deadline_at AS oldest_deadline_at, w.released_at, w.released_by, w.release_reason
+       w.released, w.withdrawn, oldest.deadline_at AS oldest_deadline_at, w.released_at, w.released_by,
+       registry.without_numbers(w.release_reason) AS release_reason
   FROM registry.wave AS w
   LEFT JOIN LATERAL (SELECT h.deadline_at FROM registry.notification_held AS h WHERE h.wave_id = w.wave_id
                       ORDER BY h.deadline_at LIMIT 1) AS oldest ON true;
@@ -38,7 +39,7 @@ COMMENT ON COLUMN report.feed_lag.mean_lag_seconds IS 'mean_lag in seconds.';
 COMMENT ON COLUMN report.feed_lag.worst_lag_seconds IS 'worst_lag in seconds.';
 
 CREATE OR REPLACE VIEW report.feed_waiting AS
-SELECT regexp_replace(w.event_id, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') AS event_id, w.type, w.reason, w.occurred_at, w.first_at, w.last_at, w.calls,
+SELECT registry.without_numbers(w.event_id) AS event_id, w.type, w.reason, w.occurred_at, w.first_at, w.last_at, w.calls,
        now() - w.first_at AS waited, extract(epoch FROM now() - w.first_at)::float8 AS waited_seconds
   FROM registry.feed_waiting AS w;
 COMMENT ON VIEW report.feed_waiting IS 'Billing''s events that were answered not_yet and wait to be sent again: each may be a subscriber who is answered wrongly, or an end that nobody was told of.';
@@ -53,7 +54,8 @@ COMMENT ON COLUMN report.feed_waiting.waited IS 'Since it came first.';
 COMMENT ON COLUMN report.feed_waiting.waited_seconds IS 'The same in seconds.';
 
 CREATE OR REPLACE VIEW report.feed_status AS
-SELECT registry.is_complete() AS complete, s.complete_since, s.source, s.declared_by, s.reason, e.last_event_at, l.as_of AS last_snapshot_at,
+SELECT registry.is_complete() AS complete, s.complete_since, s.source, s.declared_by, registry.without_numbers(s.reason) AS reason,
+       e.last_event_at, l.as_of AS last_snapshot_at,
        w.waiting, w.oldest_waiting_at, registry.ended_last_hour() AS ends_last_hour, registry.ends_bound() AS ends_bound,
        registry.ends_allowed() AS ends_allowed, registry.ends_left() AS ends_left,
        extract(epoch FROM now() - e.last_event_at)::float8 AS last_event_seconds, extract(epoch FROM now() - l.as_of)::float8 AS last_snapshot_seconds

@@ -79,7 +79,7 @@ COMMENT ON COLUMN report.replay.takes_seconds IS 'How many seconds those that wa
 
 CREATE OR REPLACE VIEW report.breakglass AS
 SELECT r.request, r.kind::text AS kind, r.at AS requested_at, r.person AS requested_by,
-       regexp_replace(r.reason, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') AS reason, a.at AS approved_at, a.person AS approved_by,
+       registry.without_numbers(r.reason) AS reason, a.at AS approved_at, a.person AS approved_by,
        d.at AS done_at, d.person AS done_by, nullif(d.scope, '') AS outcome
   FROM registry.breakglass_event AS r
   LEFT JOIN registry.breakglass_event AS a ON a.request = r.request AND a.step = 'approved'
@@ -172,8 +172,8 @@ COMMENT ON COLUMN report.presence_minute.failed IS 'Of them, answered 5xx.';
 
 CREATE OR REPLACE VIEW report.action AS
 SELECT a.action_id, a.at, a.person, a.key_id, a.kind, m.name AS messenger,
-       regexp_replace(a.what, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') AS what, a.counted,
-       regexp_replace(a.reason, '(?<![0-9])[0-9]{10,15}(?![0-9])', '*', 'g') AS reason, a.outcome
+       registry.without_numbers(a.what) AS what, a.counted,
+       registry.without_numbers(a.reason) AS reason, a.outcome
   FROM registry.action AS a LEFT JOIN registry.messenger AS m ON m.messenger_id = a.messenger_id;
 COMMENT ON VIEW report.action IS 'What persons did in the console. What they did by commands, the columns of each table tell, such as hold.held_by.';
 COMMENT ON COLUMN report.action.action_id IS 'The action''s number.';

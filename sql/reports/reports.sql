@@ -115,7 +115,8 @@ COMMENT ON COLUMN report.notification_deadline.worst_delay IS 'The longest time 
 COMMENT ON COLUMN report.notification_deadline.worst_delay_seconds IS 'worst_delay in seconds.';
 
 CREATE OR REPLACE VIEW report.notification_withdrawn AS
-SELECT (w.withdrawn_at AT TIME ZONE 'UTC')::date AS day, m.name AS messenger, w.request, w.reason, count(*) AS notifications
+SELECT (w.withdrawn_at AT TIME ZONE 'UTC')::date AS day, m.name AS messenger, w.request, registry.without_numbers(w.reason) AS reason,
+       count(*) AS notifications
   FROM registry.notification_withdrawn AS w
   JOIN registry.messenger AS m ON m.messenger_id = w.messenger_id
  GROUP BY 1, 2, 3, 4;
