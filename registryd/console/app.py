@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from typing import Any
@@ -23,6 +24,7 @@ from registryd.http import problems, transport
 from registryd.http.auth import Operators
 from registryd.http.problems import HttpError
 from registryd.http.reply import Reply
+from registryd.store import failures
 from registryd.store import sessions as store
 from registryd.views.shape import NothingThere
 
@@ -45,6 +47,8 @@ class Console:
         self._logins = Logins()
         self._repeats = observe.repeats()
         self._away_since: float | None = None
+        self._found_at = -math.inf
+        """When the database last told whose a session is."""
         self._pages = {shown.path: shown for shown in PAGES}
 
     async def __call__(self, request: BaseRequest) -> Reply:
@@ -54,13 +58,8 @@ class Console:
             reply = await self._answer(route, request)
         except LoginNeeded:
             reply = self._lead_to_login(request)
-        except TooLong as error:
-            reply = replies.told(error, correlator)
-            self._tell_refusal(route, correlator, error)
         except Unavailable as error:
-            self._away_since = self._away_since or time.monotonic()
-            reply = replies.away(self._db.hindrance, time.monotonic() - self._away_since)
-            self._tell_refusal(route, correlator, error)
+            reply = self._hindered(route, correlator, received, error)
         except (RegistryError, HttpError, ForeignForm, NothingThere) as error:
             reply = replies.told(error, correlator)
             self._tell_refusal(route, correlator, error)
@@ -72,6 +71,20 @@ class Console:
         observe.child(observe.requests, "console", route, reply.status).inc()
         observe.child(observe.request_seconds, "console", route).observe(time.monotonic() - received)
         return reply
+
+    def _hindered(self, route: str, correlator: str, received: float, error: Unavailable) -> Reply:
+        """The page of what had to wait too long, or of a database that is away.
+
+        Where the database has just told whose session it is, it is there: then this look alone waited for a lock or a free connection, and
+        nobody is to read that messengers are not answered.
+        """
+        if self._found_at >= received and isinstance(error.__cause__, failures.WAITED):
+            error = TooLong()
+        self._tell_refusal(route, correlator, error)
+        if isinstance(error, TooLong):
+            return replies.told(error, correlator)
+        self._away_since = self._away_since or time.monotonic()
+        return replies.away(self._db.hindrance, time.monotonic() - self._away_since)
 
     def _route(self, request: BaseRequest) -> str:
         """What metrics and the log call the page: never a path as it was sent."""
@@ -139,7 +152,7 @@ class Console:
         if token is None:
             raise LoginNeeded
         person = await store.find(self._db, sessions.digest(token), by_person=BY_ITSELF not in request.headers)
-        self._away_since = None
+        self._away_since, self._found_at = None, time.monotonic()
         if person is None:
             raise LoginNeeded
         return Session(token, person)

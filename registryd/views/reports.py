@@ -12,8 +12,8 @@ from registryd.store.reading import FREELY
 from registryd.views.shape import NothingThere, Shape, Time, looking
 
 ROWS_MAX = 1_000
-LONGEST_S = 10.0
-"""A report may take longer than a view."""
+LONGEST_S = 8.0
+"""A report may take longer than a view, and less than [database] command_timeout_s, after which the database would seem to be away."""
 
 
 class ReportName(Shape, frozen=True):
@@ -52,7 +52,7 @@ async def list_all(db: Database) -> ReportNames:
 
 
 async def read(db: Database, name: str) -> Report:
-    """Sorted by the first two columns. Raises: NothingThere; Unavailable, also where it takes longer than 10 s."""
+    """Sorted by the first two columns. Raises: NothingThere; Unavailable, also where it takes longer than 8 s."""
     async with looking(db, LONGEST_S, FREELY) as (moment, seen_at):
         view = next((view for view in await reports.list_views(moment.connection) if view.name == name), None)
         if view is None:

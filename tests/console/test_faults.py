@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
+from registryd.roles.operate import VIEW_CONNECTIONS
 from tests.certificates import make_pair, put_certificate
 from tests.conftest import TestDatabase, daemon, make_site, wait_for
 from tests.console.conftest import Desk
@@ -27,6 +28,22 @@ def test_a_fault_of_ours_is_told_with_what_finds_it_in_the_log_and_no_trace(desk
             [told] = desk.events("request_failed")
             assert (told["route"], told["correlator"]) == ("alarms", answer.headers["x-correlator"])
             assert (await browser.get("/console/alarms")).status == 200
+
+    asyncio.run(run())
+
+
+def test_a_look_that_waits_too_long_is_not_told_as_a_database_that_is_away(desk: Desk) -> None:
+    """More people look than there are connections for looks, and each look hangs on a lock: the duty itself goes on."""
+
+    async def run() -> None:
+        async with desk.logged_in() as browser, desk.site.database.connect() as dba:
+            async with dba.transaction():
+                await dba.execute("LOCK registry.enumeration_alarm")
+                answers = await asyncio.gather(*(browser.get("/console/alarms") for _ in range(2 * VIEW_CONNECTIONS + 2)))
+            assert {answer.status for answer in answers} == {503}
+            assert [answer.text for answer in answers if "takes longer than a look may take" not in answer.text] == []
+            assert (await browser.get("/console/alarms")).status == 200
+            assert "database" not in {told["reason"] for told in desk.events("request_refused") if told["route"] == "alarms"}
 
     asyncio.run(run())
 
