@@ -24,7 +24,6 @@ from registryd.store.sessions import Person
 
 FAILURES_PER_MINUTE = 10
 """Logins from one address that may fail."""
-FAILURES_PER_MINUTE_IN_ALL = 60
 SOURCES_MAX = 1_000
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 
@@ -57,12 +56,11 @@ class Session(NamedTuple):
 
 
 class _Failures:
-    """Logins that failed: of one address, or of all."""
+    """Logins from one address that failed."""
 
-    __slots__ = ("_bucket", "_per_minute", "_refused_until")
+    __slots__ = ("_bucket", "_refused_until")
 
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
+    def __init__(self) -> None:
         self._bucket = TokenBucket()
         self._refused_until = 0.0
 
@@ -72,30 +70,29 @@ class _Failures:
             raise TooManyCalls(ceil(self._refused_until - now))
 
     def add(self, now: float) -> None:
-        self._refused_until = now + self._bucket.take(now, 1, self._per_minute)
+        self._refused_until = now + self._bucket.take(now, 1, FAILURES_PER_MINUTE)
 
 
 class Logins:
-    """Logins that failed on this process. After too many from one address, or in all, every further one is refused for a while."""
+    """Logins that failed on this process. After too many from one address, every further one from there is refused for a while.
+
+    There is no bound over all addresses: the secret of a key has 256 bits and is not guessed, and whoever has some addresses could lock
+    everybody out.
+    """
 
     def __init__(self) -> None:
-        self._all = _Failures(FAILURES_PER_MINUTE_IN_ALL)
         self._sources: OrderedDict[str, _Failures] = OrderedDict()
 
     def refuse(self, request: BaseRequest) -> None:
         """Raises: TooManyCalls."""
-        now = time.monotonic()
-        self._all.refuse(now)
-        self._source(request).refuse(now)
+        self._source(request).refuse(time.monotonic())
 
     def failed(self, request: BaseRequest) -> None:
-        now = time.monotonic()
-        self._all.add(now)
-        self._source(request).add(now)
+        self._source(request).add(time.monotonic())
 
     def _source(self, request: BaseRequest) -> _Failures:
         name = request.remote or ""
-        found = self._sources.setdefault(name, _Failures(FAILURES_PER_MINUTE))
+        found = self._sources.setdefault(name, _Failures())
         self._sources.move_to_end(name)
         while len(self._sources) > SOURCES_MAX:
             self._sources.popitem(last=False)

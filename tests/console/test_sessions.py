@@ -10,7 +10,7 @@ import pytest
 
 from registryd.console import replies
 from registryd.console.pages import PAGES
-from registryd.console.sessions import FAILURES_PER_MINUTE, FAILURES_PER_MINUTE_IN_ALL
+from registryd.console.sessions import FAILURES_PER_MINUTE
 from registryd.store import sessions
 from tests.conftest import daemon
 from tests.console.conftest import Browser, Desk, Shown
@@ -212,7 +212,7 @@ def test_a_key_needs_the_scope_read(desk: Desk) -> None:
     asyncio.run(run())
 
 
-def test_logins_that_fail_are_slowed_down_by_address_and_in_all(desk: Desk) -> None:
+def test_logins_that_fail_slow_down_their_address_and_nobody_else(desk: Desk) -> None:
     async def fail(desk: Desk, address: str, times: int) -> list[Shown]:
         async with desk.browser(address) as browser:
             return [await browser.log_in("zebra") for _ in range(times)]
@@ -225,10 +225,10 @@ def test_logins_that_fail_are_slowed_down_by_address_and_in_all(desk: Desk) -> N
         async with desk.browser("127.0.0.2") as slowed, desk.browser("127.0.0.3") as other:
             assert (await slowed.log_in(key.shown)).status == 429, "also with a right key"
             assert (await other.log_in(key.shown)).status == 303
-        for last in range(4, 4 + FAILURES_PER_MINUTE_IN_ALL // FAILURES_PER_MINUTE):
+        for last in range(4, 12):
             await fail(desk, f"127.0.0.{last}", FAILURES_PER_MINUTE)
-        async with desk.browser("127.0.0.200") as stranger:
-            assert (await stranger.log_in(key.shown)).status == 429
+        async with desk.browser("127.0.0.200") as person:
+            assert (await person.log_in(key.shown)).status == 303, "whoever has many addresses locks nobody out"
 
     with daemon(desk.site, "operate", instance=2) as running:
         asyncio.run(run(Desk(desk.site, running)))
