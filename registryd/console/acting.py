@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from registryd import observe
-from registryd.console.forms import Fields, NotDone
+from registryd.console.forms import Fields, NotDone, NumberTold
 from registryd.console.plans import Deed, Places, Plan
 from registryd.console.replies import page, redirect
 from registryd.console.sessions import Session
@@ -63,7 +63,7 @@ async def handle(places: Places, frame: Mapping[str, Any], session: Session, dee
         done = None if sent_again is None else await actions.find(places.db, sent_again)
         if done is not None:
             return _to_log(done)
-        kept = {name: value for name, value in form.items() if name != "reason" or "telephone" not in str(error)}
+        kept = {name: value for name, value in form.items() if name != "reason" or not isinstance(error, NumberTold)}
         return await show_form(places, frame, deed, kept, str(error))
 
 

@@ -22,6 +22,10 @@ class NotDone(Exception):
     """An action is not done: the message says why, and what to do."""
 
 
+class NumberTold(NotDone):
+    """A reason holds what may be a telephone number, so it is not even written into the form again."""
+
+
 class Fields:
     """The fields of a form, or of the link that leads to it."""
 
@@ -41,7 +45,7 @@ class Fields:
         if len(reason) > REASON_MAX:
             raise NotDone(f"The reason may have {REASON_MAX} characters.")
         if _NUMBER.search(reason):
-            raise NotDone("A reason is kept and shown to others, so it must not hold a telephone number.")
+            raise NumberTold("A reason is kept and shown to others, so it must not hold a telephone number.")
         return reason
 
     def whole(self, name: str, lowest: int, highest: int) -> int:

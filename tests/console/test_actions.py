@@ -222,6 +222,9 @@ def test_a_request_of_a_messenger_is_confirmed_or_refused_by_a_person(desk_of_it
             await act(browser, "refuse_change", {"change": str(asked.change_id), "reason": WHY})
             assert (await changes.find(db, asked.change_id)).reason == WHY
             assert await value(desk, url) == life.WANTED
+            other = await changes.request_endpoint(db, waiting.messenger_id, waiting.requested_by, f"{life.WANTED}-of-a-thief")
+            page = await look(browser, "confirm_change", {"change": str(other.change_id), "reason": WHY})
+            assert ("with another query" in page.text, life.TOKEN in page.text) == (True, False)
 
     asyncio.run(run())
 
