@@ -257,12 +257,21 @@ def test_an_action_from_elsewhere_does_nothing(lively: Desk) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("reason", ["", "  ", "no", "x" * 501, "asked by +7 916 070-00-09", "number 79160700009"])
+@pytest.mark.parametrize("reason", ["", "  ", "no", "x" * 501, "asked by +7 916 070-00-09", "by (8) (916) (070) 0", "by 79160700009"])
 def test_a_reason_is_wanted_and_holds_no_number(lively: Desk, reason: str) -> None:
     async def run() -> None:
         async with lively.logged_in() as browser:
             answer = await look(browser, "hold", {"messenger": life.LATE, "reason": reason})
             assert (answer.status, "070-00" in answer.text, "79160700" in answer.text) == (409, False, False)
+
+    asyncio.run(run())
+
+
+def test_a_reason_may_hold_a_date(lively: Desk) -> None:
+    async def run() -> None:
+        async with lively.logged_in() as browser:
+            answer = await look(browser, "hold", {"messenger": life.LATE, "reason": "moves its data centre until 2026-12-01 06:00"})
+            assert answer.status == 200, answer.text
 
     asyncio.run(run())
 
