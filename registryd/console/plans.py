@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from registryd.console.forms import Fields
 from registryd.domain.identifiers import MessengerId
 from registryd.store.pool import Connection, Database, PlainConnection
+
+
+def at_most(
+    count: int, opened: Callable[[], AbstractAsyncContextManager[PlainConnection]]
+) -> Callable[[], AbstractAsyncContextManager[PlainConnection]]:
+    """Opens so many connections at once. Who wants another one waits until one is closed."""
+    room = asyncio.Semaphore(count)
+
+    @asynccontextmanager
+    async def bounded() -> AsyncIterator[PlainConnection]:
+        async with room, opened() as connection:
+            yield connection
+
+    return bounded
 
 
 class Places(NamedTuple):

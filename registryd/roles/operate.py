@@ -9,8 +9,9 @@ from aiohttp.web import BaseRequest
 from registryd.config import Settings
 from registryd.console import replies
 from registryd.console.app import Console
-from registryd.console.plans import Places
+from registryd.console.plans import Places, at_most
 from registryd.feed.events import ContractFeed
+from registryd.http.admission import POOL_SHARE
 from registryd.http.auth import KEY_USE_S, REFRESH_S, Operators
 from registryd.http.operator import OperatorHandlers, operator_app
 from registryd.http.reply import Reply
@@ -23,8 +24,11 @@ from registryd.store.bulk import bulk
 from registryd.store.secretbox import digest_box
 
 CONSOLE_CONNECTIONS = 2
-VIEW_CONNECTIONS = 2
-"""However many look, the duty keeps the database to itself but for these."""
+VIEW_CONNECTIONS = 3
+"""However many look, the duty keeps the database to itself but for these. A key of the API has a share of two, and leaves persons one."""
+BULK_CONNECTIONS = 2
+"""What may take long in the console has connections of its own. More of it waits: it must not use up the database's connections."""
+assert VIEW_CONNECTIONS > POOL_SHARE
 
 
 async def operate(settings: Settings, instance: int) -> None:
@@ -40,7 +44,7 @@ async def operate(settings: Settings, instance: int) -> None:
         looks = await life.database("views", VIEW_CONNECTIONS)
         feed = ContractFeed(db, feed_key)
         # The console has few connections of its own: whoever looks at many pages holds up neither billing nor a job.
-        places = Places(await life.database("console", CONSOLE_CONNECTIONS), looks, lambda: bulk(settings))
+        places = Places(await life.database("console", CONSOLE_CONNECTIONS), looks, at_most(BULK_CONNECTIONS, lambda: bulk(settings)))
         console = Console(file.api, places, keys)
         api = operator_app(file.api, keys, OperatorHandlers(feed.apply), looks)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
+from registryd.console.plans import at_most
 from registryd.roles.operate import VIEW_CONNECTIONS
+from registryd.store.pool import PlainConnection
 from tests.certificates import make_pair, put_certificate
 from tests.conftest import TestDatabase, daemon, make_site, wait_for
 from tests.console.conftest import Desk
@@ -78,3 +82,32 @@ def test_over_tls_the_cookie_is_for_tls_and_this_host_alone(database: TestDataba
 
     with daemon(site, "operate") as running:
         asyncio.run(run(running.operator.replace("http:", "https:")))
+
+
+def test_what_may_take_long_has_no_more_connections_than_it_may(desk: Desk) -> None:
+    async def run() -> None:
+        opened: list[int] = []
+
+        @asynccontextmanager
+        async def counted() -> AsyncIterator[PlainConnection]:
+            opened.append(1)
+            async with desk.site.database.connect() as connection:
+                yield connection
+            opened.pop()
+
+        async def hold(end: asyncio.Event) -> None:
+            async with bulk():
+                most.append(len(opened))
+                await end.wait()
+
+        bulk, most, ends = at_most(2, counted), list[int](), [asyncio.Event() for _ in range(4)]
+        async with asyncio.TaskGroup() as tasks:
+            for end in ends:
+                tasks.create_task(hold(end))
+            while len(most) < 2:
+                await asyncio.sleep(0)
+            for end in ends:
+                end.set()
+        assert (len(most), max(most), opened) == (4, 2, [])
+
+    asyncio.run(run())
