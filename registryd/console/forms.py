@@ -16,7 +16,7 @@ EVERYBODY = ""
 """The value of a messenger's field that means all of them."""
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?", re.ASCII)
 _DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b", re.ASCII)
-_NUMBER = re.compile(r"(?:\d[ ()-]{0,2}){7,}")
+_NUMBER = re.compile(r"(?:\d[ ()-]{0,3}){7,}")
 
 
 class NotDone(Exception):
