@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -61,6 +61,20 @@ def test_a_lane_says_why_it_is_shut_and_what_was_tried(lively: Desk) -> None:
             assert "shut : the connection was refused, 41 times in a row" in told
             assert told.count("the connection was refused") > 15
             assert "The last 20 pushes" in told
+
+    asyncio.run(run())
+
+
+def test_a_shut_lane_whose_time_has_come_waits_for_a_process_and_for_no_past_time(lively: Desk) -> None:
+    async def run() -> None:
+        of = "(SELECT messenger_id FROM registry.messenger WHERE name = $2)"
+        gate = f"UPDATE registry.lane SET gate_until = now() + $1::interval WHERE messenger_id = {of}"
+        async with lively.logged_in() as browser:
+            await lively.sql(gate, timedelta(hours=1), life.SHUT)
+            assert re.search("It is tried again in (59|60) min", await text_of(browser, LANE))
+            await lively.sql(gate, timedelta(seconds=-5), life.SHUT)
+            assert "It is tried again as soon as a deliver process works its lane" in await text_of(browser, LANE)
+            assert re.search(f"{life.SHUT} ▲? ?shut the connection was refused 41 in a row due", await text_of(browser, "/console/lanes"))
 
     asyncio.run(run())
 
