@@ -29,6 +29,7 @@ REFUSED = {
     "refused": "it is refused already",
     "superseded": "its messenger has asked for something else since",
     "expired": "its 7 days are over: its messenger may ask again",
+    "revoked": "the key that asked is revoked since, and may have been a thief's: its messenger may ask again",
     "stale": "its secret is sealed to a former secrets-key: its messenger may ask again",
 }
 """Why a request cannot be decided, by what registry.decide_change returns."""

@@ -73,6 +73,8 @@ BEGIN
         RETURN asked.outcome;
     ELSIF asked.expires_at <= now() THEN
         RETURN 'expired';
+    ELSIF verdict = 'confirmed' AND EXISTS (SELECT FROM registry.messenger_key AS k WHERE k.key_id = asked.requested_by AND k.revoked_at IS NOT NULL) THEN
+        RETURN 'revoked';
     ELSIF verdict = 'confirmed' AND asked.kind = 'webhook_secret'
           AND NOT EXISTS (SELECT FROM registry.sealing_key AS k WHERE k.public_key = asked.public_key) THEN
         RETURN 'stale';
@@ -92,4 +94,4 @@ BEGIN
     RETURN 'decided';
 END
 $$;
-COMMENT ON FUNCTION registry.decide_change IS 'A person confirms or refuses a request, which is then carried out: another endpoint, or another signing secret beside the former ones, which end after the overlap. Returns decided; or changes nothing and returns why: unknown, confirmed, refused, superseded, expired, or stale (its secret is sealed to a former secrets-key).';
+COMMENT ON FUNCTION registry.decide_change IS 'A person confirms or refuses a request, which is then carried out: another endpoint, or another signing secret beside the former ones, which end after the overlap. Returns decided; or changes nothing and returns why: unknown, confirmed, refused, superseded, expired, revoked (the key that asked is, so a thief may have asked), or stale (its secret is sealed to a former secrets-key).';

@@ -12,12 +12,9 @@ from click.testing import CliRunner
 
 from registryd.cli import main
 from registryd.delivery import signing
-from registryd.delivery.announcer import Announcer
-from registryd.delivery.push import Pusher
 from registryd.store import changes, messengers
 from registryd.store.secretbox import SecretBox
-from tests.conftest import Site, TestMessenger, client, daemon, eventually
-from tests.delivery.conftest import LOOPBACK, delivering, is_verified, listening, looking
+from tests.conftest import Site, TestMessenger
 from tests.http.conftest import Answer, Service, ask
 
 NEW = "https://93.184.216.34/hooks?token=t"
@@ -272,48 +269,13 @@ def test_people_see_what_waits(service: Service) -> None:
     assert run(service.site, "confirm", "999999").exit_code == 1
 
 
-def test_an_endpoint_that_is_not_confirmed_receives_nothing(site: Site) -> None:
-    async def story() -> None:
-        async with listening() as former, listening() as wanted, looking(site.database) as database:
-            messenger = await site.add_messenger(endpoint=former.url)
-            with daemon(site, "answer", "deliver", "operate") as running:
-                async with client(running.api, messenger) as session:
-                    async with session.post("/v1/account/endpoint", json={"url": wanted.url}) as response:
-                        change = (await response.json())["changeId"]
-                    await database.owe(messenger, "a", "b")
-                    await eventually(lambda: len(former.ids) == 2)
-                    async with session.post("/v1/notifications/test") as response:
-                        assert (await response.json())["delivered"] is True
-                    assert (len(former.received), wanted.received) == (3, [])
-                    await eventually(lambda: running.metrics("operate").find("registryd_changes_waiting 1.0") >= 0)
-                    assert (await asyncio.to_thread(run, site, "confirm", str(change))).exit_code == 0
-                    await database.owe(messenger, "c", first=79_160_000_900)
-                    await eventually(lambda: wanted.codes == ["c"])
-                    assert len(former.received) == 3
-
-    asyncio.run(story())
-
-
-def test_a_confirmation_with_a_test_needs_an_answer_of_the_new_endpoint(site: Site) -> None:
-    answers = [500, 204]
-
-    async def story() -> None:
-        async with listening(lambda _: answers.pop(0)) as wanted, listening() as former, looking(site.database) as database:
-            messenger = await site.add_messenger(endpoint=former.url)
-            key_id = messenger.api_key.split("_")[1]
-            async with site.database.pool() as db, delivering(site), Pusher(db, SecretBox(site.secrets_key), LOOPBACK) as pusher:
-                await changes.publish(db, SecretBox(site.secrets_key))
-                asked = await changes.request_endpoint(db, messenger.messenger_id, key_id, wanted.url)  # type: ignore[arg-type]
-                announcing = asyncio.create_task(Announcer(db, pusher).run())
-                failed = await asyncio.to_thread(run, site, "confirm", str(asked.change_id), "--test")
-                assert (failed.exit_code, "status 500" in failed.stderr) == (1, True)
-                assert await database.value("SELECT endpoint_url FROM registry.messenger") == former.url
-                done = await asyncio.to_thread(run, site, "confirm", str(asked.change_id), "--test")
-                announcing.cancel()
-            assert done.exit_code == 0
-            assert await database.value("SELECT endpoint_url FROM registry.messenger") == wanted.url
-            assert [received.event["type"] for received in wanted.received] == ["endpoint.test"] * 2
-            assert all(is_verified(received, messenger.secret) for received in wanted.received)
-            assert former.received == []
-
-    asyncio.run(story())
+def test_what_a_revoked_key_asked_for_is_not_confirmed(service: Service) -> None:
+    """A key that leaked is revoked; what a thief asked for with it must not come true a day later."""
+    messenger = service.messenger()
+    changes_asked = [str(asked.body["changeId"]) for asked in (endpoint(service, messenger), secret(service, messenger))]
+    service.sql("UPDATE registry.messenger_key SET revoked_at = now() WHERE messenger_id = $1", messenger.messenger_id)
+    for change in changes_asked:
+        refused = run(service.site, "confirm", change)
+        assert (refused.exit_code, "is revoked since" in refused.stderr) == (1, True)
+    assert (present_url(service, messenger), live_secrets(service, messenger)) == (None, [signing.shown(messenger.secret)])
+    assert run(service.site, "refuse", changes_asked[0], "--reason", "a thief's").exit_code == 0
