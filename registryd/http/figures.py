@@ -37,8 +37,9 @@ class AnswerFigures:
         before, now, since = self._told, _counted(), self._told_at
         self._told, self._told_at = now, self._clock()
         new = Figures(
-            now.queries - before.queries,
-            now.absent - before.absent,
+            # The counters of a messenger go with it when it is renamed or removed, so these two sums may fall.
+            max(now.queries - before.queries, 0),
+            max(now.absent - before.absent, 0),
             now.requests - before.requests,
             now.refused - before.refused,
             now.failed - before.failed,

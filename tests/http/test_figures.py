@@ -8,6 +8,7 @@ import pytest
 
 from registryd import observe
 from registryd.domain.errors import Unavailable
+from registryd.exposition import Known
 from registryd.http.figures import AnswerFigures
 from registryd.store import answering
 from tests.conftest import TestDatabase
@@ -37,6 +38,22 @@ def test_two_processes_figures_add_up_in_their_minute(database: TestDatabase) ->
                 (row,) = await dba.fetch("SELECT queries, absent, requests, refused, failed, latencies FROM registry.answer_minute")
             assert tuple(row)[:5] == (18, 4, 8, 2, 2)
             assert row["latencies"] == [4, 2] + [0] * (len(observe.SECONDS) - 1), "a batch takes as long as it is large"
+
+    asyncio.run(run())
+
+
+def test_a_messenger_that_goes_takes_no_answers_back(database: TestDatabase) -> None:
+    async def run() -> None:
+        async with database.pool() as db, database.connect() as dba:
+            known = Known("answer")
+            known.keep(["renamed"])
+            observe.child(observe.queries, "renamed", "absent").inc(1_000)
+            figures = AnswerFigures(db, lambda: 100.0)
+            answer(0.0004)
+            known.keep(["anew"])
+            await figures.flush()
+            (row,) = await dba.fetch("SELECT queries, absent, requests FROM registry.answer_minute")
+            assert tuple(row) == (0, 0, 1)
 
     asyncio.run(run())
 
