@@ -1,4 +1,4 @@
-"""How log lines reach stderr: from a thread of their own, with a priority where journald reads them, and only as often as is of use."""
+"""The log: its events, and how lines reach stderr: by a thread, with journald's priority, and only as often as is of use."""
 
 from __future__ import annotations
 
@@ -10,12 +10,63 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Hashable, MutableMapping
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 LOG_CLOSE_S = 1.0
 SUMMARY_S = 60.0
 """How often at most the same kind of event is told."""
 PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
+
+LogEvent = Literal[
+    "started",
+    "stopping",
+    "stopped",
+    "reloaded",
+    "reload_failed",
+    "certificate_expires",
+    "request_refused",
+    "request_failed",
+    "console_login",
+    "console_action",
+    "tls_handshake_failed",
+    "database_away",
+    "database_back",
+    "work_delayed",
+    "last_writes_lost",
+    "primary_moved",
+    "primary_stuck",
+    "primary_left_behind",
+    "lane_gated",
+    "lane_opened",
+    "lane_lost",
+    "notification_overdue",
+    "slack_low",
+    "wave_held",
+    "policy_lapses",
+    "second_channel_due",
+    "content_refused",
+    "enumeration_alarm",
+    "change_requested",
+    "replay_asked",
+    "key_made",
+    "key_revoked",
+    "bindings_removed",
+    "endpoint_gone",
+    "secrets_unreadable",
+    "partition_dropped",
+    "digest_key_destroyed",
+    "ended_purged",
+    "forgotten",
+    "rows_unplaced",
+    "partitions_missing",
+    "reports_ended",
+    "feed_waiting",
+    "event_failed",
+    "background_failed",
+    "all_started",
+    "process_ended",
+]
+"""Every event that the log tells. systemd/RUNBOOK.md has a row for each."""
 
 
 class LogWriter:

@@ -1,4 +1,4 @@
-"""All metrics and log events of the program: Prometheus metrics, and a JSON log on stderr.
+"""Prometheus metrics, all of them, and a JSON log on stderr.
 
 Neither ever holds a number, an identification code, a key or a byte that a client sent. Callers pass facts of ours: a route, a messenger's
 name, a count.
@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.process_collector import ProcessCollector
 
-from registryd.loglines import LogWriter, Repeats, for_journal, goes_to_journal
+from registryd.loglines import LogEvent, LogWriter, Repeats, for_journal, goes_to_journal
 
 PACKAGE = f"{Path(__file__).parent}/"
 METRICS = CollectorRegistry()
@@ -180,56 +180,6 @@ FAULTS = ("request_failed", "event_failed", "background_failed")
 DATABASE_ERRORS = ("away", "timeout", "read_only", "login", "broken")
 
 
-Event = Literal[
-    "started",
-    "stopping",
-    "stopped",
-    "reloaded",
-    "reload_failed",
-    "certificate_expires",
-    "request_refused",
-    "request_failed",
-    "console_login",
-    "console_action",
-    "tls_handshake_failed",
-    "database_away",
-    "database_back",
-    "work_delayed",
-    "last_writes_lost",
-    "primary_moved",
-    "primary_stuck",
-    "primary_left_behind",
-    "lane_gated",
-    "lane_opened",
-    "lane_lost",
-    "notification_overdue",
-    "slack_low",
-    "wave_held",
-    "policy_lapses",
-    "second_channel_due",
-    "content_refused",
-    "enumeration_alarm",
-    "change_requested",
-    "replay_asked",
-    "key_made",
-    "key_revoked",
-    "bindings_removed",
-    "endpoint_gone",
-    "secrets_unreadable",
-    "partition_dropped",
-    "digest_key_destroyed",
-    "ended_purged",
-    "forgotten",
-    "rows_unplaced",
-    "partitions_missing",
-    "reports_ended",
-    "feed_waiting",
-    "event_failed",
-    "background_failed",
-    "all_started",
-    "process_ended",
-]
-
 _writer: LogWriter | None = None
 _process = ""
 
@@ -242,7 +192,7 @@ def child(metric: Metric, *labels: object) -> Metric:
     return metric.labels(*labels)
 
 
-def event(name: Event, level: Literal["debug", "info", "warning", "error"] = "info", **facts: Any) -> None:
+def event(name: LogEvent, level: Literal["debug", "info", "warning", "error"] = "info", **facts: Any) -> None:
     """Writes one log line. Facts are ours: names, counts, kinds of error; never what a client sent."""
     import structlog  # here and in `configure`: a small command logs nothing, and this import would be a fifth of its start
 

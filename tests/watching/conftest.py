@@ -23,7 +23,6 @@ from tests.programs import NotThere, program
 ROLES = ("answer", "deliver", "operate")
 TARGET_LABELS = {"job", "instance", "process"}
 """What Prometheus and `registryd serve` add."""
-WORDS = {"by", "on", "ignoring", "without", "group_left", "group_right", "le"}
 NUMBER = 79_160_000_001
 
 

@@ -11,9 +11,10 @@ from typing import get_args
 import click
 import pytest
 
-from registryd import observe, resources
+from registryd import resources
 from registryd.cli import main
 from registryd.console import pages
+from registryd.loglines import LogEvent
 from tests.conftest import TestDatabase
 from tests.watching.conftest import Exposed
 from tests.watching.test_rules import ALERTS
@@ -63,7 +64,7 @@ def told() -> list[tuple[str, set[str], set[str]]]:
 
 def test_the_table_of_events_is_the_programs() -> None:
     table, places = rows(), told()
-    assert set(table) == {name for name, _, _ in places} <= set(get_args(observe.Event))
+    assert set(table) == {name for name, _, _ in places} <= set(get_args(LogEvent))
     for event, (levels, _) in table.items():
         assert levels == set().union(*(found for name, found, _ in places if name == event)), event
 
