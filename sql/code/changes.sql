@@ -38,7 +38,8 @@ BEGIN
     END IF;
     IF wanted = 'endpoint' THEN
         RETURN QUERY SELECT 'waiting', r.change_id, r.requested_at, r.expires_at FROM registry.change_request AS r
-                      WHERE r.messenger_id = messenger AND r.kind = wanted AND r.endpoint_url = url AND r.outcome IS NULL AND r.expires_at > now();
+                      WHERE r.messenger_id = messenger AND r.kind = wanted AND r.endpoint_url = url AND r.outcome IS NULL AND r.expires_at > now()
+                        AND NOT EXISTS (SELECT FROM registry.messenger_key AS k WHERE k.key_id = r.requested_by AND k.revoked_at IS NOT NULL);
         IF FOUND THEN
             RETURN;
         END IF;

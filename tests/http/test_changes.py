@@ -273,9 +273,14 @@ def test_what_a_revoked_key_asked_for_is_not_confirmed(service: Service) -> None
     """A key that leaked is revoked; what a thief asked for with it must not come true a day later."""
     messenger = service.messenger()
     changes_asked = [str(asked.body["changeId"]) for asked in (endpoint(service, messenger), secret(service, messenger))]
-    service.sql("UPDATE registry.messenger_key SET revoked_at = now() WHERE messenger_id = $1", messenger.messenger_id)
+    next_key = ask(service.api, "POST", "/v1/account/keys", headers=messenger.headers).body["apiKey"]
+    service.sql("UPDATE registry.messenger_key SET revoked_at = now() WHERE key_id = $1", messenger.api_key.split("_")[1])
     for change in changes_asked:
         refused = run(service.site, "confirm", change)
         assert (refused.exit_code, "is revoked since" in refused.stderr) == (1, True)
     assert (present_url(service, messenger), live_secrets(service, messenger)) == (None, [signing.shown(messenger.secret)])
-    assert run(service.site, "refuse", changes_asked[0], "--reason", "a thief's").exit_code == 0
+    service.reload()
+    again = ask(service.api, "POST", "/v1/account/endpoint", {"url": NEW}, headers={"Authorization": f"Bearer {next_key}"})
+    assert str(again.body["changeId"]) not in changes_asked, "the same wish of another key is another request"
+    assert run(service.site, "confirm", str(again.body["changeId"])).exit_code == 0
+    assert run(service.site, "refuse", changes_asked[1], "--reason", "a thief's").exit_code == 0
