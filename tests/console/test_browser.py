@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from registryd.console import pages
 from tests.console import life
@@ -126,6 +126,21 @@ def test_a_page_refreshes_itself_and_disturbs_nobody_who_selects(browser: Browse
         assert person.page.evaluate("document.querySelector('tbody th').textContent") == "zebra", "a pause holds"
         person.page.get_by_role("button", name="Go on refreshing").click()
         person.page.clock.run_for(6_000)
+        expect(person.page.locator("tbody th").first).to_have_text(life.SEARCHING)
+
+
+def test_a_page_that_got_no_answer_yet_does_not_ask_again(browser: Browser, lively: Desk) -> None:
+    with window(browser, lively) as person:
+        person.page.clock.install()
+        person.open("/console/alarms")
+        asked: list[Route] = []
+        person.page.route("**/console/alarms", lambda route: asked.append(route))  # Playwright sets an attribute of it
+        with person.page.expect_request("**/console/alarms"):
+            person.page.clock.run_for(6_000)
+        person.page.clock.run_for(60_000)
+        assert len(asked) == 1, "a database that is slow would be asked more and more"
+        person.page.evaluate("document.querySelector('tbody th').textContent = 'zebra'")
+        asked[0].continue_()
         expect(person.page.locator("tbody th").first).to_have_text(life.SEARCHING)
 
 
