@@ -79,6 +79,26 @@ def test_a_shut_lane_whose_time_has_come_waits_for_a_process_and_for_no_past_tim
     asyncio.run(run())
 
 
+def test_what_others_wrote_is_no_markup_on_any_page(lively: Desk) -> None:
+    """What a messenger's endpoint failed of, and what persons and messengers are called or said, as the database might hold it."""
+    markup = "<script>zebra()</script>"
+    shut = f"messenger_id = (SELECT messenger_id FROM registry.messenger WHERE name = '{life.SHUT}')"
+
+    async def run() -> None:
+        async with lively.logged_in() as browser:
+            await lively.sql(f"UPDATE registry.lane SET last_error = $1 WHERE {shut}", markup)
+            await lively.sql("UPDATE registry.hold SET reason = $1", markup)
+            await lively.sql("UPDATE registry.process SET version = $1 WHERE host = 'host-b'", markup)
+            pages_of_it = [await browser.get(path) for path in PATHS]
+        assert [page.status for page in pages_of_it if markup in page.text or page.status != 200] == []
+        assert sum("&lt;script&gt;zebra()" in page.text for page in pages_of_it) >= 5
+
+    try:
+        asyncio.run(run())
+    finally:
+        asyncio.run(lively.sql(f"UPDATE registry.lane SET last_error = 'the connection was refused' WHERE {shut}"))
+
+
 def test_the_law_in_force_and_the_planned_one_are_told_apart(lively: Desk) -> None:
     async def run() -> None:
         async with lively.logged_in() as browser:
