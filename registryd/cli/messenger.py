@@ -138,7 +138,7 @@ async def set_messenger(context: Context, *, name: str, as_json: bool, **given: 
     if all(value is None or value == () for value in given.values()):
         fail("nothing to change: see registryd messenger set --help", Exit.USAGE)
     async with context.database() as db, db.transaction() as connection:
-        found = await messengers.named(connection, name)
+        found = await messengers.named_for_update(connection, name)
         wanted = _changed(context, found, given)
         await messengers.update(connection, wanted)
     before, after = _words(found), _words(wanted)
@@ -234,7 +234,7 @@ async def test(context: Context, *, name: str, as_json: bool) -> None:
 async def _set_state(context: Context, name: str, state: str) -> str:
     """Returns the state that it had."""
     async with context.database() as db, db.transaction() as connection:
-        found = await messengers.named(connection, name)
+        found = await messengers.named_for_update(connection, name)
         await messengers.update(connection, found._replace(state=state))
     return found.state
 

@@ -128,6 +128,7 @@ DESCRIBE_MESSENGER = Query("messengers", "describe_messenger", Described, str)
 READ_ANSWER_POLICY = Query("messengers", "read_answer_policy", AnswerPolicy)
 TOUCH_KEYS = Query("messengers", "touch_keys", Nothing, list[str])
 ADD_MESSENGER = Query("messengers", "add_messenger", MessengerIdRow, str, str, str, str, int, bool, int, list[bytes])
+LOCK_MESSENGER = Query("messengers", "lock_messenger", MessengerIdRow, str)
 SET_MESSENGER = Query("messengers", "set_messenger", MessengerIdRow, int, str, int, bool, int, list[bytes], str)
 SET_QUOTA = Query("messengers", "set_quota", MessengerIdRow, int, int, int)
 ADD_KEY = Query("messengers", "add_key", Nothing, str, int, bytes)
@@ -210,6 +211,12 @@ async def named(connection: Connection, name: str) -> Messenger:
     return found
 
 
+async def named_for_update(connection: Connection, name: str) -> Messenger:
+    """The same, and nobody else changes it before the transaction ends. Raises: NoMessenger."""
+    await fetch(connection, LOCK_MESSENGER, name)
+    return await named(connection, name)
+
+
 async def read_all_keys(db: Reader) -> list[AnyKeyRow]:
     """Everybody's, and those that ended in the last 30 days."""
     return await db.fetch(READ_ALL_KEYS)
@@ -246,6 +253,7 @@ async def add(connection: Connection, messenger: Messenger, agreement: str | Non
 
 
 async def update(connection: Connection, messenger: Messenger) -> None:
+    """Writes all settings: read them by `named_for_update` in the same transaction."""
     m = messenger
     await fetch(
         connection,

@@ -43,8 +43,12 @@ INSERT INTO registry.messenger (name, agreement, register_no, endpoint_url, batc
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 RETURNING messenger_id;
 
+-- name: lock_messenger
+-- Why: a command reads the row and writes it whole, so between the two nobody else may change it, such as by confirming another endpoint.
+SELECT m.messenger_id FROM registry.messenger AS m WHERE m.name = $1 FOR NO KEY UPDATE;
+
 -- name: set_messenger
--- Why: the command changes what it names; it reads the row, and writes it whole.
+-- Why: the command changes what it names; it reads the row, which it has locked, and writes it whole.
 UPDATE registry.messenger AS m
    SET endpoint_url = $2, batch_max = $3, includes_phone_number = $4, daily_quota = $5, certificate_sha256 = $6,
        state = $7::registry.messenger_state, suspended_at = CASE WHEN $7::text = 'suspended' THEN coalesce(m.suspended_at, now()) END
