@@ -157,7 +157,6 @@ class Answerer:
 
     def _enqueue(self, line: Line, messenger_id: MessengerId, asks: Sequence[Ask]) -> None:
         """Raises: Unavailable."""
-        self._lines.fit(line)
         line.admit(messenger_id, asks, self._lines.room(line))
         self._start_worker(line)
 
