@@ -219,7 +219,7 @@ class Life:
                     each.is_broken = False
             reasons = [await look() for look in self.looks]
         except Unavailable as error:
-            self._outage.lost(error)
+            self._outage.lost(error, **self._facts)
             observe.database_up.set(0)
             self._tell(self._db.hindrance or failures.brief(error))
             return False

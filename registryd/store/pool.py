@@ -103,6 +103,9 @@ class Database:
             self._opening.add(patience)
             try:
                 connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(primary.dsn if primary else dsn, **options)
+            except asyncpg.InternalServerError as error:
+                # So a server ends a new session where its full disk does not take the session's list of catalogues.
+                raise (asyncpg.DiskFullError if "init file" in str(error) else ConnectionError)(str(error)) from error
             finally:
                 self._opening.discard(patience)
         self._opened.add(connection)

@@ -151,7 +151,7 @@ def test_a_full_disk_makes_each_role_unready_and_room_makes_it_ready_by_itself(s
             left = iter(live)
             wait_for(lambda: suspend(site, running, next(left)) == 503)
             wait_until(running, ("operate",), 503, "disk is full")
-            with daemon(site, "deliver") as delivering:
+            with daemon(site, "deliver", until="database_away") as delivering:
                 wait_until(delivering, ("deliver",), 503, "disk is full")
                 (disk / "filler").unlink()
                 wait_until(delivering, ("deliver",), 200)
