@@ -78,11 +78,13 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
     SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))
       FROM pg_catalog.pg_stat_activity AS a
-     WHERE (a.usename = 'registryd_report'
-            -- A superuser counts as a member of every role, so also of the owner, and is spared. Sessions in other databases are no reports.
-            OR (a.datname = current_database() AND pg_has_role(a.usesysid, 'registryd_report', 'MEMBER')
+     -- Sessions in other databases are no reports of this registry, and lock nothing here.
+     WHERE a.datname = current_database()
+       AND (a.usename = 'registryd_report'
+            -- A superuser counts as a member of every role, so also of the owner, and is spared.
+            OR (pg_has_role(a.usesysid, 'registryd_report', 'MEMBER')
                 AND NOT pg_has_role(a.usesysid, 'registryd_owner', 'MEMBER') AND NOT pg_has_role(a.usesysid, 'registryd_app', 'MEMBER')))
        AND (a.xact_start < clock_timestamp() - longest
             OR EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory'))
 $$;
-COMMENT ON FUNCTION registry.end_long_reports IS 'Ends sessions of registryd_report, and sessions in this database of persons who are granted it, whose transaction takes longer than this or that hold an advisory lock, for which a job might wait. A role can switch off its own statement_timeout. Sessions of the owner''s and the daemon''s roles are spared. Returns how many were ended.';
+COMMENT ON FUNCTION registry.end_long_reports IS 'Ends sessions in this database, of registryd_report and of persons who are granted it, whose transaction takes longer than this or that hold an advisory lock, for which a job might wait. A role can switch off its own statement_timeout. Sessions of the owner''s and the daemon''s roles are spared. Returns how many were ended.';

@@ -297,20 +297,25 @@ def test_who_is_granted_the_role_is_ended_like_it_and_the_owners_and_the_daemons
             try:
                 async with AsyncExitStack() as stack:
                     sessions = {role: await stack.enter_async_context(granted.connect(name)) for role, name in names.items()}
-                    elsewhere = await asyncpg.connect(granted.server.dsn("postgres", names["reporter"]))
-                    stack.push_async_callback(elsewhere.close)
+                    elsewhere = [
+                        await asyncpg.connect(granted.server.dsn("postgres", name)) for name in (names["reporter"], "registryd_report")
+                    ]
+                    for session in elsewhere:
+                        stack.push_async_callback(session.close)
                     locking = await stack.enter_async_context(granted.connect(names["reporter"]))
                     await locking.execute("SELECT pg_advisory_lock(1)")
                     async with granted.connect("registryd_app") as housekeeper:
                         end = "SELECT registry.end_long_reports($1)"
-                        for session in (*sessions.values(), elsewhere):
+                        for session in (*sessions.values(), *elsewhere):
                             await session.execute("BEGIN; SELECT 1")
                         there = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND datname = $2"
                         here = (names["reporter"], granted.name)
                         for longest, left in ((reports.LONGEST, 1), (timedelta(0), 0)):  # the one with a lock, then the other
                             assert await housekeeper.fetchval(end, longest) == 1
                             await eventually(partial(dba.fetchval, f"SELECT ({there}) = {left}", *here))
-                    assert await elsewhere.fetchval("SELECT true")
+                    assert [await session.fetchval("SELECT true") for session in elsewhere] == [True, True], (
+                        "those of other databases go on"
+                    )
                     for role in sessions.keys() - {"reporter"}:
                         assert await dba.fetchval(there, names[role], granted.name) == 1, role
             finally:
