@@ -32,7 +32,7 @@ def _endpoint_options(run: Any) -> Any:
             default=None,
             help="Whether notifications carry the number (the agreement says so).",
         ),
-        click.option("--daily-quota", type=Whole(0), help="Numbers it may ask for a day; 0: no budget."),
+        click.option("--daily-quota", type=Whole(0), help="Numbers it may ask for a day; 0: no quota."),
         click.option(
             "--certificate",
             "certificates",

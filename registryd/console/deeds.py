@@ -168,9 +168,9 @@ async def _set_quota(places: Places, fields: Fields) -> Plan:
             raise NotDone("It was changed meanwhile.")
         return "Changed, in force within 5 seconds."
 
-    shown = [f"{value:,} numbers" if value else "no budget" for value in (former, quota)]
-    what = f"Change the day's budget of {messenger.name} from {shown[0]} to {shown[1]}."
-    return Plan(messenger.messenger_id, what, quota or 0, "numbers a day from then on; 0 is no budget", reason, do)
+    shown = [f"{value:,} numbers" if value else "no quota" for value in (former, quota)]
+    what = f"Change the daily quota of {messenger.name} from {shown[0]} to {shown[1]}."
+    return Plan(messenger.messenger_id, what, quota or 0, "numbers a day from then on; 0 is no quota", reason, do)
 
 
 async def _allow_ends(places: Places, fields: Fields) -> Plan:
@@ -200,7 +200,7 @@ DEEDS = {
         Deed("test_push", "Test push", ("messenger",), _test_push),
         Deed("replay", "Deliver again", ("messenger", "since", "until", "id", "per_second", "reason"), _replay),
         Deed("clear_alarm", "Clear alarms", ("messenger", "reason"), _clear_alarm),
-        Deed("set_quota", "Change a day's budget", ("messenger", "quota", "reason"), _set_quota),
+        Deed("set_quota", "Change a daily quota", ("messenger", "quota", "reason"), _set_quota),
         Deed("allow_ends", "Let a known wave of ends through", ("ends", "until", "reason"), _allow_ends),
         *DECISIONS,
     )

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from registryd import resources
 from registryd.console.assets import ASSETS
+from registryd.views.problems import UNSEALED_S
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 _CLOCK = re.compile(r"\b([0-9]{2,}):([0-9]{2}):([0-9]{2})\b")
@@ -127,7 +128,12 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters |= {each.__name__: each for each in (count, rate, share, span, size, moment, date, in_words)}
-ENVIRONMENT.globals |= {"assets": {name: asset.path for name, asset in ASSETS.items()}, "spark": spark, "nothing": NOTHING}
+ENVIRONMENT.globals |= {
+    "assets": {name: asset.path for name, asset in ASSETS.items()},
+    "spark": spark,
+    "nothing": NOTHING,
+    "unsealed_s": UNSEALED_S,
+}
 for _name in ENVIRONMENT.list_templates():
     ENVIRONMENT.get_template(_name)  # now, because an upgrade may replace the files
 

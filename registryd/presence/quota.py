@@ -112,9 +112,9 @@ class QuotaGuard:
         self._signs: set[tuple[MessengerId, Sign]] = set()
 
     def reserve(self, messenger: Messenger, numbers: int) -> Reservation:
-        """Holds `numbers` of the day's budget, so that requests in flight do not overrun it together.
+        """Holds `numbers` of the daily quota, so that requests in flight do not overrun it together.
 
-        Raises: QuotaExceeded, where the budget does not hold them; Throttled, where an alarm's trickle does not.
+        Raises: QuotaExceeded, where the quota does not hold them; Throttled, where an alarm's trickle does not.
         """
         messenger_id = messenger.messenger_id
         if messenger.daily_quota is not None:
@@ -129,7 +129,7 @@ class QuotaGuard:
         return Reservation(self, messenger, numbers)
 
     def record(self, messenger: Messenger, numbers: Sequence[int], presents: Sequence[int]) -> None:
-        """Counts answered numbers against the budget and looks whether they are a sign of a search. In the order they were asked."""
+        """Counts answered numbers against the quota and looks whether they are a sign of a search. In the order they were asked."""
         messenger_id, absent = messenger.messenger_id, presents.count(0)
         self._add((messenger_id, int(self._clock() // DAY_S)), len(numbers), absent)
         if absent < len(presents):
@@ -153,7 +153,7 @@ class QuotaGuard:
         return Usage(_date(today), *self._asked(messenger_id, today))
 
     def limits(self, messenger: Messenger) -> list[Limit]:
-        """What is left of the day's budget, and of an alarm's trickle while there is one."""
+        """What is left of the daily quota, and of an alarm's trickle while there is one."""
         messenger_id, limits = messenger.messenger_id, list[Limit]()
         if messenger.daily_quota is not None:
             now = self._clock()

@@ -25,8 +25,8 @@ _LENGTH = int.from_bytes((8).to_bytes(4, "big"), sys.byteorder)
 
 def write_many_at_once(connection: Connection) -> None:
     """Lets a session write and read bigint[] by `encode` and `decode`. NULLs and arrays of arrays are not needed, and raise."""
-    settings = connection._protocol.get_settings()  # type: ignore[union-attr] # set_type_codec takes no array
-    settings.add_python_codec(ARRAY_OID, "_int8", "pg_catalog", [], "scalar", encode, decode, "binary")
+    # Connection.set_type_codec takes no array.
+    connection.get_settings().add_python_codec(ARRAY_OID, "_int8", "pg_catalog", [], "scalar", encode, decode, "binary")
 
 
 def encode(numbers: Sequence[int]) -> bytes:

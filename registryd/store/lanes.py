@@ -66,7 +66,7 @@ class LaneRow(NamedTuple):
 
 class EchoBound(NamedTuple):
     echo_per_s: int | None
-    workers: int
+    processes: int
 
 
 class Progress(NamedTuple):
@@ -123,7 +123,7 @@ async def probe(db: Database, messenger_id: MessengerId) -> bool:
 async def echo_per_s(db: Database) -> float:
     """This process's part of the policy's bound on notifications a second; infinite where there is no bound."""
     found = await db.fetch(READ_ECHO_BOUND)
-    return inf if not found or found[0].echo_per_s is None else found[0].echo_per_s / max(1, found[0].workers)
+    return inf if not found or found[0].echo_per_s is None else found[0].echo_per_s / max(1, found[0].processes)
 
 
 async def find(db: Database, messenger_id: MessengerId) -> EndpointHealth:

@@ -61,16 +61,15 @@ async def list_columns(connection: Connection, view: View) -> list[Column]:
 
 async def read_rows(connection: Connection, view: View, limit: int | None = None) -> list[dict[str, Any]]:
     """The first `limit` of the same rows, by the columns' names. Intervals are as PostgreSQL writes them: a month has no length."""
-    shown = ", ".join(
-        f'v."{column.name}"{_CASTS.get(column.type, "")} AS "{column.name}"' for column in await list_columns(connection, view)
-    )
-    rows = await connection.fetch(f"SELECT {shown} FROM ({_select(view)}) AS v LIMIT $1", limit)  # noqa: S608 # the names are a view's own
+    columns = await list_columns(connection, view)
+    shown = ", ".join(f'"{column.name}"{_CASTS.get(column.type, "")} AS "{column.name}"' for column in columns)
+    rows = await connection.fetch(f"{_select(view, shown)} LIMIT $1", limit)
     return [dict(row) for row in rows]
 
 
-def _select(view: View) -> str:
-    """`view` comes from `list_views`, so its name is safe to put into the statement."""
-    return f'SELECT * FROM report."{view.name}" ORDER BY 1, 2'  # noqa: S608 # the name is a view's own
+def _select(view: View, shown: str = "*") -> str:
+    """`view` comes from `list_views` and the columns from `list_columns`, so their names are safe to put into the statement."""
+    return f'SELECT {shown} FROM report."{view.name}" ORDER BY 1, 2'  # noqa: S608 # the name is a view's own
 
 
 async def end_long(db: Database) -> None:

@@ -29,7 +29,7 @@ class MessengerPresence(Shape, frozen=True):
     absent: int
     absent_ratio: float | None
     quota: int | None
-    """Numbers a day; None: no budget."""
+    """Numbers a day; None: no quota."""
     refusals: list[RefusalReason]
     """The most first."""
 

@@ -237,7 +237,7 @@ CREATE TABLE registry.messenger ( -- An organiser of instant messaging with an i
     endpoint_url          text CHECK (octet_length(endpoint_url) <= 2048 AND endpoint_url ~ '^https?://[a-z0-9._:\[\]-]+(/[!-"$->@-\[\]-~]*)?(\?[!-"$-\[\]-~]+)?$'), -- Where notifications are pushed; NULL: it pulls them.
     batch_max             smallint NOT NULL DEFAULT 1 CHECK (batch_max BETWEEN 1 AND 1000), -- How many notifications one push may carry.
     includes_phone_number boolean NOT NULL DEFAULT false, -- Whether its agreement says that notifications carry the number.
-    daily_quota           bigint CHECK (daily_quota > 0), -- Numbers it may ask for a day (UTC); NULL: no budget.
+    daily_quota           bigint CHECK (daily_quota > 0), -- Numbers it may ask for a day (UTC); NULL: no quota.
     certificate_sha256    bytea[] NOT NULL DEFAULT '{}', -- SHA-256 of the client certificates (DER) it may present; empty: none asked.
     created_at            timestamptz NOT NULL DEFAULT now(), -- When it was added.
     suspended_at          timestamptz, -- When it was suspended.

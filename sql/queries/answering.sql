@@ -21,7 +21,7 @@ SELECT m.minute, coalesce(a.queries, 0) AS queries, coalesce(a.absent, 0) AS abs
  ORDER BY m.minute;
 
 -- name: read_presence_today
--- Why: what each messenger has asked today against its budget, who asked most first.
+-- Why: what each messenger has asked today against its quota, who asked most first.
 SELECT q.messenger, q.quota, q.used AS queries, q.absent FROM report.quota_today AS q ORDER BY q.used DESC, q.messenger;
 
 -- name: read_refused_today

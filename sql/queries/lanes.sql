@@ -73,7 +73,7 @@ SELECT p.was_failing FROM probed AS p, pg_notify('registry_deliver', p.messenger
 -- name: read_echo_bound
 -- Why: each notification makes its messenger ask again: the policy bounds how many go out a second, and the processes share that.
 SELECT p.echo_per_s,
-       (SELECT count(DISTINCT l.owner)::integer FROM registry.lane AS l WHERE l.lease_until > now()) AS workers
+       (SELECT count(DISTINCT l.owner)::integer FROM registry.lane AS l WHERE l.lease_until > now()) AS processes
   FROM registry.policy_in_force(now()) AS p;
 
 -- name: find_lane
@@ -83,7 +83,7 @@ SELECT l.gate_until, l.last_error FROM registry.lane AS l WHERE l.messenger_id =
 -- name: read_lanes
 -- Why: how each endpoint does ($1: one messenger's): the last 100 pushes are read by an index, whatever there were before.
 SELECT h.messenger, split_part(m.endpoint_url, '?', 1) AS endpoint, h.state, h.held AS is_held, h.failures, h.last_error, h.gate_until,
-       h.last_success_at, h.worker AS process, p.push_p50_s, p.push_p99_s, p.failed_share
+       h.last_success_at, h.process, p.push_p50_s, p.push_p99_s, p.failed_share
   FROM report.endpoint_health AS h
   JOIN registry.messenger AS m ON m.name = h.messenger
  CROSS JOIN LATERAL (SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY a.latency_ms) / 1000.0::float8 AS push_p50_s,

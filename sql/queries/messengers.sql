@@ -1,7 +1,7 @@
 -- Messengers, their keys and signing secrets.
 
 -- name: read_directory
--- Why: who may ask: read whole every second or two by every worker, so that a revocation is in force within five.
+-- Why: who may ask: read whole every second or two by every process, so that a revocation is in force within five.
 SELECT m.messenger_id, m.name, m.state, m.endpoint_url, m.batch_max, m.includes_phone_number, m.daily_quota, m.certificate_sha256
   FROM registry.messenger AS m ORDER BY m.messenger_id;
 

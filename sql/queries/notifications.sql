@@ -34,7 +34,7 @@ SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identificatio
  LIMIT $3;
 
 -- name: settle_delivered
--- Why: a receipt is a fact, so it is recorded even by a worker that has lost the lane.
+-- Why: a receipt is a fact, so it is recorded even by a process that has lost the lane.
 SELECT registry.settle_delivered($1, $2::uuid[], $3::registry.delivery_channel) AS settled;
 
 -- name: defer_refused

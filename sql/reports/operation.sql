@@ -25,7 +25,7 @@ COMMENT ON COLUMN report.messenger.register_no IS 'Number in the regulator''s re
 COMMENT ON COLUMN report.messenger.endpoint IS 'Scheme and host of its endpoint, because a path may hold a secret; NULL: it pulls.';
 COMMENT ON COLUMN report.messenger.batch_max IS 'How many notifications one push may carry.';
 COMMENT ON COLUMN report.messenger.includes_phone_number IS 'Whether notifications carry the number.';
-COMMENT ON COLUMN report.messenger.daily_quota IS 'Numbers it may ask for a day (UTC); NULL: no budget.';
+COMMENT ON COLUMN report.messenger.daily_quota IS 'Numbers it may ask for a day (UTC); NULL: no quota.';
 COMMENT ON COLUMN report.messenger.certificates IS 'How many client certificates it may present; 0: none is asked.';
 COMMENT ON COLUMN report.messenger.keys IS 'API keys that work now.';
 COMMENT ON COLUMN report.messenger.keys_expire_at IS 'When the last of them expires; NULL: one never does, or none works.';

@@ -148,10 +148,10 @@ CREATE OR REPLACE VIEW report.endpoint_health AS
 SELECT m.name AS messenger,
        CASE WHEN m.endpoint_url IS NULL THEN 'none' WHEN l.gate_until IS NOT NULL THEN 'gated' ELSE 'healthy' END AS state,
        l.failures, l.last_error, l.gate_until, l.last_success_at,
-       CASE WHEN l.lease_until > now() THEN l.owner END AS worker,
+       CASE WHEN l.lease_until > now() THEN l.owner END AS process,
        EXISTS (SELECT FROM registry.hold AS h WHERE h.released_at IS NULL AND (h.messenger_id IS NULL OR h.messenger_id = m.messenger_id)) AS held
   FROM registry.messenger AS m JOIN registry.lane AS l ON l.messenger_id = m.messenger_id;
-COMMENT ON VIEW report.endpoint_health IS 'Each messenger''s endpoint: none, healthy or gated, and which worker serves its lane now.';
+COMMENT ON VIEW report.endpoint_health IS 'Each messenger''s endpoint: none, healthy or gated, and which process serves its lane now.';
 COMMENT ON COLUMN report.endpoint_health.messenger IS 'Whose endpoint.';
 COMMENT ON COLUMN report.endpoint_health.state IS 'none (it pulls), healthy or gated (it fails, and is probed).';
 COMMENT ON COLUMN report.endpoint_health.failures IS 'Failures in a row.';
@@ -159,16 +159,16 @@ COMMENT ON COLUMN report.endpoint_health.last_error IS 'What the last one was.';
 COMMENT ON COLUMN report.endpoint_health.gate_until IS 'When it is probed next.';
 COMMENT ON COLUMN report.endpoint_health.last_success_at IS 'Its last receipt.';
 COMMENT ON COLUMN report.endpoint_health.held IS 'Whether a person holds its notifications back.';
-COMMENT ON COLUMN report.endpoint_health.worker IS 'Which instance serves its lane now.';
+COMMENT ON COLUMN report.endpoint_health.process IS 'Which process serves its lane now.';
 
 CREATE OR REPLACE VIEW report.quota_today AS
 SELECT m.name AS messenger, m.daily_quota AS quota, coalesce(u.used, 0) AS used, coalesce(u.absent, 0) AS absent,
        round(u.absent::numeric / nullif(u.used, 0), 4) AS absent_ratio
   FROM registry.messenger AS m
   LEFT JOIN registry.quota_usage AS u ON u.messenger_id = m.messenger_id AND u.day = (now() AT TIME ZONE 'UTC')::date;
-COMMENT ON VIEW report.quota_today IS 'What each messenger has asked today (UTC), up to a second ago, against its budget.';
+COMMENT ON VIEW report.quota_today IS 'What each messenger has asked today (UTC), up to a second ago, against its quota.';
 COMMENT ON COLUMN report.quota_today.messenger IS 'Who asks.';
-COMMENT ON COLUMN report.quota_today.quota IS 'Numbers it may ask for a day; NULL: no budget.';
+COMMENT ON COLUMN report.quota_today.quota IS 'Numbers it may ask for a day; NULL: no quota.';
 COMMENT ON COLUMN report.quota_today.used IS 'Numbers asked for today.';
 COMMENT ON COLUMN report.quota_today.absent IS 'Of them, answered absent.';
 COMMENT ON COLUMN report.quota_today.absent_ratio IS 'absent of used.';

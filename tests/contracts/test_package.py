@@ -92,7 +92,7 @@ def test_an_installed_wheel_holds_the_files_that_it_needs_and_no_demo(installed:
         "_files/systemd/registryd.toml",
         "console/templates/duty.html",
         "console/static/console.css",
-        "http/docs/redoc.standalone.js",
+        "http/docs/redoc.standalone.js.gz",
         "http/messenger.yaml",
         "http/operator.yaml",
     ):

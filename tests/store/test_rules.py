@@ -421,7 +421,7 @@ def test_the_reports_of_a_small_registry_add_up(database: TestDatabase) -> None:
             assert (row["attempts"], row["notifications"], row["mean_latency_ms"]) == (2, 2, Decimal("10.0"))
             assert of("delivery_attempt_daily", outcome="failed")["http_status"] is None
             row = of("endpoint_health")
-            assert (row["state"], row["failures"], row["last_error"], row["worker"]) == ("gated", 1, "timeout", "worker")
+            assert (row["state"], row["failures"], row["last_error"], row["process"]) == ("gated", 1, "timeout", "worker")
             assert of("endpoint_health", names[idle])["state"] == "healthy"
             row = of("quota_today")
             assert (row["used"], row["absent"], row["absent_ratio"], row["quota"]) == (6, 2, Decimal("0.3333"), None)

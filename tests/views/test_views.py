@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import asyncpg
 import msgspec
@@ -183,7 +184,21 @@ def test_processes_tell_who_is_up_and_what_each_has_in_hand(crowd: TestDatabase)
         ("deliver", "there", 1, False, 0, "0.0.9"),
     ]
     assert found.database.size_bytes > 1_000_000
-    assert 0 < found.database.connections < found.database.connections_max
+
+
+def test_sessions_are_counted_whoever_has_them_and_by_the_process_that_they_name(crowd: TestDatabase) -> None:
+    """A role like the daemon's sees little of the sessions of other roles."""
+
+    async def run() -> processes.Processes:
+        async with AsyncExitStack() as stack:
+            for _ in range(9):
+                other = await asyncpg.connect(crowd.dsn(), server_settings={"application_name": "registryd answer@2 answers"})
+                stack.push_async_callback(other.close)
+            return await asyncio.to_thread(seen, crowd, processes.read)
+
+    found = asyncio.run(run())
+    assert {(p.role, p.instance): p.connections for p in found.processes if p.connections} == {("answer", 2): 9}
+    assert 9 < found.database.connections < found.database.connections_max
 
 
 def test_alarms_in_force_come_first(crowd: TestDatabase) -> None:
