@@ -373,6 +373,7 @@ def test_the_messenger_api_listens_on_a_unix_socket_too(site: Site, messenger: T
                 assert asyncio.run(present(lambda: aiohttp.UnixConnector(str(path)), "http://localhost", messenger)) == 200
     finally:
         path.unlink(missing_ok=True)
+        Path(f"{path}.lock").unlink(missing_ok=True)
         site.write_config()
 
 

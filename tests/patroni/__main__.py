@@ -14,9 +14,9 @@ from rich.table import Table
 
 from tests import programs
 from tests.patroni.campaign import Outcome, run
-from tests.patroni.cluster import NAMES, Cluster, Mode
+from tests.patroni.cluster import HAPROXY, NAMES, Cluster, Mode
 from tests.patroni.faults import FAULTS, Kind
-from tests.patroni.network import US, Network, enter
+from tests.patroni.network import Network, enter
 
 AFTER_PROMOTION_S = 1.0
 """From when the new primary confirms a commit."""
@@ -58,7 +58,7 @@ def main(faults: tuple[str, ...], mode: Mode, haproxy: bool, json_path: Path | N
     console, progress = Console(width=160), Console(stderr=True)
     cluster = Cluster(Network(NAMES), place, mode)
     cluster.start()
-    hosts = f"{US}:5000" if haproxy else ",".join(f"{address}:5432" for address in cluster.network.addresses.values())
+    hosts = HAPROXY if haproxy else ",".join(f"{address}:5432" for address in cluster.network.addresses.values())
     for number, name in enumerate(faults or FAULTS):
         progress.print(f"{name}: {FAULTS[name].says}")
         outcome: Outcome | None = None

@@ -1,4 +1,4 @@
-"""Three nodes, each with etcd, Patroni and PostgreSQL, and HAProxy as Patroni documents it."""
+"""Three nodes, each with etcd, Patroni and PostgreSQL, and HAProxy as systemd/README.md writes it down."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from registryd import resources
 from registryd.demo import embedded
 from registryd.demo.embedded.account import Account
 from registryd.processes import die_with
 from tests import programs
 from tests.conftest import TestDatabase
-from tests.patroni.network import US, Network
+from tests.patroni.network import Network
 
 NAMES = ("n1", "n2", "n3")
 TIMES = {"ttl": 20, "loop_wait": 5, "retry_timeout": 5}
 """Seconds: Patroni's shortest, half to two thirds of its defaults (30, 10, 10), so that a fault takes less time."""
 PATIENCE_S = 90.0
+HAPROXY = "127.0.0.1:5000"
+HAPROXY_DEFAULTS = "defaults\n mode http\n timeout connect 5000\n timeout client 50000\n timeout server 50000\n"
+"""Of Debian's haproxy.cfg, below which the documented section is put."""
 Mode = Literal["strict", "asynchronous"]
 
 
@@ -70,15 +74,8 @@ class Cluster:
         self._spawn("patroni", name, [*programs.patroni(), str(path)], os.environ)
 
     def _start_haproxy(self) -> None:
-        servers = "\n".join(
-            f" server {name} {address}:5432 maxconn 100 check port 8008" for name, address in self.network.addresses.items()
-        )
         path = self.place / "haproxy.cfg"
-        path.write_text(
-            "defaults\n mode tcp\n timeout client 30m\n timeout server 30m\n timeout connect 4s\n timeout check 5s\n"
-            f"listen primary\n bind {US}:5000\n option httpchk OPTIONS /primary\n http-check expect status 200\n"
-            f" default-server inter 3s fall 3 rise 2 on-marked-down shutdown-sessions\n{servers}\n"
-        )
+        path.write_text(HAPROXY_DEFAULTS + haproxy_section(self.network.addresses.values()))
         self._spawn("haproxy", "", [str(programs.program("haproxy")), "-db", "-f", str(path)], programs.environment("haproxy"))
 
     def _configuration(self, name: str) -> dict[str, Any]:
@@ -169,6 +166,16 @@ class Cluster:
         children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
         for pid in (postmaster, *map(int, children)):
             os.kill(pid, which)
+
+
+def haproxy_section(addresses: Iterable[str]) -> str:
+    """The section that systemd/README.md gives an operator, with these addresses in place of its three."""
+    told = resources.path("systemd/README.md").read_text().partition("```\n  listen registryd-primary")[2].partition("```")[0]
+    assert HAPROXY in told, "the document has the section, on the address that the campaign asks"
+    servers = [line for line in told.splitlines() if line.split()[:1] == ["server"]]
+    for line, address in zip(servers, addresses, strict=True):
+        told = told.replace(line, line.replace(line.split()[2], f"{address}:5432"))
+    return f"listen registryd-primary{told}"
 
 
 class ClusterServer(embedded.Server):
