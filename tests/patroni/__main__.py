@@ -50,10 +50,11 @@ def main(faults: tuple[str, ...], mode: Mode, haproxy: bool, json_path: Path | N
     """Faults by name; all of them where none is named."""
     place = enter("tests.patroni", sys.argv[1:], lambda: (programs.debian("etcd"), programs.debian("haproxy"), programs.patroni()))
     told = []
-    table = Table(
-        "fault", "promoted after, s", "confirms after, s", "no answer for, s", "first after, s", "longest, s", "answers", "503", "cut off"
-    )
-    for column in ("wrong", "lost", "doubled", "again", "targets"):
+    table = Table()
+    table.add_column("fault", no_wrap=True)
+    for column in ("promoted after, s", "confirms after, s", "no answer for, s", "first after, s", "longest, s", "answers", "503"):
+        table.add_column(column)
+    for column in ("cut off", "wrong", "lost", "doubled", "again", "targets"):
         table.add_column(column)
     console, progress = Console(width=160), Console(stderr=True)
     cluster = Cluster(Network(NAMES), place, mode)
