@@ -175,7 +175,7 @@ def haproxy_section(addresses: Iterable[str]) -> str:
     servers = [line for line in told.splitlines() if line.split()[:1] == ["server"]]
     for line, address in zip(servers, addresses, strict=True):
         told = told.replace(line, line.replace(line.split()[2], f"{address}:5432"))
-    return f"listen registryd-primary{told}"
+    return f"listen registryd-primary{told.rstrip()}\n"
 
 
 class ClusterServer(embedded.Server):
