@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from aiohttp.web import BaseRequest
 
-from registryd.domain.errors import TooManyCalls
+from registryd.domain.errors import Reason, TooManyCalls
 from registryd.presence.bucket import TokenBucket
 from registryd.store.sessions import Person
 
@@ -35,7 +35,7 @@ class LoginNeeded(Exception):
 class ForeignForm(Exception):
     """This form does not come from a page of this console, or its session has ended. Nothing was done. Open the page again."""
 
-    reason = "foreign_form"
+    reason: Reason = "foreign_form"
 
     def __str__(self) -> str:
         return (self.__doc__ or "").strip()

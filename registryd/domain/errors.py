@@ -2,6 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Reason = Literal[
+    "no_key",
+    "unknown_key",
+    "wrong_secret",
+    "revoked_key",
+    "expired_key",
+    "certificate",
+    "keys",
+    "suspended",
+    "scope",
+    "foreign_form",
+    "budget",
+    "quota",
+    "throttle",
+    "queue",
+    "feed",
+    "held",
+    "delivery",
+    "slow",
+    "database",
+    "pooling",
+    "schema",
+    "incomplete",
+    "invalid",
+]
+"""Why a request is refused, as metric, log and report name it. systemd/README.md says of each what it means."""
 NOT_COMPLETE_RETRY_S = 10
 """Until a person or an import has said that the registry is complete nothing changes by itself."""
 
@@ -9,7 +37,7 @@ NOT_COMPLETE_RETRY_S = 10
 class RegistryError(Exception):
     """The request cannot be met."""
 
-    reason: str | None = None
+    reason: Reason | None = None
     """By what name it is counted as a refusal; None for what is an answer."""
 
     def __str__(self) -> str:
@@ -69,9 +97,9 @@ class NoSuchThing(NotFound):
 class Unauthenticated(RegistryError):
     """Send exactly one header Authorization: Bearer with a live key of this API, and the client certificate if one is pinned."""
 
-    def __init__(self, reason: str = "no_key", caller: str | None = None, key_id: str | None = None) -> None:
+    def __init__(self, reason: Reason = "no_key", caller: str | None = None, key_id: str | None = None) -> None:
         self.reason = reason
-        """no_key, unknown_key, wrong_secret, revoked_key, expired_key or certificate: for the operator, never for the client."""
+        """For the operator, never for the client."""
         self.caller = caller
         """Whose key it is, where it is one of ours."""
         self.key_id = key_id
@@ -142,7 +170,7 @@ class TooManyTests(TooManyRequests):
 class Unavailable(RegistryError):
     """The registry cannot answer now, so it does not guess; ask again after Retry-After."""
 
-    def __init__(self, retry_after_s: int = 1, reason: str = "database") -> None:
+    def __init__(self, retry_after_s: int = 1, reason: Reason = "database") -> None:
         self.retry_after_s = retry_after_s
         self.reason = reason
 

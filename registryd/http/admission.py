@@ -19,7 +19,7 @@ from typing import Generic
 from aiohttp.web import BaseRequest
 
 from registryd import observe
-from registryd.domain.errors import TooManyCalls
+from registryd.domain.errors import Reason, TooManyCalls
 from registryd.http import limits
 from registryd.http.auth import Keys
 from registryd.http.reply import NO_HEADERS
@@ -66,7 +66,7 @@ class Admission(Generic[Caller]):
         may: Callable[[Caller, Route[Caller]], None],
         reserve: Callable[[Caller, int], Reservation] | None = None,
         label: str = "",
-        note: Callable[[Caller, str], None] | None = None,
+        note: Callable[[Caller, Reason], None] | None = None,
         limits_of: Callable[[Caller], list[Limit]] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -136,7 +136,7 @@ class Admission(Generic[Caller]):
         """The id of the key that was shown, where it is one of ours."""
         return self._keys.key_id(request)
 
-    async def refuse(self, caller: Caller | None, reason: str, *, is_ours: bool = False) -> None:
+    async def refuse(self, caller: Caller | None, reason: Reason, *, is_ours: bool = False) -> None:
         """Counts a refusal, and holds its answer where the caller has had many. `is_ours`: it is no fault of the caller's: never held."""
         name = NOBODY if caller is None else caller.name
         observe.child(observe.requests_refused, NOBODY if caller is None else self._label + name, reason).inc()

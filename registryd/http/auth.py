@@ -90,7 +90,7 @@ class Keys(ABC, Generic[Caller]):
         if not is_right:
             raise Unauthenticated("wrong_secret", owner.name, key.key_id)
         if key.ended is not None:
-            raise Unauthenticated(key.ended, owner.name, key.key_id)
+            raise Unauthenticated("expired_key" if key.ended == "expired_key" else "revoked_key", owner.name, key.key_id)
         if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
             raise Unauthenticated("expired_key", owner.name, key.key_id)
         if not self._is_accepted(owner, request):

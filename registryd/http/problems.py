@@ -18,7 +18,7 @@ TITLES = {status.value: status.phrase for status in HTTPStatus} | {413: "Content
 class HttpError(Exception):
     """A refusal that only HTTP knows, such as 404 and 415."""
 
-    reason = "invalid"
+    reason: errors.Reason | None = "invalid"
 
     def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] = NO_HEADERS, *, close: bool = False) -> None:
         self.status = status

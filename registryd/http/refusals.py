@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from registryd.domain.errors import Reason
 from registryd.domain.identifiers import MessengerId
 from registryd.store import commits
 from registryd.store import refusals as store
@@ -33,7 +34,7 @@ class Refusals:
         self._unsure: tuple[str, Counter[tuple[MessengerId, str, int]]] | None = None
         """A transaction whose answer was lost, and what it was to add."""
 
-    def count(self, messenger: Messenger, reason: str) -> None:
+    def count(self, messenger: Messenger, reason: Reason) -> None:
         self._counts[messenger.messenger_id, reason, int(self._clock() // SLOT_S)] += 1
 
     async def flush(self) -> None:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
@@ -18,6 +19,7 @@ import pytest
 
 from registryd import config, observe, resources
 from registryd.cli import main
+from registryd.domain.errors import Reason
 from tests.conftest import TestDatabase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +72,11 @@ def test_every_metric_is_documented_and_no_other() -> None:
     """Under the names that Prometheus has for them."""
     exposed = {family.name + "_total" * (family.type == "counter") for family in observe.METRICS.collect()}
     assert named(OPERATOR, "Metric") == {name for name in exposed if name.startswith("registryd_")}
+
+
+def test_every_reason_of_a_refusal_is_documented_and_no_other() -> None:
+    [cell] = [row[1] for row in rows(OPERATOR, "Metric") if "registryd_requests_refused_total" in row[0]]
+    assert names(cell) - {"-"} == set(get_args(Reason))
 
 
 def commands(command: click.Command, path: str = "registryd") -> Iterator[tuple[str, click.Command]]:
