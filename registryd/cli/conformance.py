@@ -24,7 +24,7 @@ UNSEEN = (
 
 @click.command()
 @click.argument("url")
-@webhook.secret_file_option
+@webhook.secret_file_option("whsec_…, or whsk_…, the private half of a pair of yours")
 @click.option(
     "--batch-max",
     type=Whole(1, 1000),

@@ -23,7 +23,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=Whole(0, 65535), default=9000, show_default=True)
-@webhook.secret_file_option
+@webhook.secret_file_option("whsec_… or whpk_…")
 @click.option("--status", type=Whole(200, 599), default=204, show_default=True, help="Answer this, to see how failures are retried.")
 @click.option("--delay", type=Decimals(0, 60), default=0, help="Take so many seconds to answer.")
 @click.option("--fail-every", type=Whole(0), default=0, help="Answer 503 to every Nth push.")

@@ -29,10 +29,10 @@ def serve(context: Context, *, answers: int, delivers: int) -> None:
     sys.exit(uvloop.run(supervisor.serve(context.settings, answers, delivers)))
 
 
-def _role(name: str, does: str) -> click.Command:
-    """The command that runs one process of the role."""
+def _role(name: str, does: str, reloaded: str) -> click.Command:
+    """The command that runs one process of the role. `reloaded`: what SIGHUP has it read again."""
 
-    @click.command(name, help=f"{does} One process, until SIGTERM, which drains. SIGHUP reads keys, TLS certificate and log level again.")
+    @click.command(name, help=f"{does} One process, until SIGTERM, which drains. SIGHUP reads {reloaded} again.")
     @click.option("--instance", type=INSTANCE, default=1, show_default=True, help=f"The N of registryd-{name}@N.")
     @pass_context
     @command
@@ -43,6 +43,7 @@ def _role(name: str, does: str) -> click.Command:
     return run
 
 
-answer = _role("answer", "Answer messengers: the messenger API.")
-deliver = _role("deliver", "Deliver notifications: pushes, retries, daily digests.")
-operate = _role("operate", "Take contract events, and do the work that is done once for all processes.")
+KEYS = "API keys, TLS certificate and log level"
+answer = _role("answer", "Answer messengers: the messenger API.", KEYS)
+deliver = _role("deliver", "Deliver notifications: pushes, retries, daily digests.", "the log level")
+operate = _role("operate", "Take contract events, and do the work that is done once for all processes.", KEYS)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -15,7 +16,11 @@ from registryd.domain.secret import SigningSecret
 
 VARIABLE = "REGISTRYD_WEBHOOK_SECRET"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-secret_file_option = click.option("--secret-file", type=_FILE, help=f"The webhook secret (whsec_… or whpk_…), in a file; else ${VARIABLE}.")
+
+
+def secret_file_option(kinds: str) -> Callable[[Any], Any]:
+    """`kinds`: how what is wanted begins."""
+    return click.option("--secret-file", type=_FILE, help=f"The webhook secret ({kinds}), in a file; else ${VARIABLE}.")
 
 
 def key(secret_file: Path | None) -> Key:
