@@ -20,6 +20,8 @@ import pytest
 from registryd import config, observe, resources
 from registryd.cli import main
 from registryd.domain.errors import Reason
+from registryd.presence.answerer import connections_needed
+from registryd.roles import operate
 from tests.conftest import TestDatabase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +115,16 @@ def test_every_report_is_documented_and_no_other(database: TestDatabase) -> None
     ).stdout.split()
     assert len(views) >= 12
     assert named(DBA, "View") == set(views)
+
+
+def test_how_many_connections_a_process_opens_is_documented() -> None:
+    """What max_connections is reckoned from. Each pool of a process asks every host of the DSN over one more."""
+    pool, statements = config.DatabaseSection().pool_size, config.PresenceSection().statements_in_flight
+    of_console = operate.VIEW_CONNECTIONS + operate.CONSOLE_CONNECTIONS + operate.BULK_CONNECTIONS
+    works = {"answer": connections_needed(statements) + 1 + pool, "deliver": pool, "operate": 2 * pool + 1 + of_console}
+    pools = {role: resources.path(f"registryd/roles/{role}.py").read_text().count("life.database(") for role in works}
+    documented = {name: (row[1], row[3]) for row in rows(DBA, "Process") for name in names(row[0])}
+    assert documented == {role: (str(works[role]), f"{pools[role]} a host") for role in works}
 
 
 def test_every_recipe_for_the_dba_runs(database: TestDatabase) -> None:
