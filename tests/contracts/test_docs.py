@@ -101,6 +101,15 @@ def test_every_command_is_documented() -> None:
             assert path in documented or name in {text.split()[0] for text in names(documented[parent][1])}, path
 
 
+def test_all_that_check_looks_at_is_documented() -> None:
+    """A name stands in the code as an argument of CheckResult, or beside the function that looks."""
+    sources = [path.read_text() for place in ("check.py", "checks/*.py") for path in (ROOT / "registryd/cli").glob(place)]
+    looked_at = {
+        name for source in sources for name in re.findall(r'CheckResult\(\s*"([\w ]+)"|\("([\w ]+)", (?:lambda|machine|partial)', source)
+    }
+    assert named(OPERATOR, "`check`") == {name for pair in looked_at for name in pair if name}
+
+
 def test_every_option_explains_itself() -> None:
     for path, command in commands(main):
         assert command.help, path
