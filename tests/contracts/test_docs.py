@@ -70,6 +70,22 @@ def test_every_configuration_key_is_documented() -> None:
     }
 
 
+def test_what_the_law_begins_with_is_documented(database: TestDatabase) -> None:
+    tables = [zip(row[0].split("`")[1::2], row[1].split("`")[1::2], strict=True) for row in rows(OPERATOR, "Column")]
+    documented = dict(itertools.chain.from_iterable(tables))
+
+    async def run() -> None:
+        async with database.connect() as connection:
+            held = ", ".join(f"p.{name} = '{value}' AS {name}" for name, value in documented.items())
+            row = await connection.fetchrow(f"SELECT {held} FROM registry.policy AS p ORDER BY p.effective_from LIMIT 1")
+            assert row is not None
+            assert [name for name, is_so in row.items() if not is_so] == []
+            columns = await connection.fetch("SELECT attname FROM pg_attribute WHERE attrelid = 'registry.policy'::regclass AND attnum > 0")
+            assert {row["attname"] for row in columns} - set(documented) == {"effective_from", "note", "recorded_at", "recorded_by"}
+
+    asyncio.run(run())
+
+
 def test_every_metric_is_documented_and_no_other() -> None:
     """Under the names that Prometheus has for them."""
     exposed = {family.name + "_total" * (family.type == "counter") for family in observe.METRICS.collect()}
