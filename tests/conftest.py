@@ -30,11 +30,11 @@ import pytest
 import structlog
 
 from registryd import config, resources
+from registryd.children import die_with
 from registryd.client.receiver import Receipt, Receiver
 from registryd.delivery import signing
 from registryd.demo import embedded
 from registryd.domain.secret import SigningSecret
-from registryd.processes import die_with
 from registryd.store import digest_keys, keys, messengers, migrations
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database

@@ -19,12 +19,12 @@ import aiohttp
 from aiohttp.web import BaseRequest
 
 from registryd import config, observe, sdnotify
+from registryd.children import die_with
 from registryd.config import Settings
 from registryd.http import sockets
 from registryd.http.health import elsewhere, looked_at, plain, readiness
 from registryd.http.reply import Reply
 from registryd.http.transport import Listener
-from registryd.processes import die_with
 
 RESTART_PAUSE_S = 1.0
 STOP_TIMEOUT_S = 45.0

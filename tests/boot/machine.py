@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from registryd.processes import die_with
+from registryd.children import die_with
 
 NEEDED = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "dpkg-deb": "dpkg", "ip": "iproute2"}
 """Programs, and Debian's packages of them."""

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from registryd.processes import die_with
+from registryd.children import die_with
 from tests.boot.blocks import Blocks
 from tests.boot.machine import Machine, wait_for
 from tests.boot.packages import ROOT

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from registryd import resources
+from registryd.children import die_with
 from registryd.demo import embedded
 from registryd.demo.embedded.account import Account
-from registryd.processes import die_with
 from tests import programs
 from tests.conftest import TestDatabase
 from tests.patroni.network import Network

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from registryd.processes import die_with
+from registryd.children import die_with
 from tests.programs import NotThere
 from tests.servers import workplace
 

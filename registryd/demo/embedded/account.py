@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from registryd.children import die_with
 from registryd.demo.embedded.binaries import EmbeddedError
-from registryd.processes import die_with
 
 
 @dataclass(frozen=True)
