@@ -17,7 +17,7 @@ from registryd.delivery.push import CONNECT_TIMEOUT_S, CONTENT_REFUSED, TOTAL_TI
 from registryd.demo import embedded
 from registryd.domain.schedule import PROBE_MAX, REFUSED_OVERDUE_GAP, next_attempt_of_refused, next_probe
 from tests.conftest import cloned, daemon, make_site
-from tests.contracts.documents import MESSENGER, OPERATOR
+from tests.contracts.documents import MESSENGER, OPERATOR, routes
 from tests.http.conftest import Service, serving
 
 GUIDES = ("http/README.md", "http/README.ru.md", "feed/README.md")
@@ -78,6 +78,18 @@ def test_billing_s_first_event_is_applied(service: Service, tmp_path: Path, text
 def test_the_russian_guide_has_the_commands_of_the_english_one() -> None:
     assert blocks(RUSSIAN, "sh")[:2] == blocks(ENGLISH, "sh")[:2]
     assert blocks(RUSSIAN, "json")[:1] == blocks(ENGLISH, "json")[:1]
+
+
+def test_the_guide_s_budgets_are_those_of_the_routes() -> None:
+    every, seen = routes()["messenger"], set[str]()
+    table = ENGLISH[ENGLISH.index("| Route |") :].partition("\n\n")[0].replace(",", "")
+    for line in table.splitlines()[2:]:
+        names, *told = line.strip("|").split("|")
+        for method, path in re.findall(r"`(?:(GET|POST) )?(\S+)`", names):
+            seen.add(path)
+            for budget in {route.budget for verb, route in every[path].items() if method in ("", verb)}:
+                assert [numbers(cell)[:1] for cell in told] == [[budget.at_once], [budget.per_minute] if budget.per_minute else []], path
+    assert seen == set(every)
 
 
 def numbers(text: str) -> list[float]:
