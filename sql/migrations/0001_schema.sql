@@ -12,7 +12,7 @@
 --
 -- An MSISDN is a bigint of E.164 digits without the plus. Nothing here holds a name, a document, an IMSI or a place.
 -- Ids that travel on the wire are UUIDs that begin with a time in milliseconds (the layout of RFC 9562 version 7), so that they
--- neither count anything for an outsider nor scatter an index: journal_page's is the time of receipt, notification's its deadline.
+-- neither count anything for an outsider nor scatter an index: journal_page's is the time of the answers, notification's its deadline.
 -- Every hot table carries msisdn or messenger_id in its key, so that it could be distributed by it later.
 --
 -- What is a queue, or is updated all the time, is vacuumed by the number of its dead rows and without a pause. registry.contract is vacuumed
@@ -394,7 +394,7 @@ CREATE TABLE registry.enumeration_alarm ( -- Messengers whose queries looked lik
 -- ---------------------------------------------------------------------------------------------------------------------------------
 -- What we owe messengers
 
-CREATE TABLE registry.notification ( -- What is owed: one termination to one messenger for one binding. Written by the fan-out trigger and by registry.owe_again; a row leaves only by registry.settle_delivered. Nothing expires.
+CREATE TABLE registry.notification ( -- What is owed: one termination, or its undoing, to one messenger for one binding. Written by the trigger that ends bindings, by replays, by released waves and by reinstatements. A row leaves by its delivery or by two persons' withdrawal. Nothing expires.
     messenger_id        integer NOT NULL, -- Who is owed it.
     generation          smallint NOT NULL, -- The ended contract's generation.
     attempts            smallint NOT NULL DEFAULT 0, -- Delivery attempts that failed.
