@@ -89,7 +89,7 @@ def command_pages(version: str, made: datetime) -> Iterator[tuple[str, str]]:
         yield f"man{number}/{page}.{number}", "\n".join(lines) + "\n"
     lines = [*head("registryd", 8, version, made, "the operator-side subscriber registry daemon"), ".SH DESCRIPTION", *described(whole)]
     lines += [".SH FILES\n.TP\n/etc/registryd/registryd.toml\nthe configuration", ".TP\n/etc/registryd/credentials\nkeys and certificates"]
-    lines.append(f".SH SEE ALSO\n{', '.join(seen)}, \\fBregistryd.toml\\fR(5); /usr/share/doc/registryd/README.md")
+    lines.append(f".SH SEE ALSO\n{', '.join(seen)}, \\fBregistryd.toml\\fR(5); /usr/share/doc/registryd/README.md and RUNBOOK.md")
     yield "man8/registryd.8", "\n".join(lines) + "\n"
 
 
