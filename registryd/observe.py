@@ -196,6 +196,8 @@ def event(name: LogEvent, level: Literal["debug", "info", "warning", "error"] = 
     """Writes one log line. Facts are ours: names, counts, kinds of error; never what a client sent."""
     import structlog  # here and in `configure`: a small command logs nothing, and this import would be a fifth of its start
 
+    if not structlog.is_configured():  # a command: stdout is its result
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if name in FAULTS:
         faults.labels(name).inc()
     getattr(structlog.get_logger(), level)(name, **facts)

@@ -11,7 +11,8 @@ from registryd.cli.progress import progress
 from registryd.cli.running import Context, Exit, command, fail, json_option, pass_context, present
 from registryd.domain.identifiers import MessengerId
 from registryd.store import holds, messengers
-from registryd.store.pool import Database, connect
+from registryd.store.bulk import connect
+from registryd.store.pool import Database
 
 
 async def _messenger(db: Database, name: str | None) -> MessengerId | None:

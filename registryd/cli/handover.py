@@ -17,8 +17,8 @@ from registryd.cli.running import Context, Exit, command, fail, json_option, pas
 from registryd.delivery import export as exporting
 from registryd.delivery import exported
 from registryd.store import notifications, proof, replays
+from registryd.store.bulk import connect
 from registryd.store.messengers import signing_secrets
-from registryd.store.pool import connect
 from registryd.store.replays import EVER, Choice
 from registryd.store.secretbox import signing_box
 

@@ -81,7 +81,7 @@ class Context:
     @asynccontextmanager
     async def owner(self, dsn: str | None) -> AsyncIterator[PlainConnection]:
         """One connection of a role that may SET ROLE registryd_owner. With `dsn`, from --dsn, the password is the person's own."""
-        from registryd.store.pool import connect
+        from registryd.store.bulk import connect
 
         connection = await connect(dsn) if dsn is not None else await connect(self.owner_dsn, password=self.password)
         try:

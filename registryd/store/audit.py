@@ -17,8 +17,9 @@ import asyncpg
 
 from registryd.domain.chains import Chain, Finding, LetGo, Run, Seal, Seals
 from registryd.domain.heads import Link, Origin
+from registryd.store.bulk import connect
 from registryd.store.migrations import act_as_owner
-from registryd.store.pool import Connection, connect, fetch
+from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Nothing, Query
 
 SIDE_BY_SIDE = 4

@@ -16,7 +16,8 @@ import asyncpg
 
 from registryd.domain.errors import Refusal
 from registryd.domain.identifiers import Msisdn
-from registryd.store.pool import Connection, connect, fetch
+from registryd.store.bulk import connect
+from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Query
 
 NO_ROLE = "Connect as yourself; a DBA grants you registryd_breakglass, to ask and to carry out, or registryd_approver, to approve"

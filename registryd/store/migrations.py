@@ -17,7 +17,7 @@ from typing import NamedTuple
 import asyncpg
 
 from registryd import resources
-from registryd.store import pool
+from registryd.store import bulk
 from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Nothing, Query
 
@@ -148,8 +148,8 @@ async def check(connection: Connection) -> None:
 
 
 async def connect(dsn: str, *, password: str | None = None) -> asyncpg.Connection[asyncpg.Record]:
-    """One connection as pool.connect makes it, to the schema of this program. Raises: Unavailable, SchemaMismatch."""
-    connection = await pool.connect(dsn, password=password)
+    """One connection as bulk.connect makes it, to the schema of this program. Raises: Unavailable, SchemaMismatch."""
+    connection = await bulk.connect(dsn, password=password)
     try:
         await check(connection)
     except BaseException:

@@ -6,7 +6,6 @@ A statement whose outcome is unknown is never repeated here.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -266,38 +265,3 @@ def _is_gone(connection: Connection) -> bool:
 
 async def _keep_session(_: Connection) -> None:
     """Replaces asyncpg's reset, which costs a round trip at each release: nothing here changes a session's state."""
-
-
-UNBOUNDED = (
-    "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; "
-    "SET default_transaction_isolation = 'read committed'; "
-    "SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL"
-)
-"""What a role or a database may have as defaults, and what would end bulk work halfway. PostgreSQL 17 has the last one.
-
-They are SET, and not asked for at the start, because PgBouncer refuses a connection that asks for others than it knows.
-"""
-
-
-async def connect(dsn: str, *, password: str | None = None, timeout_s: float = 5.0) -> asyncpg.Connection[asyncpg.Record]:
-    """One connection to the primary for a command's work: imports, migrations. A DBA's limits on sessions do not bound that.
-
-    Raises: Unavailable.
-    """
-    try:
-        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-            dsn,
-            password=password,
-            timeout=timeout_s,
-            target_session_attrs=SessionAttribute.read_write,
-            server_settings={"application_name": f"registryd {os.getpid()}", "timezone": "UTC"},
-        )
-        try:
-            await session.read_every_time(connection)
-            await connection.execute(UNBOUNDED)
-        except BaseException:
-            await connection.close()
-            raise
-    except TRANSIENT as error:
-        raise Unavailable from error
-    return connection

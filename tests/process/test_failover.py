@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from registryd.cli import main
 from registryd.demo import embedded
 from registryd.domain.heads import Link
-from registryd.store import audit
+from registryd.store import audit, bulk
 from tests.conftest import TestDatabase, client, eventually
 from tests.failover.pair import NAME, Outcome, Pair, copy_cold, count_lost, fail_over, is_right, pair
 from tests.http.test_database_away import frozen, load, more
@@ -155,6 +155,25 @@ def test_a_cluster_that_goes_back_to_a_lower_timeline_is_followed(running: Pair)
             await more(told, 200)
             await eventually(lambda: says(running, 200, None))
         assert all(map(is_right, told))
+
+    asyncio.run(run())
+
+
+def test_a_command_works_on_the_primary_though_a_former_one_takes_writes(running: Pair) -> None:
+    """The former one stands first in the DSN. What an import wrote there would be lost."""
+
+    async def port() -> int:
+        connection = await bulk.connect(running.site.settings.file.database.dsn)
+        try:
+            return int(await connection.fetchval("SELECT current_setting('port')"))
+        finally:
+            await connection.close()
+
+    async def run() -> None:
+        assert await port() == running.first.port
+        await asyncio.to_thread(running.promote)
+        assert running.sql(running.first, "SELECT NOT pg_is_in_recovery()") == "t"
+        assert await port() == running.second.port
 
     asyncio.run(run())
 

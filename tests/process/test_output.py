@@ -269,3 +269,14 @@ ELSEWHERE = {
     ("breakglass", "withdraw"),
 }
 """They need files, ids or persons, and are tried beside what they do."""
+
+
+def test_what_a_command_logs_is_not_among_its_result(site: Site, tmp_path: Path) -> None:
+    """Here a fault of ours: the registry fails on an event."""
+    file = tmp_path / "events.csv"
+    file.write_text(f"event_id,type,msisdn,occurred_at,holder,end_user\ne1,activated,{NUMBER},2026-01-01T00:00:00Z,,\n")
+    site.database.psql("-c", f"ALTER TABLE registry.contract ADD CONSTRAINT odd CHECK (msisdn <> {NUMBER}) NOT VALID")
+    command = [sys.executable, "-m", "registryd", "--config", str(site.path), "contracts", "import", str(file), "--delta", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "event_failed" in done.stderr
+    assert isinstance(json.loads(done.stdout), dict)

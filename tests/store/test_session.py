@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -11,8 +12,9 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from registryd.store import session
+from registryd.store.bulk import connect
 from registryd.store.failures import explain
-from registryd.store.pool import Database, connect
+from registryd.store.pool import Database
 from registryd.store.session import SETTINGS, TransactionPooling
 from tests.conftest import Site, TestDatabase, daemon
 from tests.http.conftest import ask
@@ -127,6 +129,22 @@ def test_the_deadlines_of_the_network_are_set_on_tcp_alone(database: TestDatabas
             session.bound_network(connection)
 
     asyncio.run(work())
+
+
+def test_a_command_s_connection_ends_with_a_network_that_is_dead(database: TestDatabase) -> None:
+    """An import, or what a person began in the console, would else wait for ever, and hold what others wait for."""
+    place = dict(parse_qsl(urlsplit(database.dsn()).query))
+
+    async def user_timeout_ms() -> int:
+        async with pooling(place["host"], int(place["port"]), transactions=False) as port:
+            connection = await connect(f"postgresql://postgres@127.0.0.1:{port}/{database.name}")
+            try:
+                sock = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined] # as session.bound_network asks
+                return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+            finally:
+                await connection.close()
+
+    assert asyncio.run(user_timeout_ms()) == session.TCP_USER_TIMEOUT_MS
 
 
 def test_a_termination_is_applied_whatever_the_database_s_isolation_is(site: Site) -> None:

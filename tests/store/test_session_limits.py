@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 
 from registryd.domain.errors import Unavailable
-from registryd.store import failures, migrations, pool
+from registryd.store import bulk, failures, migrations
 from tests.conftest import TestDatabase
 from tests.store.test_snapshots import billing, take, write
 
@@ -27,7 +27,7 @@ def test_a_snapshot_and_a_migration_go_on_under_a_dbas_limits(database: TestData
     assert take(database, write(path, billing(19_000))).terminated == 1_000
 
     async def migrated() -> list[str]:
-        connection = await pool.connect(database.dsn())
+        connection = await bulk.connect(database.dsn())
         try:
             await connection.execute("DELETE FROM registry.schema_code")
             return (await migrations.migrate(connection)).files
