@@ -41,6 +41,7 @@ class Announcer:
         self._db = db
         self._pusher = pusher
         self._wake = asyncio.Event()
+        self._repeats = observe.repeats()
 
     def wake(self) -> None:
         self._wake.set()
@@ -50,10 +51,21 @@ class Announcer:
         async with asyncio.TaskGroup() as pushes:
             while True:
                 self._wake.clear()
-                for push in await _told("announcer", self._claim()) or ():
-                    pushes.create_task(_told("announcer", push))
+                for push in await self._told(self._claim()) or ():
+                    pushes.create_task(self._told(push))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), POLL_S)
+
+    async def _told(self, work: Coroutine[None, None, Result]) -> Result | None:
+        """The result of `work`; None where it failed. The row is then claimed again. That the database is away is logged elsewhere."""
+        try:
+            return await work
+        except Unavailable:
+            return None
+        except Exception as error:
+            kind = type(error).__name__
+            self._repeats.tell("background_failed", "error", kind=kind, facts={"where": "announcer", "kind": kind})
+            return None
 
     async def push_due(self) -> None:
         """Pushes what is due now, and returns when all of it has ended. Raises: Unavailable."""
@@ -103,14 +115,3 @@ def _error(outcome: Outcome) -> str | None:
             return f"status {status}"
         case Failed(error):
             return error
-
-
-async def _told(where: str, work: Coroutine[None, None, Result]) -> Result | None:
-    """The result of `work`; None where it failed. The row is then claimed again. That the database is away is logged elsewhere."""
-    try:
-        return await work
-    except Unavailable:
-        return None
-    except Exception as error:
-        observe.event("background_failed", "error", where=where, kind=type(error).__name__)
-        return None

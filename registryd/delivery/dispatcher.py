@@ -60,6 +60,9 @@ class Dispatcher:
         self._turns = Turns()
         self._echo_read = -ECHO_S
         self._resting: set[MessengerId] = set()
+        self._repeats = observe.repeats()
+        self._fault = ""
+        """The kind of the exception that kept the last look from its lanes; empty where it found them."""
         self._to_look_back: set[MessengerId] = set()
         self._all_look_back = True
         self._leasing = asyncio.Lock()
@@ -102,7 +105,7 @@ class Dispatcher:
             except Unavailable:
                 pass
             except Exception as error:
-                observe.event("background_failed", "error", where="brake", kind=type(error).__name__)
+                self._tell_fault("brake", error)
             await asyncio.sleep(self._timing.poll_s)
 
     async def _dispatch(self) -> None:
@@ -111,11 +114,21 @@ class Dispatcher:
             try:
                 await self._lease()
                 await self._share()
+                self._fault = ""
             except Unavailable:
                 pass
             except Exception as error:
-                observe.event("background_failed", "error", where="dispatcher", kind=type(error).__name__)
+                self._fault = type(error).__name__
+                self._tell_fault("dispatcher", error)
             await self._pause()
+
+    async def look(self) -> str:
+        """Why no lane can be worked now; empty where they can be."""
+        return f"lanes cannot be leased ({self._fault}); see background_failed in the log" if self._fault else ""
+
+    def _tell_fault(self, where: str, error: BaseException) -> None:
+        kind = type(error).__name__
+        self._repeats.tell("background_failed", "error", kind=(where, kind), facts={"where": where, "kind": kind})
 
     async def _pause(self) -> None:
         """Waits until it is time to look again. A wake cannot cut the rest after a slow look short."""
@@ -190,6 +203,6 @@ class Dispatcher:
             self._wake.set()  # what came while it ended is found at once
         # A lane that ended because the database is away is still ours. It is leased anew once the database is back.
         if error is not None and not isinstance(error, Unavailable):
-            observe.event("background_failed", "error", where="lane", kind=type(error).__name__)
+            self._tell_fault("lane", error)
             self._resting.add(lane.messenger_id)
             asyncio.get_running_loop().call_later(self._timing.rest_s, self._resting.discard, lane.messenger_id)

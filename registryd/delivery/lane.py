@@ -69,6 +69,7 @@ class Lane:
         self._signer_read = self._renewed = clock()
         self._state = LaneState(lease, pace, throughput, jitter, self._renewed)
         self._metrics = PushMetrics(lease.name)
+        self._repeats = observe.repeats()
         self._stop_by: float | None = None
         self._held = True
         self._ending = False
@@ -208,7 +209,8 @@ class Lane:
                 outcome: Outcome = await self._channel.push(self._signer, batch, with_phone_number=self._lease.includes_phone_number)
             except Exception as error:
                 # A fault of ours, with this content: it must not take the lane's other receipts with it.
-                observe.event("background_failed", "error", where="push", kind=type(error).__name__)
+                kind = type(error).__name__
+                self._repeats.tell("background_failed", "error", kind=kind, facts={"where": "push", "kind": kind})
                 outcome = Failed("the registry failed to push")
             self._note(batch, outcome, began_s)
             batch = self._begin()
@@ -224,7 +226,8 @@ class Lane:
             late = sum(self._state.slack(n, now_s) < timedelta(0) and not n.replayed for n in batch)
         if late:
             observe.notifications_late.labels(self._lease.name).inc(late)
-            observe.event("notification_overdue", "error", messenger=self._lease.name, notifications=late)
+            facts = {"messenger": self._lease.name, "notifications": late}
+            self._repeats.tell("notification_overdue", "error", kind="notification_overdue", facts=facts)
         elif attempt.http_status == 410:
             observe.event("endpoint_gone", "error", messenger=self._lease.name)
         self._stir.set()

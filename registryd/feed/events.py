@@ -61,6 +61,7 @@ class ContractFeed:
         self._digest_key = digest_key
         self._turn = asyncio.Lock()
         self._waiting = 0
+        self._repeats = observe.repeats()
         for kind, outcome in product(EVENT_TYPES, OUTCOMES):
             observe.events_applied.labels(kind, outcome)
 
@@ -121,7 +122,8 @@ class ContractFeed:
                 first = await self._judge_apart(connection, events[:half], sender, limits)
                 return [*first, *await self._judge_apart(connection, events[half:], sender, limits)]
             [(event, _)] = events
-            observe.event("event_failed", "error", type=event.type, kind=type(error).__name__, at=observe.place(error), **sender)
+            facts = {"type": event.type, "kind": type(error).__name__, "at": observe.place(error)}
+            self._repeats.tell("event_failed", "error", kind=(*facts.values(), sender.get("caller")), facts={**facts, **sender})
             failed = NotYet("registry_failed", "the registry failed on this event and has told its operators; send it again")
             await contracts.note_waiting(connection, [(event, failed.lack)])
             return [Result(event.event_id, "not_yet", str(failed))]

@@ -11,6 +11,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from math import inf
@@ -67,6 +68,13 @@ class Keys(ABC, Generic[Caller]):
             self._keys = {key.key_id: (key, owner) for key, owner in await self._read(connection)}
         self._read_at = began
 
+    async def look(self) -> str:
+        """Why nobody can be admitted now; empty where they can be."""
+        if self._is_stale:
+            with suppress(Unavailable):
+                await self.refresh()
+        return "the keys cannot be read" if self._is_stale else ""
+
     async def record_use(self) -> None:
         """Writes which keys were used since the last time. Raises: Unavailable."""
         used, self._used = self._used, set()
@@ -80,7 +88,7 @@ class Keys(ABC, Generic[Caller]):
     def _judge(self, match: re.Match[str] | None, request: BaseRequest) -> Caller:
         if match is None:
             raise Unauthenticated("no_key")
-        if time.monotonic() - self._read_at > STALE_S:
+        if self._is_stale:
             raise Unavailable(reason="keys")
         key, owner = self._keys.get(match[1], (None, None))
         digest = sha256(match[2].encode()).digest()
@@ -97,6 +105,10 @@ class Keys(ABC, Generic[Caller]):
             raise Unauthenticated("certificate", owner.name, key.key_id)
         self._used.add(key.key_id)
         return owner
+
+    @property
+    def _is_stale(self) -> bool:
+        return time.monotonic() - self._read_at > STALE_S
 
     def key_id(self, request: BaseRequest) -> str | None:
         """The id of the key that the request shows, where it is one of ours: what else stands there is the client's."""

@@ -22,23 +22,24 @@ LOOKS = ("GET", "HEAD", "OPTIONS")
 class Health:
     """Whether the process can do its work, as it last found out. `reason` says why it cannot; it is empty where it can.
 
-    Call `tell` about once a second: what is older than STALE_S is no longer believed.
+    Call `tell` about once a second: what is older than STALE_S is no longer believed. `clock()`: a monotonic one, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._reason = "starting"
-        self._told_at = time.monotonic()
+        self._clock = clock
+        self._told_at = clock()
+        observe.ready.set_function(lambda: not self.reason)
 
     @property
     def reason(self) -> str:
-        if not self._reason and time.monotonic() - self._told_at > STALE_S:
+        if not self._reason and self._clock() - self._told_at > STALE_S:
             return "the database does not answer"
         return self._reason
 
     def tell(self, reason: str) -> None:
         self._reason = reason
-        self._told_at = time.monotonic()
-        observe.ready.set(not reason)
+        self._told_at = self._clock()
 
     async def __call__(self, request: BaseRequest) -> Reply:
         match looked_at(request):

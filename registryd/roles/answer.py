@@ -54,7 +54,7 @@ async def answer(settings: Settings, instance: int) -> None:
             answerer.digest_key = await read_digest_key()
 
         life.reload.others.append(directory.refresh)
-        life.looks.append(answerer.look)
+        life.looks += [directory.look, answerer.look]
         eventloop.spare_the_collector()
         jobs = (
             Job("directory", REFRESH_S, directory.refresh),

@@ -25,7 +25,7 @@ MESSENGERS_S = 30.0
 
 
 async def deliver(settings: Settings, instance: int) -> None:
-    """Runs one process of the role until SIGTERM or SIGINT. Raises: ConfigError, SchemaMismatch."""
+    """Runs one process of the role until SIGTERM or SIGINT. Raises: ConfigError, WrongSecretsKey, SchemaMismatch."""
     delivery, credentials = settings.file.delivery, settings.credentials
     box = signing_box(credentials)
     async with Life(settings, "deliver", instance) as life:
@@ -40,6 +40,7 @@ async def deliver(settings: Settings, instance: int) -> None:
                     known.keep(messenger.name for messenger in await messengers.read_all(connection))
 
             await life.wait(db)
+            await life.until(lambda: messengers.refuse_foreign_key(db, box))
             await life.until(know_messengers)
             await life.until(lambda: changes.publish(db, box))
             lanes = asyncio.create_task(dispatcher.run(), name="dispatcher")
@@ -47,6 +48,7 @@ async def deliver(settings: Settings, instance: int) -> None:
                 asyncio.create_task(announcer.run(), name="announcer"),
                 asyncio.create_task(wakeup.listen(db, dispatcher, announcer), name="wakeup"),
             ]
+            life.looks.append(dispatcher.look)
             await life.serve({}, (Job("messengers", MESSENGERS_S, know_messengers),))
             await dispatcher.stop()
             await lanes

@@ -56,6 +56,7 @@ async def operate(settings: Settings, instance: int) -> None:
         await life.until(lambda: digest_keys.read_current(db, box, datetime.now(UTC).date()))
         await life.until(keys.refresh)
         life.reload.others.append(keys.refresh)
+        life.looks.append(keys.look)
         own = (Job("operator keys", REFRESH_S, keys.refresh), Job("operator key use", KEY_USE_S, keys.record_use))
         eventloop.spare_the_collector()
         await life.serve({operator_api: handle}, (*own, *jobs(keeping, box)))

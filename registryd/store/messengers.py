@@ -173,6 +173,14 @@ async def unreadable_secrets(connection: Connection, box: SecretBox) -> list[str
     return sorted({row.name for row in await fetch(connection, READ_SEALED_SECRETS) if not _opens(box, row)})
 
 
+async def refuse_foreign_key(db: Database, box: SecretBox) -> None:
+    """Raises: WrongSecretsKey, where there are secrets and `box` opens none: each lane that the process took would be shut for all."""
+    async with db.connection() as connection:
+        sealed = await fetch(connection, READ_SEALED_SECRETS)
+    if sealed and not any(_opens(box, row) for row in sealed):
+        raise WrongSecretsKey
+
+
 async def rewrap_secrets(connection: Connection, box: SecretBox) -> int:
     """Seals under the present key what is sealed under the former one or to a public half; returns how many. Raises: WrongSecretsKey."""
     former = [row for row in await fetch(connection, READ_SEALED_SECRETS) if row.to_public or row.ciphertext[0] != box.key_id]

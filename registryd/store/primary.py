@@ -86,6 +86,7 @@ class PrimaryFinder:
         self._waiting: dict[str, float] = {}
         """The commits that wait for a standby, and since when they were seen to."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._repeats = observe.repeats()
 
     async def __aenter__(self) -> PrimaryFinder:
         looked = [asyncio.Event() for _ in self._seen]
@@ -114,7 +115,8 @@ class PrimaryFinder:
                     self.judge(dsn, Server(*(await _ask(statement)).values()))
                 except Exception as error:
                     if not isinstance(error, SILENCE):
-                        observe.event("background_failed", "error", where="primary", kind=type(error).__name__)
+                        kind = type(error).__name__
+                        self._repeats.tell("background_failed", "error", kind=kind, facts={"where": "primary", "kind": kind})
                     if connection is not None:
                         connection.terminate()
                     connection = statement = None

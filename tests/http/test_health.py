@@ -8,6 +8,8 @@ import secrets
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from registryd import observe
+from registryd.http.health import STALE_S, Health
 from tests.conftest import wait_for
 from tests.http.conftest import Answer, Service, ask
 
@@ -16,6 +18,20 @@ def test_health_needs_no_token_and_no_database(service: Service) -> None:
     answer = ask(service.daemon.health(), "GET", "/healthz")
     assert (answer.status, answer.raw) == (200, b"ok\n")
     assert answer.headers["content-type"].startswith("text/plain")
+
+
+def test_what_a_process_found_long_ago_is_believed_neither_by_readyz_nor_by_the_metric() -> None:
+    now = [100.0]
+    health = Health(lambda: now[0])
+
+    def ready() -> tuple[bool, float | None]:
+        return not health.reason, observe.METRICS.get_sample_value("registryd_ready")
+
+    assert ready() == (False, 0)
+    health.tell("")
+    assert ready() == (True, 1)
+    now[0] += STALE_S + 1
+    assert ready() == (False, 0)
 
 
 def readiness(service: Service, status: int) -> Answer:

@@ -93,6 +93,26 @@ def test_a_schema_of_another_release_makes_each_role_unready_until_it_is_mended(
         wait_until(running, ROLES, 200)
 
 
+@pytest.mark.parametrize(("role", "table"), [("answer", "messenger_key"), ("operate", "operator_key"), ("deliver", "lane")])
+def test_a_role_that_may_not_read_what_it_works_by_is_unready_until_it_may(site: Site, role: str, table: str) -> None:
+    """The database is there, but nobody is admitted, or no lane is worked. It is told once, however often it is met."""
+    with daemon(site, role) as running:
+        wait_until(running, (role,), 200)
+        site.database.psql("-c", f"REVOKE SELECT ON registry.{table} FROM registryd_app")
+        wait_until(running, (role,), 503, "InsufficientPrivilegeError")
+        met = looks(running, role)
+        wait_for(lambda: looks(running, role) > met + 8)
+        site.database.psql("-c", f"GRANT SELECT ON registry.{table} TO registryd_app")
+        wait_until(running, (role,), 200)
+        told = [(line["where"], line["kind"]) for line in running.log() if line["event"] == "background_failed"]
+        assert len(told) == len(set(told)) > 0
+
+
+def looks(running: Daemon, role: str) -> float:
+    """How often the loop was looked at, which is four times a second."""
+    return float(running.metrics(role).split("registryd_loop_lag_seconds_count ")[1].splitlines()[0])
+
+
 @pytest.fixture
 def small_disk(server: embedded.Server, template: str, tmp_path: Path) -> Iterator[tuple[Site, Path]]:
     """A registry whose database alone lies on a disk of its own, and where that is."""
