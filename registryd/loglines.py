@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Hashable, MutableMapping
 from typing import Any, Literal, TextIO
@@ -137,15 +138,31 @@ class Repeats:
             self._later(SUMMARY_S, self._sum_up, name, level, kind)
 
 
+def open_streams() -> None:
+    """Opens what of stdin, stdout and stderr is closed as /dev/null. Else the next socket would bear its number, and be written to."""
+    with contextlib.suppress(OSError):
+        while (opened := os.open(os.devnull, os.O_RDWR)) < 3:  # the lowest number that is free
+            pass
+        os.close(opened)
+    sys.stdin = sys.stdin or open(0)  # noqa: SIM115 # as long as the process
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+
+
 def goes_to_journal(stream: TextIO) -> bool:
     """Whether a stream is journald's (systemd.exec(5), $JOURNAL_STREAM)."""
     try:
         status = os.fstat(stream.fileno())
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # closed; None where it was so from the start
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def for_journal(logger: Any, method: str, facts: MutableMapping[str, Any]) -> str:
     """A line with syslog's priority before it: journald keeps it, filters by it, and limits floods by it."""
-    return f"<{PRIORITIES.get(method, 6)}>{json.dumps(facts)}"
+    return f"<{PRIORITIES.get(method, 6)}>{json.dumps(facts, default=repr)}"
+
+
+def as_error(text: str, stream: TextIO) -> str:
+    """A text whose lines journald keeps as errors, where the stream is its."""
+    return "\n".join(f"<{PRIORITIES['error']}>{line}" for line in text.split("\n")) if goes_to_journal(stream) else text

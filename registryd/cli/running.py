@@ -133,6 +133,8 @@ def command(run: Callable[..., Coroutine[Any, Any, None] | None]) -> Callable[..
 
 def present(as_json: bool, facts: object, *shown: Shown) -> None:
     """Shows a command's result: `facts` as one line of JSON (see `wired`), or `shown` for people. Raises: OutputLost."""
+    if sys.stdout is None:  # closed from the start: libraries would say nothing
+        raise OutputLost("nobody took the output: stdout is closed")
     try:
         if as_json:
             click.echo(orjson.dumps(wired(facts)))
@@ -164,5 +166,7 @@ def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
     if running is not None and running.params.get("as_json"):
         click.echo(orjson.dumps({"error": message, "exitCode": code}), err=True)
     else:
-        err.print(f"registryd: {message}", style="red", markup=False, soft_wrap=True)
+        from registryd.loglines import as_error
+
+        err.print(as_error(f"registryd: {message}", sys.stderr), style="red", markup=False, soft_wrap=True)
     sys.exit(code)

@@ -13,6 +13,7 @@ import uvloop
 from registryd.cli.kinds import Whole
 from registryd.cli.running import Context, command, pass_context
 from registryd.config import INSTANCES_MAX, Settings
+from registryd.loglines import open_streams
 
 INSTANCE = Whole(1, INSTANCES_MAX)
 
@@ -26,6 +27,7 @@ def serve(context: Context, *, answers: int, delivers: int) -> None:
     """Start every role, and serve until SIGTERM, which drains; SIGHUP goes on to all. For containers and development."""
     from registryd.roles import supervisor
 
+    open_streams()
     sys.exit(uvloop.run(supervisor.serve(context.settings, answers, delivers)))
 
 
@@ -37,6 +39,7 @@ def _role(name: str, does: str, reloaded: str) -> click.Command:
     @pass_context
     @command
     def run(context: Context, *, instance: int) -> None:
+        open_streams()
         role: Callable[[Settings, int], Coroutine[Any, Any, None]] = getattr(import_module(f"registryd.roles.{name}"), name)
         uvloop.run(role(context.settings, instance))
 

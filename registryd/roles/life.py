@@ -139,10 +139,13 @@ class Life:
         self._db = db
 
     async def until(self, load: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Calls `load` until the database is there, and returns its result. Raises: Stopped, and whatever else `load` raises."""
+        """Calls `load` until the database is there and lets the role do it; its result. Raises: Stopped, and whatever else `load` raises."""
         while True:
             try:
-                return await self._unless_stopped(load())
+                try:
+                    return await self._unless_stopped(load())
+                except failures.NOT_ALLOWED as lacking:
+                    raise Unavailable from lacking
             except Unavailable as error:
                 self._outage.lost(error, **self._facts)
                 self._tell(f"waiting for the database: {failures.brief(error)}")

@@ -23,9 +23,10 @@ from registryd.store.session import PlainConnection
 UNBOUNDED = (
     "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; "
     "SET default_transaction_isolation = 'read committed'; "
-    "SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL"
+    "SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL; "
+    f"{session.LAWFUL}"
 )
-"""What a role or a database may have as defaults, and what would end bulk work halfway. PostgreSQL 17 has the last one.
+"""What a role or a database may have as defaults, and what would end bulk work halfway. PostgreSQL 17 has `transaction_timeout`.
 
 They are SET, and not asked for at the start, because PgBouncer refuses a connection that asks for others than it knows.
 """

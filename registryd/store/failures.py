@@ -104,6 +104,10 @@ def brief(error: Unavailable) -> str:
             return "the database has no transaction ids left, or has met another limit of its own"
         case asyncpg.InvalidAuthorizationSpecificationError():
             return "the database refuses the login"
+        case asyncpg.InsufficientPrivilegeError() as cause:
+            return f"the role lacks a grant ({cause.args[0]})"
+        case asyncpg.ProtocolViolationError() as cause:
+            return f"the pooler refuses ({cause.args[0]})"
         case TargetServerAttributeNotMatched() | asyncpg.ReadOnlySQLTransactionError():
             return "the database takes no writes"
         case asyncpg.QueryCanceledError() | asyncpg.LockNotAvailableError() | TimeoutError():
@@ -129,6 +133,10 @@ def explain(error: Unavailable, named_by: str = "[database] dsn") -> str:
                 f"the database refused the login ({cause.args[0]}): with peer authentication, map this system user to the role in "
                 "pg_ident.conf and name the map in pg_hba.conf (systemd/README.md, Install); else name another role in the DSN"
             )
+        case asyncpg.InsufficientPrivilegeError() as cause:
+            return f"the role lacks a grant ({cause.args[0]}): connect as registryd_app, or let `registryd migrate` give its grants again"
+        case asyncpg.ProtocolViolationError() as cause:
+            return f"what lies before the database, such as PgBouncer, refuses ({cause.args[0]}): look at its configuration and its log"
         case asyncpg.InvalidCatalogNameError() as cause:
             return f"{cause.args[0]}: create it (systemd/README.md, Install), or name another in the DSN"
         case TargetServerAttributeNotMatched() | asyncpg.ReadOnlySQLTransactionError():

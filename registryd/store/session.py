@@ -64,6 +64,8 @@ _UNTUNED = (
 """Sets the planner's settings to PostgreSQL's own where a default of the database or of the role changes them. The server's file holds."""
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 """An answer that was given must outlive the server."""
+LAWFUL = "SELECT set_config('session_replication_role', 'origin', false) WHERE current_setting('session_replication_role') = 'replica'"
+"""As `replica` it switches triggers off, and with them the law. Who may not set it is refused here, and works under no such default."""
 _SET_ALL = "; ".join(
     (
         *(
@@ -72,6 +74,7 @@ _SET_ALL = "; ".join(
         ),
         _UNTUNED,
         _DURABLE,
+        LAWFUL,
     )
 )
 """The settings come first: one of them lifts a default's limit on how long a statement may take."""

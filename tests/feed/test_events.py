@@ -586,23 +586,6 @@ def test_an_event_that_the_registry_fails_on_stops_no_other(database: TestDataba
     assert str(odd) not in str(log)
 
 
-def test_a_fault_that_many_events_meet_is_told_once(database: TestDatabase) -> None:
-    numbers = range(SOME_NUMBERS[0], SOME_NUMBERS[0] + 30)
-    database.psql("-c", "ALTER TABLE registry.contract ADD CONSTRAINT odd CHECK (msisdn = 0) NOT VALID")
-
-    async def run() -> list[Result]:
-        async with database.pool(1) as pool:
-            at = NOW - timedelta(hours=1)
-            return await ContractFeed(pool, b"k" * 32).apply(
-                [Event(event_id=f"e{n}", type="activated", msisdn=Msisdn(n), occurred_at=at) for n in numbers]
-            )
-
-    with capture_logs() as log:
-        results = asyncio.run(run())
-    assert {(result.reason or "").split(":")[0] for result in results} == {"registry_failed"}
-    assert [line["event"] for line in log] == ["event_failed"]
-
-
 async def repeated(feed: ContractFeed, call: list[Event]) -> list[Result]:
     """A call's results. Billing sends it again while it is told that others are applied."""
     while True:

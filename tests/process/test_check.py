@@ -393,28 +393,6 @@ def test_peer_authentication_is_followed_by_a_map(server: embedded.Server, site:
         site.database.psql("-c", "SELECT pg_reload_conf()")
 
 
-def test_a_deliver_process_with_another_secrets_key_does_not_start_and_shuts_no_lane(site: Site) -> None:
-    """On a second machine it would take lanes from those who can sign, and gate them. One secret that is broken is no reason."""
-
-    def start() -> tuple[int, str]:
-        command = [sys.executable, "-m", "registryd", "--config", str(site.path), "deliver"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        return done.returncode, done.stderr
-
-    asyncio.run(site.add_messenger("alpha", "http://127.0.0.1:9/"))
-    key = site.directory / "credentials" / "secrets-key"
-    right = key.read_text()
-    key.write_text("ab" * 32)
-    code, told = start()
-    assert (code, "secrets-key" in told) == (Exit.CONFIG, True)
-    assert site.database.psql("-Atc", "SELECT count(*) FROM registry.sealing_key").stdout.strip() == "0", "nor does it publish its own half"
-    key.write_text(right)
-    asyncio.run(site.add_messenger("beta"))
-    site.database.psql("-c", "UPDATE registry.messenger_secret SET ciphertext = '\\x00' || ciphertext WHERE messenger_id = 1")
-    with daemon(site, "deliver"):
-        pass
-
-
 def test_a_daemon_with_another_journal_key_does_not_start(site: Site) -> None:
     asyncio.run(site.digest_key())
     (site.directory / "credentials" / "journal-key").write_text("ab" * 32)

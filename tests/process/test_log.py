@@ -13,11 +13,13 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
+from registryd.loglines import for_journal
 from tests.conftest import Site, wait_for
 
 
@@ -110,6 +112,35 @@ def test_a_full_disk_under_stderr_costs_lines_alone(site: Site) -> None:
     finally:
         made.kill()
         made.wait(60)
+
+
+def test_a_process_without_any_stream_serves_and_ends_well(site: Site) -> None:
+    """Whoever started it has closed stdin, stdout and stderr: no socket takes their place."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    site.write_config(observe=f'listen = "127.0.0.1:{port - 1}"')
+    command = [sys.executable, "-m", "registryd", "--config", str(site.path), "answer"]
+    made = subprocess.Popen(command, preexec_fn=lambda: os.closerange(0, 3))
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"))
+        assert {str(Path(f"/proc/{made.pid}/fd/{number}").readlink()) for number in range(3)} == {"/dev/null"}
+        made.send_signal(signal.SIGTERM)
+        assert made.wait(30) == 0
+    finally:
+        made.kill()
+        made.wait(60)
+
+
+def test_a_key_that_nobody_is_shown_is_not_made(site: Site) -> None:
+    command = [sys.executable, "-m", "registryd", "--config", str(site.path), "operator", "add", "billing", "--scope", "feed"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, preexec_fn=lambda: os.close(1), text=True, check=False)
+    assert (done.returncode, "stdout is closed" in done.stderr) == (1, True)
+    assert site.database.psql("-Atc", "SELECT count(*) FROM registry.operator_key WHERE name = 'billing'").stdout.strip() == "0"
+
+
+def test_a_fact_that_is_no_json_is_told_all_the_same() -> None:
+    """A line must not fail under journald alone, where no test runs."""
+    assert json.loads(for_journal(None, "warning", {"at": datetime(2026, 1, 1, tzinfo=UTC)})[3:])["at"].startswith("datetime.datetime(2026")
 
 
 def answers(url: str) -> bool:

@@ -108,6 +108,17 @@ def test_a_role_that_may_not_read_what_it_works_by_is_unready_until_it_may(site:
         assert len(told) == len(set(told)) > 0
 
 
+@pytest.mark.parametrize(("role", "table"), [("answer", "messenger_key"), ("operate", "operator_key"), ("deliver", "messenger")])
+def test_a_role_that_lacks_a_grant_at_its_start_waits_for_it_and_does_not_spin(site: Site, role: str, table: str) -> None:
+    """Restart= would begin it again every two seconds, and nobody would answer meanwhile."""
+    site.database.psql("-c", f"REVOKE SELECT ON registry.{table} FROM registryd_app")
+    with daemon(site, role, until="database_away") as running:
+        assert f"permission denied for table {table}" in running.facts[role]["reason"]
+        wait_until(running, (role,), 503, f"permission denied for table {table}")
+        site.database.psql("-c", f"GRANT SELECT ON registry.{table} TO registryd_app")
+        wait_until(running, (role,), 200)
+
+
 def looks(running: Daemon, role: str) -> float:
     """How often the loop was looked at, which is four times a second."""
     return float(running.metrics(role).split("registryd_loop_lag_seconds_count ")[1].splitlines()[0])

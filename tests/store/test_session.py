@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import asyncpg
 import pytest
 
+from registryd.domain.errors import Unavailable
 from registryd.store import session
 from registryd.store.bulk import connect
-from registryd.store.failures import explain
+from registryd.store.failures import brief, explain
 from registryd.store.pool import Database
 from registryd.store.session import SETTINGS, TransactionPooling
 from tests.conftest import Site, TestDatabase, daemon
 from tests.http.conftest import ask
-from tests.process.commands import told
+from tests.process.commands import run, told
 from tests.store.pooler import pooling
 
 OF_THE_SERVER = {
@@ -145,6 +148,32 @@ def test_a_command_s_connection_ends_with_a_network_that_is_dead(database: TestD
                 await connection.close()
 
     assert asyncio.run(user_timeout_ms()) == session.TCP_USER_TIMEOUT_MS
+
+
+def test_under_a_default_that_switches_triggers_off_nothing_works(site: Site) -> None:
+    """Nobody would be told of an end. Who may set it, such as the owner, works with triggers."""
+    site.database.psql("-c", f"ALTER DATABASE \"{site.database.name}\" SET session_replication_role = 'replica'")
+
+    async def of_the_owner() -> str:
+        connection = await connect(site.database.dsn())
+        try:
+            return str(await connection.fetchval("SELECT current_setting('session_replication_role')"))
+        finally:
+            await connection.close()
+
+    assert asyncio.run(of_the_owner()) == "origin"
+    [found] = [finding for finding in json.loads(run(site, "check", "--json").stdout) if finding["state"] == "failed"]
+    assert (found["check"], "session_replication_role" in found["detail"]) == ("permissions", True)
+    with daemon(site, "operate", until="database_away") as running:
+        answer = ask(running.operator, "POST", "/operator/v1/contract-events", {"events": []}, headers=site.operator_headers)
+        assert answer.status == 503
+
+
+def test_what_a_pooler_refuses_is_told_in_its_words() -> None:
+    refused = Unavailable()
+    refused.__cause__ = asyncpg.ProtocolViolationError("no such database: registri")
+    assert "no such database: registri" in explain(refused)
+    assert "no such database: registri" in brief(refused)
 
 
 def test_a_termination_is_applied_whatever_the_database_s_isolation_is(site: Site) -> None:
