@@ -139,7 +139,7 @@ class Life:
         self._db = db
 
     async def until(self, load: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Calls `load` until the database is there and lets the role do it; its result. Raises: Stopped, and whatever else `load` raises."""
+        """Calls `load` until the database is there and lets the role do it; its result. Raises: Stopped, and what else `load` raises."""
         while True:
             try:
                 try:

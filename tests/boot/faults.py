@@ -61,12 +61,17 @@ def typo_that_stays(trial: Trial) -> str:
 
 
 def reload(trial: Trial) -> str:
-    """It fails with the message where the file cannot be read, and says which keys need a restart."""
+    """It fails with the message where the file cannot be read or a credential was renewed, and says which keys need a restart."""
     before = trial.main_pid("answer@1")
     with edited(trial, 's/^level = .*/level = "infoo"/'):
         assert trial.machine.run("systemctl reload registryd-answer@1").returncode != 0
         assert "log.level" in trial.machine.ask("journalctl --no-pager -u registryd-answer@1 -n 20")
         assert trial.is_ready("answer@1")
+    certificate = "/etc/registryd/credentials/tls-certificate"
+    trial.machine.ask(f"cp -p {certificate} /run/former && echo >> {certificate}")
+    assert trial.machine.run("systemctl reload registryd-answer@1").returncode != 0
+    assert "tls-certificate has changed" in trial.machine.ask("journalctl --no-pager -p err -u registryd-answer@1 -n 20")
+    trial.machine.ask(f"cp -p /run/former {certificate}")
     with edited(trial, "s/^pool_size = .*/pool_size = 7/"):
         trial.machine.ask("systemctl reload registryd-answer@1")
         wait_for(lambda: "database.pool_size" in trial.show("answer@1", "StatusText"), "the status names the key")
@@ -75,7 +80,7 @@ def reload(trial: Trial) -> str:
     trial.machine.ask("systemctl reload registryd-answer@1")
     wait_for(lambda: trial.show("answer@1", "StatusText") == "serving", "the status is as before")
     assert trial.main_pid("answer@1") == before
-    return f"a typo is refused; STATUS {status!r}"
+    return f"a typo and a renewed certificate are refused; STATUS {status!r}"
 
 
 def only_its_own_connections(seen: Seen) -> str:

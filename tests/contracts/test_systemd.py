@@ -136,6 +136,24 @@ def test_what_only_a_person_mends_is_not_tried_again_and_again(role: str) -> Non
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_a_reload_fails_where_a_credential_has_changed_that_the_process_has_a_copy_of(role: str, tmp_path: Path) -> None:
+    """It would say yes and serve the old certificate. What was put elsewhere cannot be compared, and fails nothing."""
+    text = (SYSTEMD / f"registryd-{role}@.service").read_text().replace("\\\n", " ")
+    [script] = re.findall(r"(?m)^ExecReload=\+/bin/sh -c '(.*)'$", text)
+    kept, copies = tmp_path / "credentials", tmp_path / "copies"
+    script = script.replace("$$", "$").replace("%d", str(copies)).replace("/etc/registryd/credentials", str(kept))
+    for directory in (kept, copies):
+        directory.mkdir()
+        (directory / "tls-certificate").write_text("the first")
+    (copies / "endpoint-certificate-alpha").write_text("put elsewhere")
+    assert run("/bin/sh", "-c", script) == (0, "")
+    (kept / "tls-certificate").write_text("renewed")
+    code, told = run("/bin/sh", "-c", script)
+    assert (code, told) == (1, "<3>registryd: tls-certificate has changed: restart, because credentials are copied at a start")
+    assert "%" not in script.replace(str(copies), "")
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_only_deliver_dials_anybody_but_the_database(role: str) -> None:
     dials = ROLES[role].may_dial
     assert values(role, "IPAddressAllow") == sorted(dials)
