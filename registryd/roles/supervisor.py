@@ -27,6 +27,10 @@ from registryd.http.reply import Reply
 from registryd.http.transport import Listener
 
 RESTART_PAUSE_S = 1.0
+MENDED_BY_PERSONS = frozenset({2, 76, 78})
+"""Exit codes of what only a person mends: usage, schema, configuration, as RestartPreventExitStatus= of the units."""
+MENDED_PAUSE_S = 10.0
+"""How long such a child waits: its start costs a second of a processor, which those that serve want."""
 STOP_TIMEOUT_S = 45.0
 """How long a child may take to drain before it is killed: as TimeoutStopSec= of the units."""
 ASK_TIMEOUT_S = 2.0
@@ -86,12 +90,13 @@ async def _keep(child: Child, children: Sequence[Child], stop: asyncio.Event) ->
         code = await child.run()
         if stop.is_set():
             return 0 if code in (0, -signal.SIGTERM) else max(code, 1)  # SIGTERM: it was told before it could listen
-        observe.event("process_ended", "error", process=child.name, code=code)
+        pause_s = MENDED_PAUSE_S if code in MENDED_BY_PERSONS else RESTART_PAUSE_S
+        observe.event("process_ended", "error", process=child.name, code=code, again_in_s=pause_s)
         if not all(each.ready.is_set() for each in children):
             stop.set()
             return max(code, 1)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), RESTART_PAUSE_S)
+            await asyncio.wait_for(stop.wait(), pause_s)
             return 0
 
 

@@ -23,6 +23,7 @@ from registryd.cli import main
 from registryd.cli.running import Exit
 from registryd.demo import embedded
 from registryd.roles.heartbeat import host_name
+from registryd.roles.supervisor import MENDED_BY_PERSONS, MENDED_PAUSE_S, RESTART_PAUSE_S
 from tests.conftest import Site, TestMessenger, client, cloned, eventually, make_site, runs, wait_for
 from tests.delivery.conftest import Lookup, Received, listening, looking
 from tests.served import Served, serving
@@ -221,6 +222,23 @@ def test_a_process_that_hangs_is_killed_in_the_end(site: Site) -> None:
         os.kill(hanging, signal.SIGSTOP)
         assert started.stop() == 1
         assert not runs(hanging)
+
+
+def test_a_child_that_only_a_person_can_mend_is_not_tried_again_and_again(site: Site) -> None:
+    """It was killed, and meets a mistake in the file when it starts again; the others serve on."""
+    text = site.path.read_text()
+    try:
+        with serving(site) as started:
+            site.path.write_text("[nonsense]\n" + text)
+            os.kill(started.pids["deliver@1"], signal.SIGKILL)
+            wait_for(lambda: len(started.log("process_ended")) == 2)
+            told = [(line["process"], line["code"], line["again_in_s"]) for line in started.log("process_ended")]
+            assert told == [("deliver@1", -signal.SIGKILL, RESTART_PAUSE_S), ("deliver@1", Exit.CONFIG, MENDED_PAUSE_S)]
+            assert "ok" in started.get(started.base("health"), "/healthz")
+            assert started.stop() == 0
+    finally:
+        site.path.write_text(text)
+    assert {Exit.USAGE, Exit.SCHEMA, Exit.CONFIG} == MENDED_BY_PERSONS
 
 
 def test_a_process_that_cannot_start_ends_all_with_its_exit_code(site: Site) -> None:
