@@ -24,7 +24,7 @@ UNBOUNDED = (
     "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; "
     "SET default_transaction_isolation = 'read committed'; "
     "SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL; "
-    f"{session.LAWFUL}"
+    f"{session.DEFAULTS_UNDONE}"
 )
 """What a role or a database may have as defaults, and what would end bulk work halfway. PostgreSQL 17 has `transaction_timeout`.
 

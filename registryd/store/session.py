@@ -64,17 +64,17 @@ _UNTUNED = (
 """Sets the planner's settings to PostgreSQL's own where a default of the database or of the role changes them. The server's file holds."""
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 """An answer that was given must outlive the server."""
-LAWFUL = "SELECT set_config('session_replication_role', 'origin', false) WHERE current_setting('session_replication_role') = 'replica'"
+_LAWFUL = "SELECT set_config('session_replication_role', 'origin', false) WHERE current_setting('session_replication_role') = 'replica'"
 """As `replica` it switches triggers off, and with them the law. Who may not set it is refused here, and works under no such default."""
+DEFAULTS_UNDONE = "; ".join((_UNTUNED, _DURABLE, _LAWFUL))
+"""Takes back what a default of the database or of the role would change of plans, of durability and of the law."""
 _SET_ALL = "; ".join(
     (
         *(
             f"SELECT set_config('{name}', '{value}', false) WHERE current_setting('{name}', true) IS NOT NULL"
             for name, value in SETTINGS.items()
         ),
-        _UNTUNED,
-        _DURABLE,
-        LAWFUL,
+        DEFAULTS_UNDONE,
     )
 )
 """The settings come first: one of them lifts a default's limit on how long a statement may take."""

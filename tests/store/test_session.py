@@ -17,7 +17,7 @@ from registryd.domain.errors import Unavailable
 from registryd.store import session
 from registryd.store.bulk import connect
 from registryd.store.failures import brief, explain
-from registryd.store.pool import Database
+from registryd.store.pool import Connection, Database
 from registryd.store.session import SETTINGS, TransactionPooling
 from tests.conftest import Site, TestDatabase, daemon
 from tests.http.conftest import ask
@@ -85,11 +85,16 @@ def test_no_default_of_database_or_role_reaches_our_sessions(site: Site) -> None
             *("-c", f"ALTER ROLE registryd_app IN DATABASE \"{site.database.name}\" SET {name} = '{value}'"),
         )
 
+    async def of_the_server(connection: Connection) -> dict[str, str]:
+        return {name: await connection.fetchval("SELECT current_setting($1)", name) for name in OF_THE_SERVER}
+
     async def read() -> dict[str, str]:
+        command = await connect(site.database.dsn("registryd_app"))
+        assert await of_the_server(command) == OF_THE_SERVER, "nor those of commands, such as an import's"
+        await command.close()
         async with site.database.pool() as db:
             async with db.connection() as connection:
-                ours = {name: await connection.fetchval("SELECT current_setting($1)", name) for name in OF_THE_SERVER}
-            assert ours == OF_THE_SERVER
+                assert await of_the_server(connection) == OF_THE_SERVER
             return await settings_of(db)
 
     assert in_force(asyncio.run(read()))
