@@ -13,7 +13,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import aiohttp
 from aiohttp.web import BaseRequest
@@ -26,6 +26,8 @@ from registryd.http.health import elsewhere, looked_at, plain, readiness
 from registryd.http.reply import Reply
 from registryd.http.transport import Listener
 
+SERVING = "serving"
+"""What a child says of itself while it can do its work."""
 RESTART_PAUSE_S = 1.0
 MENDED_BY_PERSONS = frozenset({2, 76, 78})
 """Exit codes of what only a person mends: usage, schema, configuration, as RestartPreventExitStatus= of the units."""
@@ -66,8 +68,12 @@ async def serve(settings: Settings, answers: int, delivers: int) -> int:
     if not stop.is_set():
         addresses = {name: sockets.address(sock) for name, sock in {**apis, "health": health_socket}.items()}
         observe.event("all_started", addresses=addresses, health={child.name: child.health for child in children})
-        sdnotify.ready(f"serving with {len(children)} processes")
+        sdnotify.ready(status(children))
+        for child in children:
+            child.tell = lambda: sdnotify.status(status(children))
         await stopped
+        for child in children:
+            child.tell = lambda: None
     are_ready.cancel()
     sdnotify.stopping()
     _signal_all(children, signal.SIGTERM)
@@ -77,6 +83,12 @@ async def serve(settings: Settings, answers: int, delivers: int) -> int:
     await health.close()
     await listener.close(1.0)
     return next((code for code in codes if code), 0)
+
+
+def status(children: Sequence[Child]) -> str:
+    """What all of them do, for `systemctl status`: of those that do not serve, what they say of themselves."""
+    others = [f"{child.name} {child.status}" for child in children if child.status != SERVING]
+    return "; ".join(others) or f"{SERVING} with {len(children)} processes"
 
 
 def _signal_all(children: Sequence[Child], number: signal.Signals) -> None:
@@ -92,6 +104,7 @@ async def _keep(child: Child, children: Sequence[Child], stop: asyncio.Event) ->
             return 0 if code in (0, -signal.SIGTERM) else max(code, 1)  # SIGTERM: it was told before it could listen
         pause_s = MENDED_PAUSE_S if code in MENDED_BY_PERSONS else RESTART_PAUSE_S
         observe.event("process_ended", "error", process=child.name, code=code, again_in_s=pause_s)
+        child.said(f"ended with {code}")
         if not all(each.ready.is_set() for each in children):
             stop.set()
             return max(code, 1)
@@ -106,6 +119,9 @@ class Child:
     def __init__(self, settings: Settings, role: str, instance: int, listeners: Mapping[str, socket.socket]) -> None:
         self.name = f"{role}@{instance}"
         self.ready = asyncio.Event()
+        self.status = SERVING
+        self.tell: Callable[[], object] = lambda: None
+        """Is called when `status` has changed."""
         health = sockets.bind(config.health_address(settings, role, instance))
         self.health = f"http://{sockets.address(health)}"
         self._listeners = {**listeners, "health": health}
@@ -146,9 +162,17 @@ class Child:
         sdnotify.hand_over(self._listeners)
         os.execv(self._command[0], self._command)  # noqa: S606 # our own program
 
+    def said(self, status: str) -> None:
+        if status != self.status:
+            self.status = status
+            self.tell()
+
     def _hear(self) -> None:
-        if b"READY=1" in self._notices.recv(4096).split(b"\n"):
-            self.ready.set()
+        for line in self._notices.recv(4096).decode(errors="replace").split("\n"):
+            if line == "READY=1":
+                self.ready.set()
+            elif line.startswith("STATUS="):
+                self.said(line.removeprefix("STATUS="))
 
 
 class HealthOfAll:

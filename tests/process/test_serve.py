@@ -206,6 +206,27 @@ def test_ready_is_told_once_all_processes_are(site: Site) -> None:
             assert not started.log("process_ended")
 
 
+def test_systemctl_status_of_the_supervisor_tells_of_each_child_that_cannot_work(site: Site) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(site.directory / "notify-status"))
+        manager.settimeout(60)
+
+        def until(words: str) -> None:
+            while f"STATUS={words}" not in manager.recv(4096).decode():
+                pass
+
+        with serving(site, environment={"NOTIFY_SOCKET": str(site.directory / "notify-status")}) as started:
+            until("serving with 3 processes")
+            site.database.psql("-c", "SELECT registry.declare_incomplete('restored to Tuesday')")
+            until("answer@1 refusing: the registry is not complete")
+            site.database.psql("-c", "SELECT registry.declare_complete('person', 'all are here')")
+            until("serving with 3 processes")
+            os.kill(started.pids["deliver@1"], signal.SIGKILL)
+            until(f"deliver@1 ended with {-signal.SIGKILL}")
+            until("serving with 3 processes")
+            assert started.stop() == 0
+
+
 def test_a_killed_supervisor_leaves_no_process(site: Site) -> None:
     with serving(site) as started:
         pids = started.pids.values()
