@@ -12,6 +12,9 @@ from registryd.store.migrations import SchemaMismatch
 
 def explain(error: Exception) -> tuple[str, Exit]:
     """The message and the exit code. An error that is no failure of the database is raised again, so that a bug shows its traceback."""
+    if failures.is_lost(error):
+        lost, error = error, Unavailable()
+        error.__cause__ = lost
     if isinstance(error, Unavailable):
         running = click.get_current_context(silent=True)
         is_persons = running is not None and running.params.get("dsn") is not None

@@ -68,6 +68,13 @@ two, so catch them before.
 """
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether a connection of a command's own met what a pool turns into Unavailable. Other errors of the system may be a file's."""
+    if isinstance(error, CLIENT_ERRORS) and isinstance(error.__context__, Exception):  # such as of ROLLBACK, on what was lost before
+        return is_lost(error.__context__)
+    return isinstance(error, asyncpg.PostgresError | ConnectionError) and isinstance(error, TRANSIENT) and not isinstance(error, MISTAKES)
+
+
 class TakesNoWrites(Unavailable):
     """The database takes no writes: it is a standby, or default_transaction_read_only is on."""
 
