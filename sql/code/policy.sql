@@ -1,5 +1,5 @@
 -- The law in force, and its history. A policy that has begun cannot be changed, deleted or preceded by another: deadlines were told and lateness
--- was judged by it.
+-- was judged by it. One that keeps something for less time cannot begin within a day.
 
 CREATE OR REPLACE FUNCTION registry.policy_in_force(at timestamptz) RETURNS SETOF registry.policy
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
@@ -22,7 +22,8 @@ CREATE OR REPLACE FUNCTION registry.keep_policy_history() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    stack text;
+    stack  text;
+    former registry.policy;
 BEGIN
     IF TG_OP <> 'INSERT' AND OLD.effective_from <= now() THEN
         RAISE EXCEPTION 'a policy that has begun is history and stays as it is'
@@ -43,12 +44,21 @@ BEGIN
             USING ERRCODE = 'restrict_violation',
                   HINT = 'SELECT registry.change_policy(''{"notice_within": "12 hours"}'', now(), ''why''). One that is planned is deleted and made anew.';
     END IF;
+    SELECT p.* INTO former FROM registry.policy_in_force(NEW.effective_from) AS p;
+    -- What retention has deleted does not come back, so a slip of the pen (3 days for 3 years) must not be in force at once.
+    IF NEW.effective_from < now() + interval '1 day'
+       AND (now() - NEW.journal_kept > now() - former.journal_kept OR now() - NEW.notification_kept > now() - former.notification_kept
+            OR now() - NEW.ended_kept > now() - former.ended_kept) THEN
+        RAISE EXCEPTION 'a policy that keeps something for less time begins in a day at the earliest'
+            USING ERRCODE = 'restrict_violation',
+                  HINT = 'What goes does not come back. Let it begin in a day or later (--from, effective_from); until then it can be deleted.';
+    END IF;
     NEW.recorded_at := clock_timestamp();
     NEW.recorded_by := session_user;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION registry.keep_policy_history IS 'Refuses to change, delete or precede a policy that has begun: deadlines were told and lateness was judged by it. Refuses every row that change_policy did not write.';
+COMMENT ON FUNCTION registry.keep_policy_history IS 'Refuses to change, delete or precede a policy that has begun: deadlines were told and lateness was judged by it. Refuses every row that change_policy did not write, and one that keeps something for less time and begins within a day.';
 
 CREATE OR REPLACE FUNCTION registry.change_policy(changes jsonb, effective_from timestamptz, note text) RETURNS SETOF registry.policy
 LANGUAGE plpgsql SET search_path = registry, pg_temp

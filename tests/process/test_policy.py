@@ -145,6 +145,21 @@ def test_a_policy_that_cannot_be_is_refused_with_its_reason(site: Site, words: l
     assert len(policies(site)) == 1
 
 
+@pytest.mark.parametrize("column", ["journal_kept", "notification_kept", "ended_kept"])
+def test_a_policy_that_keeps_less_begins_in_a_day_so_that_a_slip_can_be_taken_back(site: Site, column: str) -> None:
+    """3 days for 3 years: what retention has deleted until somebody sees it does not come back."""
+    slip = ("policy", "set", f"{column}=3 days", "--note", "n")
+    for when in ((), ("--dry-run",), ("--from", (datetime.now(UTC) + timedelta(hours=23)).isoformat())):
+        refused = run(site, *slip, *when)
+        assert (refused.exit_code, "keeps something for less time begins in a day" in refused.output) == (1, True), refused.output
+        assert "--from" in refused.output, "it says what to do"
+    assert run(site, "policy", "set", f"{column}=4 years", "--note", "n").exit_code == 0, "to keep more does no harm"
+    assert run(site, "policy", "set", f"{column}=1461 days", "answer_within=1 hour", "--note", "n").exit_code == 0, "4 years in days"
+    assert run(site, *slip, "--from", (datetime.now(UTC) + timedelta(hours=25)).isoformat()).exit_code == 0
+    site.database.psql("-c", "DELETE FROM registry.policy WHERE effective_from > now()")
+    assert len(policies(site)) == 3
+
+
 def test_the_daemons_role_cannot_change_the_law(site: Site) -> None:
     done = run(site, "policy", "set", "answer_within=1 hour", "--note", "n", "--dsn", site.database.dsn("registryd_app"))
     assert done.exit_code == Exit.SCHEMA

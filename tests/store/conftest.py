@@ -119,7 +119,15 @@ async def seal_all(connection: Connection, before: datetime | None = None) -> in
 
 async def change_policy(connection: Connection, **changes: str) -> None:
     """A new row of the policy, in force from now on: the one before it, but for `changes`."""
-    await connection.execute("SELECT registry.change_policy($1::text::jsonb, now(), 'a test')", json.dumps(changes))
+    change = "SELECT registry.change_policy($1::text::jsonb, now(), 'a test')"
+    if not any(column.endswith("_kept") for column in changes):
+        await connection.execute(change, json.dumps(changes))
+        return
+    # As if it had been planned a day ago: one that keeps less cannot begin at once.
+    async with connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = 'replica'")
+        await connection.execute(change, json.dumps(changes))
+        await connection.execute("UPDATE registry.policy SET recorded_at = now() WHERE effective_from = now()")
 
 
 async def take_lanes(db: Database, owner: str, limit: int, working: Sequence[MessengerId] = ()) -> list[Lease]:

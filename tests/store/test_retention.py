@@ -19,7 +19,7 @@ from registryd.store import days, presence
 from registryd.store.days import FAMILIES
 from registryd.store.session import PROBES
 from tests.conftest import Site, TestDatabase, daemon, rewrite_policy, wait_for
-from tests.store.conftest import FIRST, Connection, add_messengers, ask, begin_chain, explaining, seal_all, write_page
+from tests.store.conftest import FIRST, Connection, add_messengers, ask, begin_chain, change_policy, explaining, seal_all, write_page
 
 REPORTS = ("presence_daily", "answer_deadline", "notification_deadline", "delivery_attempt_daily")
 LONG_AGO = 45
@@ -52,14 +52,9 @@ async def since(connection: Connection, days: int, *, sealed: bool = False) -> N
         await begin_chain(connection, datetime.now(UTC))
 
 
-async def keep(connection: Connection, days: int, since: timedelta = timedelta(0)) -> None:
-    """A new row of the policy, in force from `since` ago."""
-    await connection.execute(
-        "SELECT registry.change_policy(jsonb_build_object('journal_kept', $1::interval, 'notification_kept', $1::interval), "
-        "now() - $2::interval, 'a test')",
-        timedelta(days=days),
-        since,
-    )
+async def keep(connection: Connection, days: int) -> None:
+    """A new row of the policy, in force from now on."""
+    await change_policy(connection, journal_kept=f"{days} days", notification_kept=f"{days} days")
 
 
 async def leave_evidence(connection: Connection, messenger_id: int, at: datetime, wait: timedelta = timedelta(seconds=1)) -> None:
@@ -197,7 +192,8 @@ def test_the_policy_in_force_says_what_goes_and_is_read_each_time(database: Test
                 return {family: (await parts_of(connection, family))[0] for family in FAMILIES}
 
             await keep_days(db)  # three years
-            await keep(connection, 1, since=-timedelta(days=1))  # not yet in force
+            planned = "SELECT registry.change_policy('{\"journal_kept\": \"1 day\", \"notification_kept\": \"1 day\"}', $1, 'planned')"
+            await connection.execute(planned, datetime.now(UTC) + timedelta(days=2))
             await keep_days(db)
             assert await first_parts() == first
             await keep(connection, 31)
@@ -207,7 +203,7 @@ def test_the_policy_in_force_says_what_goes_and_is_read_each_time(database: Test
                 await keep_days(db)
             kept = {family: max(part_of(family, day_before(31)), first[family]) for family in FAMILIES}
             assert await first_parts() == kept
-            await keep(connection, 40, since=-timedelta(seconds=0))  # a longer one keeps what is there
+            await keep(connection, 40)  # a longer one keeps what is there
             await keep_days(db)
             await rewrite_policy(connection, "effective_from = effective_from + interval '100 years'")  # none is in force
             await keep_days(db)
