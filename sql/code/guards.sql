@@ -86,5 +86,11 @@ AS $$
                 AND NOT pg_has_role(a.usesysid, 'registryd_owner', 'MEMBER') AND NOT pg_has_role(a.usesysid, 'registryd_app', 'MEMBER')))
        AND (a.xact_start < clock_timestamp() - longest
             OR EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory'))
+       -- A look reads the whole journal, and ends are undone for minutes, under the lock of the break-glass log or of the feed.
+       AND NOT (pg_has_role(a.usesysid, 'registryd_breakglass', 'MEMBER')
+                AND EXISTS (SELECT FROM pg_catalog.pg_locks AS l
+                             WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.objsubid = 1
+                               AND l.classid::bigint << 32 | l.objid::bigint
+                                   IN (hashtextextended('registry.breakglass_event', 0), hashtextextended('registry.feed', 0))))
 $$;
-COMMENT ON FUNCTION registry.end_long_reports IS 'Ends sessions in this database, of registryd_report and of persons who are granted it, whose transaction takes longer than this or that hold an advisory lock, for which a job might wait. A role can switch off its own statement_timeout. Sessions of the owner''s and the daemon''s roles are spared. Returns how many were ended.';
+COMMENT ON FUNCTION registry.end_long_reports IS 'Ends sessions in this database, of registryd_report and of persons who are granted it, whose transaction takes longer than this or that hold an advisory lock, for which a job might wait. A role can switch off its own statement_timeout. Sessions of the owner''s and the daemon''s roles are spared, and those that carry out a break-glass request. Returns how many were ended.';

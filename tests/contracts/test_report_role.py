@@ -16,6 +16,7 @@ import pytest
 from registryd import resources
 from registryd.store import reports
 from tests.conftest import Site, TestDatabase, daemon, eventually
+from tests.persons import Persons, acting
 from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, waits
 
 CODE = "a-code-of-theirs"
@@ -323,6 +324,31 @@ def test_who_is_granted_the_role_is_ended_like_it_and_the_owners_and_the_daemons
                     await dba.execute(f"DROP ROLE {name}")
 
     asyncio.run(story())
+
+
+def test_who_reports_too_carries_a_break_glass_request_out_in_peace(granted: TestDatabase) -> None:
+    """A look holds the log's lock while it reads the whole journal, and an undoing of ends the feed's: both may take minutes."""
+
+    async def story(persons: Persons) -> None:
+        async with granted.connect() as dba, granted.connect("registryd_app") as housekeeper:
+            await dba.execute(f"GRANT registryd_report TO {persons.anna}")
+            end = "SELECT registry.end_long_reports('0')"
+            async with persons.session(persons.anna) as anna, persons.session(persons.boris) as boris:
+                ask = "SELECT breakglass.request_reinstate('billing ended the wrong list', now() - interval '1 hour')"
+                request = await anna.fetchval(ask)
+                await boris.execute("SELECT breakglass.approve($1)", request)
+                for step, argument in (("breakglass.reinstate($1)", request), ("breakglass.request($1, 'complaint 17')", FIRST)):
+                    async with anna.transaction():
+                        await anna.fetch(f"SELECT {step}", argument)
+                        assert await housekeeper.fetchval(end) == 0, step
+                        assert await anna.fetchval("SELECT true")
+            async with granted.connect(persons.anna) as anna:
+                await anna.execute("BEGIN; SELECT count(*) FROM report.policy")
+                assert await housekeeper.fetchval(end) == 1, "a report of hers is a report"
+                anna.terminate()
+
+    with acting(granted) as persons:
+        asyncio.run(story(persons))
 
 
 def test_a_report_session_cannot_keep_the_daemon_from_starting(site: Site) -> None:
