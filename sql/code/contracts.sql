@@ -68,6 +68,10 @@ BEGIN
         RAISE EXCEPTION 'this contract has bindings and cannot be deleted (generation %)', OLD.generation
             USING ERRCODE = 'restrict_violation',
                   HINT = 'End it instead: UPDATE registry.contract SET ended_at = now() WHERE …; its messengers are then notified.';
+    ELSIF OLD.ended_at IS NULL AND current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'live contracts are deleted in READ COMMITTED transactions only'
+            USING ERRCODE = 'invalid_transaction_state',
+                  HINT = 'A stricter isolation would not see a binding that was recorded meanwhile, and its messenger would never be notified.';
     END IF;
     RETURN OLD;
 END

@@ -8,6 +8,36 @@ END
 $$;
 COMMENT ON FUNCTION registry.refuse_truncate IS 'Refuses TRUNCATE, which fires no row triggers.';
 
+-- Who deletes is read from the stack, which no session can set, once a statement. It stops a mistake, such as emptying a queue that seems stuck,
+-- and not an owner who means it: he may disable the trigger.
+CREATE OR REPLACE FUNCTION registry.refuse_losing_notifications() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    stack text;
+BEGIN
+    GET DIAGNOSTICS stack = PG_CONTEXT;
+    IF stack !~ 'settle_delivered|withdraw_chosen|release_wave' THEN
+        RAISE EXCEPTION 'registry.% is owed, and not deleted', TG_TABLE_NAME
+            USING ERRCODE = 'restrict_violation',
+                  HINT = 'It leaves by its delivery, by hand too (registryd notifications acknowledge), or two persons withdraw it (registryd breakglass).';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION registry.refuse_losing_notifications IS 'Refuses to delete what is owed or held, unless its delivery, its withdrawal or the release of its wave does so: nobody would ever be told.';
+
+CREATE OR REPLACE FUNCTION registry.refuse_changing_owed() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    RAISE EXCEPTION 'what is owed keeps its messenger, deadline, contract and code'
+        USING ERRCODE = 'restrict_violation',
+              HINT = 'Its id leads to it by messenger and deadline: with others no receipt would find it, and it would be pushed for ever.';
+END
+$$;
+COMMENT ON FUNCTION registry.refuse_changing_owed IS 'Refuses to change what a notification tells, to whom and by when; its attempts may change.';
+
 CREATE OR REPLACE FUNCTION registry.refuse_deleting_bound_messenger() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$

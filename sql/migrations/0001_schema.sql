@@ -849,6 +849,9 @@ CREATE TRIGGER count_ended_bindings AFTER UPDATE ON registry.binding
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_bindings();
 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+CREATE TRIGGER refuse_changing BEFORE UPDATE OF messenger_id, deadline_at, notification_id, msisdn, generation, terminated_at, identification_code ON registry.notification
+    FOR EACH ROW EXECUTE FUNCTION registry.refuse_changing_owed();
+CREATE TRIGGER refuse_losing BEFORE DELETE ON registry.notification FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_losing_notifications();
 CREATE TRIGGER count_owed_notifications AFTER INSERT ON registry.notification
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_notifications();
 CREATE TRIGGER wake_delivery AFTER INSERT ON registry.notification
@@ -861,6 +864,9 @@ CREATE TRIGGER look_back_after_hold AFTER UPDATE OF released_at ON registry.hold
     EXECUTE FUNCTION registry.look_back_after_hold();
 
 CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.notification_held FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
+CREATE TRIGGER refuse_changing BEFORE UPDATE OF messenger_id, deadline_at, notification_id, msisdn, generation, terminated_at, identification_code ON registry.notification_held
+    FOR EACH ROW EXECUTE FUNCTION registry.refuse_changing_owed();
+CREATE TRIGGER refuse_losing BEFORE DELETE ON registry.notification_held FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_losing_notifications();
 CREATE TRIGGER count_held_notifications AFTER INSERT ON registry.notification_held
     REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION registry.count_held_notifications();
 CREATE TRIGGER count_unheld_notifications AFTER DELETE ON registry.notification_held

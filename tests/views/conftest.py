@@ -37,8 +37,10 @@ SELECT {FIRST} + i, 1, m.messenger_id, '{CODE}' || i
 
 UPDATE registry.contract SET ended_at = now() - interval '25 hours', end_reason = 'terminated', status = 'ended' WHERE msisdn < {FIRST + 3};
 UPDATE registry.contract SET ended_at = now() - interval '3 hours', end_reason = 'terminated', status = 'ended' WHERE msisdn = {FIRST + 3};
+ALTER TABLE registry.notification DISABLE TRIGGER refuse_losing;
 DELETE FROM registry.notification AS n USING registry.messenger AS m
  WHERE m.messenger_id = n.messenger_id AND m.name = 'm002' AND n.deadline_at < now();
+ALTER TABLE registry.notification ENABLE TRIGGER refuse_losing;
 
 UPDATE registry.lane AS l SET failures = 7, gate_until = now() + interval '20 seconds', last_error = 'the connection was refused',
        last_success_at = now() - interval '2 hours'
