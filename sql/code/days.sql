@@ -67,6 +67,7 @@ BEGIN
         -- it would otherwise forbid the partition for ever. Rows stay whole up to 8 kB, so that pages of some 400 queries need no TOAST.
         EXECUTE format($make$
             CREATE TABLE registry.%1$I (LIKE registry.%2$I INCLUDING ALL) WITH (toast_tuple_target = 8160);
+            CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON registry.%1$I FOR EACH STATEMENT EXECUTE FUNCTION registry.refuse_truncate();
             WITH caught AS (DELETE FROM registry.%3$I WHERE %4$I >= %5$L AND %4$I < %6$L RETURNING *)
             INSERT INTO registry.%1$I SELECT * FROM caught;
             ALTER TABLE registry.%2$I ATTACH PARTITION registry.%1$I FOR VALUES FROM (%5$L) TO (%6$L)

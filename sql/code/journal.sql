@@ -13,7 +13,8 @@ BEGIN
     LOOP
         -- An assignment, because PERFORM would cost as much again. A sequence is read as it is now, not as this transaction's snapshot has it.
         locked := pg_advisory_xact_lock_shared(1801, (ms / 60000)::integer)::text;
-        sealed := pg_sequence_last_value('registry.sealed_until_ms');
+        -- NULL until something is sealed here: a copy by logical replication comes without what sequences held.
+        sealed := coalesce(pg_sequence_last_value('registry.sealed_until_ms'), 0);
         EXIT WHEN sealed <= ms;
         ms := greatest(floor(date_part('epoch', clock_timestamp()) * 1000), sealed);
     END LOOP;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -148,3 +148,34 @@ def test_two_that_fold_do_not_wait_for_each_other(database: TestDatabase) -> Non
                 await two.fetch("SELECT * FROM registry.binding_movement")
 
     asyncio.run(story())
+
+
+def test_a_publication_of_all_tables_stops_no_job(database: TestDatabase) -> None:
+    """Tools that follow changes make one. PostgreSQL then refuses to delete from a table whose rows it cannot name."""
+
+    async def run() -> None:
+        async with database.connect() as dba, database.connect("registryd_app") as app:
+            await dba.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+            await add_contracts(dba, 2)
+            (messenger_id,) = await add_messengers(dba, 1)
+            await bind(dba, messenger_id, 2)
+            for number in (FIRST, FIRST + 1):
+                await dba.execute("UPDATE registry.contract SET ended_at = now() WHERE msisdn = $1", number)
+            attempt = "INSERT INTO registry.delivery_attempt VALUES ($1, $2, 1, 'failed', NULL, 30, 'timeout')"
+            for month in (1, 2, 2):
+                await dba.execute(attempt, messenger_id, datetime(2020, month, 1, tzinfo=UTC))
+            assert await dba.fetchval("SELECT registry.make_partitions('2020-02-01', 1)") == 3
+            assert await app.fetchval("SELECT registry.fold_movements()") is True
+            assert await app.fetchval("SELECT registry.fold_ends()") is True
+            assert await dba.fetchval("SELECT count(*) FROM registry.ends_recorded") <= 2
+            while await app.fetchval("SELECT registry.drop_part('delivery_attempt')"):
+                pass
+            assert await dba.fetchval("SELECT count(*) FROM registry.delivery_attempt") == 0
+            unnamed = await dba.fetch(
+                "SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'registry'::regnamespace AND c.relkind = 'r' "
+                "AND c.relreplident <> 'f' AND c.relname !~ '^delivery_attempt_[0-9]' "
+                "AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary)"
+            )
+            assert unnamed == []
+
+    asyncio.run(run())

@@ -233,6 +233,18 @@ def test_partitions_are_made_a_week_ahead_and_three_years_of_all_are_below_500(d
     asyncio.run(run())
 
 
+def test_no_partition_is_truncated_by_its_own_name(shared: TestDatabase) -> None:
+    async def run() -> None:
+        async with shared.connect() as connection:
+            made = [row["name"] for row in await connection.fetch("SELECT partition::text AS name FROM registry.day_partition")]
+            assert len(made) >= 4
+            for name in (*made, *(f"registry.{family}_default" for family in FAMILIES)):
+                with pytest.raises(asyncpg.RestrictViolationError, match="it is evidence"):
+                    await connection.execute(f"TRUNCATE {name}")
+
+    asyncio.run(run())
+
+
 def test_an_abused_daemon_cannot_make_evidence_vanish_before_its_time(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.connect("registryd_app") as app:

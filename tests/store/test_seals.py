@@ -91,6 +91,22 @@ def test_a_page_that_is_held_open_over_minutes_holds_up_its_seal_and_no_page(dat
     asyncio.run(run())
 
 
+def test_a_copy_without_what_sequences_held_answers_and_seals(database: TestDatabase) -> None:
+    """Logical replication makes one."""
+
+    async def run() -> None:
+        async with database.connect() as connection, database.connect("registryd_app") as app:
+            await begin_chain(connection, datetime.now(UTC) - timedelta(minutes=2))
+            await connection.execute("SELECT setval('registry.sealed_until_ms', 0, false)")
+            await app.execute("SET statement_timeout = '5s'")
+            page_id = await app.fetchval(INSERT)
+            assert await time_of(connection, page_id) >= await sealed_until(connection)
+            await seal_all(connection, datetime.now(UTC) + timedelta(minutes=2))
+        await assert_whole(database, 1)
+
+    asyncio.run(run())
+
+
 def test_a_page_that_comes_while_its_window_is_sealed_goes_into_a_later_one(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.connect() as sealer, database.connect("registryd_app") as app:
