@@ -33,8 +33,8 @@ GRANT SELECT ON registry.schema_migration, registry.schema_code, registry.policy
     registry.ends_recorded, registry.wave, registry.notification_held, registry.notification_withdrawn, registry.undone TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (type, reason, occurred_at, last_at, calls, alarms), DELETE ON registry.feed_waiting TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (status, status_at, end_user, end_user_at, recorded_at) ON registry.newest_state TO registryd_app;
-GRANT SELECT, INSERT (ends, until_at, reason) ON registry.wave_allowance TO registryd_app;
-GRANT SELECT, INSERT (messenger_id, reason), UPDATE (released_at, released_by, release_reason) ON registry.hold TO registryd_app;
+GRANT SELECT, INSERT (ends, until_at, reason, made_by) ON registry.wave_allowance TO registryd_app;
+GRANT SELECT, INSERT (messenger_id, reason, held_by), UPDATE (released_at, released_by, release_reason) ON registry.hold TO registryd_app;
 GRANT UPDATE (alarms) ON registry.wave TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (refusals) ON registry.refusal_day TO registryd_app;
 GRANT SELECT, INSERT, UPDATE (queries, absent, requests, refused, failed, latencies), DELETE ON registry.answer_minute TO registryd_app;

@@ -35,11 +35,11 @@ async def _owed(places: Places, messenger: Messenger | None) -> int:
 async def _hold(places: Places, fields: Fields) -> Plan:
     async with places.db.connection() as connection:
         messenger = await fields.messenger_or_all(connection)
-    reason = fields.reason()
+    reason, who = fields.reason(), fields.text("person")
     messenger_id = messenger.messenger_id if messenger else None
 
     async def do(connection: Connection) -> str:
-        if not await holds.hold(Writing(connection), messenger_id, reason):
+        if not await holds.hold(Writing(connection), messenger_id, reason, who):
             raise NotDone("They are held already.")
         return "Held: no new push begins, and pull answers 503."
 
@@ -52,13 +52,13 @@ async def _hold(places: Places, fields: Fields) -> Plan:
 async def _release(places: Places, fields: Fields) -> Plan:
     async with places.db.connection() as connection:
         messenger = await fields.messenger_or_all(connection)
-    reason = fields.reason()
+    reason, who = fields.reason(), fields.text("person")
     messenger_id = messenger.messenger_id if messenger else None
     if not any(held.messenger_id == messenger_id for held in await holds.in_force(places.db)):
         raise NotDone("Nothing of theirs is held by hand: see Backlog for what is.")
 
     async def do(connection: Connection) -> str:
-        if not await holds.release(Writing(connection), messenger_id, reason):
+        if not await holds.release(Writing(connection), messenger_id, reason, who):
             raise NotDone("They were released meanwhile.")
         return "Released: pushes begin at once."
 
@@ -69,19 +69,19 @@ async def _release(places: Places, fields: Fields) -> Plan:
 
 async def _release_wave(places: Places, fields: Fields) -> Plan:
     wave_id = fields.whole("wave", 1, 10**12)
-    reason = fields.reason()
+    reason, who = fields.reason(), fields.text("person")
     wave = next((wave for wave in await holds.waves(places.db) if wave.wave_id == wave_id and wave.held), None)
     if wave is None:
         raise NotDone("There is no wave of that number that holds anything: see Backlog.")
 
     async def do(connection: Connection) -> None:
-        released.append(await holds.release_wave(connection, wave_id, reason))
+        released.append(await holds.release_wave(connection, wave_id, reason, who))
 
     async def then() -> str:
         ends = datetime.now(UTC) + timedelta(seconds=RELEASE_S)
         async with places.bulk() as connection:
             while released[-1] and datetime.now(UTC) < ends:
-                released.append(await holds.release_wave(connection, wave_id, reason))
+                released.append(await holds.release_wave(connection, wave_id, reason, who))
         rest = "" if not released[-1] else " More are held still: release the wave again."
         return f"Released {sum(released):,} notifications.{rest}"
 
@@ -174,7 +174,7 @@ async def _set_quota(places: Places, fields: Fields) -> Plan:
 
 
 async def _allow_ends(places: Places, fields: Fields) -> Plan:
-    ends, until, reason = fields.whole("ends", 1, 10**9), fields.time("until"), fields.reason()
+    ends, until, reason, who = fields.whole("ends", 1, 10**9), fields.time("until"), fields.reason(), fields.text("person")
     if until is None:
         raise NotDone("Until when? Name when the wave will be over.")
     async with places.db.connection() as connection:
@@ -183,7 +183,7 @@ async def _allow_ends(places: Places, fields: Fields) -> Plan:
         raise NotDone("The wave must be over in the future, and within a week.")
 
     async def do(connection: Connection) -> str:
-        made = await feed.allow_ends(connection, ends, until, reason)
+        made = await feed.allow_ends(connection, ends, until, reason, who)
         return f"Allowance {made.allowance_id} was made."
 
     what = f"Let {ends:,} ends through beyond the bound until {until:%F %H:%M} UTC."

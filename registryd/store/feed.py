@@ -115,7 +115,7 @@ READ_MINUTES = Query("feed", "read_minutes", MinuteRow, int, int)
 READ_REFUSED = Query("feed", "read_refused", RefusedReason, int)
 READ_SNAPSHOT = Query("feed", "read_snapshot", SnapshotRow)
 READ_ALLOWANCES = Query("feed", "read_allowances", Allowance)
-ALLOW_ENDS = Query("feed", "allow_ends", Allowance, int, datetime, str)
+ALLOW_ENDS = Query("feed", "allow_ends", Allowance, int, datetime, str, str)
 DECLARE_COMPLETE = Query("feed", "declare_complete", Declared, str, str)
 DECLARE_INCOMPLETE = Query("feed", "declare_incomplete", Declared, str)
 NOTE_WAITING_ALARMS = Query("feed", "note_waiting_alarms", WaitingAlarm)
@@ -164,9 +164,9 @@ async def read_allowances(connection: Connection) -> list[Allowance]:
     return await fetch(connection, READ_ALLOWANCES)
 
 
-async def allow_ends(connection: Connection, ends: int, until: datetime, reason: str) -> Allowance:
-    """Lets so many ends through beyond the bound. Raises: Refusal."""
-    made = await first(connection, ALLOW_ENDS, ends, until, reason)
+async def allow_ends(connection: Connection, ends: int, until: datetime, reason: str, who: str | None = None) -> Allowance:
+    """Lets so many ends through beyond the bound. `who`: None: our database user. Raises: Refusal."""
+    made = await first(connection, ALLOW_ENDS, ends, until, reason, who)
     if made is None:
         raise Refusal("--until lies in the past by the database's clock, or more than a week ahead: name when the wave will be over")
     return made

@@ -55,26 +55,26 @@ class Released(NamedTuple):
     released: int
 
 
-HOLD_NOTIFICATIONS = Query("holds", "hold_notifications", HoldId, int, str)
-RELEASE_NOTIFICATIONS = Query("holds", "release_notifications", HoldId, int, str)
+HOLD_NOTIFICATIONS = Query("holds", "hold_notifications", HoldId, int, str, str)
+RELEASE_NOTIFICATIONS = Query("holds", "release_notifications", HoldId, int, str, str)
 READ_HOLDS = Query("holds", "read_holds", HoldInForce)
 FIND_HOLD = Query("holds", "find_hold", HeldBack, int)
 READ_WAVES = Query("holds", "read_waves", HeldWave)
 NOTE_WAVE_ALARM = Query("holds", "note_wave_alarm", NotedWave, int, int, int)
-RELEASE_WAVE = Query("holds", "release_wave", Released, int, str, int)
+RELEASE_WAVE = Query("holds", "release_wave", Released, int, str, int, str)
 
 RELEASED_AT_ONCE = 20_000
 """How many notifications of a wave are released in a transaction."""
 
 
-async def hold(db: Reader, messenger_id: MessengerId | None, reason: str) -> bool:
-    """Holds a messenger's notifications (None: everybody's). Returns False where that is held already."""
-    return bool(await db.fetch(HOLD_NOTIFICATIONS, messenger_id, reason))
+async def hold(db: Reader, messenger_id: MessengerId | None, reason: str, who: str | None = None) -> bool:
+    """Holds a messenger's notifications (None: everybody's). Returns False where that is held already. `who`: None: our database user."""
+    return bool(await db.fetch(HOLD_NOTIFICATIONS, messenger_id, reason, who))
 
 
-async def release(db: Reader, messenger_id: MessengerId | None, reason: str) -> bool:
+async def release(db: Reader, messenger_id: MessengerId | None, reason: str, who: str | None = None) -> bool:
     """Ends a hold by hand. Returns False where there is none."""
-    return bool(await db.fetch(RELEASE_NOTIFICATIONS, messenger_id, reason))
+    return bool(await db.fetch(RELEASE_NOTIFICATIONS, messenger_id, reason, who))
 
 
 async def in_force(db: Reader) -> list[HoldInForce]:
@@ -95,6 +95,6 @@ async def note_alarm(db: Database, wave: HeldWave, alarms: int) -> bool:
     return bool(await db.fetch(NOTE_WAVE_ALARM, wave.wave_id, wave.alarms, alarms))
 
 
-async def release_wave(connection: Connection, wave_id: int, reason: str) -> int:
+async def release_wave(connection: Connection, wave_id: int, reason: str, who: str | None = None) -> int:
     """Releases the next notifications of a wave, the earliest deadlines first. Returns how many; 0 once all are released."""
-    return (await fetch(connection, RELEASE_WAVE, wave_id, reason, RELEASED_AT_ONCE))[0].released
+    return (await fetch(connection, RELEASE_WAVE, wave_id, reason, RELEASED_AT_ONCE, who))[0].released

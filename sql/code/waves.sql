@@ -88,14 +88,15 @@ END
 $$;
 COMMENT ON FUNCTION registry.wave_of IS 'Counts the ends of a statement. NULL where the bound or an allowance covers them; else the wave that their notifications are held in.';
 
-CREATE OR REPLACE FUNCTION registry.release_wave(wave bigint, why text, at_most integer) RETURNS bigint
+CREATE OR REPLACE FUNCTION registry.release_wave(wave bigint, why text, at_most integer, who text DEFAULT NULL) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
 DECLARE
     moved bigint;
 BEGIN
     UPDATE registry.wave AS w
-       SET released_at = coalesce(w.released_at, now()), released_by = coalesce(w.released_by, session_user), release_reason = coalesce(w.release_reason, why)
+       SET released_at = coalesce(w.released_at, now()), released_by = coalesce(w.released_by, who, session_user),
+           release_reason = coalesce(w.release_reason, why)
      WHERE w.wave_id = wave;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no wave %', wave USING ERRCODE = 'check_violation', HINT = 'report.wave lists them.';
@@ -118,7 +119,7 @@ BEGIN
     RETURN moved;
 END
 $$;
-COMMENT ON FUNCTION registry.release_wave IS 'Releases the next notifications of a held wave, the earliest deadlines first: they are pushed from now on. Returns how many; 0 once all are released.';
+COMMENT ON FUNCTION registry.release_wave IS 'Releases the next notifications of a held wave, the earliest deadlines first: they are pushed from now on. Returns how many; 0 once all are released. who: the person who does it in the console; NULL: whoever has logged in to the database.';
 
 CREATE OR REPLACE FUNCTION registry.look_back_after_hold() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = registry, pg_temp

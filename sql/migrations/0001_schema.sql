@@ -554,7 +554,7 @@ CREATE TABLE registry.wave_allowance ( -- Ends beyond the policy's bound that a 
     used         bigint NOT NULL DEFAULT 0 CHECK (used BETWEEN 0 AND ends), -- How many of them came.
     until_at     timestamptz NOT NULL, -- Until when it counts.
     reason       text NOT NULL CHECK (reason <> ''), -- Why the wave is right.
-    made_by      text NOT NULL DEFAULT session_user, -- Which database user made it.
+    made_by      text NOT NULL DEFAULT session_user, -- Who made it: a database user, or the name of an operator key.
     made_at      timestamptz NOT NULL DEFAULT now() -- When it was made.
 );
 
@@ -568,7 +568,7 @@ CREATE TABLE registry.wave ( -- Waves of ends beyond the bound. Their notificati
     released      bigint NOT NULL DEFAULT 0, -- Of them, released since.
     withdrawn     bigint NOT NULL DEFAULT 0, -- Of them, withdrawn since.
     released_at   timestamptz, -- When a person began to release it; NULL: it is held.
-    released_by   text, -- Which database user released it.
+    released_by   text, -- Who released it: a database user, or the name of an operator key.
     release_reason text, -- Why.
     alarms        smallint NOT NULL DEFAULT 0 CHECK (alarms BETWEEN 0 AND 2), -- Which alarms were raised while it was held: 1 at once, 2 at half of the notice period.
     CHECK ((released_at IS NULL) = (released_by IS NULL) AND (released_at IS NULL) = (release_reason IS NULL)),
@@ -594,9 +594,9 @@ CREATE TABLE registry.hold ( -- The brake by hand: while a hold is in force no n
     messenger_id integer REFERENCES registry.messenger, -- Whose notifications are held; NULL: everybody's.
     reason       text NOT NULL CHECK (reason <> ''), -- Why.
     held_at      timestamptz NOT NULL DEFAULT now(), -- Since when.
-    held_by      text NOT NULL DEFAULT session_user, -- Which database user held them.
+    held_by      text NOT NULL DEFAULT session_user, -- Who held them: a database user, or the name of an operator key.
     released_at  timestamptz, -- When it ended; NULL: it is in force.
-    released_by  text, -- Which database user released it.
+    released_by  text, -- Who released it: likewise.
     release_reason text, -- Why.
     CHECK ((released_at IS NULL) = (released_by IS NULL) AND (released_at IS NULL) = (release_reason IS NULL))
 );

@@ -52,9 +52,10 @@ SELECT a.allowance_id, a.ends, a.used, a.until_at, a.reason, a.made_by, a.made_a
   FROM registry.wave_allowance AS a WHERE a.until_at > now() ORDER BY a.made_at;
 
 -- name: allow_ends
--- Why: a wave that somebody knows of goes through; one that is allowed for ever would be no bound.
-INSERT INTO registry.wave_allowance (ends, until_at, reason)
-SELECT $1::bigint, $2::timestamptz, $3::text WHERE $2::timestamptz > now() AND $2::timestamptz <= now() + interval '7 days'
+-- Why: a wave that somebody knows of goes through; one that is allowed for ever would be no bound. $4: the person who does it in the console; NULL:
+-- whoever has logged in to the database.
+INSERT INTO registry.wave_allowance (ends, until_at, reason, made_by)
+SELECT $1::bigint, $2::timestamptz, $3::text, coalesce($4::text, session_user) WHERE $2::timestamptz > now() AND $2::timestamptz <= now() + interval '7 days'
 RETURNING allowance_id, ends, used, until_at, reason, made_by, made_at;
 
 -- name: declare_complete

@@ -1,13 +1,14 @@
 -- The brake: notifications that a person holds back, and waves that hold themselves.
 
 -- name: hold_notifications
--- Why: one hold at a time for a messenger ($1; NULL: for all), so that its release is plain. No row: there is one already.
-INSERT INTO registry.hold (messenger_id, reason) VALUES ($1, $2)
+-- Why: one hold at a time for a messenger ($1; NULL: for all), so that its release is plain. No row: there is one already. $3, here and below: the
+-- person who does it in the console; NULL: whoever has logged in to the database.
+INSERT INTO registry.hold (messenger_id, reason, held_by) VALUES ($1, $2, coalesce($3::text, session_user))
     ON CONFLICT (coalesce(messenger_id, 0)) WHERE released_at IS NULL DO NOTHING
 RETURNING hold_id;
 
 -- name: release_notifications
-UPDATE registry.hold AS h SET released_at = now(), released_by = session_user, release_reason = $2
+UPDATE registry.hold AS h SET released_at = now(), released_by = coalesce($3::text, session_user), release_reason = $2
  WHERE h.messenger_id IS NOT DISTINCT FROM $1 AND h.released_at IS NULL
 RETURNING h.hold_id;
 
@@ -36,4 +37,4 @@ SELECT w.wave_id, w.began_at, w.last_at, w.ended_by, w.ends, w.notifications, w.
 UPDATE registry.wave AS w SET alarms = $3 WHERE w.wave_id = $1 AND w.alarms = $2 RETURNING w.wave_id;
 
 -- name: release_wave
-SELECT registry.release_wave($1, $2, $3) AS released;
+SELECT registry.release_wave($1, $2, $3, $4) AS released;

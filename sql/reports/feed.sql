@@ -20,7 +20,7 @@ COMMENT ON COLUMN report.wave.released IS 'Of them, released by a person.';
 COMMENT ON COLUMN report.wave.withdrawn IS 'Of them, withdrawn by two persons.';
 COMMENT ON COLUMN report.wave.oldest_deadline_at IS 'The earliest deadline among those held.';
 COMMENT ON COLUMN report.wave.released_at IS 'When a person began to release it.';
-COMMENT ON COLUMN report.wave.released_by IS 'Which database user that was.';
+COMMENT ON COLUMN report.wave.released_by IS 'Who that was: a database user, or the name of an operator key.';
 COMMENT ON COLUMN report.wave.release_reason IS 'Why.';
 
 CREATE OR REPLACE VIEW report.feed_lag AS

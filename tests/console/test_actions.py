@@ -73,6 +73,8 @@ def test_a_hold_and_its_release_are_confirmed_done_and_told_once_each(lively: De
             assert (done.status, "held already" in done.text, len(await lines(lively))) == (409, True, before + 1)
             await act(browser, "release", fields)
             assert await value(lively, held) == 0
+            by = await lively.sql("SELECT held_by, released_by FROM registry.hold ORDER BY hold_id DESC LIMIT 1")
+            assert [tuple(row) for row in by] == [(line["person"], line["person"])], "whoever looks at a hold sees whom to ask"
 
     asyncio.run(run())
 
@@ -85,6 +87,8 @@ def test_a_wave_is_released_after_its_count_was_shown(desk_of_its_own: Desk) -> 
             result = await act(browser, "release_wave", fields)
             assert "Released 1,000 notifications." in result.text
             assert await value(desk_of_its_own, "SELECT count(*) FROM registry.notification_held") == 0
+            person = (await lines(desk_of_its_own))[-1]["person"]
+            assert await value(desk_of_its_own, "SELECT released_by FROM report.wave WHERE wave_id = 1") == person
             gone = await look(browser, "release_wave", fields)
             assert (gone.status, "no wave of that number" in gone.text) == (409, True)
 
@@ -174,6 +178,8 @@ def test_a_known_wave_is_let_through(lively: Desk) -> None:
             result = await act(browser, "allow_ends", {"ends": "1500", "until": until, "reason": WHY})
             assert "Let 1,500 ends through beyond the bound" in result.text
             assert await value(lively, "SELECT sum(ends - used) FROM registry.wave_allowance") == 1500
+            made_by = await value(lively, "SELECT made_by FROM registry.wave_allowance ORDER BY allowance_id DESC LIMIT 1")
+            assert made_by == (await lines(lively))[-1]["person"]
             late = await look(browser, "allow_ends", {"ends": "1", "until": "2020-01-01T00:00", "reason": WHY})
             assert (late.status, "within a week" in late.text) == (409, True)
         await lively.sql("UPDATE registry.wave_allowance SET until_at = now()")
