@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from registryd.domain.identifiers import without_numbers
 from registryd.store import policy
 from registryd.store.pool import Database
 from registryd.views.shape import Shape, Time, looking
@@ -60,7 +59,7 @@ def _policy(row: dict[str, Any], before: dict[str, Any] | None, state: Literal["
         effective_from=_time(row["effective_from"]),
         superseded_at=_time_or_none(row["superseded_at"]),
         lapses_at=_time_or_none(row["lapses_at"]),
-        note=without_numbers(row["note"]),
+        note=row["note"],
         recorded_at=_time(row["recorded_at"]),
         recorded_by=row["recorded_by"],
         rules=[

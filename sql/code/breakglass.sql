@@ -227,6 +227,14 @@ END
 $$;
 COMMENT ON FUNCTION breakglass.approve IS 'Approves another person''s request; returns until when he may carry it out.';
 
+CREATE OR REPLACE FUNCTION registry.masked_number(number bigint) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+    SELECT '+' || left(d.digits, d.kept) || repeat('*', length(d.digits) - d.kept - 2) || right(d.digits, 2)
+      FROM (SELECT number::text AS digits, CASE WHEN number > 99999999 THEN 4 ELSE 1 END AS kept) AS d
+$$;
+COMMENT ON FUNCTION registry.masked_number IS 'A number as people may see it who may recognise it but not learn it: +7916*****67. The same in words: registryd/domain/identifiers.py; a test holds the two together.';
+
 CREATE OR REPLACE FUNCTION breakglass.open_requests()
 RETURNS TABLE (
     request bigint, kind text, requested_at timestamptz, requested_by text, number text, scope text, reason text, is_prepared boolean,
@@ -235,7 +243,7 @@ RETURNS TABLE (
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = registry, pg_temp
 AS $$
     -- A hash of few numbers would tell them.
-    SELECT r.request, r.kind::text, r.at, r.person, left(r.msisdn::text, -6) || '****' || right(r.msisdn::text, 2),
+    SELECT r.request, r.kind::text, r.at, r.person, registry.masked_number(r.msisdn),
            CASE WHEN r.scope = '' THEN '' ELSE (r.scope::jsonb - 'sha256')::text END, r.reason,
            r.kind <> 'look' OR EXISTS (SELECT FROM registry.breakglass_event AS p WHERE p.request = r.request AND p.step = 'prepared'), a.person,
            coalesce(a.at + interval '1 hour', r.at + interval '1 day')

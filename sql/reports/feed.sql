@@ -81,7 +81,11 @@ COMMENT ON COLUMN report.feed_status.last_event_seconds IS 'Seconds since last_e
 COMMENT ON COLUMN report.feed_status.last_snapshot_seconds IS 'Seconds since last_snapshot_at.';
 
 CREATE OR REPLACE VIEW report.policy AS
-SELECT p.*, lead(p.effective_from) OVER (ORDER BY p.effective_from) AS superseded_at,
+SELECT p.effective_from, p.lapses_at, p.answer_within, p.notice_within, p.organisation_rule, p.suspended_is_present, p.journal_kept,
+       p.notification_kept, registry.without_numbers(p.note) AS note, p.honest_absent_ratio, p.scan_absent_ratio, p.honest_density,
+       p.honest_queries_per_alarm, p.alarm_lasts, p.alarm_queries_per_minute, p.echo_per_s, p.alarm_slack, p.code_within, p.ends_max,
+       p.ends_max_share, p.ended_kept, p.recorded_at, p.recorded_by,
+       lead(p.effective_from) OVER (ORDER BY p.effective_from) AS superseded_at,
        p.effective_from = (SELECT max(b.effective_from) FROM registry.policy AS b WHERE b.effective_from <= now()) AS in_force,
        extract(epoch FROM p.answer_within)::float8 AS answer_within_seconds, extract(epoch FROM p.notice_within)::float8 AS notice_within_seconds,
        extract(epoch FROM p.journal_kept)::float8 AS journal_kept_seconds, extract(epoch FROM p.notification_kept)::float8 AS notification_kept_seconds,
@@ -105,12 +109,13 @@ DO $comments$
 DECLARE
     named record;
 BEGIN
-    -- The others are registry.policy's own.
+    -- The others are registry.policy's own: this fails where one of its columns is not told.
     FOR named IN
         SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment FROM pg_catalog.pg_attribute AS a
          WHERE a.attrelid = 'registry.policy'::regclass AND a.attnum > 0 AND NOT a.attisdropped
     LOOP
-        EXECUTE format('COMMENT ON COLUMN report.policy.%I IS %L', named.attname, named.comment);
+        EXECUTE format('COMMENT ON COLUMN report.policy.%I IS %L', named.attname,
+                       named.comment || CASE named.attname WHEN 'note' THEN ' Digits that might be a number are a star.' ELSE '' END);
     END LOOP;
 END
 $comments$;

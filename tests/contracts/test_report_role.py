@@ -59,7 +59,8 @@ async def seed(database: TestDatabase) -> None:
             "INSERT INTO registry.notification_withdrawn SELECT messenger_id, generation, 1, deadline_at, notification_id, msisdn, "
             f"terminated_at, recorded_at, now(), 1, identification_code, 'as {FIRST} says' FROM registry.notification; "
             f"UPDATE registry.feed_state SET reason = 'as {FIRST} says'; "
-            f"UPDATE registry.wave SET released = 1, released_at = now(), released_by = 'anna', release_reason = 'as {FIRST} says'"
+            f"UPDATE registry.wave SET released = 1, released_at = now(), released_by = 'anna', release_reason = 'as {FIRST} says'; "
+            f"SELECT registry.change_policy('{{}}', now(), 'as {FIRST} says')"
         )
         await dba.execute(
             "INSERT INTO registry.feed_event VALUES ('e', 'terminated', decode(repeat('00', 16), 'hex'), 'applied', NULL, now()); "

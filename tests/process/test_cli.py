@@ -262,8 +262,8 @@ def test_two_persons_look_at_one_number(site: Site) -> None:
         assert (refused.exit_code, "nobody has approved" in refused.stderr) == (1, True)
         assert as_person(anna, "approve", "1").exit_code == 1
         (waiting,) = json.loads(as_person(boris, "list", "--json").stdout)
-        assert (waiting["number"], waiting["reason"]) == ("79010****02", "complaint 17")
-        assert "79010****02" in as_person(boris, "list").stdout
+        assert (waiting["number"], waiting["reason"]) == ("+7901*****02", "complaint 17")
+        assert "+7901*****02" in as_person(boris, "list").stdout
         assert as_person(boris, "approve", "1").exit_code == 0
         seen = json.loads(as_person(anna, "look", "1", "--json").stdout)
         assert [(row["kind"], row["messenger"], row["outcome"]) for row in seen] == [

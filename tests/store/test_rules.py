@@ -18,7 +18,7 @@ from registryd.domain import binding, contract, identifiers, notification
 from registryd.domain.contract import EndReason, EndUser, Holder, Status
 from registryd.domain.enumeration import Sign
 from registryd.domain.errors import NotComplete, Unavailable
-from registryd.domain.identifiers import MessengerId, Msisdn, query_id
+from registryd.domain.identifiers import MessengerId, Msisdn, masked_number, query_id
 from registryd.domain.notification import Attempt
 from registryd.domain.presence import Policy, is_present
 from registryd.store import days, guard, lanes, notifications, presence, ranges, reports
@@ -43,6 +43,17 @@ def test_who_is_present_is_the_same_in_sql_and_python_for_every_combination(shar
             for status, end_user, rule, suspended in said
         }
         assert set(said.values()) == {False, True}
+
+    asyncio.run(run())
+
+
+def test_a_number_is_masked_alike_in_sql_and_python(shared: TestDatabase) -> None:
+    numbers = [number for digits in range(5, 16) for number in (10 ** (digits - 1), 10**digits - 1)]
+
+    async def run() -> None:
+        async with shared.connect() as connection:
+            rows = await connection.fetch("SELECT registry.masked_number(n) AS masked FROM unnest($1::bigint[]) AS n", numbers)
+        assert [row["masked"] for row in rows] == [masked_number(number) for number in numbers]
 
     asyncio.run(run())
 
