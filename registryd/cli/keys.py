@@ -11,7 +11,7 @@ from registryd.cli.printing import words
 from registryd.cli.running import Context, command, err, fail, json_option, overlap_option, pass_context, present, present_once
 from registryd.delivery import signing
 from registryd.domain.errors import TwoLiveKeys
-from registryd.store import keys, messengers, rotation
+from registryd.store import messengers, rotation
 from registryd.store.secretbox import signing_box
 
 
@@ -48,7 +48,7 @@ async def revoke_key(context: Context, *, name: str, key_id: str, as_json: bool)
         known = await messengers.read_keys(connection, found.messenger_id)
         if key_id not in {key.key_id for key in known} or not await messengers.revoke_key(connection, key_id):
             fail(f"{name} has no key of that id that is not revoked: registryd messenger show {name}")
-    others = [key for key in known if key.key_id != key_id and keys.is_live(key.revoked_at, key.expires_at)]
+        others = await messengers.read_live_keys(connection, found.messenger_id)
     hints = [f"still live: {key.key_id}, made {words(key.created_at)}; if the other leaked, ask {name} whose this one is" for key in others]
     facts = {"name": name, "keyId": key_id, "revoked": True, "otherLiveKeys": others}
     present(as_json, facts, f"the key {key_id} of {name} is revoked", *hints)

@@ -11,8 +11,8 @@ from registryd.cli import completion
 from registryd.cli.printing import Table
 from registryd.cli.running import Context, Exit, command, fail, json_option, overlap_option, pass_context, present, present_once
 from registryd.store import operators
-from registryd.store.keys import is_live, new_key
-from registryd.store.operators import SCOPES, OperatorKeyRow
+from registryd.store.keys import new_key
+from registryd.store.operators import SCOPES
 
 
 @click.group()
@@ -35,7 +35,7 @@ async def add(context: Context, *, name: str, scope: str, as_json: bool) -> None
         fail("a name is 1 to 63 of a-z, 0-9, dot, underscore and hyphen", Exit.USAGE)
     key = new_key("ok")
     async with context.database() as db, db.transaction() as connection:
-        if any(_is_live(row) for row in await operators.read_keys(connection) if row.name == name):
+        if await operators.lock_live_keys(connection, name):
             fail(f"{name} has a live key already: registryd operator rotate-key {name}, or take another name")
         await operators.add_key(connection, name, sorted(set(scopes), key=SCOPES.index), key)
         present_once(as_json, {"name": name, "apiKey": key.shown})
@@ -66,7 +66,7 @@ async def rotate_key(context: Context, *, name: str, overlap_hours: float, as_js
     """Make a second key under the name, with the same scopes; the former one ends when the overlap does. Prints it once."""
     key = new_key("ok")
     async with context.database() as db, db.transaction() as connection:
-        live = [row for row in await operators.read_keys(connection) if row.name == name and _is_live(row)]
+        live = await operators.lock_live_keys(connection, name)
         if not live:
             fail(f"{name} has no live key: registryd operator add {name} --scope …")
         if len(live) > 1:
@@ -88,7 +88,3 @@ async def revoke_key(context: Context, *, name: str, key_id: str, as_json: bool)
         if not await operators.revoke_key(connection, name, key_id):
             fail(f"{name} has no key of that id that is not revoked: registryd operator list")
     present(as_json, {"name": name, "keyId": key_id, "revoked": True}, f"the key {key_id} of {name} is revoked")
-
-
-def _is_live(row: OperatorKeyRow) -> bool:
-    return is_live(row.revoked_at, row.expires_at)

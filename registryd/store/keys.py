@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -21,7 +20,3 @@ def new_key(prefix: str = "rk") -> NewKey:
     key_id = base64.b32encode(secrets.token_bytes(10)).decode().lower()
     secret = secrets.token_urlsafe(32)
     return NewKey(key_id, sha256(secret.encode()).digest(), f"{prefix}_{key_id}_{secret}")
-
-
-def is_live(revoked_at: datetime | None, expires_at: datetime | None) -> bool:
-    return revoked_at is None and (expires_at is None or expires_at > datetime.now(UTC))

@@ -134,6 +134,7 @@ SET_QUOTA = Query("messengers", "set_quota", MessengerIdRow, int, int, int)
 ADD_KEY = Query("messengers", "add_key", Nothing, str, int, bytes)
 EXPIRE_KEYS = Query("messengers", "expire_keys", EndingKey, int, timedelta)
 REVOKE_KEY = Query("messengers", "revoke_key", KeyId, str)
+READ_LIVE_KEYS = Query("messengers", "read_live_keys", KeyRow, int)
 READ_OWN_KEYS = Query("messengers", "read_own_keys", KeyRow, int)
 COUNT_NEW_KEYS = Query("messengers", "count_new_keys", KeyCount, int)
 REVOKE_OWN_KEY = Query("messengers", "revoke_own_key", KeyRow, int, str)
@@ -242,6 +243,10 @@ async def describe(db: Reader, name: str) -> Described | None:
 
 async def read_keys(connection: Connection, messenger_id: MessengerId) -> list[KeyRow]:
     return await fetch(connection, READ_KEYS, messenger_id)
+
+
+async def read_live_keys(connection: Connection, messenger_id: MessengerId) -> list[KeyRow]:
+    return await fetch(connection, READ_LIVE_KEYS, messenger_id)
 
 
 async def read_key_uses(connection: Connection) -> dict[str, KeyUse]:

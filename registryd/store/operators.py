@@ -40,8 +40,14 @@ class OperatorKeyId(NamedTuple):
     key_id: str
 
 
+class Locked(NamedTuple):
+    locked: bool
+
+
 READ_OPERATORS = Query("operators", "read_operators", Operator)
 READ_OPERATOR_KEYS = Query("operators", "read_operator_keys", OperatorKeyRow)
+LOCK_OPERATOR = Query("operators", "lock_operator", Locked, str)
+READ_LIVE_OPERATOR_KEYS = Query("operators", "read_live_operator_keys", OperatorKeyRow, str)
 TOUCH_OPERATOR_KEYS = Query("operators", "touch_operator_keys", Nothing, list[str])
 ADD_OPERATOR_KEY = Query("operators", "add_operator_key", Nothing, str, str, list[str], bytes)
 EXPIRE_OPERATOR_KEYS = Query("operators", "expire_operator_keys", Nothing, str, timedelta)
@@ -56,6 +62,12 @@ async def read_known(connection: Connection) -> list[Operator]:
 async def read_keys(connection: Connection) -> list[OperatorKeyRow]:
     """All of them, those of one name together and the oldest first."""
     return await fetch(connection, READ_OPERATOR_KEYS)
+
+
+async def lock_live_keys(connection: Connection, name: str) -> list[OperatorKeyRow]:
+    """The live keys of a name, the oldest first. Nobody else makes one under it until the transaction ends."""
+    await fetch(connection, LOCK_OPERATOR, name)
+    return await fetch(connection, READ_LIVE_OPERATOR_KEYS, name)
 
 
 async def touch_keys(db: Database, key_ids: Sequence[str]) -> None:

@@ -28,8 +28,7 @@ class Rotated(NamedTuple):
 
 async def rotate(connection: Connection, messenger_id: MessengerId, overlap: timedelta) -> Rotated:
     """Makes a key, and lets the former one end after the overlap. Raises: TwoLiveKeys; the transaction is then of no use."""
-    live = [row for row in await messengers.read_keys(connection, messenger_id) if keys.is_live(row.revoked_at, row.expires_at)]
-    if len(live) > 1:
+    if len(await messengers.read_live_keys(connection, messenger_id)) > 1:
         raise TwoLiveKeys
     former = await messengers.expire_keys(connection, messenger_id, overlap)
     return Rotated(await add(connection, messenger_id), former)

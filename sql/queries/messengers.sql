@@ -17,6 +17,12 @@ SELECT k.key_id, k.messenger_id, k.secret_sha256, k.expires_at,
 SELECT k.key_id, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
   FROM registry.messenger_key AS k WHERE k.messenger_id = $1 ORDER BY k.created_at;
 
+-- name: read_live_keys
+-- Why: a messenger has two live keys at most; and one that is left when another was revoked may be a thief's.
+SELECT k.key_id, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
+  FROM registry.messenger_key AS k
+ WHERE k.messenger_id = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) ORDER BY k.created_at;
+
 -- name: read_own_keys
 -- Why: a messenger looks at its keys: those that work, and those that ended in the last month.
 SELECT k.key_id, k.created_at, k.expires_at, k.revoked_at, k.last_used_at

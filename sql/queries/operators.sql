@@ -13,6 +13,16 @@ SELECT k.key_id, k.name, k.scopes, k.secret_sha256, k.expires_at,
 SELECT k.key_id, k.name, k.scopes, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
   FROM registry.operator_key AS k ORDER BY k.name, k.created_at;
 
+-- name: lock_operator
+-- Why: of two commands that make a key under one name the second sees the first one's. The trigger on new keys takes the same lock.
+SELECT true AS locked FROM (SELECT pg_advisory_xact_lock(hashtextextended('operator key ' || $1::text, 0))) AS waited;
+
+-- name: read_live_operator_keys
+-- Why: a name has two live keys at most, and a new name none.
+SELECT k.key_id, k.name, k.scopes, k.created_at, k.expires_at, k.revoked_at, k.last_used_at
+  FROM registry.operator_key AS k
+ WHERE k.name = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) ORDER BY k.created_at;
+
 -- name: touch_operator_keys
 -- Why: the last use is kept to the minute, in one statement for all keys.
 UPDATE registry.operator_key AS k SET last_used_at = now()

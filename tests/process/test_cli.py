@@ -297,6 +297,22 @@ def test_an_endpoint_that_cannot_be_sent_as_it_is_written_is_refused_by_command_
     assert "check constraint" in by_hand.stderr
 
 
+def test_of_two_commands_that_make_a_key_of_one_new_name_the_second_is_refused(site: Site) -> None:
+    async def story() -> None:
+        async with site.database.connect() as first, site.database.connect() as watcher:
+            async with first.transaction():
+                await first.execute(
+                    "INSERT INTO registry.operator_key (key_id, name, scopes, secret_sha256) VALUES ('aaaaaaaa', 'b', '{read}', sha256(''))"
+                )
+                second = asyncio.create_task(asyncio.to_thread(run, site, "operator", "add", "b", "--scope", "act"))
+                waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                await eventually(lambda: watcher.fetchval(waiting))
+            done = await second
+            assert (done.exit_code, "b has a live key already" in done.stderr) == (1, True), done.output
+
+    asyncio.run(story())
+
+
 # -- output that nobody takes
 
 

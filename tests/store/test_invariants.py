@@ -354,13 +354,12 @@ def test_a_contract_that_was_bound_since_a_strict_snapshot_is_not_deleted(databa
     number = bound(database, 0)
 
     async def run() -> None:
-        async with database.connect() as strict, database.connect() as messenger:
-            async with strict.transaction(isolation="repeatable_read"):
-                assert await strict.fetchval("SELECT count(*) FROM registry.binding") == 0
-                (messenger_id,) = await add_messengers(messenger, 1)
-                await bind(messenger, messenger_id, 1, number)
-                with pytest.raises(asyncpg.PostgresError, match="READ COMMITTED transactions only"):
-                    await strict.execute("DELETE FROM registry.contract WHERE msisdn = $1", number)
+        async with database.connect() as strict, database.connect() as messenger, strict.transaction(isolation="repeatable_read"):
+            assert await strict.fetchval("SELECT count(*) FROM registry.binding") == 0
+            (messenger_id,) = await add_messengers(messenger, 1)
+            await bind(messenger, messenger_id, 1, number)
+            with pytest.raises(asyncpg.PostgresError, match="READ COMMITTED transactions only"):
+                await strict.execute("DELETE FROM registry.contract WHERE msisdn = $1", number)
 
     asyncio.run(run())
     assert dba(database, f"SELECT count(*) FROM registry.contract WHERE msisdn = {number}") == [["1"]]

@@ -192,7 +192,7 @@ def test_the_policy_in_force_says_what_goes_and_is_read_each_time(database: Test
                 return {family: (await parts_of(connection, family))[0] for family in FAMILIES}
 
             await keep_days(db)  # three years
-            planned = "SELECT registry.change_policy('{\"journal_kept\": \"1 day\", \"notification_kept\": \"1 day\"}', $1, 'planned')"
+            planned = 'SELECT registry.change_policy(\'{"journal_kept": "1 day", "notification_kept": "1 day"}\', $1, \'planned\')'
             await connection.execute(planned, datetime.now(UTC) + timedelta(days=2))
             await keep_days(db)
             assert await first_parts() == first
