@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from registryd import observe
 from registryd.domain.binding import Outcome
@@ -14,6 +14,7 @@ from registryd.http.auth import Directory
 from registryd.http.presence import answer_one
 from registryd.http.reply import Reply
 from registryd.http.routes import Call
+from registryd.loglines import Repeats
 from registryd.presence.answerer import Answerer
 from registryd.store import bindings
 from registryd.store.bindings import BindingRow
@@ -26,6 +27,7 @@ class BindingHandlers:
     db: Database
     answerer: Answerer
     directory: Directory
+    repeats: Repeats = field(default_factory=observe.repeats)
 
     async def record(self, call: Call[Messenger]) -> Reply:
         """Tells whether the number is present, so it is a query like any other: budgeted and journaled."""
@@ -35,10 +37,15 @@ class BindingHandlers:
         return _answer(await bindings.find(self.db, call.caller.messenger_id, call.content))
 
     async def remove(self, call: Call[Messenger]) -> Reply:
-        return _answer(await bindings.remove(self.db, call.caller.messenger_id, call.content))
+        """Told in the log, because no notice is owed for what is removed: a key that leaked could end all of a messenger's bindings."""
+        removal = await bindings.remove(self.db, call.caller.messenger_id, call.content)
+        if removal.has_ended:
+            facts = {"messenger": call.caller.name, "key_id": self.directory.key_id(call.request), "bindings": 1}
+            self.repeats.tell("bindings_removed", "info", kind=(facts["messenger"], facts["key_id"]), facts=facts)
+        return _answer(removal.binding)
 
     async def remove_batch(self, call: Call[Messenger]) -> Reply:
-        """Told in the log, because no notice is owed for what is removed: a key that leaked could end all of a messenger's bindings."""
+        """As `remove`, with a line for each batch."""
         found, ended = await bindings.remove_many(self.db, call.caller.messenger_id, call.content)
         if ended:
             key_id = self.directory.key_id(call.request)

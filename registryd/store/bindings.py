@@ -19,6 +19,13 @@ class BindingRow(NamedTuple):
     end_reason: str | None
 
 
+class Removal(NamedTuple):
+    binding: BindingRow | None
+    """As it is now; None where the code never was bound."""
+    has_ended: bool
+    """Whether this removal has ended it."""
+
+
 class Removed(NamedTuple):
     found: Mapping[str, BindingRow]
     """By code: each binding as it is now. A code that never was bound is not in it."""
@@ -39,10 +46,10 @@ async def find(db: Database, messenger_id: MessengerId, code: IdentificationCode
     return rows[0] if rows else None
 
 
-async def remove(db: Database, messenger_id: MessengerId, code: IdentificationCode) -> BindingRow | None:
+async def remove(db: Database, messenger_id: MessengerId, code: IdentificationCode) -> Removal:
     """Ends the live binding of the code. Returns what `find` then finds, so that removing twice answers the same."""
     rows = await db.fetch(REMOVE_BINDING, messenger_id, code)
-    return rows[0] if rows else await find(db, messenger_id, code)
+    return Removal(rows[0] if rows else await find(db, messenger_id, code), bool(rows))
 
 
 async def read_live(db: Database, messenger_id: MessengerId, after: str, limit: int) -> list[BindingRow]:
@@ -56,8 +63,8 @@ async def remove_many(db: Database, messenger_id: MessengerId, codes: Sequence[I
     ended, others = len(found), sorted(set(codes) - found.keys())
     for row in await db.fetch(FIND_BINDINGS, messenger_id, others) if others else ():
         # A live one was just being changed by somebody else. Alone, it may wait for that.
-        now = await remove(db, messenger_id, IdentificationCode(row.identification_code)) if row.ended_at is None else row
-        if now is not None:
-            found[row.identification_code] = now
-            ended += row.ended_at is None and now.end_reason == "removed"
+        alone = await remove(db, messenger_id, IdentificationCode(row.identification_code)) if row.ended_at is None else Removal(row, False)
+        if alone.binding is not None:
+            found[row.identification_code] = alone.binding
+            ended += alone.has_ended
     return Removed(found, ended)

@@ -105,8 +105,9 @@ def test_a_batch_ends_live_bindings_in_order_tells_ended_ones_and_knows_nobody_e
     assert (nobody, theirs, b, again) == (None, None, before, c)
     assert [(r["identificationCode"], r["state"], r["endReason"]) for r in (a, c)] == [(code, "ended", "removed") for code in "ac"]
     assert remove(service, messenger, "c", "b", "nobody's", "theirs", "a", "c").body == first.body, "idempotent"
-    [line] = [line for line in service.daemon.log() if line["event"] == "bindings_removed" and line["messenger"] == messenger.name]
-    assert (line["bindings"], line["key_id"]) == (2, messenger.api_key.split("_")[1]), "what this call has ended, by whose key"
+    told = [line for line in service.daemon.log() if line["event"] == "bindings_removed" and line["messenger"] == messenger.name]
+    by = messenger.api_key.split("_")[1]
+    assert [(line["bindings"], line["key_id"]) for line in told] == [(1, by), (2, by)], "what each call has ended, by whose key"
     assert about(service, other, "retrieve", "theirs").body["state"] == "active"
     assert owed(service, messenger) == 0, "no notice follows what the messenger itself removed"
     [figures] = service.sql("SELECT live, removed FROM report.binding_by_messenger WHERE messenger = $1", messenger.name)

@@ -133,7 +133,7 @@ class World:
 
     async def remove(self, messenger: int, code: str) -> str | None:
         found = await bindings.remove(self._db, MessengerId(messenger), IdentificationCode(code))
-        return found.end_reason if found else None
+        return found.binding.end_reason if found.binding else None
 
     async def end_by_sql(self, numbers: Sequence[int], at: datetime | None) -> datetime | None:
         """One UPDATE, as a DBA writes it. `at` None: it sets the status alone. Returns when the contracts ended."""
