@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -56,8 +58,23 @@ COMMANDS = {
 """By name: the module in this package, which holds the command under the same name, and the first sentence of its help."""
 
 
+JSON = "registryd.json"
+"""In a context's meta: whether --json was given, also where the words after it cannot be parsed."""
+
+
 class Commands(click.Group):
     """The commands of the table."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+        as_json = "--json" in args
+        with _usage_errors(as_json):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[JSON] = as_json
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _usage_errors(ctx.meta[JSON]):
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _with_config_first(args))
@@ -87,6 +104,20 @@ class Commands(click.Group):
 
         named = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
         return named + click.Command.shell_complete(self, ctx, incomplete)
+
+
+@contextmanager
+def _usage_errors(as_json: bool) -> Iterator[None]:
+    """Tells what click finds wrong with the words as every other error of a command with --json is told (running.fail)."""
+    try:
+        yield
+    except click.ClickException as error:
+        if not as_json:
+            raise
+        import orjson
+
+        click.echo(orjson.dumps({"error": error.format_message(), "exitCode": error.exit_code}), err=True)
+        raise click.exceptions.Exit(error.exit_code) from None
 
 
 def _with_config_first(args: list[str]) -> list[str]:

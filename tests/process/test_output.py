@@ -217,6 +217,27 @@ def test_json_has_one_style_in_every_command_that_speaks_it(full: Site, tmp_path
     assert able - spoken == ELSEWHERE, "name it in ACTIONS or LISTS"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("messenger", "show"),
+        ("messenger", "list", "--nonsense"),
+        ("notifications", "replay", "alpha", "--per-second", "many"),
+        ("contracts", "import", "/dev/null", "--as-of", "2026-01-01T00:00:00Z"),
+        ("nonsense",),
+        ("messenger", "nonsense"),
+    ],
+)
+def test_words_that_are_no_command_are_told_as_json_to_a_program(full: Site, words: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(main, ["--config", str(full.path), *words])
+    assert (text.exit_code, text.stdout, text.stderr.startswith("Usage: ")) == (2, "", True), text.output
+    done = CliRunner().invoke(main, ["--config", str(full.path), *words, "--json"])
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.output
+    told = json.loads(done.stderr)
+    assert told["exitCode"] == 2
+    assert told["error"] in text.stderr, "the same sentence"
+
+
 def test_every_command_speaks_json_but_those_that_have_nothing_to_tell() -> None:
     mute = {path for path, command in commands(main) if not any(option.name == "as_json" for option in command.params)}
     assert mute == {("serve",), ("answer",), ("deliver",), ("operate",), ("audit", "head")}, "a head is JSON by itself"
