@@ -1,7 +1,8 @@
-"""What only looks: a read-only transaction with a bound on each statement's time, so that nobody who looks slows down who works."""
+"""What only looks: a read-only transaction with bounds on its time, so that nobody who looks slows down who works."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -14,6 +15,10 @@ from registryd.store.queries import Query, Row
 
 LONGEST_S = 3.0
 """How long one statement of a view may take."""
+WHOLE_S = 12.0
+"""How long all statements of a view may take together: a page of twenty slow ones would hold one of few connections for a minute. It is
+more than [database] command_timeout_s, so that a database that does not answer at all is told as that.
+"""
 
 FREELY = "; ".join(
     f"SET LOCAL {name} = {value}"
@@ -63,10 +68,19 @@ class Writing:
 
 @asynccontextmanager
 async def reading(db: Database, longest_s: float = LONGEST_S, settings: str = "") -> AsyncIterator[Reading]:
-    """`settings`: what else holds in it, such as FREELY. Raises: Unavailable; TooLong, where a statement takes longer than `longest_s`."""
+    """`settings`: what else holds in it, such as FREELY.
+
+    Raises: Unavailable; TooLong, where a statement takes longer than `longest_s`, or all of them longer than WHOLE_S.
+    """
     async with db.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         await connection.execute(f"SET LOCAL statement_timeout = {int(longest_s * 1000)}; {settings}")
+        whole = asyncio.timeout(WHOLE_S)
         try:
-            yield Reading(connection)
+            async with whole:
+                yield Reading(connection)
         except asyncpg.QueryCanceledError as error:
             raise TooLong from error
+        except TimeoutError as error:
+            if whole.expired():
+                raise TooLong from error
+            raise

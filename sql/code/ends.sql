@@ -64,6 +64,7 @@ BEGIN
     END IF;
     EXECUTE 'SELECT count(*) FROM changed WHERE ended_at IS NOT NULL' INTO ending;
     wave := registry.wave_of(ending);
+    -- Without a wave the last two %s are nothing.
     EXECUTE format($fan_out$
         WITH ended AS (
             UPDATE registry.binding AS b

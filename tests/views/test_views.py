@@ -243,7 +243,7 @@ def test_a_minute_that_is_not_whole_is_no_part_of_the_feeds_trend(database: Test
 
 
 def test_no_view_tells_a_number_or_a_code(crowd: TestDatabase) -> None:
-    """Nor does what a person wrote, such as a hold's reason. Reports are the DBA's, and show what persons wrote as it is."""
+    """Nor does what a person wrote, such as a hold's reason or a policy's note."""
 
     async def run() -> list[bytes]:
         async with crowd.pool() as db:
@@ -251,7 +251,7 @@ def test_no_view_tells_a_number_or_a_code(crowd: TestDatabase) -> None:
             for name in ("m001", "m004"):
                 told += [encode(await lanes.read_one(db, name)), encode(await find.find(db, name))]
             names = [report.name for report in (await reports.list_all(db)).reports]
-            return told + [encode(await reports.read(db, name)) for name in names if name != "policy"]
+            return told + [encode(await reports.read(db, name)) for name in names]
 
     told = b"".join(asyncio.run(run()))
     assert b"m001" in told
@@ -278,6 +278,23 @@ def test_who_looks_can_neither_write_nor_take_long(crowd: TestDatabase) -> None:
             assert isinstance(stopped.value, TooLong), "it is not told that the database is away"
             async with db.connection() as connection:
                 assert await connection.fetchval("SHOW statement_timeout") == "0", "the bound is the transaction's"
+
+    asyncio.run(run())
+
+
+def test_a_view_whose_statements_take_long_together_is_told_as_one_that_takes_long(
+    crowd: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registryd.store.reading.WHOLE_S", 0.2)
+
+    async def run() -> None:
+        async with crowd.pool(size=1) as db:
+            with pytest.raises(TooLong):
+                async with reading(db) as moment:
+                    while True:
+                        await moment.connection.execute("SELECT pg_sleep(0.05)")
+            async with db.connection() as connection:
+                assert await connection.fetchval("SELECT true"), "the connection is of use to the next"
 
     asyncio.run(run())
 
