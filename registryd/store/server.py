@@ -1,4 +1,6 @@
-"""What the server is set to, for `check`: its clock, memory and locks, what it logs of whom, whether commits wait for a standby."""
+"""What the server is set to, for `check`: its clock, memory and locks, what it logs of whom, whether commits wait for a standby; and
+whether the rules of our tables are in force.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import NamedTuple
 
 from registryd.store.pool import Connection, fetch
 from registryd.store.queries import Query
+from registryd.store.reading import Reader
 
 
 class Clock(NamedTuple):
@@ -42,12 +45,17 @@ class Person(NamedTuple):
     name: str
 
 
+class RuleOff(NamedTuple):
+    rule: str
+
+
 READ_CLOCK = Query("schema", "read_clock", Clock)
 READ_MEMORY = Query("schema", "read_memory", Memory)
 READ_LOCKS = Query("schema", "read_locks", Locks)
 WHAT_IS_LOGGED = Query("schema", "what_is_logged", Logged)
 LOGGED_PERSONS = Query("schema", "logged_persons", Person)
 READ_REPLICATION = Query("schema", "read_replication", Replication)
+READ_RULES_OFF = Query("schema", "read_rules_off", RuleOff)
 
 
 async def read_clock(connection: Connection) -> datetime:
@@ -70,6 +78,11 @@ async def what_is_logged(connection: Connection) -> list[str]:
 async def logged_persons(connection: Connection) -> list[str]:
     """Who writes numbers and has no log_min_messages = panic: the daemon's role, and persons who may unmask."""
     return [row.name for row in await fetch(connection, LOGGED_PERSONS)]
+
+
+async def rules_off(db: Reader) -> list[str]:
+    """What a DBA has switched off of the triggers, constraints and indexes that keep the law; none where all is well."""
+    return [row.rule for row in await db.fetch(READ_RULES_OFF)]
 
 
 async def read_replication(connection: Connection) -> Replication:

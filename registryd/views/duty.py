@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal, cast
 
 from registryd.domain.identifiers import without_numbers
-from registryd.store import answering, backlogs, changes, days, evidence, feed, guard, policy, processes, seals
+from registryd.store import answering, backlogs, changes, days, evidence, feed, guard, policy, processes, seals, server
 from registryd.store.pool import Database
 from registryd.store.reading import Reading
 from registryd.views import answering as answers
@@ -94,6 +94,7 @@ async def read_in(moment: Reading, seen_at: datetime) -> Duty:
         unsealed_s=await seals.unsealed_s(moment),
         verified=await evidence.verified(moment),
         changes=[change for change in await changes.read_all(moment) if change.state == "waiting"],
+        rules_off=await server.rules_off(moment),
     )
     lags = await feed.read_lag(moment.connection)
     return Duty(

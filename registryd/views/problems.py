@@ -60,11 +60,14 @@ class Facts(NamedTuple):
     verified: Verified | None
     changes: Sequence[Change]
     """That messengers ask for, and that wait."""
+    rules_off: Sequence[str]
+    """Triggers, constraints and indexes of the database that are switched off."""
 
 
 def found(facts: Facts) -> list[Problem]:
     """The worst first."""
     every = [
+        *_rules(facts.rules_off),
         *_answers(facts),
         *_processes(facts.roles),
         *_deadlines(facts),
@@ -82,6 +85,12 @@ def _page(code: str, sentence: str, link: str, messenger: str | None = None) -> 
 
 def _warning(code: str, sentence: str, link: str, messenger: str | None = None) -> Problem:
     return Problem(severity="warning", code=code, messenger=messenger, sentence=sentence, link=link)
+
+
+def _rules(off: Sequence[str]) -> Iterator[Problem]:
+    if off:
+        sentence = f"What keeps the law in the database is switched off: {'; '.join(off)}. Ask your DBA; registryd check says more."
+        yield _page("rules_off", sentence, "processes")
 
 
 def _answers(facts: Facts) -> Iterator[Problem]:

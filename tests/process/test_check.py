@@ -228,6 +228,22 @@ def test_check_names_each_function_table_and_setting_that_the_role_lacks(site: S
     assert failed(site) == {"settings": "log_min_messages is error, not panic: connect as registryd_app, or run sql/roles.sql again"}
 
 
+def test_a_rule_that_a_dba_has_switched_off_is_told_by_check_and_to_who_is_on_duty(site: Site) -> None:
+    """Ends that nobody is told of would else be found by nobody."""
+    site.database.psql(
+        "-c", "ALTER TABLE registry.contract DISABLE TRIGGER notify_messengers_of_ends",
+        "-c", "ALTER TABLE registry.binding ENABLE REPLICA TRIGGER guard_new_bindings",
+        "-c", "ALTER TABLE registry.hold ADD CONSTRAINT reasons_are_long CHECK (length(reason) > 2) NOT VALID",
+    )  # fmt: skip
+    rules = (
+        "constraint reasons_are_long of registry.hold is not valid; trigger guard_new_bindings of registry.binding is disabled; "
+        "trigger notify_messengers_of_ends of registry.contract is disabled"
+    )
+    assert failed(site)["rules"].startswith(f"{rules}: ")
+    problems = json.loads(run(site, "status", "--json").stdout)["problems"]
+    assert [p["severity"] for p in problems if p["code"] == "rules_off" and rules in p["sentence"]] == ["page"]
+
+
 def test_check_names_whose_secrets_a_key_does_not_open(site: Site) -> None:
     asyncio.run(site.add_messenger("alpha"))
     asyncio.run(site.digest_key())

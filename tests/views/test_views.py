@@ -13,6 +13,7 @@ from registryd.domain.errors import TooLong, Unavailable
 from registryd.http.views import NAMED, PLAIN
 from registryd.store import changes
 from registryd.store import feed as store
+from registryd.store.pool import Database
 from registryd.store.reading import reading
 from registryd.views import alarms, answering, backlog, duty, feed, find, lanes, policy, presence, processes, reports
 from registryd.views.shape import NothingThere, encode
@@ -287,12 +288,15 @@ def test_a_view_whose_statements_take_long_together_is_told_as_one_that_takes_lo
 ) -> None:
     monkeypatch.setattr("registryd.store.reading.WHOLE_S", 0.2)
 
+    async def look_for_ever(db: Database) -> None:
+        async with reading(db) as moment:
+            while True:
+                await moment.connection.execute("SELECT pg_sleep(0.05)")
+
     async def run() -> None:
         async with crowd.pool(size=1) as db:
             with pytest.raises(TooLong):
-                async with reading(db) as moment:
-                    while True:
-                        await moment.connection.execute("SELECT pg_sleep(0.05)")
+                await look_for_ever(db)
             async with db.connection() as connection:
                 assert await connection.fetchval("SELECT true"), "the connection is of use to the next"
 

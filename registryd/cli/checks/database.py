@@ -13,6 +13,7 @@ from registryd.domain.errors import Unavailable
 from registryd.store import digest_keys, feed, messengers, migrations, permissions, policy, ranges, server, session
 from registryd.store.failures import NOT_ALLOWED, explain
 from registryd.store.pool import Connection
+from registryd.store.reading import Reading
 from registryd.store.secretbox import digest_box, signing_box
 
 OFFSET_MAX_S = 5.0
@@ -28,6 +29,7 @@ async def look(context: Context) -> list[CheckResult]:
             found.append(await clock(connection))
             await migrations.check(connection)
             found.append(CheckResult("schema", migrations.migrations()[-1].path.name))
+            found.append(_rules(await server.rules_off(Reading(connection))))
             if lacking := await permissions.lacking(connection):
                 found.append(CheckResult("permissions", f"{'; '.join(lacking)}: connect as registryd_app", Exit.FAILED))
                 return found
@@ -59,6 +61,13 @@ async def clock(connection: Connection, now: Callable[[], datetime] = lambda: da
         mend = "set the wrong one right (timedatectl): messengers refuse a push whose signature bears a wrong time"
         return CheckResult("clock", f"the database's clock is {offset_s:+,.0f} s from this machine's: {mend}", warns=True)
     return CheckResult("clock", "this machine's and the database's agree")
+
+
+def _rules(off: list[str]) -> CheckResult:
+    if off:
+        mend = "what they keep is not kept: switch them on again (ALTER TABLE … ENABLE TRIGGER, VALIDATE CONSTRAINT; REINDEX)"
+        return CheckResult("rules", f"{'; '.join(off)}: {mend}", Exit.FAILED)
+    return CheckResult("rules", "every trigger, constraint and index of the registry is in force")
 
 
 async def _settings(connection: Connection) -> CheckResult:
