@@ -190,7 +190,7 @@ async def reconcile(
         await fetch(connection, ANALYZE_CHANGES)
         if not dry_run:
             progress("applying")
-            # LockedContracts only now: until here events went on being applied, and the steps below leave alone what they changed.
+            # Locked only now: until here events went on being applied, and the steps below leave alone what they changed.
             await contracts.lock_feed(connection)
             await fetch(connection, LOCK_CHANGING)
         await fetch(connection, YIELD_CHANGED, snapshot.as_of)

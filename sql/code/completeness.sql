@@ -1,7 +1,7 @@
 -- Whether the registry is complete. An empty or half-fed registry would answer absent of subscribers who are there, so it answers nothing.
 
--- The statements of the hot path take it in place. To read the cluster's identifier from its control file costs a fifth of a lone query, so
--- the row also holds when the server started that it was last found in: no other server has that start.
+-- The planner puts it into the statements of the hot path. To read the cluster's identifier from the control file would cost a fifth of a lone query. So
+-- the row also holds when its server started: a server with another start reads the control file, and confirm_complete writes its start down.
 CREATE OR REPLACE FUNCTION registry.completeness() RETURNS SETOF registry.feed_state
 LANGUAGE sql STABLE ROWS 1
 AS $$

@@ -198,7 +198,7 @@ CREATE TABLE registry.feed_state ( -- Whether the registry is complete. Until it
     declared_by       text NOT NULL, -- The database user that said so; set by the database.
     reason            text NOT NULL CHECK (reason <> ''), -- Why.
     system_identifier bigint NOT NULL, -- The database cluster where it was said. In another one, which a dump was restored into, it says nothing.
-    server_started_at timestamptz NOT NULL -- When the server of that cluster started that a process last found the row in. It spares queries a look at the identifier.
+    server_started_at timestamptz NOT NULL -- When the server started that a process last found the row on. A query that finds the same start on its server need not read the identifier from the control file.
 );
 
 CREATE TABLE registry.feed_event ( -- Billing's events. They are kept so that a repeated event changes nothing.

@@ -3,7 +3,8 @@
 
 -- name: read_backlogs
 -- Why: each messenger's backlog: counts up to $1, the earliest deadline, and the pace of its last 2,000 pushes in five minutes. What the
--- messenger refuses and is overdue has an alarm of its own and no part in the earliest deadline: it would hide the others' for ever.
+-- messenger refuses and is overdue has an alarm of its own and no part in the earliest deadline: it would hide the others' for ever. It may be millions,
+-- so behind it the earliest deadline is looked for among the first $1 and the last $1 that are overdue, and among all that are not.
 SELECT m.messenger_id, m.name, m.endpoint_url IS NOT NULL AS has_endpoint, least(owed.pending + waves.held, $1) AS pending, late.overdue, late.refused, again.replayed,
        waves.held,
        EXISTS (SELECT FROM registry.hold AS h WHERE h.released_at IS NULL AND (h.messenger_id IS NULL OR h.messenger_id = m.messenger_id)) AS is_held,
@@ -24,9 +25,20 @@ SELECT m.messenger_id, m.name, m.endpoint_url IS NOT NULL AS has_endpoint, least
                              LIMIT $1) AS counted) AS late
  CROSS JOIN LATERAL (SELECT count(*) AS replayed FROM registry.notification AS n WHERE n.messenger_id = m.messenger_id AND n.replayed) AS again
   LEFT JOIN LATERAL (SELECT e.deadline_at, e.recorded_at
-                       FROM ((SELECT n.deadline_at, n.recorded_at FROM registry.notification AS n
-                               WHERE n.messenger_id = m.messenger_id AND NOT n.replayed
-                                 AND NOT (n.deadline_at < now() AND registry.is_refused(n.last_error))
+                       FROM ((SELECT n.deadline_at, n.recorded_at
+                                FROM (SELECT o.deadline_at, o.recorded_at, o.last_error, o.notification_id FROM registry.notification AS o
+                                       WHERE o.messenger_id = m.messenger_id AND o.deadline_at < now() AND NOT o.replayed
+                                       ORDER BY o.deadline_at, o.notification_id LIMIT $1) AS n
+                               WHERE NOT registry.is_refused(n.last_error) ORDER BY n.deadline_at, n.notification_id LIMIT 1)
+                             UNION ALL
+                             (SELECT n.deadline_at, n.recorded_at
+                                FROM (SELECT o.deadline_at, o.recorded_at, o.last_error FROM registry.notification AS o
+                                       WHERE o.messenger_id = m.messenger_id AND o.deadline_at < now() AND NOT o.replayed
+                                       ORDER BY o.deadline_at DESC, o.notification_id DESC LIMIT $1) AS n
+                               WHERE NOT registry.is_refused(n.last_error) ORDER BY n.deadline_at LIMIT 1)
+                             UNION ALL
+                             (SELECT n.deadline_at, n.recorded_at FROM registry.notification AS n
+                               WHERE n.messenger_id = m.messenger_id AND n.deadline_at >= now() AND NOT n.replayed
                                ORDER BY n.deadline_at, n.notification_id LIMIT 1)
                              UNION ALL
                              (SELECT n.deadline_at, n.recorded_at FROM registry.notification_held AS n

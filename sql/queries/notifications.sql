@@ -11,9 +11,12 @@ SELECT n.notification_id, n.deadline_at, n.msisdn, n.generation, n.identificatio
 
 -- name: find_canary
 -- Why: a failing endpoint is probed with what was never tried, the newest first: what is refused, or breaks the endpoint, mostly has the
--- earlier deadlines, and may be many. Where all were tried, with the one that was tried least.
+-- earlier deadlines, and may be many. Where all were tried, with the one that was tried least. Both looks end after 10,000, because millions may have
+-- been tried.
 WITH untried AS MATERIALIZED (
-    SELECT d.* FROM registry.notification AS d WHERE d.messenger_id = $1 AND d.not_before <= now() AND d.attempts = 0
+    SELECT d.* FROM (SELECT t.* FROM registry.notification AS t WHERE t.messenger_id = $1
+                      ORDER BY t.deadline_at DESC, t.notification_id DESC LIMIT 10000) AS d
+     WHERE d.not_before <= now() AND d.attempts = 0
      ORDER BY d.deadline_at DESC, d.notification_id DESC LIMIT 1
 ), tried AS (
     SELECT d.* FROM (SELECT t.* FROM registry.notification AS t WHERE t.messenger_id = $1 AND t.not_before <= now()

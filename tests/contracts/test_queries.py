@@ -313,6 +313,34 @@ def test_the_watch_reads_by_the_keys_and_no_further_than_its_bound(populated: Te
     asyncio.run(run())
 
 
+def test_what_a_messenger_refuses_and_what_was_tried_is_passed_up_to_a_bound(populated: TestDatabase) -> None:
+    """It may be millions, and nobody would hear of any backlog while the look for them took too long."""
+
+    async def run() -> None:
+        async with explaining(populated, PROBES) as explained:
+            await explained.connection.execute(
+                "INSERT INTO registry.notification (messenger_id, generation, attempts, deadline_at, notification_id, msisdn, "
+                "terminated_at, identification_code, last_error) "
+                "SELECT 1, 1, 9, d.at, registry.id_at(d.at), 1000000 + i, d.at, 'r' || i, 'status 422' "
+                "FROM generate_series(1, 30000) AS i, "
+                "LATERAL (SELECT date_trunc('milliseconds', now() - interval '1 day' + i * interval '1 millisecond') AS at) AS d"
+            )
+            await explained.connection.execute("UPDATE registry.notification SET attempts = 1 WHERE messenger_id = 1 AND attempts = 0")
+
+            def passed(plan: Plan) -> float:
+                return max(float(node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) for node in plan.scans("notification"))
+
+            watch = await planned(explained, backlogs.READ_BACKLOGS, 100)
+            canary = await planned(explained, notifications.FIND_CANARY, 1)
+            for plan in (watch, canary):
+                assert_probes_only(plan)
+                assert plan.indexes("notification") <= {"notification_pkey", "notification_replayed"}
+            assert passed(watch) <= 100
+            assert passed(canary) <= 10_000
+
+    asyncio.run(run())
+
+
 def test_whether_a_replay_may_go_on_is_seen_at_the_ends_of_what_is_owed(populated: TestDatabase) -> None:
     async def run() -> None:
         async with explaining(populated, PROBES) as explained:
