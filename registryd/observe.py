@@ -45,7 +45,7 @@ certificate_expires = Gauge(
 )
 connections_closed = Counter(
     "registryd_connections_closed",
-    "Connections the daemon closed: cap (too many), stalled (a client that does not read), bad_http.",
+    "Connections the daemon closed: cap (too many), room (idle, of whoever has the most), stalled (a client that does not read), bad_http.",
     ["api", "reason"],
     registry=METRICS,
 )

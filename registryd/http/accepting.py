@@ -27,13 +27,30 @@ TLS_HANDSHAKE_TIMEOUT_S = 10.0
 TLS_SHUTDOWN_TIMEOUT_S = 2.0
 
 
+class Opening:
+    """A connection whose handshake is under way: a stranger's, who can make room for others."""
+
+    owner = ""
+    is_idle = True
+
+    def __init__(self, acceptor: Acceptor, task: asyncio.Task[None], since: float) -> None:
+        self._acceptor = acceptor
+        self._task = task
+        self.idle_since = since
+
+    def leave(self) -> None:
+        del self._acceptor.opening[self._task]
+        self._task.cancel()
+
+
 class Acceptor:
-    """Makes a protocol of each connection, from now until `close`."""
+    """Makes a protocol of each connection, from now until `close`. One for which `has_room()` says no is closed at once."""
 
     def __init__(
         self,
         listener: socket.socket,
         backlog: int,
+        has_room: Callable[[], bool],
         protocol_factory: Callable[[], asyncio.Protocol],
         tls: ssl.SSLContext | None,
         handshakes: Handshakes,
@@ -41,11 +58,13 @@ class Acceptor:
         listener.listen(backlog)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, ACCEPT_TIMEOUT_US))
         self._listener = listener
+        self._has_room = has_room
         self._protocol_factory = protocol_factory
         self._tls = tls
         self._handshakes = handshakes
         self._loop = asyncio.get_running_loop()
-        self._opening: set[asyncio.Task[None]] = set()
+        self.opening: dict[asyncio.Task[None], Opening] = {}
+        """Connections that were accepted and have not ended their handshake. Their clients may have sent a request already."""
         self._turn: asyncio.TimerHandle | None = None
         self._resume()
 
@@ -55,11 +74,6 @@ class Acceptor:
             self._turn.cancel()
         self._loop.remove_reader(self._listener)
         self._listener.close()
-
-    @property
-    def is_opening(self) -> bool:
-        """Whether a connection that was accepted has not ended its handshake: its client may have sent its request already."""
-        return bool(self._opening)
 
     def _resume(self) -> None:
         self._turn = None
@@ -71,16 +85,22 @@ class Acceptor:
         try:
             for _ in range(ACCEPT_MAX):
                 client, _address = self._listener.accept()
+                if not self._has_room():
+                    client.close()
+                    continue
                 client.setblocking(False)
                 task = self._loop.create_task(self._open(client))
-                self._opening.add(task)
-                task.add_done_callback(self._opening.discard)
+                self.opening[task] = Opening(self, task, self._loop.time())
+                task.add_done_callback(self._opened)
         except (BlockingIOError, ConnectionAbortedError):  # nobody waits any more
             pass
         except OSError:  # out of descriptors
             pause_s = FULL_PAUSE_S
         self._loop.remove_reader(self._listener)
         self._turn = self._loop.call_later(pause_s, self._resume)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self.opening.pop(task, None)
 
     async def _open(self, client: socket.socket) -> None:
         try:

@@ -48,6 +48,7 @@ class App(Generic[Caller]):
                 reply = self._documents.answer(request)
             else:
                 caller = self._admission.identify(request)
+                request.protocol.owner = caller.name  # type: ignore[attr-defined] # a Connection
                 _check_parameters(request, route)
                 reply = await self._serve(request, route, caller, received, marked)
                 if route.tells_limits:

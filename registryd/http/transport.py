@@ -3,7 +3,8 @@
 A connection is one task that takes its requests in their order; a request is a call in it, not a task of its own.
 Invariants: a client that does not complete a request's headers within 15 s of connecting, or within `keepalive_timeout_s` of its last
 answer, is disconnected; so is one whose body does not arrive within `body_timeout_s`, or that does not read its answers for 10 s. Not one
-byte of what a client sent is echoed or logged, also where it was not HTTP. More than `connections_max` connections are refused.
+byte of what a client sent is echoed or logged, also where it was not HTTP. There are no more than `connections_max` connections, those
+whose TLS handshake is under way included: for a further one idle ones make room (crowding.py), or it is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Any
 
 from aiohttp import HttpVersion11, StreamReader, http_parser, web_protocol
@@ -23,6 +25,7 @@ from registryd import observe
 from registryd.config import ApiSection, ConfigError
 from registryd.http import problems
 from registryd.http.accepting import Acceptor
+from registryd.http.crowding import make_room
 from registryd.http.handshakes import Handshakes
 from registryd.http.reply import Reply, correlator
 
@@ -53,26 +56,33 @@ def assert_c_parser() -> None:
 class Connection(web_protocol.RequestHandler):
     """One client's connection, without aiohttp's echoes, and without its task, writer and streamed response for each request."""
 
-    __slots__ = ("has_all", "payload", "waits_since")
+    __slots__ = ("connected_at", "has_all", "owner", "payload", "waits_since")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.connected_at = self._loop.time()
         self.waits_since: float | None = None
+        self.owner = ""  # app.py names who has shown a key
         self.has_all = False
         """The client has shut its side: what it has asked is answered, and then the connection ends."""
         self.payload: StreamReader | None = None
         """The body of the request under way."""
-        listener = self._manager
-        assert isinstance(listener, Listener)
-        if len(listener.connections) >= listener.connections_max:
-            observe.connections_closed.labels(listener.name, "cap").inc()
-            self._force_close = True
-            transport.abort()  # type: ignore[attr-defined] # every transport of a server is a WriteTransport
-            return
         super().connection_made(transport)
         if self._keepalive_timeout > FIRST_REQUEST_S and self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
             self._next_keepalive_close_time = self._loop.time() + FIRST_REQUEST_S
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    @property
+    def is_idle(self) -> bool:
+        return self._waiter is not None and not self._messages
+
+    @property
+    def idle_since(self) -> float:
+        return max(self.connected_at, self._next_keepalive_close_time - self._keepalive_timeout)
+
+    def leave(self) -> None:
+        del self._manager._connections[self]  # type: ignore[union-attr] # it is its listener's while it is idle
+        self.force_close()
 
     def data_received(self, data: bytes) -> None:
         """Who waits for the rest of a body learns at once that its framing is broken: aiohttp lets it wait until its time is over."""
@@ -140,7 +150,8 @@ class Connection(web_protocol.RequestHandler):
                 reply = await self._request_handler(request)  # type: ignore[assignment] # the listener's handlers give Reply
             finally:
                 self._current_request = None
-            reply.close = reply.close or message.should_close or message.upgrade or self._is_last or self._manager.draining  # type: ignore[union-attr] # a Listener
+            is_last = self.has_all and not self._messages
+            reply.close = reply.close or message.should_close or message.upgrade or is_last or self._manager.draining  # type: ignore[union-attr] # a Listener
             if message.version < HttpVersion11 and not reply.close:
                 reply.headers = {**reply.headers, "Connection": "keep-alive"}
             is_head = message.method == "HEAD"
@@ -153,10 +164,6 @@ class Connection(web_protocol.RequestHandler):
             return not reply.close and (payload.is_eof() or await _rest_of(payload))
         except (ConnectionError, web_protocol.RequestPayloadError):
             return False
-
-    @property
-    def _is_last(self) -> bool:
-        return self.has_all and not self._messages
 
     def _not_http(self) -> Reply:
         """The answer to what was not HTTP; aiohttp's own answer and log quote it."""
@@ -194,7 +201,7 @@ class Listener(Server):
         }
         self.draining = False
         """Then each answer ends its connection, so that no request is lost when the process ends."""
-        for reason in ("cap", "stalled", "bad_http"):
+        for reason in ("cap", "room", "stalled", "bad_http"):
             observe.connections_closed.labels(name, reason)
         self._acceptors: list[Acceptor] = []
         self._sweeper: asyncio.Task[None] | None = None
@@ -205,8 +212,15 @@ class Listener(Server):
     async def listen(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Starts accepting."""
         handshakes = Handshakes(self.name)
-        self._acceptors = [Acceptor(sock, BACKLOG, self, tls, handshakes) for sock in sockets]
+        self._acceptors = [Acceptor(sock, BACKLOG, self._has_room, self, tls, handshakes) for sock in sockets]
         self._sweeper = asyncio.create_task(self._sweep())
+
+    def _has_room(self) -> bool:
+        """Whether one connection more may be opened: there are few enough, or others make room."""
+        opening = [acceptor.opening for acceptor in self._acceptors]
+        if len(self._connections) + sum(map(len, opening)) < self.connections_max:
+            return True
+        return make_room(self.name, chain(self._connections, *(each.values() for each in opening)))  # type: ignore[arg-type] # Connection
 
     async def drain(self) -> None:
         """Accepts no more, and gives the connections there are a while to end with an answer: what was just accepted has yet to be read.
@@ -218,7 +232,7 @@ class Listener(Server):
             acceptor.close()
         for _ in range(int(DRAIN_S / DRAIN_LOOK_S)):
             await asyncio.sleep(DRAIN_LOOK_S)
-            if not self._connections and not any(acceptor.is_opening for acceptor in self._acceptors):
+            if not self._connections and not any(acceptor.opening for acceptor in self._acceptors):
                 break
 
     async def close(self, timeout_s: float) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import secrets
+import select
 import signal
 import socket
 import ssl
@@ -286,37 +287,76 @@ def test_a_kept_connection_outlasts_what_balancers_keep_unless_it_is_told_otherw
 
 
 def test_connections_are_capped(site: Site, messenger: TestMessenger) -> None:
+    """Here all of them are in use: their bodies are yet to come."""
     site.write_config(api='listen = "127.0.0.1:0"\nconnections_max = 20')
     with contextlib.ExitStack() as stack:
         stack.callback(site.write_config)
         started = stack.enter_context(daemon(site))
-        served = [stack.enter_context(sock) for _ in range(20) if (sock := connect(started, messenger))]
-        assert len(served) == 20
-        refused = [stack.enter_context(socket.create_connection(address(started.api))) for _ in range(5)]
+        asking = [stack.enter_context(socket.create_connection(address(started.api), timeout=60)) for _ in range(20)]
+        for sock in asking:
+            sock.sendall(request(messenger, b"", "Expect: 100-continue", length=len(FOUND)))
+            assert sock.recv(65536).startswith(b"HTTP/1.1 100 ")
+        refused = [stack.enter_context(socket.create_connection(address(started.api), timeout=60)) for _ in range(5)]
         for sock in refused:
-            sock.settimeout(60)
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(1) == b"", "closed at once, without an answer"
-        for sock in served:
-            assert asked_again(sock, messenger), "those that were there are served on"
+        for sock in asking:
+            sock.sendall(FOUND)
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 "), "those that were there are served on"
         assert 'registryd_connections_closed_total{api="messenger",reason="cap"} 5.0' in started.metrics()
-        served[0].close()
-        stack.enter_context(wait_for(lambda: connect(started, messenger)))  # where one has gone, another may come
 
 
-def connect(started: Daemon, messenger: TestMessenger) -> socket.socket | None:
-    """A connection that is served; None where none is."""
-    sock = socket.create_connection(address(started.api), timeout=60)
-    with contextlib.suppress(ConnectionError):
-        if asked_again(sock, messenger):
+@pytest.mark.parametrize("has_key", [True, False])
+def test_whoever_has_most_connections_makes_room_for_others_and_nobody_else_does(
+    site: Site, messenger: TestMessenger, has_key: bool
+) -> None:
+    """Neither a messenger nor a stranger, who needs no key for it, can take them all."""
+    other = asyncio.run(site.add_messenger(f"other-{has_key:d}"))
+    greedy = messenger if has_key else TestMessenger(0, "nobody", "rk_abcdefgh_" + "x" * 40, messenger.secret)
+    site.write_config(api='listen = "127.0.0.1:0"\nconnections_max = 20')
+    with contextlib.ExitStack() as stack:
+        stack.callback(site.write_config)
+        started = stack.enter_context(daemon(site))
+
+        def connect(who: TestMessenger, status: bytes = b"HTTP/1.1 200 ") -> socket.socket:
+            sock = stack.enter_context(socket.create_connection(address(started.api), timeout=60))
+            assert asked_again(sock, who, status)
             return sock
-    sock.close()
-    return None
+
+        kept = [connect(other) for _ in range(3)]
+        taken = [connect(greedy, b"HTTP/1.1 200 " if has_key else b"HTTP/1.1 401 ") for _ in range(40)]
+        kept += [connect(other) for _ in range(3)]
+        for sock in kept:
+            assert asked_again(sock, other), "whoever has few keeps them, and gets more"
+        open_still = [sock for sock in taken if not select.select([sock], [], [], 0)[0]]
+        assert len(open_still) == 14
+        assert open_still == taken[-14:], "the ones that were idle for longest went"
+        assert 'registryd_connections_closed_total{api="messenger",reason="cap"} 0.0' in started.metrics()
 
 
-def asked_again(sock: socket.socket, messenger: TestMessenger) -> bool:
+def test_handshakes_that_are_under_way_count_towards_the_cap_and_make_room_too(tls_site: Site, tls: Tls, messenger: TestMessenger) -> None:
+    """A stranger opens as many as he likes, and each takes memory for ten seconds."""
+    tls_site.write_config(api='listen = "127.0.0.1:0"\nconnections_max = 20')
+    with contextlib.ExitStack() as stack:
+        stack.callback(tls_site.write_config)
+        started = stack.enter_context(daemon(tls_site))
+        opened = [stack.enter_context(socket.create_connection(address(started.api), timeout=60)) for _ in range(60)]
+        for sock in opened[:40]:
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b"", "the oldest are closed"
+        assert select.select(opened[40:], [], [], 0)[0] == []
+        assert 'registryd_connections_closed_total{api="messenger",reason="room"} 40.0' in started.metrics()
+        with (
+            socket.create_connection(address(started.api), timeout=60) as sock,
+            tls.context().wrap_socket(sock, server_hostname="127.0.0.1") as secure,
+        ):
+            secure.sendall(request(messenger))
+            assert secure.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def asked_again(sock: socket.socket, messenger: TestMessenger, status: bytes = b"HTTP/1.1 200 ") -> bool:
     sock.sendall(request(messenger))
-    return sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+    return sock.recv(65536).startswith(status)
 
 
 def test_a_client_may_ask_before_it_sends_its_body(plain_daemon: Daemon, messenger: TestMessenger) -> None:
