@@ -81,7 +81,7 @@ async def logged_persons(connection: Connection) -> list[str]:
 
 
 async def rules_off(db: Reader) -> list[str]:
-    """What a DBA has switched off of the triggers, constraints and indexes that keep the law; none where all is well."""
+    """What a DBA has switched off of the triggers and unique indexes that keep the law; empty where all is well."""
     return [row.rule for row in await db.fetch(READ_RULES_OFF)]
 
 

@@ -61,7 +61,7 @@ class Facts(NamedTuple):
     changes: Sequence[Change]
     """That messengers ask for, and that wait."""
     rules_off: Sequence[str]
-    """Triggers, constraints and indexes of the database that are switched off."""
+    """Triggers and unique indexes of the database that are switched off."""
 
 
 def found(facts: Facts) -> list[Problem]:

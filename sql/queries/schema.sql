@@ -86,16 +86,14 @@ SELECT current_setting('max_locks_per_transaction')::integer AS per_transaction,
  WHERE c.relnamespace::regnamespace::text IN ('registry', 'report', 'breakglass') AND c.relkind IN ('r', 'p', 'i', 'I');
 
 -- name: read_rules_off
--- Why: who switched a trigger off for some bulk work and forgot it has switched off the duty: ends then owe nothing, and nobody is told of that.
+-- Why: who switched a trigger off for some bulk work and forgot it has switched off the duty: ends then owe nothing, and nobody is told of that. An
+-- index that is being made anew (REINDEX CONCURRENTLY) stands beside the one that is in force.
 SELECT format('trigger %s of %s is disabled', t.tgname, t.tgrelid::regclass) AS rule
   FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
  WHERE c.relnamespace = 'registry'::regnamespace AND NOT t.tgisinternal AND t.tgenabled NOT IN ('O', 'A')
 UNION ALL
-SELECT format('constraint %s of %s is not valid', n.conname, n.conrelid::regclass) FROM pg_constraint AS n
- WHERE n.connamespace = 'registry'::regnamespace AND NOT n.convalidated
-UNION ALL
 SELECT format('index %s is not valid', i.indexrelid::regclass) FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
- WHERE c.relnamespace = 'registry'::regnamespace AND NOT i.indisvalid
+ WHERE c.relnamespace = 'registry'::regnamespace AND i.indisunique AND NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
  ORDER BY rule;
 
 -- name: what_is_logged
