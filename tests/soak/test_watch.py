@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tests.bench.load import Load, run_load
 from tests.conftest import Site, wait_for
 from tests.served import Served
 from tests.soak.__main__ import answered
-from tests.soak.watch import DEAD_FEW, Sample, Watch, is_bounded, no_more, slope
+from tests.soak.watch import DEAD_FEW, DEAD_ROWS, Sample, Watch, is_bounded, no_more, slope
 
 
 def every_five_seconds(values: list[float]) -> list[Sample]:
@@ -36,6 +37,17 @@ def test_dead_rows_that_nobody_takes_away_are_found() -> None:
     assert is_bounded(every_five_seconds([place * many % (20 * many) for place in range(100)]))
     assert is_bounded(every_five_seconds([DEAD_FEW] * 100))
     assert not is_bounded(every_five_seconds([place * many for place in range(100)]))
+
+
+def test_a_table_that_was_cleaned_is_seen_to_have_no_dead_rows(site: Site) -> None:
+    async def look() -> dict[str, int]:
+        async with site.database.connect() as connection:
+            await connection.execute("CREATE TABLE registry.changing AS SELECT n FROM generate_series(1, 100) AS n")
+            await connection.execute("DELETE FROM registry.changing")
+            await connection.execute("VACUUM registry.changing")
+            return dict(map(tuple, await connection.fetch(DEAD_ROWS)))
+
+    assert asyncio.run(look())["registry.changing"] == 0
 
 
 def test_queries_that_were_due_and_not_answered_are_found() -> None:

@@ -25,6 +25,8 @@ ENDED = (FileNotFoundError, ProcessLookupError, StopIteration, ValueError)
 """What looking at a process says that ended between its listing and now: no file, no such process, no line of memory, no command line."""
 DEAD_FEW = 5_000
 """Fewer dead rows than that autovacuum leaves lying in a table that changes."""
+DEAD_ROWS = "SELECT schemaname || '.' || relname, n_dead_tup FROM pg_stat_user_tables"
+"""Of every table: one that has none was cleaned, which is what is looked for."""
 
 
 class Verdict(NamedTuple):
@@ -57,10 +59,7 @@ class Watch:
                 at = (time.monotonic() - self._began) / 60
                 for name, pid in {"supervisor": self._served.process.pid, **self._pids()}.items():
                     self._look(name, pid, at)
-                rows = await connection.fetch(
-                    "SELECT schemaname || '.' || relname, n_dead_tup FROM pg_stat_user_tables WHERE n_dead_tup > 0"
-                )
-                for table, dead in rows:
+                for table, dead in await connection.fetch(DEAD_ROWS):
                     self.dead[table].append(Sample(at, dead))
                 sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
                 self.sessions.append(Sample(at, await connection.fetchval(sessions)))
