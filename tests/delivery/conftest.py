@@ -15,6 +15,8 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+import pytest
+import uvloop
 from aiohttp.web import BaseRequest, Response, Server
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -36,6 +38,12 @@ from tests.conftest import Site, TestDatabase, TestMessenger
 LOOPBACK = Egress(["127.0.0.0/8"], allow_http=True)
 DAY = timedelta(hours=24)
 FIRST_NUMBER = 79_160_000_001
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On production's loop too, where what an endpoint does may arrive in another order."""
+    monkeypatch.setattr(asyncio, "run", request.param)
 
 
 @dataclass(frozen=True)
