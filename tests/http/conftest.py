@@ -8,6 +8,7 @@ import itertools
 import json
 import signal
 import socket
+import threading
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Service:
 
     @cached_property
     def operating(self) -> Daemon:
+        """Started where it is first asked for."""
+        assert threading.current_thread() is threading.main_thread(), "a process ends with the thread that started it"
         return self.stack.enter_context(daemon(self.site, "operate"))
 
     @property
