@@ -14,8 +14,8 @@ from registryd.domain.files import ImportRefused
 from registryd.feed.source import BLOCK_BYTES, opened
 from tests.conftest import Site, TestDatabase
 from tests.process.commands import run, told
+from tests.store.billing import FIRST, billing, live, take, write
 from tests.store.test_imports import HEADER, load_file
-from tests.store.test_snapshots import FIRST, billing, live, take, write
 
 LINE = f"{FIRST},individual,not_required,active,2020-01-01T00:00:00Z"
 SNAPSHOT = f"msisdn,holder,end_user,status,started_at\n{LINE}\n"

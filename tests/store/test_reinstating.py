@@ -3,103 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeAlias
 from uuid import UUID
-
-import pytest
 
 from registryd.delivery.push import PUSH_MAX_S
 from registryd.delivery.timing import TIMING
 from registryd.domain.identifiers import MessengerId
-from registryd.feed import snapshot
-from registryd.feed.snapshot import FileImport
-from registryd.store import audit, breakglass, notifications, replays
-from registryd.store.breakglass import BreakglassRefused, Ends, Undone
+from registryd.store import notifications, replays
+from registryd.store.breakglass import Ends
 from registryd.store.notifications import BEGINNING
 from registryd.store.replays import EVER, Choice
-from registryd.store.snapshots import Reconciled
 from tests.persons import Persons
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, bind, explaining, waits
-
-REASON = "billing ended them by mistake"
-LATER = FIRST + 1_000_000
-
-
-async def end(connection: Connection, *numbers: int, reason: str = "terminated") -> None:
-    await connection.execute(
-        "UPDATE registry.contract SET ended_at = now(), end_reason = $2::registry.end_reason WHERE msisdn = ANY ($1) AND ended_at IS NULL",
-        list(numbers),
-        reason,
-    )
-
-
-async def start(connection: Connection, number: int, generation: int = 2) -> None:
-    await connection.execute(
-        "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
-        "VALUES ($1, $2, 'active', 'individual', 'not_required', now())",
-        number,
-        generation,
-    )
-
-
-async def ask(persons: Persons, ends: Ends) -> int:
-    async with persons.session(persons.anna) as session:
-        return await breakglass.request_reinstate(session, ends, REASON)
-
-
-async def approve(persons: Persons, request: int) -> None:
-    async with persons.session(persons.boris) as session:
-        await breakglass.approve(session, request)
-
-
-async def undo(persons: Persons, ends: Ends, *, with_list: bool = False) -> list[Undone]:
-    request = await ask(persons, ends)
-    await approve(persons, request)
-    async with persons.session(persons.anna) as session:
-        return await breakglass.reinstate(session, request, with_list=with_list)
-
-
-def outcomes(rows: Sequence[Undone]) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
-    for row in rows:
-        if row.number is None:
-            found[row.what, row.outcome] = found.get((row.what, row.outcome), 0) + row.quantity
-    return found
-
-
-def listed(rows: Sequence[Undone]) -> set[tuple[str, str, int]]:
-    return {(row.what, row.outcome, row.number) for row in rows if row.number is not None}
-
-
-def recently() -> Ends:
-    return Ends(recorded_from=datetime.now(UTC) - timedelta(hours=1))
-
-
-async def live_bindings(connection: Connection) -> list[tuple[int, int, str]]:
-    rows = await connection.fetch(
-        "SELECT b.messenger_id, b.msisdn, b.identification_code FROM registry.binding AS b "
-        "JOIN registry.contract AS c ON c.msisdn = b.msisdn AND c.generation = b.generation AND c.ended_at IS NULL "
-        "WHERE b.ended_at IS NULL ORDER BY 1, 2"
-    )
-    return [tuple(row) for row in rows]
-
-
-async def take(persons: Persons, directory: Path, numbers: Sequence[int], as_of: datetime) -> Reconciled:
-    """Imports a snapshot in which these numbers alone are live."""
-    path = directory / "contracts.csv"
-    lines = [f"{number},individual,not_required,active,2020-01-01T00:00:00Z" for number in numbers]
-    path.write_text("msisdn,holder,end_user,status,started_at\n" + "\n".join(lines) + "\n")
-    return await snapshot.reconcile(persons.database.dsn("registryd_app"), None, FileImport(path), as_of, lambda live: live)
-
-
-async def bound_ends(connection: Connection, ends_max: int) -> None:
-    await connection.execute(
-        "SELECT registry.change_policy(jsonb_build_object('ends_max', $1::integer, 'ends_max_share', 0), now(), 'a test')", ends_max
-    )
+from tests.store.conftest import FIRST, add_contracts, add_messengers, bind, explaining
+from tests.store.undoing import LATER, REASON, approve, ask, bound_ends, end, listed, live_bindings, outcomes, recently, start, take, undo
 
 
 def test_every_contract_and_binding_of_a_mistaken_end_is_there_again(persons: Persons) -> None:
@@ -243,102 +160,6 @@ def test_a_code_that_ended_on_two_numbers_returns_to_the_later_one(persons: Pers
     asyncio.run(run())
 
 
-def test_a_request_undoes_what_it_names_and_nothing_else(persons: Persons) -> None:
-    async def run() -> None:
-        async with persons.database.connect() as connection:
-            await add_contracts(connection, 4)
-            await end(connection, FIRST)
-            between = datetime.now(UTC)
-            await end(connection, FIRST + 1)
-            await end(connection, FIRST + 2, FIRST + 3, reason="ported_out")
-            rows = await undo(persons, Ends(recorded_from=between, end_reasons=["terminated"]))
-            assert outcomes(rows) == {("contract", "reinstated"): 1}
-            rows = await undo(persons, Ends(numbers=[FIRST + 3, FIRST + 3, FIRST + 77]))
-            assert outcomes(rows) == {("contract", "reinstated"): 1, ("contract", "not_ended"): 1}
-            live = await connection.fetch("SELECT msisdn FROM registry.contract WHERE ended_at IS NULL ORDER BY 1")
-            assert [row["msisdn"] for row in live] == [FIRST + 1, FIRST + 3]
-            assert await connection.fetchval("SELECT count(*) FROM registry.breakglass_number") == 0
-
-    asyncio.run(run())
-
-
-def test_nobody_undoes_anything_alone_and_every_step_is_in_the_log(persons: Persons) -> None:
-    async def run() -> None:
-        async with persons.database.connect() as connection:
-            await add_contracts(connection, 1)
-            await end(connection, FIRST)
-            request = await ask(persons, recently())
-            async with persons.session(persons.anna) as session:
-                assert outcomes(await breakglass.reinstate(session, request, dry_run=True)) == {("contract", "reinstated"): 1}
-            async with persons.session(persons.boris) as session:
-                (shown,) = await breakglass.open_requests(session)
-                assert (shown.kind, shown.number, "recorded_from" in shown.scope, shown.is_prepared) == ("reinstate", None, True, True)
-                assert outcomes(await breakglass.reinstate(session, request, dry_run=True)) == {("contract", "reinstated"): 1}
-            with pytest.raises(BreakglassRefused, match="nobody has approved"):
-                async with persons.session(persons.anna) as session:
-                    await breakglass.reinstate(session, request)
-            with pytest.raises(BreakglassRefused, match="nobody has approved"):  # numbers are shown with an approval alone
-                async with persons.session(persons.anna) as session:
-                    await breakglass.reinstate(session, request, dry_run=True, with_list=True)
-            await approve(persons, request)
-            with pytest.raises(BreakglassRefused, match="somebody else's"):
-                async with persons.session(persons.boris) as session:
-                    await breakglass.reinstate(session, request)
-            with pytest.raises(BreakglassRefused, match="of kind reinstate, not look"):
-                async with persons.session(persons.anna) as session:
-                    await breakglass.look(session, request)
-            assert await connection.fetchval("SELECT count(*) FROM registry.contract") == 1, "nothing so far has changed anything"
-            async with persons.session(persons.anna) as session:
-                await breakglass.reinstate(session, request)
-                with pytest.raises(Exception, match="used already"):
-                    await breakglass.reinstate(session, request)
-            steps = await connection.fetch("SELECT kind, step, person, scope FROM registry.breakglass_event ORDER BY sequence")
-            assert [tuple(row)[:3] for row in steps] == [
-                ("reinstate", "requested", persons.anna),
-                ("reinstate", "approved", persons.boris),
-                ("reinstate", "reinstated", persons.anna),
-            ]
-            assert json.loads(steps[2]["scope"]) == {"contract": {"reinstated": 1}}
-        verdict = await audit.verify(persons.database.dsn(), None, {})
-        assert (verdict.log_entries, verdict.findings) == (3, [])
-
-    asyncio.run(run())
-
-
-def test_a_request_for_a_number_shows_nothing_of_it_before_it_is_approved(persons: Persons) -> None:
-    async def run() -> None:
-        request = await ask(persons, Ends(numbers=[FIRST]))
-        for person in (persons.anna, persons.boris):
-            with pytest.raises(BreakglassRefused, match=r"nobody has approved|somebody else's"):
-                async with persons.session(person) as session:
-                    await breakglass.reinstate(session, request, dry_run=True)
-        async with persons.session(persons.boris) as session:
-            (shown,) = await breakglass.open_requests(session)
-        assert json.loads(shown.scope) == {"numbers": 1}, "a hash of one number would tell it"
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    ("ends", "words"),
-    [
-        (Ends(), "name the contracts"),
-        (Ends(recorded_until=datetime(2026, 1, 1, tzinfo=UTC)), "name the contracts"),
-        (Ends(wave=1), "no wave 1"),
-        (Ends(recorded_from=datetime(2200, 1, 1, tzinfo=UTC)), "period is empty"),
-        (Ends(recorded_from=datetime(2026, 1, 1, tzinfo=UTC), end_reasons=["sold"]), "an end reason is"),
-        (Ends(numbers=[]), "5 to 15 digits"),
-        (Ends(numbers=[1]), "5 to 15 digits"),
-    ],
-)
-def test_a_request_that_names_nothing_is_refused(persons: Persons, ends: Ends, words: str) -> None:
-    async def run() -> None:
-        with pytest.raises(BreakglassRefused, match=words):
-            await ask(persons, ends)
-
-    asyncio.run(run())
-
-
 def test_the_next_snapshot_sees_no_change(persons: Persons, tmp_path: Path) -> None:
     async def run() -> None:
         async with persons.database.connect() as connection:
@@ -458,87 +279,5 @@ def test_a_mass_of_ends_is_undone_by_work_that_grows_with_it_alone(persons: Pers
             await explained.connection.fetch("SELECT * FROM breakglass.reinstate($1)", request)
             touched = {plan.statement.strip()[:60]: plan.rows_touched() for plan in await explained.plans("")}
         assert max(touched.values()) < 60 * 6_000, touched
-
-    asyncio.run(run())
-
-
-Found: TypeAlias = dict[tuple[str, str], int]
-
-
-async def undo_while(persons: Persons, look: Connection, statement: str) -> tuple[Found, list[Undone]]:
-    """Undoes all recent ends while another transaction has run a statement, which commits once the reinstatement waits for it."""
-    request = await ask(persons, recently())
-    await approve(persons, request)
-    async with persons.database.connect() as other, persons.session(persons.anna) as session:
-        transaction = other.transaction()
-        await transaction.start()
-        await other.execute(statement)
-        undoing = asyncio.create_task(breakglass.reinstate(session, request, with_list=True))
-        await waits(look, session.get_server_pid())
-        await transaction.commit()
-        rows = await undoing
-    return outcomes(rows), rows
-
-
-def test_a_code_that_is_being_bound_elsewhere_is_left_to_who_binds_it(persons: Persons) -> None:
-    async def run() -> None:
-        async with persons.database.connect() as connection:
-            await add_contracts(connection, 2)
-            await add_contracts(connection, 1, LATER)
-            (messenger,) = await add_messengers(connection, 1)
-            await bind(connection, messenger, 2)
-            await end(connection, FIRST, FIRST + 1)
-            taking = (
-                "INSERT INTO registry.binding (msisdn, generation, messenger_id, identification_code) "
-                f"VALUES ({LATER}, 1, {messenger}, 'u-{FIRST}')"
-            )
-            found, rows = await undo_while(persons, connection, taking)
-            assert (found["binding", "reinstated"], listed(rows)) == (1, {("binding", "code_taken", FIRST)})
-            assert await connection.fetchval("SELECT undoes IS NULL FROM registry.notification WHERE msisdn = $1", FIRST)
-
-    asyncio.run(run())
-
-
-def test_a_receipt_that_comes_meanwhile_is_a_delivery_that_is_undone(persons: Persons) -> None:
-    async def run() -> None:
-        async with persons.database.connect() as connection:
-            await add_contracts(connection, 2)
-            (messenger,) = await add_messengers(connection, 1)
-            await bind(connection, messenger, 2)
-            await end(connection, FIRST, FIRST + 1)
-            owed = await connection.fetchval("SELECT notification_id FROM registry.notification WHERE msisdn = $1", FIRST)
-            receipt = f"SELECT registry.settle_delivered({messenger}, ARRAY['{owed}'::uuid], 'push')"
-            found, _ = await undo_while(persons, connection, receipt)
-            assert (found["notification", "delivered"], found["notification", "owed"]) == (1, 1)
-            assert await connection.fetchval("SELECT count(*) FROM registry.notification WHERE undoes = $1", owed) == 1
-
-    asyncio.run(run())
-
-
-def test_a_wave_that_is_being_released_is_withdrawn_and_told(persons: Persons) -> None:
-    async def run() -> None:
-        async with persons.database.connect() as connection:
-            await add_contracts(connection, 2)
-            (messenger,) = await add_messengers(connection, 1)
-            await bind(connection, messenger, 2)
-            await bound_ends(connection, 0)
-            await end(connection, FIRST, FIRST + 1)
-            found, _ = await undo_while(persons, connection, "SELECT registry.release_wave(1, 'a test', 1)")
-            assert (found["notification", "held"], found["notification", "owed"]) == (1, 1)
-            wave = await connection.fetchrow("SELECT notifications, released, withdrawn FROM registry.wave")
-            assert wave is not None
-            assert tuple(wave) == (2, 1, 1)
-
-    asyncio.run(run())
-
-
-def test_billings_events_wait_for_a_reinstatement_and_it_for_them(persons: Persons) -> None:
-    async def run() -> None:
-        async with persons.database.connect() as connection:
-            await add_contracts(connection, 1)
-            await end(connection, FIRST)
-            lock = "SELECT pg_advisory_xact_lock(hashtextextended('registry.feed', 0))"
-            found, _ = await undo_while(persons, connection, lock)
-            assert found == {("contract", "reinstated"): 1}
 
     asyncio.run(run())

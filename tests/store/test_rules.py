@@ -1,4 +1,4 @@
-"""The rules that stand in SQL and in Python say the same, ids lead where they say, days have their partitions, and the reports add up."""
+"""The rules that stand in SQL and in Python say the same, ids lead where they say, and nothing is answered without what decides it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args, get_type_hints
 from uuid import UUID
 
@@ -21,9 +20,9 @@ from registryd.domain.errors import NotComplete, Unavailable
 from registryd.domain.identifiers import MessengerId, Msisdn, masked_number, query_id
 from registryd.domain.notification import Attempt
 from registryd.domain.presence import Policy, is_present
-from registryd.store import days, guard, lanes, notifications, presence, ranges, reports
+from registryd.store import presence, ranges
 from tests.conftest import TestDatabase, rewrite_policy, time_ordered_id
-from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind, take_lanes
+from tests.store.conftest import FIRST, Connection, add_contracts, add_messengers, ask, bind
 
 ORGANISATION_RULES = ("subscriber", "verified_end_user")
 KEY = bytes(range(32))
@@ -278,182 +277,5 @@ def test_the_latest_policy_that_has_begun_is_in_force(database: TestDatabase) ->
             assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 1, None)))[1] == "01"
             await connection.execute(add, timedelta(0))
             assert (await ask(db, messenger_id, (FIRST, None), (FIRST + 1, None)))[1] == "10"
-
-    asyncio.run(run())
-
-
-FAMILIES = ("journal_page", "notification_delivered", "delivery_attempt")
-
-
-def test_a_week_of_partitions_is_made_ahead_once(database: TestDatabase) -> None:
-    async def run() -> None:
-        async with database.connect() as connection, database.pool() as db, database.pool() as other:
-            await days.make_partitions(db)  # the clone may be of yesterday
-            assert list(await asyncio.gather(days.make_partitions(db), days.make_partitions(other))) == [0, 0]
-            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 2)") == len(FAMILIES)
-            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 5)") == 1, "a week begins, and no month"
-
-    asyncio.run(run())
-
-
-def partition(family: str, day: date) -> str:
-    """The one that holds a day: of its week for the journal, of its month for the others."""
-    first = day - timedelta(days=day.weekday()) if family == "journal_page" else day.replace(day=1)
-    return f"registry.{family}_{first:%Y%m%d}"
-
-
-def test_rows_go_to_the_partition_of_their_week_or_month_by_utc(database: TestDatabase) -> None:
-    async def run() -> None:
-        async with database.connect() as connection:
-            await connection.execute("SET timezone = 'Europe/Moscow'")
-            await connection.execute("SELECT registry.make_partitions('2031-08-31', 2)")  # a Sunday, and the first of a month
-            (messenger_id,) = await add_messengers(connection, 1)
-            for at, day in (
-                (datetime(2031, 8, 25, tzinfo=UTC), date(2031, 8, 25)),
-                (datetime(2031, 8, 31, 23, 59, 59, 999_000, tzinfo=UTC), date(2031, 8, 31)),
-                (datetime(2031, 9, 1, tzinfo=UTC), date(2031, 9, 1)),
-            ):
-                assert await insert_rows(connection, messenger_id, at) == [partition(family, day) for family in FAMILIES]
-            assert await insert_rows(connection, messenger_id, datetime(2031, 10, 1, tzinfo=UTC)) == [
-                f"registry.{family}_default" for family in FAMILIES
-            ]
-
-    asyncio.run(run())
-
-
-async def insert_rows(connection: Connection, messenger_id: int, at: datetime) -> list[str]:
-    """A row of each family at a time; where each went."""
-    values = {
-        "journal_page": "(registry.id_at($1), $1, 1, 1, ARRAY[$2::integer], '{1}', '{0}', decode(repeat('00', 16), 'hex'), B'1')",
-        "notification_delivered": "($2, 1, 1, $1, registry.id_at($1), 79160000000, $1, $1, $1, 'push', 'u')",
-        "delivery_attempt": "($2, $1, 1, 'acknowledged', 204, 5, NULL)",
-    }
-    return [
-        await connection.fetchval(
-            f"INSERT INTO registry.{family} VALUES {values[family]} RETURNING tableoid::regclass::text", at, messenger_id
-        )
-        for family in FAMILIES
-    ]
-
-
-def test_what_the_default_partition_caught_moves_to_its_partition_when_that_is_made(database: TestDatabase) -> None:
-    async def run() -> None:
-        async with database.connect() as connection, database.connect() as writer:
-            (messenger_id,) = await add_messengers(connection, 1)
-            at = datetime(2031, 5, 1, 12, tzinfo=UTC)
-            for days_later in (0, 31):
-                await insert_rows(connection, messenger_id, at + timedelta(days=days_later))
-            # It stops no writer: one of today has its transaction open all the while.
-            transaction = writer.transaction()
-            await transaction.start()
-            await insert_rows(writer, messenger_id, datetime.now(UTC))
-            assert await connection.fetchval("SELECT registry.make_partitions('2031-05-01', 1)") == len(FAMILIES)
-            await transaction.commit()
-            for family in FAMILIES:
-                where = {
-                    row["tableoid"]: row["count"]
-                    for row in await connection.fetch(f"SELECT tableoid::regclass::text, count(*) FROM registry.{family} GROUP BY 1")
-                }
-                assert where[partition(family, at.date())] == where[f"registry.{family}_default"] == 1
-                assert sum(where.values()) == 3
-
-    asyncio.run(run())
-
-
-def test_the_reports_of_a_small_registry_add_up(database: TestDatabase) -> None:
-    today = datetime.now(UTC).date()
-
-    async def run() -> None:
-        async with database.connect() as connection, database.pool() as db:
-            await add_contracts(connection, 10)
-            busy, idle = await add_messengers(connection, 2, "http://127.0.0.1:1/")
-            names = {
-                row["messenger_id"]: row["name"] for row in await connection.fetch("SELECT messenger_id, name FROM registry.messenger")
-            }
-            name = names[busy]
-            await bind(connection, busy, 5)
-            await bind(connection, idle, 1)
-
-            # Six numbers asked, two of them absent; one page was late.
-            await journaled(database, busy, [FIRST, FIRST + 1, FIRST + 99, FIRST + 98], 5)
-            await journaled(database, busy, [FIRST, FIRST + 1], 21 * 60 * 1000)
-            await guard.exchange(db, today, [(MessengerId(busy), today, 6, 2)], [(MessengerId(busy), "canary")])
-
-            # Four of its five bindings end: three a day and an hour ago, so late or overdue; one now.
-            ended_at = datetime.now(UTC) - timedelta(hours=25)
-            end = "UPDATE registry.contract SET ended_at = $2 WHERE msisdn = ANY ($1::bigint[])"
-            await connection.execute(end, [FIRST + 1, FIRST + 2, FIRST + 3], ended_at)
-            await connection.execute(end, [FIRST + 4], datetime.now(UTC))
-            await connection.execute("UPDATE registry.binding SET ended_at = now(), end_reason = 'removed' WHERE messenger_id = $1", idle)
-            owed = await notifications.read_owed(db, MessengerId(busy), notifications.BEGINNING, 10)
-            (lease,) = await take_lanes(db, "worker", 10, [])
-            async with db.transaction() as own:
-                acknowledged = Attempt(datetime.now(UTC), 1, "acknowledged", 204, 10, None)
-                failed = Attempt(datetime.now(UTC), 1, "failed", None, 30, "timeout")
-                delivered, attempts = [owed[0].notification_id, owed[3].notification_id], [acknowledged, failed, acknowledged]
-                assert await notifications.settle_push(own, lease.messenger_id, lease.token, delivered, [], attempts) == 2
-                await lanes.gate(own, lease, timedelta(minutes=1), "timeout")
-            await connection.execute(
-                "INSERT INTO registry.feed_event (event_id, type, content, outcome, reason, occurred_at) VALUES "
-                "('e-1', 'terminated', decode(repeat('00', 16), 'hex'), 'applied', NULL, now() - interval '2 minutes'), "
-                "('e-2', 'terminated', decode(repeat('00', 16), 'hex'), 'refused', 'why', now())"
-            )
-            views = {view.name: view for view in await reports.list_views(connection)}
-            shown: dict[str, list[dict[str, Any]]] = {}
-            for view in views.values():
-                shown[view.name] = [dict(row) for row in await connection.fetch(f"SELECT * FROM report.{view.name}")]
-
-            def of(report: str, messenger: str = name, **where: object) -> dict[str, Any]:
-                (row,) = [r for r in shown[report] if r.get("messenger") == messenger and all(r[key] == where[key] for key in where)]
-                return row
-
-            assert sum(row["queries"] for row in shown["presence_daily"]) == 6
-            assert sum(row["present"] for row in shown["presence_daily"]) == 4
-            assert sum(row["absent"] for row in shown["presence_daily"]) == 2
-            deadlines = shown["answer_deadline"]
-            assert (sum(row["in_time"] for row in deadlines), sum(row["late"] for row in deadlines)) == (4, 2)
-            assert max(row["worst_wait"] for row in deadlines) >= timedelta(minutes=21)
-            assert {row["allowed"] for row in deadlines} == {timedelta(minutes=20)}
-            row = of("binding_by_messenger")
-            assert (row["live"], row["terminated"], row["replaced"], row["removed"]) == (1, 4, 0, 0)
-            assert of("binding_by_messenger", names[idle])["removed"] == 1
-            assert sum(row["terminated"] for row in shown["contract_daily"]) == 4
-            assert sum(row["activated"] for row in shown["contract_daily"]) == 10
-            row = of("notification_backlog")
-            assert (row["pending"], row["overdue"], row["delivered_last_hour"], row["eta"]) == (2, 2, 2, timedelta(hours=1))
-            assert row["oldest_deadline_at"] == owed[1].deadline_at
-            assert row["slack"] < timedelta(0)
-            assert of("notification_backlog", names[idle])["pending"] == 0
-            row = of("notification_deadline", day=ended_at.date())
-            assert (row["owed"], row["in_time"], row["late"], row["overdue"], row["pending"]) == (3, 0, 1, 2, 0)
-            row = of("notification_deadline", day=owed[3].terminated_at.date())
-            assert (row["owed"], row["in_time"], row["late"], row["overdue"], row["pending"]) == (1, 1, 0, 0, 0)
-            row = of("delivery_attempt_daily", outcome="acknowledged")
-            assert (row["attempts"], row["notifications"], row["mean_latency_ms"]) == (2, 2, Decimal("10.0"))
-            assert of("delivery_attempt_daily", outcome="failed")["http_status"] is None
-            row = of("endpoint_health")
-            assert (row["state"], row["failures"], row["last_error"], row["process"]) == ("gated", 1, "timeout", "worker")
-            assert of("endpoint_health", names[idle])["state"] == "healthy"
-            row = of("quota_today")
-            assert (row["used"], row["absent"], row["absent_ratio"], row["quota"]) == (6, 2, Decimal("0.3333"), None)
-            row = of("enumeration_alarm")
-            assert (row["kind"], row["in_force"], row["signs"], row["absent_ratio_that_day"]) == ("canary", True, 1, Decimal("0.3333"))
-            lag = {row["outcome"]: row for row in shown["feed_lag"]}
-            assert lag["applied"]["worst_lag"] == timedelta(minutes=2)
-            assert lag["refused"]["events"] == 1
-
-    asyncio.run(run())
-
-
-def test_no_report_shows_a_number_or_a_code(database: TestDatabase) -> None:
-    async def run() -> None:
-        async with database.connect() as connection:
-            columns = await connection.fetch(
-                "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'report' "
-                "AND (column_name ~ 'msisdn|number|code|digest|secret' "
-                "AND data_type NOT IN ('interval', 'bigint', 'integer', 'double precision', 'boolean', 'timestamp with time zone') "
-                "OR data_type IN ('bytea', 'uuid') OR column_name IN ('msisdn', 'number'))"
-            )
-            assert columns == []
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ import asyncpg
 from registryd.domain.errors import Unavailable
 from registryd.store import bulk, failures, migrations
 from tests.conftest import TestDatabase
-from tests.store.test_snapshots import billing, take, write
+from tests.store.billing import billing, take, write
 
 
 def limit(database: TestDatabase, *settings: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from registryd.domain.files import ImportRefused
 from registryd.store.snapshots import TooManyEnds
 from tests.conftest import TestDatabase
-from tests.store.test_snapshots import FIRST, add_bindings, billing, everything, live, take, write
+from tests.store.billing import FIRST, add_bindings, billing, everything, live, take, write
 
 
 def sql(database: TestDatabase, statement: str, user: str = "postgres") -> str:

@@ -3,130 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import os
-import random
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from registryd.domain.contract import Event
-from registryd.domain.files import BadLine, ImportRefused
+from registryd.domain.files import ImportRefused
 from registryd.domain.identifiers import Msisdn
 from registryd.feed import snapshot
 from registryd.feed.events import ContractFeed
-from registryd.feed.lines import SNAPSHOT_COLUMNS
 from registryd.feed.snapshot import FileImport
-from registryd.store.bounds import ContractsMax
 from registryd.store.snapshots import Owed, Reconciled, TooManyEnds
-from tests.conftest import Site, TestDatabase, eventually, make_site
-from tests.store.conftest import add_messengers, bind, explaining, waits
+from tests.conftest import TestDatabase, eventually
+from tests.store.billing import BAD, FIRST, STARTED, add_bindings, billing, changed, counts, everything, history, live, take, write
+from tests.store.conftest import explaining, waits
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-FIRST = 79_160_000_000
-STARTED = "2020-01-01T00:00:00Z"
-KINDS = (("individual", "not_required"), ("organisation", "registered"), ("sole_trader", "unregistered"))
-
-BAD = f"{FIRST + 1},individual,not_required,gone,{STARTED}"
-
-Table = dict[int, tuple[str, str, str, str]]
-"""Billing's table: (holder, end_user, status, started_at) by number."""
 UNPACED = (1, None, 5_000)
 """Of a messenger that takes single notifications and has received none: batch_max, latency_ms, echo_per_s."""
-
-
-def billing(count: int, first: int = FIRST) -> Table:
-    return {first + i: (*KINDS[i % 3], "suspended" if i % 31 == 0 else "active", STARTED) for i in range(count)}
-
-
-def write(path: Path, table: Table, *more: str) -> Path:
-    lines = [",".join(SNAPSHOT_COLUMNS), *(f"{number},{','.join(facts)}" for number, facts in table.items()), *more]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def take(
-    database: TestDatabase,
-    path: Path,
-    *,
-    as_of: datetime | None = None,
-    ends_max: ContractsMax | None = lambda live: live,
-    absent_max: ContractsMax | None = None,
-    **job: object,
-) -> Reconciled:
-    made = FileImport(path, **job)  # type: ignore[arg-type]
-    return asyncio.run(snapshot.reconcile(database.dsn("registryd_app"), None, made, as_of or datetime.now(UTC), ends_max, absent_max))
-
-
-def counts(found: Reconciled) -> Reconciled:
-    """What became of contracts, without what it means for answers and notifications."""
-    return found._replace(owed=[], absent=0, near=0, is_complete=False, outside=None)
-
-
-def live(database: TestDatabase) -> Table:
-    text = 'to_char(started_at, \'YYYY-MM-DD"T"HH24:MI:SS"Z"\')'
-    words = "holder::text, end_user::text"
-    query = f"SELECT msisdn, {words}, status, {text} FROM registry.contract WHERE ended_at IS NULL ORDER BY msisdn"
-    rows = database.psql("-AtF", ",", "-c", f"SET timezone = 'UTC'; {query}").stdout.splitlines()
-    return {int(number): (holder, user, status, at) for number, holder, user, status, at in (row.split(",") for row in rows)}
-
-
-def everything(database: TestDatabase) -> str:
-    """Every contract, binding and notification, as text to be compared."""
-    tables = ("contract", "binding", "notification", "contract_movement", "feed_event")
-    return "".join(database.psql("-Atc", f"SELECT t FROM registry.{table} AS t ORDER BY t::text").stdout for table in tables)
-
-
-def history(database: TestDatabase, number: int) -> list[tuple[str, ...]]:
-    columns = "generation, status, holder::text, end_reason"
-    rows = database.psql("-AtF", ",", "-c", f"SELECT {columns} FROM registry.contract WHERE msisdn = {number} ORDER BY 1").stdout
-    return [tuple(row.split(",")) for row in rows.splitlines()]
-
-
-def add_bindings(database: TestDatabase, *counts: int) -> list[str]:
-    """A messenger for each count, bound to so many numbers from FIRST on; their names."""
-
-    async def run() -> list[str]:
-        async with database.connect() as connection:
-            ids = await add_messengers(connection, len(counts))
-            for messenger_id, count in zip(ids, counts, strict=True):
-                await bind(connection, messenger_id, count)
-            rows = await connection.fetch("SELECT name FROM registry.messenger WHERE messenger_id = ANY ($1)", ids)
-            return sorted(row["name"] for row in rows)
-
-    return asyncio.run(run())
-
-
-def changed(table: Table, share: float) -> tuple[Table, dict[str, list[int]]]:
-    """Billing's table some days later: of `share` of it, each kind of change there is."""
-    numbers = random.Random(1801).sample(sorted(table), int(len(table) * share))
-    quarter = len(numbers) // 5
-    gone, held, kind, updated, user = (numbers[i * quarter : (i + 1) * quarter] for i in range(5))
-    after = {number: facts for number, facts in table.items() if number not in set(gone)}
-    for number in held:
-        after[number] = ("individual", "not_required", "active", "2025-05-05T05:05:05Z")
-    for number in kind:
-        others = [facts for facts in KINDS if facts[0] != table[number][0]]
-        after[number] = (*others[0], *table[number][2:])
-    for number in updated:
-        holder, end_user, status, started = table[number]
-        after[number] = (holder, end_user, "active" if status == "suspended" else "suspended", started)
-    for number in user:
-        holder, end_user, status, started = table[number]
-        other = {"not_required": "not_required", "registered": "unregistered", "unregistered": "registered"}[end_user]
-        after[number] = (holder, other, status, started)
-    new = billing(quarter, max(table) + 1)
-    user = [number for number in user if table[number][1] != "not_required"]
-    return {**new, **after}, {"gone": gone, "held": held, "kind": kind, "updated": updated + user, "new": list(new)}
 
 
 def test_a_later_snapshot_changes_exactly_what_differs_and_its_dry_run_says_so(database: TestDatabase, tmp_path: Path) -> None:
@@ -350,75 +245,6 @@ def test_a_snapshot_that_would_end_too_many_is_refused_and_says_how_to_go_on(dat
     assert take(database, path, ends_max=lambda _: 2).terminated == 2
 
 
-def test_a_bad_line_costs_its_number_nothing(database: TestDatabase, tmp_path: Path) -> None:
-    """Its contract is not taken for one that is gone."""
-    path = tmp_path / "billing.csv"
-    take(database, write(path, billing(10)))
-    before = everything(database)
-    table = {number: facts for number, facts in billing(10).items() if number not in (FIRST + 1, FIRST + 2)}
-    bad: list[BadLine] = []
-    with pytest.raises(ImportRefused, match=r"^line 10: status: active or suspended$"):
-        take(database, write(path, table, BAD), bad=bad)
-    assert bad == [BadLine(10, "status: active or suspended")]
-    assert everything(database) == before
-    found = take(database, path, rejects_max=1)
-    assert (found.terminated, found.unread) == (1, 1)
-    assert set(live(database)) == {*table, FIRST + 1}
-
-
-def test_a_line_whose_number_cannot_be_read_is_never_tolerated(database: TestDatabase, tmp_path: Path) -> None:
-    path = write(tmp_path / "billing.csv", billing(3), f"+7916,individual,not_required,active,{STARTED}", f"{FIRST},individual")
-    with pytest.raises(ImportRefused, match=r"(?s)^line 5: msisdn.*line 6: does not have.*each line's number must be readable"):
-        take(database, path, rejects_max=10)
-    assert live(database) == {}
-
-
-def test_a_file_of_another_kind_is_not_read_to_its_end(database: TestDatabase, tmp_path: Path) -> None:
-    bad: list[BadLine] = []
-    with pytest.raises(ImportRefused, match=r"(?s)^line 2: msisdn.*and \d+,\d+ more$"):
-        take(database, write(tmp_path / "billing.csv", {}, *["x,y,z,a,b"] * 200_000), bad=bad)
-    assert len(bad) < 100_000
-
-
-def test_a_files_compression_is_known_by_its_first_bytes(database: TestDatabase, tmp_path: Path) -> None:
-    path = write(tmp_path / "billing.csv", billing(9_000))
-    plain = path.read_bytes()
-    # As parallel compressors write them, a file may be several one after the other.
-    middle = len(plain) // 2
-    for compress in (gzip.compress, zstd.compress):
-        path.write_bytes(compress(plain[:middle]) + compress(plain[middle:]))
-        assert take(database, path).lines == 9_000
-    assert live(database) == billing(9_000)
-    before = everything(database)
-    for compress in (gzip.compress, zstd.compress):
-        whole = compress(plain)
-        for cut in (whole[:-1], whole[: len(whole) // 2], whole[:50]):
-            path.write_bytes(cut)
-            with pytest.raises(ImportRefused, match="damaged or cut short"):
-                take(database, path)
-    assert everything(database) == before
-
-
-def test_a_snapshot_is_as_of_when_its_file_was_written_and_a_pipe_must_say_it(database: TestDatabase, tmp_path: Path) -> None:
-    path = write(tmp_path / "billing.csv", billing(3))
-    take(database, path)
-    write(path, billing(2))
-    hour_ago = (datetime.now(UTC) - timedelta(hours=1)).timestamp()
-    os.utime(path, (hour_ago, hour_ago))
-    job = FileImport(path)
-    dsn = database.dsn("registryd_app")
-    assert asyncio.run(snapshot.reconcile(dsn, None, job, None, lambda live: live)).newer == 1
-    with pytest.raises(ImportRefused, match="future"):
-        take(database, path, as_of=datetime.now(UTC) + timedelta(hours=1))
-    event = "INSERT INTO registry.feed_event (event_id, type, content, outcome, occurred_at, recorded_at) VALUES ('e', 'activated', "
-    database.psql("-c", f"{event} decode(repeat('00', 16), 'hex'), 'applied', now(), now() - interval '2 days')")
-    assert asyncio.run(snapshot.reconcile(dsn, None, job, None, lambda live: live)).newer == 1
-    database.psql("-c", "UPDATE registry.feed_event SET recorded_at = now() - interval '2 hours'")
-    with pytest.raises(ImportRefused, match="give that time with --as-of"):
-        asyncio.run(snapshot.reconcile(dsn, None, job, None, lambda live: live))
-    assert take(database, path).terminated == 1
-
-
 def test_what_a_snapshot_wrote_is_as_old_as_the_snapshot_so_that_the_next_may_change_it(database: TestDatabase, tmp_path: Path) -> None:
     path, now = tmp_path / "billing.csv", datetime.now(UTC)
     first, second, third = (now - timedelta(days=days) for days in (3, 2, 1))
@@ -470,76 +296,3 @@ def test_how_long_delivery_takes_is_told_by_the_pushes_of_the_last_day_and_the_p
     assert hours(Owed("a", 36_000, 100, 500.0, None)) == 36_000 / 3_200 / 3600
     assert hours(Owed("a", 36_000, 100, 0.0, 100), Owed("b", 36_000, 100, 1.0, 100)) == 72_000 / 100 / 3600
     assert hours(Owed("a", 36_000, 1, 500.0, None), Owed("b", 1, 1, None, None)) is None
-
-
-@pytest.mark.parametrize(
-    ("header", "says"),
-    [
-        ("msisdn,holder,end_user,status", "started_at is missing"),
-        ("msisdn,holder,end_user,status,started_at,status", "status stands there twice"),
-        ("msisdn,holder,end_user,status,started_at,name", "name is unknown"),
-        ("number,holder,end_user,status,started_at", "msisdn is missing; number is unknown"),
-        (f"{FIRST},individual,not_required,active,{STARTED}", "msisdn is missing"),
-    ],
-)
-def test_a_header_is_refused_by_the_name_of_its_column(database: TestDatabase, tmp_path: Path, header: str, says: str) -> None:
-    path = tmp_path / "billing.csv"
-    path.write_text(header + "\n")
-    with pytest.raises(ImportRefused, match=says) as refused:
-        take(database, path)
-    assert str(FIRST) not in str(refused.value)
-
-
-@pytest.fixture
-def slow_pipe(database: TestDatabase, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The command at work on a snapshot of its standard input, which lacks a thousand bound numbers and has not ended yet."""
-    take(database, write(tmp_path / "billing.csv", billing(21_000)))
-    add_bindings(database, 21_000)
-    site: Site = make_site(database, tmp_path / "site")
-    words = [
-        "contracts",
-        "import",
-        "-",
-        "--snapshot",
-        "--as-of",
-        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
-        "--max-terminations",
-        "100%",
-        "--lines",
-        "20000",
-    ]
-    command = [sys.executable, "-m", "registryd", "--config", str(site.path), *words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as process:
-        assert process.stdin is not None
-        rows = "".join(f"{number},{','.join(facts)}\n" for number, facts in billing(20_000).items())
-        process.stdin.write((",".join(SNAPSHOT_COLUMNS) + "\n" + rows).encode())
-        process.stdin.flush()
-        yield process
-        process.kill()
-
-
-def copying(database: TestDatabase) -> bool:
-    found = database.psql("-Atc", "SELECT count(*) FROM pg_stat_progress_copy WHERE tuples_processed > 0").stdout
-    return found == "1\n"
-
-
-def gone(database: TestDatabase) -> bool:
-    found = database.psql("-Atc", "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'registryd_app'")
-    return found.stdout == "0\n"
-
-
-def test_a_command_that_is_killed_has_changed_nothing(database: TestDatabase, slow_pipe: subprocess.Popen[bytes]) -> None:
-    before = everything(database)
-    asyncio.run(eventually(lambda: copying(database)))
-    slow_pipe.kill()
-    slow_pipe.wait(60)
-    asyncio.run(eventually(lambda: gone(database)))
-    assert everything(database) == before
-
-
-def test_standard_input_is_a_file_like_another(database: TestDatabase, slow_pipe: subprocess.Popen[bytes]) -> None:
-    assert slow_pipe.stdin is not None
-    slow_pipe.stdin.close()
-    assert slow_pipe.wait(60) == 0
-    assert live(database) == billing(20_000)
-    assert database.psql("-Atc", "SELECT count(*) FROM registry.notification").stdout == "1000\n"
