@@ -1,86 +1,20 @@
-"""`notifications` and `listen`, as an operator and a messenger's engineer run them: one hands over and settles, the other verifies."""
+"""`notifications`, as an operator runs it: it tells what is owed, hands over, settles, delivers again and brakes."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from standardwebhooks import Webhook
 
-from registryd.cli import main
 from registryd.delivery import signing
-from tests.conftest import Site, TestMessenger, client, daemon, eventually
-from tests.delivery.conftest import FIRST_NUMBER, delivering, listening, looking, send_digests
-
-HOUR = timedelta(hours=1)
-NOBODY_S = "01a20259-70ff-7558-b883-9a09fbfb0000"
-REPORT = "SELECT owed, in_time, late, overdue, pending FROM report.notification_deadline"
-
-
-def registryd(site: Site, *words: str, code: int = 0, secret: str = "") -> Result:
-    """One command, in this process."""
-    done = CliRunner().invoke(
-        main,
-        ["--config", str(site.path), *words],
-        catch_exceptions=False,
-        env={"COLUMNS": "250", "REGISTRYD_WEBHOOK_SECRET": secret},
-    )
-    assert done.exit_code == code, done.output
-    return done
-
-
-def process(site: Site, *words: str, secret: str = "") -> subprocess.CompletedProcess[str]:
-    """One command, as a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "registryd", *words],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "REGISTRYD_CONFIG": str(site.path), "REGISTRYD_WEBHOOK_SECRET": secret},
-    )
-
-
-async def told(site: Site, *words: str) -> Any:
-    return json.loads((await asyncio.to_thread(registryd, site, "notifications", *words, "--json")).stdout)
-
-
-async def refused(site: Site, *words: str, code: int = 1) -> str:
-    return (await asyncio.to_thread(registryd, site, "notifications", *words, code=code)).stderr
-
-
-@contextmanager
-def listener(messenger: TestMessenger, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`listen --json` and its URL."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "registryd", "listen", "--port", "0", "--json", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "REGISTRYD_WEBHOOK_SECRET": signing.shown(messenger.secret)},
-    )
-    try:
-        assert process.stderr is not None
-        yield process, process.stderr.readline().split()[2].rstrip(";")
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-
-
-async def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:
-    assert process.stdout is not None
-    return dict(json.loads(await asyncio.to_thread(process.stdout.readline)))
+from tests.conftest import Site, client, daemon, eventually
+from tests.delivery.conftest import FIRST_NUMBER, delivering, listening, looking
+from tests.process.handing_over import HOUR, NOBODY_S, REPORT, process, refused, registryd, told
 
 
 def test_status_tells_each_backlog_and_whether_it_will_be_in_time(site: Site) -> None:
@@ -263,102 +197,6 @@ def test_a_receipt_or_single_ids_settle_too_and_another_messenger_s_are_ignored(
             assert "79161234567" not in said
 
     asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (lambda lines: [lines[0].replace("c0", "c9"), *lines[1:]], "line 1: no signature fits"),
-        (lambda lines: [lines[0].replace('"v1,', '"v1,é'), *lines[1:]], "line 1: no signature fits"),
-        (lambda lines: [lines[0].replace('timestamp":"', 'timestamp":"²'), *lines[1:]], "line 1: no signature fits"),
-        (lambda lines: lines[:-1], "cut off"),
-        (lambda lines: lines[1:], "lines are missing"),
-        (lambda lines: [*lines, lines[0]], "line 3 follows"),
-        (lambda lines: [lines[0], "{}", lines[1]], "line 2 is not a signed event"),
-        (lambda lines: [lines[0][:-30], lines[1]], "line 1 is not a signed event"),
-    ],
-    ids=["changed", "signature beyond ASCII", "timestamp beyond ASCII", "cut off", "missing", "appended", "strange", "torn"],
-)
-def test_a_file_that_was_tampered_with_is_not_verified(site: Site, tmp_path: Path, spoil: Any, says: str) -> None:
-    file = tmp_path / "alpha.jsonl"
-
-    async def export() -> str:
-        async with looking(site.database) as database:
-            messenger = await site.add_messenger("alpha")
-            await database.owe(messenger, "c0", "c1")
-            await told(site, "export", "alpha", str(file))
-        return signing.shown(messenger.secret)
-
-    secret = asyncio.run(export())
-    file.write_text("".join(f"{line}\n" for line in spoil(file.read_text().splitlines())))
-    assert says in registryd(site, "listen", "--verify", str(file), secret=secret, code=1).stderr
-
-
-def test_listen_simulates_failures_and_everything_still_arrives(site: Site) -> None:
-    async def run() -> None:
-        async with looking(site.database) as database:
-            messenger = await site.add_messenger("alpha")
-            with listener(messenger, "--fail-every", "3", "--drop-every", "4", "--delay", "0.01") as (listening_process, url):
-                await database.run("UPDATE registry.messenger SET endpoint_url = $1", url)
-                await database.owe(messenger, *(f"c{n}" for n in range(6)))
-                answered: list[int] = []
-                received: set[str] = set()
-                async with delivering(site, concurrency=1):
-                    while len(received) < 6:
-                        line = await next_line(listening_process)
-                        answered.append(line["answered"])
-                        if line["answered"] == 204:
-                            received |= {n["identificationCode"] for n in line["event"]["data"]["notifications"]}
-                        await database.time_passes()
-                    await eventually(database.none_pending)
-                assert received == {f"c{n}" for n in range(6)}
-                expected = [0 if n % 4 == 0 else 503 if n % 3 == 0 else 204 for n in range(1, len(answered) + 1)]
-                assert answered == expected
-
-    asyncio.run(run())
-
-
-def test_listen_checks_the_digest_against_what_it_received(site: Site) -> None:
-    async def run() -> None:
-        async with looking(site.database) as database:
-            messenger = await site.add_messenger("alpha")
-            with listener(messenger) as (listening_process, url):
-                await database.run("UPDATE registry.messenger SET endpoint_url = $1, created_at = '2020-01-01'", url)
-                await send_digests(site)
-                first = await next_line(listening_process)
-                assert (first["event"]["type"], first["event"]["data"]["count"], first["complete"]) == ("notifications.digest", 0, True)
-                # Of something that never came here.
-                await database.run(
-                    "UPDATE registry.digest SET notifications = 1, first_id = $1, last_id = $1, delivered_at = NULL, not_before = now()",
-                    NOBODY_S,
-                )
-                await send_digests(site)
-                second = await next_line(listening_process)
-                assert (second["webhookId"], second["verified"], second["complete"]) == (first["webhookId"], True, False)
-
-    asyncio.run(run())
-
-
-def test_listen_wants_a_secret(site: Site) -> None:
-    assert "no webhook secret is given" in registryd(site, "listen", "--port", "0", code=2).stderr
-
-
-@pytest.mark.parametrize(
-    ("secret", "says"),
-    [
-        (f"v1,whsec_{'A' * 43}=", "leave out what stands before it"),
-        (f"'whsec_{'A' * 43}='", "quotes"),
-        (f'whsec_{"A" * 43}="', "quotes"),
-        ("whsec_\u0430", "give it whole"),
-        ("whsec_A", "give it whole"),
-    ],
-)
-def test_listen_says_what_is_wrong_with_a_secret(site: Site, tmp_path: Path, secret: str, says: str) -> None:
-    file = tmp_path / "secret"
-    file.write_text(f"\ufeff{secret} \n")
-    done = registryd(site, "listen", "--port", "0", "--secret-file", str(file), code=2)
-    assert says in done.stderr
-    assert "AAAA" not in done.stderr
 
 
 def test_a_pulling_messenger_sees_what_was_not_settled_by_hand(site: Site) -> None:

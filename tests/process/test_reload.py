@@ -1,0 +1,49 @@
+"""A reload does what it can, and says what it could not do."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+from tests.conftest import Site, daemon, wait_for
+
+
+def test_a_reload_says_which_keys_need_a_restart_and_does_the_rest(site: Site, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+
+        def status() -> str:
+            while not (said := manager.recv(4096).decode()).startswith("READY=1"):
+                pass
+            return said.partition("STATUS=")[2]
+
+        with daemon(site, "operate", environment={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as running:
+            assert status() == "serving"
+            site.write_config(presence="group_max = 7", log='level = "error"', database="pool_size = 5")
+            running.process.send_signal(signal.SIGHUP)
+            [told] = wait_for(lambda: [line for line in running.log() if line["event"] == "reloaded"])
+            assert (told["level"], told["needs_restart"]) == ("warning", ["database.pool_size", "presence.group_max"])
+            assert status() == "serving; until a restart the former value holds of database.pool_size, presence.group_max"
+            site.path.write_text("[nonsense]\n")
+            running.process.send_signal(signal.SIGHUP)
+            assert status().startswith("serving; the last reload failed: ")
+            site.write_config()
+            running.process.send_signal(signal.SIGHUP)
+            assert status() == "serving"
+
+
+def test_a_reload_that_fails_says_that_it_is_over(site: Site, tmp_path: Path) -> None:
+    """systemd waits for READY=1 after RELOADING=1, whatever became of the reload: here the role lacks a grant meanwhile."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        with daemon(site, "answer", environment={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as running:
+            site.database.psql("-c", "REVOKE SELECT ON registry.messenger FROM registryd_app")
+            running.process.send_signal(signal.SIGHUP)
+            while not manager.recv(4096).startswith(b"RELOADING=1"):
+                pass
+            while not manager.recv(4096).startswith(b"READY=1"):
+                pass
+            wait_for(lambda: [line for line in running.log() if line["event"] == "reload_failed"])
