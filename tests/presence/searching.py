@@ -21,7 +21,7 @@ NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 UNTIL_ALARM = 11
 """Absent answers in a row."""
 PER_MINUTE = 60
-_draw = random.Random(1801)
+draw = random.Random(1801)
 
 
 class Clock:
@@ -81,7 +81,7 @@ def scan(guard: QuotaGuard, messenger_id: MessengerId) -> int:
     """Asks for absent numbers until it is slowed down; how many were answered."""
     for answered in range(100):
         try:
-            ask(guard, messenger_id, _draw.choice(SPACE), present=False)
+            ask(guard, messenger_id, draw.choice(SPACE), present=False)
         except Throttled:
             return answered
     raise AssertionError("a hundred absent answers in a row are no alarm")

@@ -10,13 +10,13 @@ import pytest
 from registryd.store import guard as store
 from tests.conftest import Site
 from tests.presence.scans import DEFAULTS, SPACE
-from tests.presence.searching import PER_MINUTE, World, _draw, ask, in_world, is_throttled, scan, unlimited
+from tests.presence.searching import PER_MINUTE, World, ask, draw, in_world, is_throttled, scan, unlimited
 
 
 def test_whoever_asks_for_a_canary_is_slowed_down_at_once(site: Site) -> None:
     async def story(world: World) -> None:
         single, batch, honest = [await world.messenger(name) for name in ("single", "batch", "honest")]
-        canary = _draw.choice(SPACE)
+        canary = draw.choice(SPACE)
         guard = await world.worker()
         await world.dba.execute("INSERT INTO registry.canary_number (msisdn) VALUES ($1)", canary)
         await guard.exchange()
@@ -33,7 +33,7 @@ def test_whoever_asks_for_a_canary_is_slowed_down_at_once(site: Site) -> None:
 def test_a_canary_that_was_issued_after_all_is_somebody_s_number(site: Site) -> None:
     async def story(world: World) -> None:
         messenger_id = await world.messenger()
-        canary = _draw.choice(SPACE)
+        canary = draw.choice(SPACE)
         await world.dba.execute("INSERT INTO registry.canary_number (msisdn) VALUES ($1)", canary)
         guard = await world.worker()
         await world.site.add_contracts(canary)
@@ -69,7 +69,7 @@ def test_a_change_of_policy_is_in_force_at_the_next_exchange(site: Site) -> None
         world.clock.now += timedelta(seconds=4)
         assert not is_throttled(guard, before), "a thousand a minute are let through"
         for place in range(20):
-            guard.record(unlimited(after), [_draw.choice(SPACE)], [False])
+            guard.record(unlimited(after), [draw.choice(SPACE)], [False])
             await guard.exchange()
             assert (len(await world.alarms()) == 2) == (place == 19), "27.6 / ln(0.8 / 0.2) is 19.9"
 
@@ -82,7 +82,7 @@ def test_alarms_can_be_told_without_slowing_anybody(site: Site) -> None:
         scanner = await world.messenger()
         guard = await world.worker()
         for _ in range(30):
-            ask(guard, scanner, _draw.choice(SPACE), present=False)
+            ask(guard, scanner, draw.choice(SPACE), present=False)
         ask(guard, scanner, *range(10_000))
         await guard.exchange()
         assert {row[1] for row in await world.alarms()} == {"absent", "consecutive"}
