@@ -65,7 +65,7 @@ GRANT SELECT, INSERT (messenger_id, kind, ends_at), UPDATE (ends_at, signs, clea
 GRANT SELECT, UPDATE (attempts, not_before, last_error) ON registry.notification TO registryd_app;
 GRANT SELECT, UPDATE (owner, token, lease_until, gate_until, failures, last_error, last_success_at, low_water, look_back_at, alarms_below,
     second_channel_due, refused_told) ON registry.lane TO registryd_app;
-GRANT EXECUTE ON FUNCTION registry.is_refused, registry.without_numbers TO registryd_app, registryd_report;
+GRANT EXECUTE ON FUNCTION registry.is_refused, registry.without_numbers, registry.without_digits TO registryd_app, registryd_report;
 GRANT SELECT, INSERT (messenger_id, endpoint_url), UPDATE (claimed_at, ended_at, delivered, http_status, latency_ms, error), DELETE
     ON registry.test_push TO registryd_app;
 GRANT SELECT, INSERT (replay_id, messenger_id, notification_id) ON registry.replayed_notification TO registryd_app;

@@ -21,7 +21,10 @@ MessengerId = NewType("MessengerId", int)
 MSISDN = re.compile("[1-9][0-9]{4,14}+", re.ASCII)
 MSISDN_WANTED = "5 to 15 digits without the plus, the first not 0"
 PHONE_NUMBER = re.compile(rf"\+{MSISDN.pattern}", re.ASCII)
-_MAYBE_NUMBER = re.compile(r"(?<![0-9])[0-9]{10,15}(?![0-9])", re.ASCII)
+_MAYBE_NUMBER = re.compile(
+    r"(?<![0-9])[0-9]{10,15}(?![0-9])|((?<=\+)[0-9]|(?<![0-9A-Za-z])[78])([ ()-]{0,3}[0-9]){9,14}(?![0-9])", re.ASCII
+)
+"""10 to 15 digits, also as people write them: +7 921 123-45-67, 8 (921) 123-45-67. A date and a time are none."""
 _PHONE_NUMBERS = re.compile(rf"(?:\+{MSISDN.pattern},)++", re.ASCII)
 IDENTIFICATION_CODE = re.compile(r"[ -~]{1,128}", re.ASCII)
 

@@ -39,7 +39,7 @@ COMMENT ON COLUMN report.feed_lag.mean_lag_seconds IS 'mean_lag in seconds.';
 COMMENT ON COLUMN report.feed_lag.worst_lag_seconds IS 'worst_lag in seconds.';
 
 CREATE OR REPLACE VIEW report.feed_waiting AS
-SELECT registry.without_numbers(w.event_id) AS event_id, w.type, w.reason, w.occurred_at, w.first_at, w.last_at, w.calls,
+SELECT registry.without_digits(w.event_id) AS event_id, w.type, w.reason, w.occurred_at, w.first_at, w.last_at, w.calls,
        now() - w.first_at AS waited, extract(epoch FROM now() - w.first_at)::float8 AS waited_seconds
   FROM registry.feed_waiting AS w;
 COMMENT ON VIEW report.feed_waiting IS 'Billing''s events that were answered not_yet and wait to be sent again: each may be a subscriber who is answered wrongly, or an end that nobody was told of.';

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from registryd.domain import binding, contract, identifiers, notification
 from registryd.domain.contract import EndReason, EndUser, Holder, Status
 from registryd.domain.enumeration import Sign
 from registryd.domain.errors import NotComplete, Unavailable
-from registryd.domain.identifiers import MessengerId, Msisdn, masked_number, query_id
+from registryd.domain.identifiers import MessengerId, Msisdn, masked_number, query_id, without_numbers
 from registryd.domain.notification import Attempt
 from registryd.domain.presence import Policy, is_present
 from registryd.store import presence, ranges
@@ -53,6 +54,33 @@ def test_a_number_is_masked_alike_in_sql_and_python(shared: TestDatabase) -> Non
         async with shared.connect() as connection:
             rows = await connection.fetch("SELECT registry.masked_number(n) AS masked FROM unnest($1::bigint[]) AS n", numbers)
         assert [row["masked"] for row in rows] == [masked_number(number) for number in numbers]
+
+    asyncio.run(run())
+
+
+WRITTEN = {
+    "call 79161234567 back": "call * back",
+    "as +79161234567 says": "as +* says",
+    "+7 916 123-45-67 or 8 (916) 123 45 67": "+* or *",
+    "of +49 30 901820 1234": "of +*",
+    "ended 2026-11-29 10:20, from 2026-11-28 on, by job 77": "ended 2026-11-29 10:20, from 2026-11-28 on, by job 77",
+    "wave 8 of 10,234 ends, complaint 17 of 8 persons": "wave 8 of 10,234 ends, complaint 17 of 8 persons",
+    "m8 2026-11-29 10:00": "m8 2026-11-29 10:00",
+}
+
+
+def test_what_a_person_wrote_is_told_without_numbers_alike_in_sql_and_python(shared: TestDatabase) -> None:
+    assert {text: without_numbers(text) for text in WRITTEN} == WRITTEN
+    drawn = random.Random(1801)
+    texts = [*WRITTEN, *("".join(drawn.choices("7788+0123 ()--a:", k=drawn.randrange(40))) for _ in range(2_000))]
+
+    async def run() -> None:
+        async with shared.connect() as connection:
+            rows = await connection.fetch(
+                "SELECT registry.without_numbers(t) AS told FROM unnest($1::text[]) WITH ORDINALITY AS u(t, place) ORDER BY place", texts
+            )
+        told = dict(zip(texts, (row["told"] for row in rows), strict=True))
+        assert told == {text: without_numbers(text) for text in texts}
 
     asyncio.run(run())
 
