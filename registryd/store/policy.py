@@ -56,6 +56,8 @@ class Law(NamedTuple):
     note: str
     next_from: datetime | None
     """When the next policy begins that is planned."""
+    keeps_less_from: datetime | None
+    """When the first one begins that is planned for the next two days and keeps something for less time."""
 
 
 class Change(NamedTuple):

@@ -198,6 +198,10 @@ def _keeping(facts: Facts) -> Iterator[Problem]:
     if facts.law.lapses_s is not None and facts.law.lapses_s < LAPSES_SOON_S:
         days = max(int(facts.law.lapses_s // 86_400), 0)
         yield _warning("law_lapses", f"The law in force lapses in {days} days, and no policy is planned to follow it.", "policy")
+    if facts.law.keeps_less_from is not None:
+        day = f"{facts.law.keeps_less_from:%F}"
+        sentence = f"The policy planned for {day} keeps something for less time, and what goes does not come back: is that meant?"
+        yield _warning("keeps_less", sentence, "policy")
     if facts.unsealed_s > UNSEALED_S:
         yield _warning("unsealed", "The journal has not been sealed for a quarter of an hour: are operate processes up?", "evidence")
     if facts.verified is not None and facts.verified.findings:

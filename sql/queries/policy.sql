@@ -18,11 +18,15 @@ SELECT count(*) FILTER (WHERE rule.before AND NOT rule.after) AS absent, count(*
  WHERE c.ended_at IS NULL AND (c.status = 'suspended' OR c.unverified);
 
 -- name: read_law
--- Why: the rule that is in force, whether anybody has chosen it, and when the law lapses without a successor that is planned by then. The first
--- migration writes one row.
+-- Why: the rule that is in force, whether anybody has chosen it, when the law lapses without a successor that is planned by then, and when a planned
+-- policy begins within two days that keeps something for less time: until then a slip can be deleted. The first migration writes one row.
 SELECT p.organisation_rule::text AS organisation_rule, p.suspended_is_present, (SELECT count(*) FROM registry.policy) > 1 AS is_chosen,
        l.lapses_at, extract(epoch FROM l.lapses_at - now())::float8 AS lapses_s, p.answer_within, p.notice_within, p.effective_from, p.note,
-       (SELECT min(n.effective_from) FROM registry.policy AS n WHERE n.effective_from > now()) AS next_from
+       (SELECT min(n.effective_from) FROM registry.policy AS n WHERE n.effective_from > now()) AS next_from,
+       (SELECT min(n.effective_from) FROM registry.policy AS n
+         WHERE n.effective_from > now() AND n.effective_from < now() + interval '2 days'
+           AND (now() - n.journal_kept > now() - p.journal_kept OR now() - n.notification_kept > now() - p.notification_kept
+                OR now() - n.ended_kept > now() - p.ended_kept)) AS keeps_less_from
   FROM registry.policy_in_force(now()) AS p
  CROSS JOIN (SELECT min(o.lapses_at) AS lapses_at FROM registry.policy AS o
               WHERE o.effective_from >= (SELECT f.effective_from FROM registry.policy_in_force(now()) AS f)

@@ -156,8 +156,11 @@ def test_a_policy_that_keeps_less_begins_in_a_day_so_that_a_slip_can_be_taken_ba
     assert run(site, "policy", "set", f"{column}=4 years", "--note", "n").exit_code == 0, "to keep more does no harm"
     assert run(site, "policy", "set", f"{column}=1461 days", "answer_within=1 hour", "--note", "n").exit_code == 0, "4 years in days"
     assert run(site, *slip, "--from", (datetime.now(UTC) + timedelta(hours=25)).isoformat()).exit_code == 0
+    warned = [p["severity"] for p in json.loads(run(site, "status", "--json").stdout)["problems"] if p["code"] == "keeps_less"]
+    assert warned == ["warning"], "somebody else may see the slip in time"
     site.database.psql("-c", "DELETE FROM registry.policy WHERE effective_from > now()")
     assert len(policies(site)) == 3
+    assert "keeps_less" not in run(site, "status", "--json").stdout
 
 
 def test_the_daemons_role_cannot_change_the_law(site: Site) -> None:
