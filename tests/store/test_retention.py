@@ -4,95 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
-from uuid import UUID
+from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import pytest
 
 from registryd import exposition, observe
-from registryd.domain.identifiers import MessengerId, Msisdn, query_id
 from registryd.keep.days import keep_days
-from registryd.store import days, presence
+from registryd.store import days
 from registryd.store.days import FAMILIES
-from registryd.store.session import PROBES
 from tests.conftest import Site, TestDatabase, daemon, rewrite_policy, wait_for
-from tests.store.conftest import FIRST, Connection, add_messengers, ask, begin_chain, change_policy, explaining, seal_all, write_page
-
-REPORTS = ("presence_daily", "answer_deadline", "notification_deadline", "delivery_attempt_daily")
-LONG_AGO = 45
-"""Days: more than a month and a week before any day that a policy of one day keeps."""
-
-
-def day_before(days: int) -> date:
-    return datetime.now(UTC).date() - timedelta(days=days)
-
-
-def at_noon(day: date) -> datetime:
-    return datetime.combine(day, time(12), UTC)
-
-
-def part_of(family: str, day: date) -> date:
-    """The first day of the partition that holds a day."""
-    return day - timedelta(days=day.weekday()) if family == "journal_page" else day.replace(day=1)
-
-
-def parts(family: str, first: date, end: date) -> list[date]:
-    """The partitions from that of `first` to the last one before that of `end`."""
-    found = {part_of(family, first + timedelta(days=n)) for n in range((end - first).days)}
-    return sorted(part for part in found if part < part_of(family, end))
-
-
-async def since(connection: Connection, days: int, *, sealed: bool = False) -> None:
-    """As if the registry had been made so many days ago, and if `sealed`, as if every window since then were."""
-    await begin_chain(connection, datetime.combine(day_before(days), time(), UTC))
-    if sealed:
-        await begin_chain(connection, datetime.now(UTC))
-
-
-async def keep(connection: Connection, days: int) -> None:
-    """A new row of the policy, in force from now on."""
-    await change_policy(connection, journal_kept=f"{days} days", notification_kept=f"{days} days")
-
-
-async def leave_evidence(connection: Connection, messenger_id: int, at: datetime, wait: timedelta = timedelta(seconds=1)) -> None:
-    """A page of three queries, a delivery and an attempt at a time, `wait` after their query or the contract's end."""
-    await write_page(connection, at, messenger_id, wait)
-    await leave_deliveries(connection, messenger_id, at, wait)
-
-
-async def leave_deliveries(connection: Connection, messenger_id: int, at: datetime, wait: timedelta = timedelta(seconds=1)) -> None:
-    await connection.execute(
-        "INSERT INTO registry.notification_delivered VALUES ($2, 1, 1, $1::timestamptz + '1 minute' - $3::interval / 2, "
-        "registry.id_at($1), 79160000000, $1::timestamptz - $3::interval, $1, $1, 'push', 'u')",
-        at,
-        messenger_id,
-        wait,
-    )
-    await connection.execute(
-        "INSERT INTO registry.delivery_attempt VALUES "
-        "($2, $1, 2, 'acknowledged', 204, 7, NULL), ($2, $1, 1, 'failed', NULL, 30, 'timeout')",
-        at,
-        messenger_id,
-    )
-
-
-async def read_reports(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-    return {name: [dict(row) for row in await connection.fetch(f"SELECT * FROM report.{name} ORDER BY 1, 2, 3, 4")] for name in REPORTS}
-
-
-async def parts_of(connection: Connection, family: str) -> list[date]:
-    return [row["day"] for row in await connection.fetch("SELECT day FROM registry.day_partition WHERE family = $1 ORDER BY day", family)]
-
-
-async def watch(database: TestDatabase, expected: list[dict[str, Any]]) -> None:
-    """Reads a report as its role does, again and again until cancelled, while windows are sealed and partitions dropped under it."""
-    async with database.connect("registryd_report") as connection:
-        while True:
-            rows = await connection.fetch("SELECT * FROM report.presence_daily ORDER BY 1, 2, 3, 4")
-            assert [dict(row) for row in rows] == expected
+from tests.store.conftest import FIRST, add_messengers, ask, seal_all, write_page
+from tests.store.kept import (
+    LONG_AGO,
+    at_noon,
+    day_before,
+    keep,
+    leave_deliveries,
+    leave_evidence,
+    part_of,
+    parts,
+    parts_of,
+    read_reports,
+    since,
+    watch,
+)
 
 
 def test_no_report_changes_while_windows_are_sealed_figures_folded_and_partitions_dropped(database: TestDatabase) -> None:
@@ -322,74 +258,6 @@ def test_a_drop_gives_way_to_the_queries_and_comes_later(database: TestDatabase)
             assert await app.fetchval("SELECT registry.drop_part('journal_page')") == first
 
     asyncio.run(run())
-
-
-def test_a_query_is_found_and_journaled_in_one_partition_of_many(shared: TestDatabase) -> None:
-    async def run() -> None:
-        async with explaining(shared, PROBES) as explained:
-            connection = explained.connection
-            await connection.execute("SELECT registry.make_partitions(current_date - 100, 101)")
-            (messenger_id,) = await add_messengers(connection, 1)
-            page_id = await write_page(connection, at_noon(day_before(20)), messenger_id)
-            name = f"journal_page_{part_of('journal_page', day_before(20)):%Y%m%d}"
-            wanted = UUID(query_id(str(page_id), 2))
-            for text, argument in (
-                ("SELECT * FROM registry.find_query($1)", wanted),
-                ("SELECT q.* FROM unnest($1::uuid[]) AS id, registry.find_query(id) AS q", [wanted]),
-                (f"SELECT * FROM registry.find_query('{wanted}') WHERE $1", True),
-            ):
-                statement = await connection.prepare(text)
-                for _ in range(7):  # past the five that PostgreSQL plans anew before it keeps a plan
-                    explained.told.clear()
-                    (found,) = await statement.fetch(argument)
-                    assert (found["query_id"], found["present"], found["messenger_id"]) == (wanted, False, messenger_id)
-                (probe,) = await explained.plans("FROM registry.journal_page AS p")
-                (scan,) = [node for node in probe.nodes if "Index Name" in node]
-                assert (scan["Node Type"], scan["Relation Name"], scan["Index Name"]) == ("Index Scan", name, f"{name}_pkey")
-                assert scan["Index Cond"].startswith("(page_id = ")
-        # What a plan would hide is what it locks: journaling a page opens its partition and no other.
-        async with shared.connect() as look, shared.pool(1) as db, db.transaction() as own:
-            await look.execute("SELECT registry.make_partitions(current_date - 100, 101)")
-            await own.fetch(presence.ANSWER.sql, [FIRST], [1], [1], [0], bytes(16), 1)
-            locked = await look.fetch(
-                "SELECT d.day FROM pg_locks AS l JOIN registry.day_partition AS d ON d.partition = l.relation WHERE l.pid = $1",
-                own.get_server_pid(),
-            )
-            assert [row["day"] for row in locked] == [part_of("journal_page", datetime.now(UTC).date())]
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize(
-    ("size", "messengers", "most"),
-    [(1, 1, 230.0), (60, 40, 40.0), (60, 1, 22.0), (399, 100, 25.0), (1_000, 1, 20.0)],
-    ids=["1", "60 of 40", "60 of one", "399 of 100", "batch"],
-)
-def test_what_a_query_costs_in_the_journal(
-    database: TestDatabase, size: int, messengers: int, most: float, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Bytes a query, index and TOAST included. Below 400 queries nothing is put aside."""
-
-    async def run() -> tuple[float, int]:
-        async with database.connect() as connection, database.pool() as db:
-            owners = [MessengerId(messenger_id) for messenger_id in await add_messengers(connection, messengers)]
-            counts = [size // messengers + (n < size % messengers) for n in range(messengers)]
-            pages = 40_000 // size if size > 1 else 3_000
-            for _ in range(pages):
-                numbers = [Msisdn(FIRST + i) for i in range(size)]
-                await presence.answer(db, presence.Runs(owners, counts, [3] * messengers), numbers, [None] * size, bytes(16 * size), 1)
-            sizes = await connection.fetchrow(
-                "SELECT sum(pg_total_relation_size(d.partition)), sum(coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)) "
-                "FROM registry.day_partition AS d JOIN pg_class AS c ON c.oid = d.partition WHERE d.family = 'journal_page'"
-            )
-            assert sizes is not None
-            return int(sizes[0]) / (pages * size), int(sizes[1])
-
-    cost, aside = asyncio.run(run())
-    with capsys.disabled():
-        sys.stdout.write(f" {cost:.1f} bytes a query ")
-    assert cost <= most
-    assert (aside > 0) is (size >= 400)
 
 
 def test_what_should_be_zero_is_told(database: TestDatabase, capsys: pytest.CaptureFixture[str]) -> None:
