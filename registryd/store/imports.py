@@ -9,7 +9,7 @@ from typing import NamedTuple
 import asyncpg
 
 from registryd.domain.files import BadLine
-from registryd.store import ranges
+from registryd.store import contracts, ranges
 from registryd.store.pool import fetch
 from registryd.store.queries import Nothing, Query
 from registryd.store.staging import Staged, count_of, importing, refuse_lines, stage
@@ -40,6 +40,7 @@ IS_EMPTY = Query("imports", "is_empty", IsEmpty)
 LOAD_FIRST = Query("imports", "load_first", Inserted, datetime)
 FIND_BURIED = Query("imports", "find_buried", BadLine, int)
 INSERT_STAGED = Query("imports", "insert_staged", Nothing)
+FIND_OVERTAKEN = Query("imports", "find_overtaken", BadLine, int)
 FIND_REPEATED_LINES = Query("imports", "find_repeated_lines", BadLine, int)
 FIND_SECOND_LIVE = Query("imports", "find_second_live", BadLine, int)
 DECLARE_COMPLETE = Query("imports", "declare_complete", Declared, str)
@@ -78,6 +79,9 @@ async def _insert_staged(connection: asyncpg.Connection[asyncpg.Record], file: S
         raise
     if inserted < lines:
         await refuse_lines(connection, FIND_REPEATED_LINES, file)
+    # Until here events went on being applied. From here on they wait for this transaction, and see it.
+    await contracts.lock_feed(connection)
+    await refuse_lines(connection, FIND_OVERTAKEN, file)
     return inserted
 
 

@@ -20,7 +20,7 @@ from registryd.feed.snapshot import FileImport
 from registryd.store import imports
 from registryd.store.imports import Imported
 from registryd.store.staging import Staged
-from tests.conftest import TestDatabase
+from tests.conftest import TestDatabase, eventually
 
 HEADER = ",".join(HISTORY_COLUMNS)
 GOOD = "79160000001,1,active,individual,not_required,2020-01-01T00:00:00Z,,"
@@ -310,6 +310,31 @@ def test_a_live_contract_below_another_of_its_number_is_refused_on_its_line(data
     load(database, tmp_path, GOOD, ended(79160000002, generation=2))
     assert refusal(database, tmp_path, ended(79160000001, generation=2)) == [f"line 2: {above}"]
     assert refusal(database, tmp_path, line(79160000002)) == [f"line 2: {below}"]
+
+
+def test_a_contract_that_an_event_begins_meanwhile_is_not_buried_under_an_ended_one(database: TestDatabase, tmp_path: Path) -> None:
+    """A live contract is its number's last: below another one its subscriber would be bound by nobody."""
+    load(database, tmp_path, ended(79160000001), GOOD.replace("79160000001", "79160000002"))
+    path = tmp_path / "contracts.csv"
+    path.write_text("\n".join((HEADER, GOOD.replace("79160000001", "79160000003"), ended(79160000001, generation=3))) + "\n")
+
+    async def run() -> str:
+        async with database.connect() as event, database.connect() as watcher:
+            async with event.transaction():
+                await event.execute("SELECT pg_advisory_xact_lock(hashtextextended('registry.feed', 0))")
+                await event.execute(
+                    "INSERT INTO registry.contract (msisdn, generation, status, holder, end_user, started_at) "
+                    "VALUES (79160000001, 2, 'active', 'individual', 'not_required', '2022-01-01')"
+                )
+                importing = asyncio.create_task(snapshot.import_contracts(database.dsn("registryd_app"), None, FileImport(path)))
+                waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                await eventually(lambda: importing.done() or watcher.fetchval(waiting))
+            with pytest.raises(ImportRefused) as refused:
+                await importing
+            return str(refused.value)
+
+    assert asyncio.run(run()) == "line 3: an event has begun the number's next contract meanwhile: import the file again"
+    assert len(stored(database)) == 3
 
 
 async def chunked(texts: list[str]) -> AsyncIterator[bytes]:
