@@ -8,7 +8,6 @@ import time
 from typing import Any
 from urllib.parse import parse_qsl
 
-import msgspec
 from aiohttp.web import BaseRequest
 
 from registryd import observe
@@ -20,7 +19,7 @@ from registryd.console.plans import Deed, Places
 from registryd.console.replies import page, redirect
 from registryd.console.sessions import ForeignForm, LoginNeeded, Logins, Session
 from registryd.domain.errors import OutOfScope, RegistryError, TooLong, Unauthenticated, Unavailable
-from registryd.http import problems, transport
+from registryd.http import problems, receiving
 from registryd.http.auth import Operators
 from registryd.http.problems import HttpError
 from registryd.http.reply import Reply
@@ -40,7 +39,7 @@ class Console:
     """Handles the console's requests of one process."""
 
     def __init__(self, limits: ApiSection, places: Places, keys: Operators) -> None:
-        self._limits = msgspec.structs.replace(limits, body_max_bytes=FORM_MAX_BYTES)
+        self._limits = limits
         self._places = places
         self._db = places.db
         self._keys = keys
@@ -164,7 +163,7 @@ class Console:
 
     async def _form(self, request: BaseRequest) -> dict[str, str]:
         """Raises: HttpError; ForeignForm for a form that is none of ours."""
-        body = await transport.read_body(request, self._limits, "application/x-www-form-urlencoded")
+        body = await receiving.read_body(request, self._limits, FORM_MAX_BYTES, "application/x-www-form-urlencoded")
         try:
             fields = parse_qsl(
                 body.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=FIELDS_MAX

@@ -11,7 +11,7 @@ from aiohttp.web import BaseRequest
 from registryd import observe
 from registryd.config import ApiSection
 from registryd.domain.errors import InvalidArgument, QuotaExceeded, RegistryError, TooManyRequests, Unauthenticated, Unavailable
-from registryd.http import problems, transport
+from registryd.http import problems, receiving
 from registryd.http.admission import Admission
 from registryd.http.documents import Documents
 from registryd.http.problems import HttpError
@@ -96,7 +96,7 @@ class App(Generic[Caller]):
             call.name = _parts(request.rel_url.raw_path)[1]
         try:
             if route.takes is not None and (request.body_exists or not route.body_optional):
-                call.content = route.takes(await transport.read_body(request, self._limits))
+                call.content = route.takes(await receiving.read_body(request, self._limits, route.body_max_bytes))
             if route.numbers is not None and (numbers := route.numbers(call.content)):
                 call.reserved = self._admission.reserve(caller, numbers)
                 try:

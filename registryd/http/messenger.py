@@ -26,6 +26,8 @@ from registryd.store.pool import Database
 
 SINGLES = Budget(at_once=2_048)
 """Their queue bounds how long they wait, the daily quota how many there are."""
+IDS_MAX_BYTES = 262_144
+"""What two thousand ids may take, however their JSON is written."""
 
 
 def messenger_app(
@@ -42,7 +44,7 @@ def messenger_app(
     notifications, account = NotificationHandlers(db), AccountHandlers(db, quota, directory)
     keys, deliveries, changes = KeyHandlers(db, directory), DeliveryHandlers(db), ChangeHandlers(db, directory, endpoints)
     single = Route("presence", presence.answer, SINGLES, wire.read_query, numbers=_one, tells_limits=False)
-    batch = Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, numbers=len)
+    batch = Route("presence_batch", presence.answer_batch, Budget(16), wire.read_batch, limits.body_max_bytes, numbers=len)
     binding = Route("bindings", bindings.record, SINGLES, wire.read_binding, numbers=_one, tells_limits=False)
     if limits.test_numbers:
         tests = NumbersForTests(presence, in_demo=limits.test_numbers == "demo")
@@ -56,7 +58,9 @@ def messenger_app(
         },
         "/v1/bindings/remove": {"POST": Route("bindings_remove", bindings.remove, Budget(64, 12_000), wire.read_code, shares_pool=True)},
         "/v1/bindings/remove/batch": {
-            "POST": Route("bindings_remove_batch", bindings.remove_batch, Budget(4, 60), bodies.read_codes, shares_pool=True)
+            "POST": Route(
+                "bindings_remove_batch", bindings.remove_batch, Budget(4, 60), bodies.read_codes, limits.body_max_bytes, shares_pool=True
+            )
         },
         "/v1/bindings/list": {"POST": Route("bindings_list", bindings.read, Budget(8, 1_200), bodies.read_page, shares_pool=True)},
         "/v1/notifications": {
@@ -75,6 +79,7 @@ def messenger_app(
                 notifications.acknowledge,
                 Budget(64, 3_000),
                 wire.read_notification_ids,
+                IDS_MAX_BYTES,
                 shares_pool=True,
                 while_suspended=True,
             )

@@ -44,7 +44,7 @@ def operator_app(limits: ApiSection, keys: Keys[Operator], handlers: OperatorHan
     """`looks`: the small pool of the views."""
     routes: Routes[Operator] = {
         "/operator/v1/contract-events": {
-            "POST": Route("contract_events", handlers.contract_events, Budget(16, 6_000), bytes, scope="feed")
+            "POST": Route("contract_events", handlers.contract_events, Budget(16, 6_000), bytes, limits.body_max_bytes, scope="feed")
         },
         **view_routes(looks),
     }

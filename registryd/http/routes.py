@@ -21,6 +21,10 @@ class Named(Protocol):
 Caller = TypeVar("Caller", bound=Named)
 
 
+ONE_MAX_BYTES = 16_384
+"""What a body may take that names one thing, however its JSON is written. Of such requests one caller may have thousands under way."""
+
+
 class Budget(NamedTuple):
     """What one caller may do on one route of one process. `per_minute` None: as often as it likes."""
 
@@ -55,6 +59,8 @@ class Route(NamedTuple, Generic[Caller]):
     budget: Budget
     takes: Callable[[bytes], Any] | None = None
     """Reads a JSON body; None: the route takes no body."""
+    body_max_bytes: int = ONE_MAX_BYTES
+    """What its body may take, where `[api] body_max_bytes` is no less."""
     body_optional: bool = False
     numbers: Callable[[Any], int] | None = None
     """How many presence queries the content asks: they count against the quota and the alarm's trickle. 0: all are test numbers."""

@@ -2,16 +2,16 @@
 
 A connection is one task that takes its requests in their order; a request is a call in it, not a task of its own.
 Invariants: a client that does not complete a request's headers within 15 s of connecting, or within `keepalive_timeout_s` of its last
-answer, is disconnected; so is one whose body does not arrive within `body_timeout_s`, or that does not read its answers for 10 s. Not one
-byte of what a client sent is echoed or logged, also where it was not HTTP. There are no more than `connections_max` connections, those
-whose TLS handshake is under way included: for a further one idle ones make room (crowding.py), or it is refused.
+answer, is disconnected; so is one whose headers are longer than HEAD_MAX_BYTES, whose body does not arrive within `body_timeout_s`
+(receiving.py), or that does not read its answers for 10 s. Not one byte of what a client sent is echoed or logged, also where it was not
+HTTP. There are no more than `connections_max` connections, those whose TLS handshake is under way included: for a further one idle ones
+make room (crowding.py), or it is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -19,6 +19,7 @@ from itertools import chain
 from typing import Any
 
 from aiohttp import HttpVersion11, StreamReader, http_parser, web_protocol
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web import BaseRequest, Server
 
 from registryd import observe
@@ -33,13 +34,14 @@ SWEEP_S = 1.0
 STALLED_MAX_S = 10.0
 FIRST_REQUEST_S = 15.0
 """How long a new connection may take to complete the headers of its first request."""
+HEAD_MAX_BYTES = 32_768
+"""What the first line and the headers of a request may take together. aiohttp bounds each of 128 headers alone: a stranger who never
+completes them would keep a megabyte of each connection in memory.
+"""
 LINGERING_S = 2.0
 DRAIN_S = 2.0
 DRAIN_LOOK_S = 0.02
 BACKLOG = 4096
-
-_PARAMETERS = re.compile(r"""(?:;[ \t]*(?:[\w!#$%&'*+.^`|~-]+=(?:"[^"\\]*"|[\w!#$%&'*+.^`|~-]+))?[ \t]*)*""", re.ASCII)
-_CHARSET = re.compile(r"""charset=("[^"]*"|[^;\s]*)""", re.IGNORECASE)
 
 _SILENT = logging.getLogger("registryd.http.silent")
 _SILENT.disabled = True
@@ -56,7 +58,7 @@ def assert_c_parser() -> None:
 class Connection(web_protocol.RequestHandler):
     """One client's connection, without aiohttp's echoes, and without its task, writer and streamed response for each request."""
 
-    __slots__ = ("connected_at", "has_all", "owner", "payload", "waits_since")
+    __slots__ = ("connected_at", "counted", "has_all", "head_bytes", "owner", "payload", "waits_since")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.connected_at = self._loop.time()
@@ -66,6 +68,10 @@ class Connection(web_protocol.RequestHandler):
         """The client has shut its side: what it has asked is answered, and then the connection ends."""
         self.payload: StreamReader | None = None
         """The body of the request under way."""
+        self.counted = 0
+        """How many requests had come when the headers of the next one began."""
+        self.head_bytes = 0
+        """What has come of these headers."""
         super().connection_made(transport)
         if self._keepalive_timeout > FIRST_REQUEST_S and self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
@@ -91,11 +97,29 @@ class Connection(web_protocol.RequestHandler):
             body = self._messages[-2][1] if len(self._messages) > 1 else self.payload
             if body is not None and not body.is_eof():
                 self._break(body)
+        elif self._request_count != self.counted or ((last := self._last_body) is not None and not last.is_eof()):
+            self.counted, self.head_bytes = self._request_count, 0
+        else:
+            self.head_bytes += len(data)
+            if self.head_bytes > HEAD_MAX_BYTES and self.transport is not None:
+                self._refuse_head(self.transport)
+
+    @property
+    def _last_body(self) -> StreamReader | None:
+        """The body of the request that came last and has not been answered."""
+        return self._messages[-1][1] if self._messages else self.payload
+
+    def _refuse_head(self, transport: asyncio.Transport) -> None:
+        """Answers to headers that are too long what aiohttp answers to one that is, after the requests before them."""
+        transport.pause_reading()
+        self._messages.append((web_protocol._ErrInfo(400, ValueError(), ""), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def eof_received(self) -> bool:  # type: ignore[override] # what asyncio asks for: whether the transport stays open
         """The client has said all that it will (`nc -N`). TLS has no such state: there the connection ends."""
         self.has_all = True
-        last = self._messages[-1][1] if self._messages else self.payload
+        last = self._last_body
         if last is None:
             return False
         if not last.is_eof():
@@ -256,45 +280,3 @@ class Listener(Server):
                 if connection.waits_since is not None and now - connection.waits_since > STALLED_MAX_S:
                     observe.connections_closed.labels(self.name, "stalled").inc()
                     transport.abort()
-
-
-async def read_body(request: BaseRequest, api: ApiSection, wanted: str = "application/json") -> bytes:
-    """A request's body. Raises: HttpError where it is too large, too slow, compressed or not of the wanted type."""
-    headers = request.headers
-    if headers.get("Content-Encoding", "identity") != "identity":
-        raise problems.unsupported_media_type("Send the body uncompressed.")
-    media_type = headers.get("Content-Type", "")
-    if media_type != wanted and not is_of_type(media_type, wanted):
-        raise problems.unsupported_media_type(f"Send the body as Content-Type: {wanted} in UTF-8.")
-    content = request.content
-    if content.is_eof():  # it came with the headers
-        body = content.read_nowait(-1)
-        if len(body) > api.body_max_bytes:
-            raise problems.too_large(api.body_max_bytes)
-        return body
-    if (request.content_length or 0) > api.body_max_bytes:
-        raise problems.too_large(api.body_max_bytes)
-    if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(api.body_timeout_s):
-            while part := await content.readany():
-                size += len(part)
-                if size > api.body_max_bytes:
-                    raise problems.too_large(api.body_max_bytes)
-                parts.append(part)
-    except TimeoutError:
-        raise problems.too_slow(api.body_timeout_s) from None
-    except web_protocol.RequestPayloadError:
-        raise problems.HttpError(400, "INVALID_ARGUMENT", "The body's framing is broken.", close=True) from None
-    return b"".join(parts)
-
-
-def is_of_type(media_type: str, wanted: str = "application/json") -> bool:
-    """Whether a Content-Type says the wanted type in UTF-8 (RFC 9110 8.3). Parameters that we do not know change nothing."""
-    kind, semicolon, rest = media_type.partition(";")
-    if kind.strip().lower() != wanted or _PARAMETERS.fullmatch(semicolon + rest) is None:
-        return False
-    return all(charset.strip('"').lower() in ("utf-8", "utf8") for charset in _CHARSET.findall(rest))

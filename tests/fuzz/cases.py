@@ -1,13 +1,15 @@
 """What a hostile or broken client may send, byte by byte, and how many of its requests are answered with what.
 
-`@LINE` is a good request line, `@AUTH` a header with a valid key, `@JSON` the media type, `@BODY` a good body, `@LEN` its length and `@HEX`
-the same in hexadecimal. The words zebra and okapi and the number 79161357924 are the client's: they must never come back. What comes in one
-piece with bytes that are no HTTP is refused with them.
+`@LINE` is a good request line, `@MANY` a path that takes large bodies, `@AUTH` a header with a valid key, `@JSON` the media type, `@BODY` a
+good body, `@LEN` its length and `@HEX` the same in hexadecimal. The words zebra and okapi and the number 79161357924 are the client's: they
+must never come back. What comes in one piece with bytes that are no HTTP is refused with them.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from registryd.http.routes import ONE_MAX_BYTES
 
 KEPT = 200
 """The last status of a case after which the connection goes on: the request that follows the case on it is answered."""
@@ -24,9 +26,14 @@ class Case(NamedTuple):
     answers: tuple[int, ...]
 
 
+MANY = {b"/v1/presence": b"/v1/presence/batch"}
+"""Where much may be sent, by where little may."""
+
+
 def fill(template: bytes, *, path: bytes, key: str, body: bytes) -> bytes:
     words = {
         b"@LINE": b"POST @PATH HTTP/1.1",
+        b"@MANY": MANY.get(path, path),
         b"@PATH": path,
         b"@AUTH": f"Authorization: Bearer {key}".encode(),
         b"@JSON": b"Content-Type: application/json",
@@ -52,7 +59,8 @@ def with_framing(*headers: bytes, body: bytes = b"@BODY") -> bytes:
 
 
 def with_body(body: bytes) -> bytes:
-    return HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    head = HEAD if len(body) <= ONE_MAX_BYTES else HEAD.replace(b"@LINE", b"POST @MANY HTTP/1.1")
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 REFUSED, ANSWERED = (400,), (200, KEPT)

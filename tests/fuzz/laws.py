@@ -17,7 +17,7 @@ from aiohttp.web import BaseRequest
 from registryd.config import ApiSection
 from registryd.domain.errors import InvalidArgument
 from registryd.domain.presence import PresenceQueries, PresenceQuery
-from registryd.http import problems, transport, wire
+from registryd.http import problems, receiving, transport, wire
 from registryd.http.operator import _event
 from registryd.http.problems import ERRORS_MAX, HttpError
 from registryd.http.reply import Reply
@@ -63,7 +63,7 @@ def bodies(raw: bytes) -> None:
     assert outcome(wire.read_batch, raw) == outcome(careful_batch, raw)
     for reader in (wire.read_binding, wire.read_code, wire.read_notification_ids, wire.read_nothing, events):
         outcome(reader, raw)
-    transport.is_of_type(raw.decode("latin-1"))
+    receiving.is_of_type(raw.decode("latin-1"))
 
 
 class Wire(asyncio.Transport):
@@ -95,7 +95,7 @@ class Wire(asyncio.Transport):
 async def _handle(asked: list[str], request: BaseRequest) -> Reply:
     asked.append(request.method)
     try:
-        wire.read_query(await transport.read_body(request, LIMITS))
+        wire.read_query(await receiving.read_body(request, LIMITS, LIMITS.body_max_bytes))
     except (InvalidArgument, HttpError) as error:
         return problems.respond(error)
     return Reply(b"{}")

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
+from registryd.http.transport import FIRST_REQUEST_S, HEAD_MAX_BYTES
 from tests.certificates import Pair, make_pair, put_certificate
 from tests.conftest import PATIENCE_S, Daemon, Site, TestDatabase, TestMessenger, daemon, eventually, make_site, wait_for
 from tests.http.conftest import exchange, parse_answer
@@ -281,6 +282,21 @@ def test_a_kept_connection_outlasts_what_balancers_keep_unless_it_is_told_otherw
     assert site.settings.file.api.keepalive_timeout_s > 60
     site.write_config(api='listen = "127.0.0.1:0"\nkeepalive_timeout_s = 3600')
     assert site.settings.file.api.keepalive_timeout_s == 3600
+
+
+def test_headers_are_bounded_together_and_not_each_alone(plain_daemon: Daemon, messenger: TestMessenger) -> None:
+    """A stranger who never completes them would else keep a megabyte of each connection in memory."""
+    long = [f"X-Long-{place}: {'a' * 8_000}" for place in range(4)]
+    answer = parse_answer(exchange(plain_daemon.api, request(messenger, FOUND, *long[:3], "Connection: close")))
+    assert (answer.status, answer.body["present"]) == (200, True)
+    unfinished = request(messenger, FOUND, *long).partition(b"\r\n\r\n")[0] + b"\r\nX-Last: "
+    unfinished = unfinished.ljust(HEAD_MAX_BYTES + 1, b"a")
+    with socket.create_connection(address(plain_daemon.api), timeout=FIRST_REQUEST_S / 2) as sock:
+        assert asked_again(sock, messenger)
+        for start in range(0, len(unfinished), 4_000):
+            sock.sendall(unfinished[start : start + 4_000])
+        told = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert parse_answer(told).status == 400
 
 
 # -- the protocol's corners

@@ -9,6 +9,8 @@ import zlib
 
 import pytest
 
+from registryd.http.messenger import IDS_MAX_BYTES
+from registryd.http.routes import ONE_MAX_BYTES
 from tests.http.bad_input.conftest import CODE, FIELD, GOOD, NUMBER, TAKES_JSON, Api
 from tests.http.conftest import ask
 
@@ -56,26 +58,39 @@ def test_a_code_may_look_like_json(api: Api, code: str) -> None:
     assert found.body["identificationCode"] == json.loads(code)
 
 
+def largest(api: Api, path: str) -> int:
+    """What a body of this path may take."""
+    return {"/v1/presence": ONE_MAX_BYTES, "/v1/notifications/acknowledge": IDS_MAX_BYTES}.get(path) or (
+        api.service.site.settings.file.api.body_max_bytes
+    )
+
+
+SIZED = ("/v1/presence", "/v1/notifications/acknowledge", "/v1/presence/batch")
+
+
+@pytest.mark.parametrize("path", SIZED)
 @pytest.mark.parametrize("framing", ["length", "length alone", "chunks"])
-def test_an_oversized_body_is_refused(api: Api, framing: str) -> None:
-    limit = api.service.site.settings.file.api.body_max_bytes
+def test_an_oversized_body_is_refused(api: Api, framing: str, path: str) -> None:
+    limit = largest(api, path)
     body = GOOD + b" " * limit
     if framing == "chunks":
         body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-        answer = api.refused(body, status=413, code="TOO_LARGE", framing="Transfer-Encoding: chunked")
+        answer = api.refused(body, path, status=413, code="TOO_LARGE", framing="Transfer-Encoding: chunked")
     else:
         # A declared length is enough: the body need not come.
         sent = body if framing == "length" else b""
-        answer = api.refused(sent, status=413, code="TOO_LARGE", framing=f"Content-Length: {len(body)}")
+        answer = api.refused(sent, path, status=413, code="TOO_LARGE", framing=f"Content-Length: {len(body)}")
     assert str(limit) in answer.body["detail"]
     assert api.recorded() == 0
 
 
 def test_a_body_of_the_largest_size_is_read(api: Api) -> None:
     [number] = api.service.contracts()
-    limit = api.service.site.settings.file.api.body_max_bytes
-    body = f'{{"phoneNumber": "+{number}"}}'.encode().ljust(limit)
-    assert api.send(body).body["present"] is True
+    query = f'{{"phoneNumber": "+{number}"}}'.encode()
+    assert api.send(query.ljust(largest(api, "/v1/presence"))).body["present"] is True
+    batch = b'{"queries": [%s]}' % query
+    told = api.send(batch.ljust(largest(api, "/v1/presence/batch")), "/v1/presence/batch")
+    assert told.body["results"][0]["present"] is True
 
 
 @pytest.mark.parametrize(
@@ -181,11 +196,11 @@ def test_what_is_no_code_is_refused(api: Api, code: str) -> None:
     assert api.recorded() == 0
 
 
-@pytest.mark.parametrize("depth", [900, 1024, 100_000])
+@pytest.mark.parametrize(("path", "depth"), [("/v1/presence", 900), ("/v1/presence", 1024), ("/v1/presence/batch", 100_000)])
 @pytest.mark.parametrize("letter", ["a", "\\u0061"])
-def test_deep_nesting_is_refused(api: Api, depth: int, letter: str) -> None:
-    api.refused(b"[" * depth + f'"{letter}"'.encode() + b"]" * depth)
-    api.refused(f'{{"{letter}":'.encode() * depth + b"1" + b"}" * depth)
+def test_deep_nesting_is_refused(api: Api, path: str, depth: int, letter: str) -> None:
+    api.refused(b"[" * depth + f'"{letter}"'.encode() + b"]" * depth, path)
+    api.refused(f'{{"{letter}":'.encode() * depth + b"1" + b"}" * depth, path)
     api.refused(b'{"queries":' + b"[" * depth + b"]" * depth + b"}", "/v1/presence/batch")
     assert api.recorded() == 0
 
