@@ -48,7 +48,7 @@ async def read_body(request: BaseRequest, api: ApiSection, max_bytes: int, wante
                 parts.append(part)
     except TimeoutError:
         raise problems.too_slow(api.body_timeout_s) from None
-    except web_protocol.RequestPayloadError:
+    except (web_protocol.RequestPayloadError, OSError):  # broken or cut off, or the client has gone away
         raise problems.HttpError(400, "INVALID_ARGUMENT", "The body's framing is broken.", close=True) from None
     return b"".join(parts)
 

@@ -41,6 +41,8 @@ completes them would keep a megabyte of each connection in memory.
 LINGERING_S = 2.0
 DRAIN_S = 2.0
 DRAIN_LOOK_S = 0.02
+CANCEL_S = 0.1
+"""How long a request may still take that has not ended in the time it had."""
 BACKLOG = 4096
 
 _SILENT = logging.getLogger("registryd.http.silent")
@@ -81,6 +83,11 @@ class Connection(web_protocol.RequestHandler):
     @property
     def is_idle(self) -> bool:
         return self._waiter is not None and not self._messages
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request has come that is not answered yet."""
+        return self._request_in_progress or bool(self._messages)
 
     @property
     def idle_since(self) -> float:
@@ -174,8 +181,10 @@ class Connection(web_protocol.RequestHandler):
                 reply = await self._request_handler(request)  # type: ignore[assignment] # the listener's handlers give Reply
             finally:
                 self._current_request = None
+            if self._manager is None:  # the client has gone away meanwhile
+                return False
             is_last = self.has_all and not self._messages
-            reply.close = reply.close or message.should_close or message.upgrade or is_last or self._manager.draining  # type: ignore[union-attr] # a Listener
+            reply.close = reply.close or message.should_close or message.upgrade or is_last or self._manager.draining  # type: ignore[attr-defined] # a Listener
             if message.version < HttpVersion11 and not reply.close:
                 reply.headers = {**reply.headers, "Connection": "keep-alive"}
             is_head = message.method == "HEAD"
@@ -260,9 +269,13 @@ class Listener(Server):
                 break
 
     async def close(self, timeout_s: float) -> None:
-        """Ends every connection, after its running request."""
+        """Ends every connection, after its running request, whose body may still be on its way: aiohttp would take no more of it."""
+        for _ in range(int(timeout_s / DRAIN_LOOK_S)):
+            if not any(connection.is_busy for connection in self._connections):  # type: ignore[attr-defined] # each is a Connection
+                break
+            await asyncio.sleep(DRAIN_LOOK_S)
         self.pre_shutdown()
-        await self.shutdown(timeout_s)
+        await self.shutdown(CANCEL_S)
         if self._sweeper is not None:
             self._sweeper.cancel()
 

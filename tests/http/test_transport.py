@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import json
 import secrets
@@ -12,6 +13,7 @@ import signal
 import socket
 import ssl
 import stat
+import struct
 import sys
 import time
 import warnings
@@ -21,8 +23,13 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+from aiohttp.web import BaseRequest
 
-from registryd.http.transport import FIRST_REQUEST_S, HEAD_MAX_BYTES
+from registryd.config import ApiSection
+from registryd.http import receiving, sockets
+from registryd.http.problems import HttpError
+from registryd.http.reply import Reply
+from registryd.http.transport import DRAIN_S, FIRST_REQUEST_S, HEAD_MAX_BYTES, Listener
 from tests.certificates import Pair, make_pair, put_certificate
 from tests.conftest import PATIENCE_S, Daemon, Site, TestDatabase, TestMessenger, daemon, eventually, make_site, wait_for
 from tests.http.conftest import exchange, parse_answer
@@ -297,6 +304,45 @@ def test_headers_are_bounded_together_and_not_each_alone(plain_daemon: Daemon, m
             sock.sendall(unfinished[start : start + 4_000])
         told = b"".join(iter(lambda: sock.recv(65536), b""))
     assert parse_answer(told).status == 400
+
+
+@pytest.mark.parametrize("sent", [FOUND[:-1], FOUND], ids=["its body is awaited", "its answer is awaited"])
+def test_a_client_that_resets_its_connection_is_no_fault_of_ours(messenger: TestMessenger, sent: bytes) -> None:
+    async def run() -> list[int]:
+        faults: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        asked, gone, refused = asyncio.Event(), asyncio.Event(), []
+
+        async def handle(request: BaseRequest) -> Reply:
+            asked.set()
+            try:
+                await receiving.read_body(request, ApiSection(), 1_000)
+            except HttpError as error:
+                refused.append(error.status)
+            await gone.wait()
+            return Reply(b"{}")
+
+        listener, sock = Listener("messenger", handle, ApiSection()), sockets.bind("127.0.0.1:0")
+        await listener.listen([sock], None)
+        _, writer = await asyncio.open_connection(*sock.getsockname())
+        writer.write(request(messenger, sent, length=len(FOUND)))
+        await asked.wait()
+        [connection] = listener.connections
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        await eventually(lambda: connection.transport is None)
+        gone.set()
+        await listener.drain()
+        await listener.close(1)
+        gc.collect()  # a task that failed and that nobody awaits is told when it goes
+        assert not faults
+        return refused
+
+    assert asyncio.run(run()) == ([400] if sent != FOUND else [])
+
+
+def connected(started: Daemon, count: int) -> bool:
+    return f'registryd_connections{{api="messenger"}} {count}.0' in started.metrics()
 
 
 # -- the protocol's corners
@@ -675,6 +721,18 @@ def test_a_restart_under_load_loses_no_request(site: Site, messenger: TestMessen
             return int(count)
 
     assert asyncio.run(journaled()) == len(answered)
+
+
+def test_a_stop_waits_for_a_body_that_is_on_its_way(site: Site, messenger: TestMessenger) -> None:
+    with daemon(site) as started, socket.create_connection(address(started.api), timeout=60) as sock:
+        sock.sendall(request(messenger, FOUND[:-1], length=len(FOUND)))
+        wait_for(lambda: connected(started, 1))
+        began = time.monotonic()
+        started.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: time.monotonic() > began + 2 * DRAIN_S)
+        sock.sendall(FOUND[-1:])
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert started.process.wait(60) == 0
 
 
 def test_a_stop_waits_for_a_handshake_that_is_under_way(tls_site: Site, tls: Tls, messenger: TestMessenger) -> None:
