@@ -107,7 +107,7 @@ class Console:
             sessions.refuse_foreign(request)
         match route, method:
             case "static", "GET":
-                return _static(path)
+                return replies.static(path)
             case "login", "GET":
                 return await self._login_page(request.rel_url.query.get("next", "/"))
             case "login", "POST":
@@ -222,9 +222,3 @@ class Console:
         if isinstance(error, Unauthenticated) and error.key_id is not None:
             facts |= {"caller": error.caller, "key_id": error.key_id}
         self._repeats.tell("request_refused", "warning" if is_ours else "info", kind=(error.reason, caller), facts=facts)
-
-
-def _static(path: str) -> Reply:
-    asset = assets.BY_PATH[path]
-    headers = {**replies.HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
-    return Reply(asset.content, 200, asset.content_type, headers)

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp.web import BaseRequest
 
+from registryd.console import assets
 from registryd.console.rendering import brief, render
 from registryd.console.sessions import ForeignForm
 from registryd.domain import errors
@@ -77,11 +78,19 @@ def away(reason: str, lasts_s: float | None) -> Reply:
     return Reply(body, 503, "text/html; charset=utf-8", headers)
 
 
+def static(path: str) -> Reply:
+    """A file of assets.BY_PATH. A browser may keep it for ever."""
+    asset = assets.BY_PATH[path]
+    return Reply(asset.content, 200, asset.content_type, {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"})
+
+
 def closed(request: BaseRequest) -> Reply | None:
     """The console's answer while its process cannot do its work; None for a path that is not the console's."""
-    return (
-        away("It has not been there since this process started, or its schema is of another release.", None) if is_ours(request) else None
-    )
+    if request.method in ("GET", "HEAD") and (path := request.rel_url.raw_path) in assets.BY_PATH:
+        return static(path)  # the page below looks by it
+    if not is_ours(request):
+        return None
+    return away("It has not been there since this process started, or its schema is of another release.", None)
 
 
 def is_ours(request: BaseRequest) -> bool:

@@ -65,9 +65,10 @@ class Door:
 
     async def __call__(self, request: BaseRequest) -> Reply:
         if self.handler is None or self.is_shut:
-            observe.child(observe.requests, self._api, "unknown", 503).inc()
-            observe.child(observe.requests_refused, NOBODY, "schema" if self.is_shut else "database").inc()
             reply = self._closed(request) or problems.respond(Unavailable())
+            observe.child(observe.requests, self._api, "unknown", reply.status).inc()
+            if reply.status == 503:
+                observe.child(observe.requests_refused, NOBODY, "schema" if self.is_shut else "database").inc()
             reply.correlator = correlator(request.headers)
             return reply
         return await self.handler(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,6 +60,8 @@ def test_a_schema_of_another_release_is_told_on_a_page_and_the_api_stays_an_api(
         page = wait_for(lambda: answer if (answer := ask(running.operator, "GET", "/console/login")).status == 503 else None)
         assert b"<h1>" in page.raw
         assert (page.headers["refresh"], page.headers["cache-control"]) == ("5", "no-store")
+        [style] = re.findall(rb'href="(/console/static/\S+[.]css)"', page.raw)
+        assert ask(running.operator, "GET", style.decode()).status == 200, "it looks like a page of ours all the same"
         call = ask(running.operator, "POST", "/operator/v1/contract-events", {"events": []}, headers=site.operator_headers)
         assert (call.status, call.headers["content-type"]) == (503, "application/problem+json")
 
