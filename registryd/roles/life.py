@@ -64,6 +64,8 @@ class Life:
         self._outage = Outage()
         self._pools: list[Database] = []
         self._stop = asyncio.Event()
+        self._hung_up = asyncio.Event()
+        """SIGHUP has come since the last reload began."""
         self._stack = AsyncExitStack()
         self._inherited = sdnotify.listen_sockets()
         self._listeners: list[Listener] = []
@@ -87,7 +89,8 @@ class Life:
         loop.set_exception_handler(eventloop.tell_failure)
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._background.append(asyncio.create_task(self._reload(), name="reload")))
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+        self._background.append(asyncio.create_task(self._reload(), name="reload"))
         watchdog_s = sdnotify.watchdog_interval_s()
         if watchdog_s is not None:
             self._background += timer.start([Job("watchdog", watchdog_s, eventloop.feed_watchdog)], self._outage)
@@ -255,9 +258,13 @@ class Life:
             sdnotify.ready(status + self.reload.note)
 
     async def _reload(self) -> None:
-        sdnotify.reloading()
-        await self.reload.run()
-        sdnotify.ready(self._status + self.reload.note)
+        """Reloads at each SIGHUP, once for those that came during the last reload."""
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            sdnotify.reloading()
+            await self.reload.run()
+            sdnotify.ready(self._status + self.reload.note)
 
     async def _end_background(self) -> None:
         await timer.end(self._background)

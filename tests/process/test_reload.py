@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from pathlib import Path
+
+import asyncpg
+import pytest
 
 from tests.conftest import Site, daemon, wait_for
 
@@ -47,3 +51,28 @@ def test_a_reload_that_fails_says_that_it_is_over(site: Site, tmp_path: Path) ->
             while not manager.recv(4096).startswith(b"READY=1"):
                 pass
             wait_for(lambda: [line for line in running.log() if line["event"] == "reload_failed"])
+
+
+def test_a_reload_that_is_asked_for_during_another_comes_after_it(site: Site, tmp_path: Path) -> None:
+    """Two at once would tell systemd that both are over when the first is."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+
+        def told() -> str:
+            return manager.recv(4096).decode().partition("=")[0]
+
+        with daemon(site, "answer", environment={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as running:
+            manager.settimeout(60)
+            assert told() == "READY"
+            with asyncio.Runner() as runner:
+                dba = runner.run(asyncpg.connect(site.database.dsn()))
+                runner.run(dba.execute("BEGIN; LOCK TABLE registry.messenger"))
+                running.process.send_signal(signal.SIGHUP)
+                assert told() == "RELOADING"
+                running.process.send_signal(signal.SIGHUP)
+                manager.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    told()
+                runner.run(dba.close())
+            manager.settimeout(60)
+            assert [told() for _ in range(3)] == ["READY", "RELOADING", "READY"]
