@@ -39,7 +39,8 @@ async def answer(settings: Settings, instance: int) -> None:
         async def read_digest_key() -> DigestKey:
             return await digest_keys.read_current(db, box, datetime.now(UTC).date())
 
-        await life.wait(db)
+        # Not by `db`: some messengers' slow calls can use it up, and answers go on meanwhile.
+        await life.wait(answers)
         answerer = Answerer(
             answers,
             await life.until(read_digest_key),

@@ -40,7 +40,8 @@ async def operate(settings: Settings, instance: int) -> None:
         db = await life.database("operator", file.database.pool_size)
         keeping = await life.database("jobs", file.database.pool_size)
         # Keys have a connection of their own: neither a job nor a call that takes long makes their copy too old.
-        keys = Operators(await life.database("keys", 1))
+        keys_db = await life.database("keys", 1)
+        keys = Operators(keys_db)
         looks = await life.database("views", VIEW_CONNECTIONS)
         feed = ContractFeed(db, feed_key)
         # The console has few connections of its own: whoever looks at many pages holds up neither billing nor a job.
@@ -51,7 +52,8 @@ async def operate(settings: Settings, instance: int) -> None:
         async def handle(request: BaseRequest) -> Reply:
             return await (console(request) if replies.is_ours(request) else api(request))
 
-        await life.wait(db)
+        # Not by `db`, which calls of billing's that wait for each other can use up.
+        await life.wait(keys_db)
         # A break-glass request is prepared under every digest key: this month's must be there, though nobody may have asked yet.
         await life.until(lambda: digest_keys.read_current(db, box, datetime.now(UTC).date()))
         await life.until(keys.refresh)

@@ -13,9 +13,11 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from registryd.cli.running import Exit
@@ -76,6 +78,21 @@ def test_a_database_that_takes_no_writes_makes_each_role_unready_until_it_does(s
         for role in ROLES:
             told = [json.loads(line)["event"] for line in running.logs[role].read_text().splitlines() if "database_" in line]
             assert told == ["database_away", "database_back"], role
+
+
+def test_slow_calls_of_messengers_make_nobody_unready(site: Site) -> None:
+    """They use up the connections of the routes that no line answers. Queries are answered meanwhile, and a balancer must not turn away."""
+    callers = [asyncio.run(site.add_messenger(f"caller{place}")) for place in range(8)]
+    site.write_config(database="connect_timeout_s = 1.0")
+
+    with daemon(site, "answer") as running, asyncio.Runner() as runner, ThreadPoolExecutor(2 * len(callers)) as pool:
+        dba = runner.run(asyncpg.connect(site.database.dsn()))
+        runner.run(dba.execute("BEGIN; LOCK TABLE registry.lane"))
+        calls = [pool.submit(asked, f"{running.api}/v1/account", None, caller.headers) for caller in callers * 2]
+        assert {call.result()[0] for call in calls} == {503}
+        assert asked(f"{running.api}/v1/presence", {"phoneNumber": f"+{NUMBER}"}, callers[0].headers)[0] == 200
+        assert [line for line in running.log() if line["event"] == "database_away"] == []
+        runner.run(dba.close())
 
 
 def change(site: Site, statement: str) -> None:
