@@ -18,7 +18,6 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -271,7 +270,7 @@ class Site:
 
 async def digest_key(database: TestDatabase, journal_key: bytes) -> bytes:
     async with database.pool(1) as db:
-        return (await digest_keys.read_current(db, SecretBox(journal_key), datetime.now(UTC).date())).key
+        return (await digest_keys.read_current(db, SecretBox(journal_key))).key
 
 
 def make_site(database: TestDatabase, directory: Path) -> Site:

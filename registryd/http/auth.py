@@ -1,7 +1,8 @@
 """Who asks: API keys and client certificates, checked against a copy of the directory that is at most seconds old.
 
-Invariants: only SHA-256 of a secret is ever compared, in constant time; a revocation is in force within 5 s, because a copy that is older
-answers 503; an unknown key, a wrong secret, an expired or revoked key and a wrong certificate get the same refusal.
+Invariants: only SHA-256 of a secret is ever compared, in constant time; a key that is revoked, or that ends by the database's clock, is
+refused within 5 s, because a copy that is older answers 503; an unknown key, a wrong secret, an expired or revoked key and a wrong
+certificate get the same refusal.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from math import inf
 from typing import Generic, Protocol
@@ -99,8 +100,6 @@ class Keys(ABC, Generic[Caller]):
             raise Unauthenticated("wrong_secret", owner.name, key.key_id)
         if key.ended is not None:
             raise Unauthenticated("expired_key" if key.ended == "expired_key" else "revoked_key", owner.name, key.key_id)
-        if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
-            raise Unauthenticated("expired_key", owner.name, key.key_id)
         if not self._is_accepted(owner, request):
             raise Unauthenticated("certificate", owner.name, key.key_id)
         self._used.add(key.key_id)

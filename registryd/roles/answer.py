@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from registryd.config import Settings
 from registryd.domain.endpoint import EndpointRules
 from registryd.http.auth import KEY_USE_S, REFRESH_S, Directory
@@ -37,7 +35,7 @@ async def answer(settings: Settings, instance: int) -> None:
         directory, quota, refusals, figures = Directory(answers), QuotaGuard(answers), Refusals(db), AnswerFigures(db)
 
         async def read_digest_key() -> DigestKey:
-            return await digest_keys.read_current(db, box, datetime.now(UTC).date())
+            return await digest_keys.read_current(db, box)
 
         # Not by `db`: some messengers' slow calls can use it up, and answers go on meanwhile.
         await life.wait(answers)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from aiohttp.web import BaseRequest
 
 from registryd.config import Settings
@@ -55,7 +53,7 @@ async def operate(settings: Settings, instance: int) -> None:
         # Not by `db`, which calls of billing's that wait for each other can use up.
         await life.wait(keys_db)
         # A break-glass request is prepared under every digest key: this month's must be there, though nobody may have asked yet.
-        await life.until(lambda: digest_keys.read_current(db, box, datetime.now(UTC).date()))
+        await life.until(lambda: digest_keys.read_current(db, box))
         await life.until(keys.refresh)
         life.reload.others.append(keys.refresh)
         life.looks.append(keys.look)

@@ -29,18 +29,28 @@ class SealedKey(NamedTuple):
     ciphertext: bytes
 
 
+class Today(NamedTuple):
+    today: date
+
+
 class DestroyedKey(NamedTuple):
     month: date
 
 
+READ_TODAY = Query("digest_keys", "read_today", Today)
 READ_KEYS = Query("digest_keys", "read_sealed_keys", SealedKey)
 ADD_KEY = Query("digest_keys", "add_sealed_key", Nothing, int, date, bytes)
 DESTROY_KEYS = Query("digest_keys", "destroy_over_keys", DestroyedKey)
 
 
-async def read_current(db: Database, box: SecretBox, today: date) -> DigestKey:
-    """This month's key; makes it and the next month's where they are missing. Raises: WrongSecretsKey, Unavailable."""
-    this = today.replace(day=1)
+async def read_current(db: Database, box: SecretBox) -> DigestKey:
+    """The key of this month by the database's clock. Raises: WrongSecretsKey, Unavailable."""
+    return await read_of(db, box, (await db.fetch(READ_TODAY))[0].today)
+
+
+async def read_of(db: Database, box: SecretBox, day: date) -> DigestKey:
+    """The key of a day's month; makes it and the next month's where they are missing. Raises: WrongSecretsKey, Unavailable."""
+    this = day.replace(day=1)
     following = date(this.year + this.month // 12, this.month % 12 + 1, 1)
     months = {row.month: row for row in await db.fetch(READ_KEYS)}
     for month in (this, following):

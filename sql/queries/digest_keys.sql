@@ -1,5 +1,9 @@
 -- The journal's digest keys, one a month.
 
+-- name: read_today
+-- Why: a key is destroyed with its month's journal, so what is written today must be under today's.
+SELECT (now() AT TIME ZONE 'UTC')::date AS today;
+
 -- name: read_sealed_keys
 SELECT k.key_id, k.month, k.ciphertext FROM registry.digest_key AS k WHERE k.destroyed_at IS NULL ORDER BY k.month;
 

@@ -30,22 +30,22 @@ async def months(connection: Connection) -> list[tuple[date, bool]]:
 def test_workers_share_each_months_key_and_make_it_ahead(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.pool() as db:
-            december = await asyncio.gather(*(digest_keys.read_current(db, BOX, date(2026, 12, 1 + n)) for n in range(4)))
+            december = await asyncio.gather(*(digest_keys.read_of(db, BOX, date(2026, 12, 1 + n)) for n in range(4)))
             assert len(set(december)) == 1
             assert await months(connection) == [(date(2026, 12, 1), True), (date(2027, 1, 1), True)]
-            january = await digest_keys.read_current(db, BOX, date(2027, 1, 31))
+            january = await digest_keys.read_of(db, BOX, date(2027, 1, 31))
             assert (january.key_id, december[0].key_id) == (27 * 12 + 1, 26 * 12 + 12)
             assert january.key != december[0].key
             assert january.key not in (await connection.fetchval("SELECT string_agg(ciphertext, '') FROM registry.digest_key"))
             with pytest.raises(WrongSecretsKey):
-                await digest_keys.read_current(db, SecretBox(bytes(31) + b"1"), date(2027, 1, 31))
+                await digest_keys.read_of(db, SecretBox(bytes(31) + b"1"), date(2027, 1, 31))
             # One month's ciphertext does not pass for another's.
             await connection.execute(
                 "UPDATE registry.digest_key AS k SET ciphertext = o.ciphertext FROM registry.digest_key AS o "
                 "WHERE k.month = '2027-01-01' AND o.month = '2026-12-01'"
             )
             with pytest.raises(WrongSecretsKey):
-                await digest_keys.read_current(db, BOX, date(2027, 1, 31))
+                await digest_keys.read_of(db, BOX, date(2027, 1, 31))
 
     asyncio.run(run())
 
@@ -54,7 +54,7 @@ def test_a_page_names_the_key_of_the_moment_it_was_written(database: TestDatabas
     async def run() -> None:
         async with database.connect() as connection, database.pool() as db:
             (messenger_id,) = await add_messengers(connection, 1)
-            keys = [await digest_keys.read_current(db, BOX, date(2026, 12, 31)), await digest_keys.read_current(db, BOX, date(2027, 1, 1))]
+            keys = [await digest_keys.read_of(db, BOX, date(2026, 12, 31)), await digest_keys.read_of(db, BOX, date(2027, 1, 1))]
             answerer = Answerer(db, keys[0], statements_in_flight=1, group_max=10, queue_max=10)
             for key in keys:
                 answerer.digest_key = key
@@ -72,7 +72,7 @@ def test_a_key_is_destroyed_when_nothing_of_its_month_is_left_and_not_before(dat
             last = (this - timedelta(days=1)).replace(day=1)
             before = (last - timedelta(days=1)).replace(day=1)
             for month in (before, last, this):
-                await digest_keys.read_current(db, BOX, month)
+                await digest_keys.read_of(db, BOX, month)
             live = [(month, True) for month in (before, last, this)]
             # The journal of the month before last is over with the first week that begins a day or more after it.
             over = next(day for n in range(1, 8) if (day := last + timedelta(days=n)).weekday() == 0)
