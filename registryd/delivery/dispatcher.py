@@ -155,11 +155,12 @@ class Dispatcher:
         async with self._leasing:
             if self._stopped.is_set():
                 return
-            busy = [*(lane.messenger_id for lane in self._lanes.values()), *self._resting]
+            busy = {*(lane.messenger_id for lane in self._lanes.values()), *self._resting}
             every_lane, these = self._all_look_back, self._to_look_back
-            self._all_look_back, self._to_look_back = False, set()
+            # A lane that is busy may have read for the last time: it is looked back for once more when it is free.
+            self._all_look_back, self._to_look_back = False, set(busy) if every_lane else these & busy
             try:
-                leases = await self._look(busy, None if every_lane else [*these])
+                leases = await self._look([*busy], None if every_lane else [*(these - busy)])
             except BaseException:
                 self._all_look_back |= every_lane
                 self._to_look_back |= these
@@ -186,6 +187,8 @@ class Dispatcher:
         lane = Lane(self._db, self._pusher, lease, pace, self._throughput, self._turns, self._clock, self._jitter, self._timing)
         if self._stopped.is_set():
             lane.stop()
+        if self._all_look_back or lease.messenger_id in self._to_look_back:  # told while the lane was being leased
+            lane.wake(below_mark=True)
         task = asyncio.create_task(lane.run(), name=f"lane {lease.name}")
         self._lanes[task] = lane
         self._count()

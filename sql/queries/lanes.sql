@@ -7,7 +7,7 @@
 -- because settled rows below it may have left dead entries. When it is time to look back, or somebody says so ($5; NULL: of every lane),
 -- the lane is taken without looking, and its own task reads it from the beginning. Drawn by lot, so that no lane starves where there are
 -- more than $3. A gate that lies further ahead than the longest pause between probes ($6) was written by another clock, or the clock was set
--- back: it keeps nothing shut.
+-- back: it keeps nothing shut. The lease begins when the lane is taken, which may be long after this statement began to wait for that.
 WITH due AS MATERIALIZED (
     SELECT free.messenger_id
       FROM registry.lane AS free JOIN registry.messenger AS m ON m.messenger_id = free.messenger_id
@@ -26,12 +26,12 @@ WITH due AS MATERIALIZED (
        FOR UPDATE OF free SKIP LOCKED
 )
 UPDATE registry.lane AS l
-   SET owner = $1, token = l.token + 1, lease_until = now() + $2::interval
+   SET owner = $1, token = l.token + 1, lease_until = clock_timestamp() + $2::interval
   FROM due, registry.messenger AS m
  WHERE l.messenger_id = due.messenger_id AND m.messenger_id = l.messenger_id
 RETURNING l.messenger_id, l.token, l.failures, l.low_water,
           CASE WHEN l.messenger_id <> ALL ($5::integer[]) THEN greatest(l.look_back_at - now(), interval '0') ELSE interval '0' END AS look_back_in,
-          now() AS leased_at, m.name, m.endpoint_url, m.batch_max, m.includes_phone_number;
+          clock_timestamp() AS leased_at, m.name, m.endpoint_url, m.batch_max, m.includes_phone_number;
 
 -- name: renew_lease
 -- Why: only the holder of the token may go on; no row means that the lane is somebody else's now.

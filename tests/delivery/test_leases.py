@@ -11,6 +11,7 @@ from aiohttp.web import Response
 
 from registryd.delivery.dispatcher import rest_s
 from registryd.delivery.timing import Timing
+from registryd.domain.identifiers import MessengerId
 from registryd.store import lanes
 from tests.conftest import Site, eventually
 from tests.delivery.conftest import (
@@ -135,14 +136,15 @@ def test_stop_gives_back_what_is_being_leased(site: Site) -> None:
     asyncio.run(run())
 
 
-def test_new_notification_wakes_deliver_processes_at_its_commit(site: Site) -> None:
-    looked = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query ~ 'LISTEN' AND pid <> pg_backend_pid()"
+LISTENS = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query ~ 'LISTEN' AND pid <> pg_backend_pid()"
 
+
+def test_new_notification_wakes_deliver_processes_at_its_commit(site: Site) -> None:
     async def run() -> None:
         async with listening() as endpoint, looking(site.database) as database:
             messenger = await site.add_messenger(endpoint=endpoint.url)
             async with delivering(site, timing=Timing(poll_s=3600.0)):
-                await eventually(lambda: database.value(looked))
+                await eventually(lambda: database.value(LISTENS))
                 await database.owe(messenger, "a")
                 await eventually(database.none_pending)
                 await eventually(lambda: is_idle(database))
@@ -171,6 +173,87 @@ def test_without_a_notify_polling_finds_what_is_owed_above_the_mark_and_below(si
                 await database.run("UPDATE registry.lane SET look_back_at = now()")
                 await eventually(database.none_pending)
             assert set(endpoint.codes) == {"a", "backdated", "later"}
+
+    asyncio.run(run())
+
+
+WAITS = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ $1 AND now() - query_start > $2)"
+"""Whether a statement waits for a lock, and has for so long."""
+NOW = timedelta(0)
+UNTOLD = (
+    "ALTER TABLE registry.notification DISABLE TRIGGER wake_delivery; UPDATE registry.lane SET look_back_at = now() + interval '1 hour'"
+)
+"""Nobody looks below a lane's mark unless the test says so."""
+
+
+def test_a_lease_begins_when_the_lane_is_taken_and_not_when_it_was_asked_for(site: Site) -> None:
+    """What is written of its pushes would else be as much too early as the lane was waited for."""
+
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database, looking(site.database) as other:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            async with delivering(site, timing=Timing(poll_s=0.02)):
+                await database.owe(messenger, "a")
+                await eventually(database.none_pending)
+                await eventually(lambda: is_idle(database))
+                await database.run("BEGIN; LOCK TABLE registry.lane IN ACCESS EXCLUSIVE MODE")
+                await database.owe(messenger, "b", first=FIRST_NUMBER + 1)
+                await eventually(lambda: other.value(WAITS, "lease_lanes", timedelta(seconds=0.5)))
+                free_at = await database.value("SELECT clock_timestamp()")
+                await database.run("COMMIT")
+                await eventually(database.none_pending)
+                assert await database.value("SELECT max(attempted_at) > $1 FROM registry.delivery_attempt", free_at)
+
+    asyncio.run(run())
+
+
+def test_what_is_told_of_a_lane_while_it_is_being_leased_is_not_forgotten(site: Site) -> None:
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database, looking(site.database) as other:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.run(UNTOLD)
+            async with delivering(site, timing=Timing(poll_s=0.02)) as dispatcher:
+                await database.owe(messenger, "a")
+                await eventually(database.none_pending)
+                await eventually(lambda: database.value(LISTENS))
+                token = await database.value("SELECT token FROM registry.lane")
+                dispatcher.look_back()  # as it does once it listens, so that all that this asks for is done
+                await eventually(lambda: database.value("SELECT token > $1 AND owner IS NULL FROM registry.lane", token))
+                await database.run("BEGIN; LOCK TABLE registry.lane IN ACCESS EXCLUSIVE MODE")
+                await database.owe(messenger, "backdated", first=FIRST_NUMBER + 1, deadline_in=timedelta(hours=1))
+                await database.owe(messenger, "later", first=FIRST_NUMBER + 2)
+                await eventually(lambda: other.value(WAITS, "lease_lanes", NOW))
+                dispatcher.wake(MessengerId(messenger.messenger_id), below_mark=True)
+                await database.run("COMMIT")
+                await eventually(database.none_pending)
+            assert set(endpoint.codes) == {"a", "backdated", "later"}
+
+    asyncio.run(run())
+
+
+def test_what_is_told_of_a_lane_while_it_is_being_given_back_is_not_forgotten(site: Site) -> None:
+    hold = asyncio.Event()
+
+    async def answer(_: Received) -> Response:
+        await hold.wait()
+        return Response(status=204)
+
+    async def run() -> None:
+        async with listening(answer) as endpoint, looking(site.database) as database, looking(site.database) as other:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.run(UNTOLD)
+            await database.owe(messenger, "a")
+            async with delivering(site, timing=Timing(poll_s=3600.0)) as dispatcher:
+                await eventually(lambda: endpoint.received)
+                await database.run("BEGIN; LOCK TABLE registry.lane IN ACCESS EXCLUSIVE MODE")
+                hold.set()
+                await eventually(lambda: other.value(WAITS, "release_lane", NOW))
+                dispatcher.wake(MessengerId(messenger.messenger_id), below_mark=True)
+                await eventually(lambda: other.value(WAITS, "lease_lanes", NOW))
+                await database.owe(messenger, "backdated", first=FIRST_NUMBER + 1, deadline_in=timedelta(hours=1))
+                await database.run("COMMIT")
+                await eventually(database.none_pending)
+            assert endpoint.codes == ["a", "backdated"]
 
     asyncio.run(run())
 
