@@ -51,8 +51,9 @@ class Announcer:
         async with asyncio.TaskGroup() as pushes:
             while True:
                 self._wake.clear()
-                for push in await self._told(self._claim()) or ():
-                    pushes.create_task(self._told(push))
+                for claim in (self._claim_tests(), self._claim_digests()):  # what one cannot claim does not hold up the other
+                    for push in await self._told(claim) or ():
+                        pushes.create_task(self._told(push))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), POLL_S)
 
@@ -69,11 +70,13 @@ class Announcer:
 
     async def push_due(self) -> None:
         """Pushes what is due now, and returns when all of it has ended. Raises: Unavailable."""
-        await asyncio.gather(*await self._claim())
+        await asyncio.gather(*await self._claim_tests(), *await self._claim_digests())
 
-    async def _claim(self) -> list[Coroutine[None, None, None]]:
-        tests, due = await test_pushes.claim(self._db), await digests.claim(self._db)
-        return [*map(self._test, tests), *map(self._digest, due)]
+    async def _claim_tests(self) -> list[Coroutine[None, None, None]]:
+        return [self._test(claimed) for claimed in await test_pushes.claim(self._db)]
+
+    async def _claim_digests(self) -> list[Coroutine[None, None, None]]:
+        return [self._digest(claimed) for claimed in await digests.claim(self._db)]
 
     async def _test(self, claimed: test_pushes.Claimed) -> None:
         body = orjson.dumps({"type": "endpoint.test", "timestamp": rfc3339(datetime.now(UTC)), "data": {}})

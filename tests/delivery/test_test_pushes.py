@@ -43,6 +43,19 @@ def test_a_test_is_pushed_once_and_its_result_is_told(site: Site) -> None:
     asyncio.run(run())
 
 
+def test_a_test_is_pushed_though_digests_cannot_be_claimed(site: Site) -> None:
+    async def run() -> None:
+        async with listening() as endpoint, looking(site.database) as database, site.database.pool() as db:
+            messenger = await site.add_messenger(endpoint=endpoint.url)
+            await database.run("REVOKE UPDATE ON registry.digest FROM registryd_app")
+            async with Pusher(db, SecretBox(site.secrets_key), LOOPBACK) as pusher:
+                announcing = asyncio.create_task(Announcer(db, pusher).run())
+                assert (await test_pushes.run(db, MessengerId(messenger.messenger_id))).delivered
+                announcing.cancel()
+
+    asyncio.run(run())
+
+
 def test_one_test_at_a_time_and_ten_a_minute(site: Site) -> None:
     async def run() -> None:
         async with looking(site.database) as database, site.database.pool() as db:
