@@ -46,8 +46,9 @@ DECLARE
     chosen uuid[];
 BEGIN
     IF NOT dry_run THEN
-        -- One after the other, so that a request that is repeated finds the first one.
-        PERFORM FROM registry.messenger AS m WHERE m.messenger_id = messenger FOR NO KEY UPDATE;
+        -- One after the other, so that a request that is repeated finds the first one. Not by the messenger's row: choosing takes seconds, and
+        -- whoever suspends the messenger must not wait for its requests.
+        PERFORM pg_advisory_xact_lock(hashtextextended('registry.own_replay ' || messenger, 0));
         SELECT r.* INTO known FROM registry.replay AS r
          WHERE r.messenger_id = messenger AND r.own AND r.since_at = since AND r.until_at = until
            AND (r.finished_at IS NULL OR r.asked_at > now() - interval '1 hour')

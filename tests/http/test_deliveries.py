@@ -134,6 +134,17 @@ def test_a_replay_that_is_asked_for_twice_is_one(service: Service) -> None:
     assert replay(service, messenger, day=day).body["replayId"] > first.body["replayId"]
 
 
+def test_who_suspends_a_messenger_and_the_messenger_s_replay_do_not_wait_for_each_other(service: Service) -> None:
+    messenger = service.messenger()
+    deliver(service, messenger, days_ago(2, hours=1))
+    service.sql("BEGIN")
+    try:
+        service.sql("SELECT FROM registry.messenger WHERE messenger_id = $1 FOR NO KEY UPDATE", messenger.messenger_id)
+        assert replay(service, messenger, day=days_ago(2).date().isoformat()).status == 200
+    finally:
+        service.sql("ROLLBACK")
+
+
 def test_one_replay_at_a_time_and_five_a_day(service: Service) -> None:
     messenger, other = service.messenger(), service.messenger()
     deliver(service, messenger, *(days_ago(2, hours=hour) for hour in range(OWN_A_DAY_MAX + 1)))
