@@ -121,7 +121,7 @@ class QuotaGuard:
             now = self._clock()
             day = int(now // DAY_S)
             if self._asked(messenger_id, day)[0] + self.in_flight[messenger_id] + numbers > messenger.daily_quota:
-                raise QuotaExceeded(max(1, int((day + 1) * DAY_S - now)))
+                raise QuotaExceeded(max(1, ceil((day + 1) * DAY_S - now)))
         alarm = self._alarms.get(messenger_id)
         if alarm is not None and alarm.until > (now := self._steady()):  # else the database is away, or has not been asked yet
             alarm.take(now, numbers, self._per_minute)
@@ -183,16 +183,15 @@ class QuotaGuard:
         today = int(self._clock() // DAY_S)
         usage = [(messenger_id, _date(day), used, absent) for (messenger_id, day), (used, absent) in self._sent.items()]
         try:
-            shared = await guard.exchange(self._db, _date(today), usage, sorted(signs))
-        except BaseException as error:
-            if isinstance(error, guard.CommitInDoubt):
-                self._in_doubt = error.transaction, self._sent
+            shared = await guard.exchange(self._db, _date(today), usage, sorted(signs), self._doubt)
+        except BaseException:
             for key, count in self._sent.items():
                 self._add(key, *count)
             self._signs |= signs
             raise
         finally:
             self._sent = {}
+        self._in_doubt = None
         self._shared = {row.messenger_id: (row.used, row.absent) for row in shared.usage}
         self._shared_day = today
         self._take_measures(shared.measures)
@@ -201,6 +200,10 @@ class QuotaGuard:
             observe.enumeration_alarms.labels(raised.name, raised.kind).inc()
             if raised.is_new:
                 observe.event("enumeration_alarm", "warning", messenger=raised.name, kind=raised.kind)
+
+    def _doubt(self, transaction: str) -> None:
+        """What was sent is in doubt from when the transaction commits until that has been answered."""
+        self._in_doubt = transaction, self._sent
 
     def _asked(self, messenger_id: MessengerId, day: int) -> tuple[int, int]:
         """(used, absent) of a day, as far as this process knows."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 from registryd.domain.enumeration import Sign
-from registryd.domain.errors import Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.store.commits import transaction_id
 from registryd.store.pool import Database, fetch, first
@@ -78,14 +77,6 @@ class AlarmKind(NamedTuple):
     kind: str
 
 
-class CommitInDoubt(Unavailable):
-    """The registry cannot answer now: whether the exchange was committed is not known yet."""
-
-    def __init__(self, transaction: str) -> None:
-        super().__init__()
-        self.transaction = transaction
-
-
 class Shared(NamedTuple):
     """What the processes know together."""
 
@@ -107,27 +98,27 @@ CLEAR_ALARMS = Query("guard", "clear_alarms", AlarmKind, int)
 
 
 async def exchange(
-    db: Database, day: date, usage: Sequence[tuple[MessengerId, date, int, int]], signs: Sequence[tuple[MessengerId, Sign]]
+    db: Database,
+    day: date,
+    usage: Sequence[tuple[MessengerId, date, int, int]],
+    signs: Sequence[tuple[MessengerId, Sign]],
+    commits: Callable[[str], None],
 ) -> Shared:
     """Adds this process's usage (messenger, day, used, absent) and signs. Returns the day's usage and the alarms of all processes.
 
-    Raises: CommitInDoubt; Unavailable, where nothing was added.
+    `commits` is told the transaction that adds usage before it is committed: where this does not return, whether it was is not known.
+    Raises: Unavailable.
     """
-    written = None
-    try:
-        async with db.transaction() as connection:
-            if usage:
-                await fetch(connection, ADD_USAGE, *zip(*usage, strict=True))
-            raised = await fetch(connection, RAISE_ALARMS, *zip(*signs, strict=True)) if signs else []
-            measures = await first(connection, READ_MEASURES)
-            if measures is None:
-                raise AssertionError("no policy is in force: registry.policy has no row that has begun")
-            shared = Shared(await fetch(connection, READ_USAGE, day), raised, await fetch(connection, READ_THROTTLED), measures)
-            written = await transaction_id(connection) if usage else None
-    except Unavailable as error:
-        if written is not None:
-            raise CommitInDoubt(written) from error
-        raise
+    async with db.transaction() as connection:
+        if usage:
+            await fetch(connection, ADD_USAGE, *zip(*usage, strict=True))
+        raised = await fetch(connection, RAISE_ALARMS, *zip(*signs, strict=True)) if signs else []
+        measures = await first(connection, READ_MEASURES)
+        if measures is None:
+            raise AssertionError("no policy is in force: registry.policy has no row that has begun")
+        shared = Shared(await fetch(connection, READ_USAGE, day), raised, await fetch(connection, READ_THROTTLED), measures)
+        if usage:
+            commits(await transaction_id(connection))
     return shared
 
 

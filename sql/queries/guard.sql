@@ -1,10 +1,12 @@
 -- What the processes share of the enumeration guard: usage, alarms and measures. Each process exchanges it about once a second.
 
 -- name: add_usage
--- Why: each process adds what it has answered since the last exchange, so that the row holds the sum over all of them.
+-- Why: each process adds what it has answered since the last exchange, so that the row holds the sum over all of them. A messenger that a DBA
+-- has deleted meanwhile is left out: it would stop the exchange for all the others.
 INSERT INTO registry.quota_usage AS u (messenger_id, day, used, absent)
 SELECT n.messenger_id, n.day, n.used, n.absent
   FROM unnest($1::integer[], $2::date[], $3::bigint[], $4::bigint[]) AS n(messenger_id, day, used, absent)
+  JOIN registry.messenger AS m ON m.messenger_id = n.messenger_id
  ORDER BY n.messenger_id, n.day
     ON CONFLICT (messenger_id, day) DO UPDATE SET used = u.used + excluded.used, absent = u.absent + excluded.absent;
 
@@ -12,11 +14,13 @@ SELECT n.messenger_id, n.day, n.used, n.absent
 SELECT u.messenger_id, u.used, u.absent FROM registry.quota_usage AS u WHERE u.day = $1;
 
 -- name: raise_alarms
--- Why: a sign prolongs the messenger's alarm of its kind, or raises one. Two processes that see a sign at once have just waited for each
+-- Why: a sign prolongs the messenger's alarm of its kind, or raises one; a deleted messenger has none. Two processes that see a sign at once have just waited for each
 -- other in add_usage, so the second one finds the alarm of the first.
 WITH sign AS MATERIALIZED (
     SELECT s.messenger_id, s.kind::registry.alarm_kind AS kind, now() + p.alarm_lasts AS ends_at
-      FROM unnest($1::integer[], $2::text[]) AS s(messenger_id, kind) CROSS JOIN registry.policy_in_force(now()) AS p
+      FROM unnest($1::integer[], $2::text[]) AS s(messenger_id, kind)
+      JOIN registry.messenger AS m ON m.messenger_id = s.messenger_id
+     CROSS JOIN registry.policy_in_force(now()) AS p
 ), prolonged AS (
     UPDATE registry.enumeration_alarm AS a SET ends_at = greatest(a.ends_at, s.ends_at), signs = a.signs + 1
       FROM sign AS s

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from registryd.domain.errors import Unavailable
+from registryd.domain.identifiers import MessengerId
 from registryd.http.refusals import Refusals
 from registryd.store.messengers import Messenger, read_directory
 from registryd.store.pool import Database
@@ -47,6 +48,20 @@ def test_a_commit_whose_answer_is_lost_counts_once(site: Site, is_committed: boo
             await refusals.flush()
         async with site.database.connect() as dba:
             assert await dba.fetchval("SELECT sum(refusals) FROM report.refusal_daily") == 6
+
+    asyncio.run(story())
+
+
+def test_what_a_messenger_was_refused_that_a_dba_deleted_meanwhile_stops_nobody_s(site: Site) -> None:
+    async def story() -> None:
+        await site.add_messenger()
+        async with site.database.pool() as db, site.database.connect() as dba:
+            alpha = await the_messenger(db)
+            refusals = Refusals(db)
+            refusals.count(alpha._replace(messenger_id=MessengerId(alpha.messenger_id + 1_000)), "queue")
+            refusals.count(alpha, "queue")
+            await refusals.flush()
+            assert await dba.fetchval("SELECT sum(refusals) FROM report.refusal_daily") == 1
 
     asyncio.run(story())
 

@@ -10,6 +10,7 @@ import pytest
 from registryd.domain.errors import QuotaExceeded, Unavailable
 from registryd.domain.identifiers import MessengerId
 from registryd.presence.quota import QuotaGuard
+from registryd.store import guard as store
 from registryd.store.messengers import Messenger
 from registryd.store.pool import Database
 from tests.conftest import Site
@@ -102,7 +103,7 @@ def nobody() -> Database:
 
 @pytest.mark.parametrize(
     ("now", "wait_s"),
-    [(NOON, 43_200), (datetime(2026, 3, 2, tzinfo=UTC), 86_400), (datetime(2026, 3, 2, 23, 59, 59, 900_000, tzinfo=UTC), 1)],
+    [(NOON, 43_200), (datetime(2026, 3, 2, tzinfo=UTC), 86_400), (datetime(2026, 3, 2, 23, 59, 57, 900_000, tzinfo=UTC), 3)],
 )
 def test_the_budget_begins_anew_at_midnight_utc(now: datetime, wait_s: int) -> None:
     clock = Clock(now)
@@ -135,6 +136,19 @@ def test_yesterday_s_numbers_are_counted_for_yesterday(site: Site) -> None:
     asyncio.run(run())
 
 
+def test_a_messenger_that_a_dba_deleted_meanwhile_stops_nobody_s_exchange(site: Site) -> None:
+    async def run() -> None:
+        messenger_id = await add_messenger(site)
+        gone, day = MessengerId(messenger_id + 1_000), NOON.date()
+        async with site.database.pool() as db:
+            usage = [(gone, day, 5, 5), (messenger_id, day, 3, 1)]
+            shared = await store.exchange(db, day, usage, [(gone, "absent"), (messenger_id, "absent")], lambda _: None)
+        assert [raised.name for raised in shared.raised] == ["one"]
+        assert await recorded(site) == {(messenger_id, day): (3, 1)}
+
+    asyncio.run(run())
+
+
 def test_counts_are_kept_while_the_database_does_not_take_them(site: Site) -> None:
     async def run() -> None:
         messenger_id = await add_messenger(site)
@@ -158,6 +172,28 @@ def test_counts_are_kept_while_the_database_does_not_take_them(site: Site) -> No
                 await guard.exchange()
                 assert guard.usage(messenger_id) == (NOON.date(), 9, 1)
         assert await recorded(site) == {(messenger_id, NOON.date()): (9, 1)}
+
+    asyncio.run(run())
+
+
+def test_usage_is_not_counted_twice_where_the_exchange_was_cancelled_at_its_commit(site: Site) -> None:
+    """As at the end of a process, which then exchanges once more."""
+
+    async def run() -> None:
+        messenger_id = await add_messenger(site)
+        async with cut_at_commit(site.database, is_committed=True) as (db, cut):
+            guard = QuotaGuard(db, Clock())
+            await guard.exchange()
+            answered(guard, messenger_id, 2, absent=1)
+            cut.is_armed = True
+            exchange = asyncio.create_task(guard.exchange())
+            while cut.is_armed:
+                await asyncio.sleep(0)
+            exchange.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await exchange
+            await guard.exchange()
+        assert await recorded(site) == {(messenger_id, NOON.date()): (2, 1)}
 
     asyncio.run(run())
 

@@ -32,7 +32,7 @@ def test_the_reports_of_a_small_registry_add_up(database: TestDatabase) -> None:
             # Six numbers asked, two of them absent; one page was late.
             await journaled(database, busy, [FIRST, FIRST + 1, FIRST + 99, FIRST + 98], 5)
             await journaled(database, busy, [FIRST, FIRST + 1], 21 * 60 * 1000)
-            await guard.exchange(db, today, [(MessengerId(busy), today, 6, 2)], [(MessengerId(busy), "canary")])
+            await guard.exchange(db, today, [(MessengerId(busy), today, 6, 2)], [(MessengerId(busy), "canary")], lambda _: None)
 
             # Four of its five bindings end: three a day and an hour ago, so late or overdue; one now.
             ended_at = datetime.now(UTC) - timedelta(hours=25)
