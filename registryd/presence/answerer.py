@@ -242,12 +242,16 @@ class Answerer:
         key, sent = self.digest_key, time.monotonic()
         group.sort(key=attrgetter("messenger_id"))
         runs = store.Runs([], [], [])
-        first = 0
+        first, oldest = 0, 0.0
         for ask in group:
             if not runs.messenger_ids or runs.messenger_ids[-1] != ask.messenger_id:
                 runs.messenger_ids.append(ask.messenger_id)
                 runs.query_counts.append(0)
                 runs.waited_ms.append(int((sent - ask.received) * 1000))
+                oldest = ask.received
+            elif ask.received < oldest:  # it was asked before, and its contract was being changed
+                oldest = ask.received
+                runs.waited_ms[-1] = int((sent - oldest) * 1000)
             runs.query_counts[-1] += ask.count
             ask.first = first
             first += ask.count

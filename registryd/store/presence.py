@@ -24,7 +24,7 @@ class Runs(NamedTuple):
     messenger_ids: list[MessengerId]
     query_counts: list[int]
     waited_ms: list[int]
-    """How long the first query of each messenger has waited since its receipt."""
+    """How long each messenger's query that waits longest has waited since its receipt."""
 
 
 class Answered(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -80,6 +81,19 @@ def test_queries_go_past_a_statement_that_is_stuck(site: Site) -> None:
                     assert (await in_time(of.answer(number))).present
                 assert not stuck.done()
             assert await stuck == (True, "recorded")
+
+    asyncio.run(run())
+
+
+def test_a_page_tells_of_each_messenger_how_long_its_oldest_query_waited(site: Site) -> None:
+    """Not the one that stands first: a query that is asked again, because its contract was being changed, comes behind newer ones."""
+
+    async def run() -> None:
+        async with registry(site) as of:
+            now = time.monotonic()
+            await asyncio.gather(*(of.answerer.answer(of.one, query(0), now - wait_s) for wait_s in (10, 70, 30)))
+            [page] = await of.fetch("SELECT queries, waited_ms FROM registry.journal_page")
+            assert (page["queries"], page["waited_ms"][0] // 1_000) == (3, 70)
 
     asyncio.run(run())
 
