@@ -25,7 +25,7 @@ Names = Callable[["Connection"], Awaitable[list[str]]]
 
 
 def _completes(read: Names) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Makes `read` what click asks for the words that may stand in a place."""
+    """Makes a completer for click of `read`: click asks it for the words that may stand in a place."""
 
     @functools.wraps(read)
     def offer(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

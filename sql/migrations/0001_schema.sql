@@ -779,7 +779,8 @@ CREATE TABLE registry.digest_key ( -- The keys of the journal's digests: random,
     CONSTRAINT keys_are_numbered_by_their_month
         CHECK (month = date_trunc('month', month) AND key_id = (extract(year FROM month) - 2000) * 12 + extract(month FROM month)),
     CONSTRAINT destroyed_keys_have_no_ciphertext CHECK ((ciphertext IS NULL) = (destroyed_at IS NOT NULL))
-);
+) -- The version of a row that still holds the ciphertext of a destroyed key must go. By default autovacuum waits for fifty of them, which is four years.
+WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 0);
 
 CREATE TABLE registry.breakglass_event ( -- The break-glass log, append-only: what one person asked for and why, who approved it, and that it was done: a look at a number, an undoing of ends, a withdrawal of notifications. Each row holds the hash of the one before it.
     sequence    bigint PRIMARY KEY CHECK (sequence >= 1), -- Counts the rows from 1, without a gap.

@@ -65,6 +65,22 @@ def test_a_page_names_the_key_of_the_moment_it_was_written(database: TestDatabas
     asyncio.run(run())
 
 
+def test_autovacuum_takes_at_once_what_a_destroyed_key_was(shared: TestDatabase) -> None:
+    """By default some dead rows of a small table stay for years, and each base backup would hold the key with them."""
+
+    async def run() -> None:
+        async with shared.connect() as connection:
+            options = await connection.fetch(
+                "SELECT o.option_name AS name, o.option_value::float8 AS value FROM pg_class AS c, pg_options_to_table(c.reloptions) AS o "
+                "WHERE c.oid = 'registry.digest_key'::regclass"
+            )
+        dead_rows = {"autovacuum_vacuum_threshold": 50.0, "autovacuum_vacuum_scale_factor": 0.2} | {o["name"]: o["value"] for o in options}
+        months = 12 * 3
+        assert dead_rows["autovacuum_vacuum_threshold"] + dead_rows["autovacuum_vacuum_scale_factor"] * months < 1
+
+    asyncio.run(run())
+
+
 def test_a_key_is_destroyed_when_nothing_of_its_month_is_left_and_not_before(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection, database.pool() as db:
