@@ -27,6 +27,7 @@ STEPS: tuple[tuple[str, Callable[[Trial], str]], ...] = (
     ("first messenger", installing.first_messenger),
     ("a query over TLS", installing.query),
     ("audit by root", installing.audit),
+    ("two persons and an auditor", installing.persons),
     ("restart one after another", faults.restart_one),
     ("a typo, and one restarted", faults.typo),
     ("a typo that stays", faults.typo_that_stays),

@@ -73,6 +73,28 @@ def audit(trial: Trial) -> str:
     return trial.machine.ask("registryd audit verify > /dev/null && registryd audit head > /dev/null && echo root may")
 
 
+def persons(trial: Trial) -> str:
+    """Two persons look at a number and an auditor verifies: with the roles that sql/README.md gives them, and nothing of the service."""
+    roles = "CREATE ROLE anna LOGIN; GRANT registryd_breakglass TO anna; ALTER ROLE anna SET log_min_messages = 'panic'; "
+    roles += "CREATE ROLE boris LOGIN; GRANT registryd_approver TO boris"
+    trial.machine.ask(f'useradd anna && useradd boris && cd / && runuser -u postgres -- psql -q -d registryd -c "{roles}"')
+
+    def does(person: str, *words: str, stdin: str = "/dev/null") -> str:
+        return f"cd / && runuser -u {person} -- registryd {' '.join(words)} --dsn postgresql:///registryd < {stdin}"
+
+    trial.machine.ask(f"echo +{known(1)[0]} > /run/number")
+    asked = trial.machine.ask(does("anna", "breakglass", "request", "--reason", "complaint", "--json", stdin="/run/number"))
+    number = str(json.loads(asked)["request"])
+    wait_for(lambda: trial.machine.run(does("boris", "breakglass", "approve", number)).returncode == 0, "it is prepared and approved")
+    seen = json.loads(trial.machine.ask(does("anna", "breakglass", "look", number, "--json")))
+    assert "contract" in {row["kind"] for row in seen}, seen
+    assert trial.machine.run("cd / && runuser -u anna -- cat /etc/registryd/registryd.toml").returncode != 0
+    trial.machine.ask("umask 077 && openssl rand -hex 32 > /var/lib/postgresql/audit.key && chown postgres /var/lib/postgresql/audit.key")
+    trial.machine.ask(does("postgres", "audit", "verify"))
+    head = json.loads(trial.machine.ask(does("postgres", "audit", "head", "--key", "/var/lib/postgresql/audit.key")))
+    return f"{len(seen)} rows seen; a head of {', '.join(head)}"
+
+
 def second_machine(trial: Trial) -> str:
     """Another machine on the same database: it has the keys of the first, and answers the same messenger."""
     machine = Machine.fresh("second", trial.machine.root.parent / "base")

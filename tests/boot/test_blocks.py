@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from registryd import resources
 from tests.boot.blocks import HEADINGS, apt_lines, shell_blocks, under
 
 BLOCKS = [block for _, block in shell_blocks()]
@@ -26,6 +27,11 @@ def test_each_block_is_a_shell_s(block: str) -> None:
 @pytest.mark.parametrize("block", BLOCKS)
 def test_no_block_needs_what_a_minimal_debian_lacks(block: str) -> None:
     assert not re.search(r"\bsudo\b|/etc/sysusers\.d|/etc/tmpfiles\.d", block)
+
+
+def test_no_other_document_needs_it_either() -> None:
+    texts = [path.read_text() for path in (resources.path("sql/README.md"), resources.path("systemd/RUNBOOK.md"))]
+    assert not [line for text in texts for line in text.splitlines() if re.search(r"\bsudo\b", line)]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
