@@ -46,7 +46,7 @@ def _role(name: str, does: str, reloaded: str) -> click.Command:
     return run
 
 
-KEYS = "API keys and log level"
+KEYS = "API keys, TLS certificate and log level"
 answer = _role("answer", "Answer messengers: the messenger API.", KEYS)
 deliver = _role("deliver", "Deliver notifications: pushes, retries, daily digests.", "the log level")
 operate = _role("operate", "Take contract events, and do the work that is done once for all processes.", KEYS)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from hashlib import sha256
 
 from registryd import config, observe
-from registryd.config import ConfigError, Settings
+from registryd.config import ConfigError, Credentials, Settings
 from registryd.roles import certificates
 
 
@@ -14,6 +15,7 @@ class Reload:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._credentials = _digests(settings.credentials)
         self.certificates: list[Callable[[], None]] = []
         """Each reads the TLS certificate of one listener again."""
         self.others: list[Callable[[], Awaitable[object]]] = []
@@ -36,6 +38,13 @@ class Reload:
             self.note = f"; the last reload failed: {reason or type(error).__name__}"
             return
         needs = config.need_restart(self._settings.file, fresh.file)
+        needs += sorted(dict(self._credentials.items() ^ _digests(self._settings.credentials).items()))
         observe.event("reloaded", "warning" if needs else "info", log_level=fresh.file.log.level, needs_restart=needs)
         observe.configure(fresh.file.log.level)
         self.note = f"; until a restart the former value holds of {', '.join(needs)}" if needs else ""
+
+
+def _digests(credentials: Credentials) -> Mapping[str, bytes]:
+    """What a process was given and reads once: a reload reads nothing again but the certificate that it serves."""
+    files = [path for name in credentials.NAMES if name not in ("tls-certificate", "tls-key") and (path := credentials.path(name))]
+    return {path.name: sha256(path.read_bytes()).digest() for path in (*files, *credentials.directory.glob("endpoint-*"))}

@@ -83,7 +83,9 @@ def persons(trial: Trial) -> str:
         return f"cd / && runuser -u {person} -- registryd {' '.join(words)} --dsn postgresql:///registryd < {stdin}"
 
     trial.machine.ask(f"echo +{known(1)[0]} > /run/number")
-    asked = trial.machine.ask(does("anna", "breakglass", "request", "--reason", "complaint", "--json", stdin="/run/number"))
+    asked = trial.machine.ask(
+        does("anna", "breakglass", "request", "--reason", "complaint-17-of-the-subscriber", "--json", stdin="/run/number")
+    )
     number = str(json.loads(asked)["request"])
     wait_for(lambda: trial.machine.run(does("boris", "breakglass", "approve", number)).returncode == 0, "it is prepared and approved")
     seen = json.loads(trial.machine.ask(does("anna", "breakglass", "look", number, "--json")))

@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.certificates import make_pair
 from tests.conftest import Site, daemon, wait_for
 
 
@@ -76,3 +77,16 @@ def test_a_reload_that_is_asked_for_during_another_comes_after_it(site: Site, tm
                 runner.run(dba.close())
             manager.settimeout(60)
             assert [told() for _ in range(3)] == ["READY", "RELOADING", "READY"]
+
+
+def test_a_reload_says_which_credentials_it_does_not_read_again(site: Site) -> None:
+    """Only the certificate that a process serves is read again."""
+    client_ca = site.directory / "credentials" / "client-ca"
+    first, second = make_pair("a CA").certificate, make_pair("another").certificate
+    client_ca.write_bytes(first)
+    with daemon(site, "answer") as running:
+        for count, (written, needs) in enumerate([(second, ["client-ca"]), (first, [])], 1):
+            client_ca.write_bytes(written)
+            running.process.send_signal(signal.SIGHUP)
+            told = wait_for(lambda count=count: [line for line in running.log() if line["event"] == "reloaded"][count - 1 :])  # type: ignore[misc] # their types are the tuple's
+            assert [line["needs_restart"] for line in told] == [needs]
