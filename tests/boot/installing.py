@@ -83,10 +83,8 @@ def persons(trial: Trial) -> str:
         return f"cd / && runuser -u {person} -- registryd {' '.join(words)} --dsn postgresql:///registryd < {stdin}"
 
     trial.machine.ask(f"echo +{known(1)[0]} > /run/number")
-    asked = trial.machine.ask(
-        does("anna", "breakglass", "request", "--reason", "complaint-17-of-the-subscriber", "--json", stdin="/run/number")
-    )
-    number = str(json.loads(asked)["request"])
+    asked = trial.machine.ask(does("anna", "breakglass", "request", "--reason", "the-subscriber-complains", "--json", stdin="/run/number"))
+    number = str(json.loads(asked.partition("number: ")[2])["request"])
     wait_for(lambda: trial.machine.run(does("boris", "breakglass", "approve", number)).returncode == 0, "it is prepared and approved")
     seen = json.loads(trial.machine.ask(does("anna", "breakglass", "look", number, "--json")))
     assert "contract" in {row["kind"] for row in seen}, seen
@@ -94,7 +92,8 @@ def persons(trial: Trial) -> str:
     trial.machine.ask("umask 077 && openssl rand -hex 32 > /var/lib/postgresql/audit.key && chown postgres /var/lib/postgresql/audit.key")
     trial.machine.ask(does("postgres", "audit", "verify"))
     head = json.loads(trial.machine.ask(does("postgres", "audit", "head", "--key", "/var/lib/postgresql/audit.key")))
-    return f"{len(seen)} rows seen; a head of {', '.join(head)}"
+    assert head["signature"]
+    return f"{len(seen)} rows seen, the evidence verified, a head signed"
 
 
 def second_machine(trial: Trial) -> str:

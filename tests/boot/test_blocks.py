@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,15 @@ def test_no_block_overwrites_a_key_that_is_there(block: str) -> None:
     for line in block.splitlines():
         if "openssl" in line and (">" in line or "-keyout" in line):
             assert "[ -s " in line or "mv " in line, line
+
+
+def test_rotating_secrets_key_twice_keeps_the_key_that_what_is_stored_was_sealed_under(tmp_path: Path) -> None:
+    [line] = [line for block in BLOCKS for line in block.splitlines() if "openssl" in line and "secrets-key-previous" in line]
+    (tmp_path / "secrets-key").write_text("the first")
+    for _ in range(2):
+        subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True)
+    assert (tmp_path / "secrets-key-previous").read_text() == "the first"
+    assert len((tmp_path / "secrets-key").read_text().strip()) == 64
 
 
 def test_the_packages_that_the_documents_install_are_known_to_the_campaign() -> None:
