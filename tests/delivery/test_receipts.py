@@ -67,6 +67,24 @@ def test_the_status_is_the_verdict_whatever_the_rest_of_the_answer_is(answer: by
     asyncio.run(run(answer.replace(b" %d" % status, b" 500", 1), Failed("status 500", 500)))
 
 
+def test_headers_that_never_end_cost_little_and_leave_the_verdict_to_the_status() -> None:
+    """Each of them is short enough. All of them together would have the process killed, which delivers to others too."""
+    hung_up = asyncio.Event()
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 204 No Content\r\n" + b"X: %b\r\n" % (b"x" * 60_000) * 5)
+        await reader.read()
+        hung_up.set()
+
+    async def run() -> None:
+        async with raw_server(endless) as url, pushing() as outcome:
+            assert await outcome(url) == Acknowledged(204)
+            await asyncio.wait_for(hung_up.wait(), PATIENCE_S)
+
+    asyncio.run(run())
+
+
 def test_receipt_counts_whatever_follows_it() -> None:
     """A 2xx is a receipt: its body may be endless, broken, compressed or late, and costs next to nothing."""
     ended = asyncio.Event()
