@@ -3,26 +3,38 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = registry, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET enable_mergejoin = off SET enable_hashjoin = on SET jit = off
 AS $$
 DECLARE
-    over timestamptz := (SELECT now() - p.ended_kept FROM registry.policy_in_force(now()) AS p);
+    over        timestamptz := (SELECT now() - p.ended_kept FROM registry.policy_in_force(now()) AS p);
+    due_before  timestamptz := over + greatest((SELECT max(p.notice_within) FROM registry.policy AS p), '24 hours');
+    whose       integer;
+    numbers     bigint[] := '{}';
+    generations smallint[] := '{}';
 BEGIN
     IF over IS NULL OR NOT pg_try_advisory_xact_lock(hashtextextended('registry.purge_ended', 0)) THEN
         RETURN;
     END IF;
-    -- What is owed is read once for each batch, into a hash. What has ended is read by its index until the batch is full; an ORDER BY would sort
-    -- all of it first. Rows are deleted by their place (ctid), which stays the same because ended rows are never changed.
+    -- What is owed of contracts that are over has a deadline of their time, or undoes an end: mostly it is nothing, whatever else is owed. It is
+    -- looked for by the key, because on a day when millions are owed to look through them takes seconds for each batch.
+    FOR whose IN SELECT m.messenger_id FROM registry.messenger AS m LOOP
+        SELECT numbers || coalesce(array_agg(o.msisdn), '{}'), generations || coalesce(array_agg(o.generation), '{}') INTO numbers, generations
+          FROM (SELECT n.msisdn, n.generation FROM registry.notification AS n WHERE n.messenger_id = whose AND n.deadline_at < due_before
+                UNION ALL
+                SELECT n.msisdn, n.generation FROM registry.notification AS n WHERE n.messenger_id = whose AND n.undoes IS NOT NULL
+                UNION ALL
+                SELECT h.msisdn, h.generation FROM registry.notification_held AS h WHERE h.messenger_id = whose AND h.deadline_at < due_before) AS o;
+    END LOOP;
+    -- What has ended is read by its index until the batch is full; an ORDER BY would sort all of it first. Rows are deleted by their place (ctid),
+    -- which stays the same because ended rows are never changed.
     DELETE FROM registry.binding AS b WHERE b.ctid = ANY (ARRAY(
         SELECT e.ctid FROM registry.binding AS e
          WHERE e.ended_at < over
-           AND NOT EXISTS (SELECT FROM registry.notification AS n WHERE n.msisdn = e.msisdn AND n.generation = e.generation)
-           AND NOT EXISTS (SELECT FROM registry.notification_held AS h WHERE h.msisdn = e.msisdn AND h.generation = e.generation)
+           AND NOT EXISTS (SELECT FROM unnest(numbers, generations) AS o(msisdn, generation) WHERE o.msisdn = e.msisdn AND o.generation = e.generation)
          LIMIT batch));
     GET DIAGNOSTICS bindings = ROW_COUNT;
     DELETE FROM registry.contract AS c WHERE c.ctid = ANY (ARRAY(
         SELECT e.ctid FROM registry.contract AS e
          WHERE e.ended_at < over
            AND (SELECT true FROM registry.binding AS b WHERE b.msisdn = e.msisdn AND b.generation = e.generation LIMIT 1) IS NULL
-           AND NOT EXISTS (SELECT FROM registry.notification AS n WHERE n.msisdn = e.msisdn AND n.generation = e.generation)
-           AND NOT EXISTS (SELECT FROM registry.notification_held AS h WHERE h.msisdn = e.msisdn AND h.generation = e.generation)
+           AND NOT EXISTS (SELECT FROM unnest(numbers, generations) AS o(msisdn, generation) WHERE o.msisdn = e.msisdn AND o.generation = e.generation)
          LIMIT batch));
     GET DIAGNOSTICS contracts = ROW_COUNT;
     RETURN NEXT;
