@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from importlib import import_module
+from types import TracebackType
 from typing import Any
 
 import click
 import uvloop
 
+from registryd import sdnotify
 from registryd.cli.kinds import Whole
 from registryd.cli.running import Context, command, pass_context
 from registryd.config import INSTANCES_MAX, Settings
-from registryd.loglines import open_streams
+from registryd.loglines import as_error, open_streams
 
 INSTANCE = Whole(1, INSTANCES_MAX)
 
@@ -40,6 +43,7 @@ def _role(name: str, does: str, reloaded: str) -> click.Command:
     @command
     def run(context: Context, *, instance: int) -> None:
         open_streams()
+        sys.excepthook = tell_crash
         role: Callable[[Settings, int], Coroutine[Any, Any, None]] = getattr(import_module(f"registryd.roles.{name}"), name)
         uvloop.run(role(context.settings, instance))
 
@@ -47,6 +51,14 @@ def _role(name: str, does: str, reloaded: str) -> click.Command:
 
 
 KEYS = "API keys, TLS certificate and log level"
+
+
+def tell_crash(kind: type[BaseException], _: BaseException, trace: TracebackType | None) -> None:
+    """Tells where a fault of ours has ended a process, and not the exception's text, which may quote a row."""
+    sdnotify.status(f"ended by a fault of registryd's own: {kind.__name__}")
+    sys.stderr.write(as_error(f"{''.join(traceback.format_tb(trace))}{kind.__name__}", sys.stderr) + "\n")
+
+
 answer = _role("answer", "Answer messengers: the messenger API.", KEYS)
 deliver = _role("deliver", "Deliver notifications: pushes, retries, daily digests.", "the log level")
 operate = _role("operate", "Take contract events, and do the work that is done once for all processes.", KEYS)

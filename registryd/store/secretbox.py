@@ -60,7 +60,7 @@ class SecretBox:
         """Raises: WrongSecretsKey."""
         try:
             return self._known[sealed[0]].decrypt(sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :], str(owner).encode())
-        except (KeyError, InvalidTag):
+        except (LookupError, ValueError, InvalidTag):  # another key's; or it is none: it is too short
             raise WrongSecretsKey from None
 
     @property

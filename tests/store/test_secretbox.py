@@ -29,6 +29,12 @@ def test_another_key_another_owner_or_a_changed_byte_opens_nothing(box: SecretBo
         box.open(owner, bytes(sealed))
 
 
+@pytest.mark.parametrize("length", [0, 1, 5, 13, 20])
+def test_what_is_too_short_to_be_sealed_opens_nothing_and_is_no_other_fault(length: int) -> None:
+    with pytest.raises(WrongSecretsKey):
+        SecretBox(OLD).open(7, SecretBox(OLD).seal(7, b"secret")[:length])
+
+
 def test_two_keys_of_one_id_are_refused() -> None:
     same = next(key for n in range(1, 10_000) if SecretBox(key := n.to_bytes(32)).key_id == SecretBox(OLD).key_id)
     with pytest.raises(ConfigError, match="make another"):
