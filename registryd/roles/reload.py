@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 
 from registryd import config, observe
@@ -46,5 +47,9 @@ class Reload:
 
 def _digests(credentials: Credentials) -> Mapping[str, bytes]:
     """What a process was given and reads once: a reload reads nothing again but the certificate that it serves."""
-    files = [path for name in credentials.NAMES if name not in ("tls-certificate", "tls-key") and (path := credentials.path(name))]
-    return {path.name: sha256(path.read_bytes()).digest() for path in (*files, *credentials.directory.glob("endpoint-*"))}
+    names = [name for name in credentials.NAMES if name not in ("tls-certificate", "tls-key")]
+    found = {}
+    for path in (*(credentials.directory / name for name in names), *credentials.directory.glob("endpoint-*")):
+        with suppress(OSError):  # it is not there, or it is another role's
+            found[path.name] = sha256(path.read_bytes()).digest()
+    return found

@@ -80,7 +80,8 @@ def test_a_reload_that_is_asked_for_during_another_comes_after_it(site: Site, tm
 
 
 def test_a_reload_says_which_credentials_it_does_not_read_again(site: Site) -> None:
-    """Only the certificate that a process serves is read again."""
+    """Only the certificate that a process serves is read again. What it cannot read is another role's, and no matter."""
+    (site.directory / "credentials" / "secrets-key-previous").mkdir()
     client_ca = site.directory / "credentials" / "client-ca"
     first, second = make_pair("a CA").certificate, make_pair("another").certificate
     client_ca.write_bytes(first)
