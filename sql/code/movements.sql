@@ -119,7 +119,14 @@ BEGIN
     INSERT INTO registry.binding_movement (messenger_id, recorded, terminated, replaced, removed)
     SELECT f.messenger_id, sum(f.recorded), sum(f.terminated), sum(f.replaced), sum(f.removed) FROM folded AS f GROUP BY f.messenger_id;
 
-    WITH folded AS (DELETE FROM registry.notification_movement RETURNING *)
+    -- There is a row for each minute of the notice period and each messenger, and most have nothing to fold: they are left as they are.
+    WITH folded AS (
+        DELETE FROM registry.notification_movement AS m
+         WHERE m.ctid = ANY (ARRAY(
+               SELECT g.ctid FROM (SELECT n.ctid, count(*) OVER same AS rows, sum(n.pending) OVER same AS pending, sum(n.held) OVER same AS held
+                                     FROM registry.notification_movement AS n WINDOW same AS (PARTITION BY n.messenger_id, n.day, n.due)) AS g
+                WHERE g.rows > 1 OR (g.pending = 0 AND g.held = 0)))
+        RETURNING *)
     INSERT INTO registry.notification_movement (messenger_id, day, due, pending, held)
     SELECT f.messenger_id, f.day, f.due, sum(f.pending), sum(f.held) FROM folded AS f GROUP BY 1, 2, 3 HAVING sum(f.pending) <> 0 OR sum(f.held) <> 0;
 

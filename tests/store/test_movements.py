@@ -150,6 +150,36 @@ def test_two_that_fold_do_not_wait_for_each_other(database: TestDatabase) -> Non
     asyncio.run(story())
 
 
+def test_a_fold_leaves_what_has_nothing_to_fold(database: TestDatabase) -> None:
+    """Else each would write all rows anew, one for each minute of the notice period and each messenger."""
+
+    async def run() -> None:
+        async with database.connect() as dba, database.connect("registryd_app") as app:
+            await add_contracts(dba, 6)
+            (messenger_id,) = await add_messengers(dba, 1)
+            await bind(dba, messenger_id, 6)
+            end = "UPDATE registry.contract SET ended_at = now() - $2 * interval '1 hour' WHERE msisdn = $1"
+            for place, hours in enumerate((1, 1, 2, 2, 3)):
+                await dba.execute(end, FIRST + place, hours)
+
+            async def rows() -> list[tuple[Any, ...]]:
+                await app.execute("SELECT registry.fold_movements()")
+                found = await dba.fetch("SELECT ctid, pending FROM registry.notification_movement ORDER BY due")
+                return [tuple(row) for row in found]
+
+            folded = await rows()
+            assert [pending for _, pending in folded] == [1, 2, 2]
+            assert await rows() == folded
+            await dba.execute(end, FIRST + 5, 3)
+            again = await rows()
+            assert ([pending for _, pending in again], again[1:]) == ([2, 2, 2], folded[1:])
+            settle = "SELECT registry.settle_delivered($1, array_agg(notification_id), 'push') FROM registry.notification"
+            await dba.execute(settle, messenger_id)
+            assert await rows() == []
+
+    asyncio.run(run())
+
+
 def test_a_publication_of_all_tables_stops_no_job(database: TestDatabase) -> None:
     """Tools that follow changes make one. PostgreSQL then refuses to delete from a table whose rows it cannot name."""
 
