@@ -76,11 +76,15 @@ async def bind(connection: Connection, messenger_id: int, count: int, first: int
 
 
 async def ask(db: Database, messenger_id: int, *queries: tuple[int, str | None], again: bool = True) -> tuple[list[str | None], str]:
-    """One group of a messenger's queries, each a number and perhaps a code: what became of the codes, and the answers as bits."""
+    """One group of a messenger's queries, each a number and perhaps a code: what became of the codes, and the answers as bits.
+
+    A group without any code goes by the statement that binds nothing, as the daemon sends it.
+    """
     runs = presence.Runs([MessengerId(messenger_id)], [len(queries)], [3])
     codes = [IdentificationCode(code) if code else None for _, code in queries]
     digests = b"".join(number.to_bytes(16, "big") for number, _ in queries)
-    answered = await presence.answer(db, runs, [Msisdn(number) for number, _ in queries], codes, digests, 1, again=again)
+    numbers = [Msisdn(number) for number, _ in queries]
+    answered = await presence.answer(db, runs, numbers, codes if any(codes) else None, digests, 1, again=again)
     return answered.outcomes if isinstance(answered, presence.AnsweredAndBound) else [None] * len(queries), answered.bits
 
 
