@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from registryd.console.decisions import shown_url
+from registryd.domain.identifiers import without_numbers
 from registryd.store import actions, changes
 from registryd.store.pool import Database
 from registryd.views import alarms, backlog, breakglass, duty, evidence, feed, find, keys, lanes, policy, presence, processes
@@ -37,7 +38,8 @@ async def _actions(db: Database, query: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 async def _changes(db: Database, _: Mapping[str, str]) -> Mapping[str, Any]:
-    return {"changes": await changes.read_all(db), "shown_url": shown_url}
+    found = [change._replace(reason=change.reason and without_numbers(change.reason)) for change in await changes.read_all(db)]
+    return {"changes": found, "shown_url": shown_url}
 
 
 async def _found(db: Database, query: Mapping[str, str]) -> Mapping[str, Any]:

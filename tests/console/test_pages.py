@@ -99,6 +99,32 @@ def test_what_others_wrote_is_no_markup_on_any_page(lively: Desk) -> None:
         asyncio.run(lively.sql(f"UPDATE registry.lane SET last_error = 'the connection was refused' WHERE {shut}"))
 
 
+def test_why_a_request_was_refused_is_told_without_a_number(lively: Desk) -> None:
+    """A command takes any reason, and the console shows it to whoever may look."""
+    made = (
+        "INSERT INTO registry.messenger_key (key_id, messenger_id, secret_sha256) "
+        f"SELECT 'zzzzzzzz', messenger_id, sha256('') FROM registry.messenger WHERE name = '{life.LATE}'",
+        "INSERT INTO registry.change_request (messenger_id, kind, endpoint_url, requested_by, outcome, decided_at, decided_by, reason) "
+        "SELECT messenger_id, 'endpoint', 'https://example.net/', key_id, 'refused', now(), 'anna', 'asked +7 916 000-00-01, 79160000001' "
+        "FROM registry.messenger_key WHERE key_id = 'zzzzzzzz'",
+    )
+    gone = (
+        "DELETE FROM registry.change_request WHERE requested_by = 'zzzzzzzz'",
+        "DELETE FROM registry.messenger_key WHERE key_id = 'zzzzzzzz'",
+    )
+
+    async def run() -> None:
+        async with lively.logged_in() as browser:
+            for statement in made:
+                await lively.sql(statement)
+            told = await text_of(browser, "/console/changes")
+            for statement in gone:
+                await lively.sql(statement)
+        assert "by anna asked +*, *" in told
+
+    asyncio.run(run())
+
+
 def test_the_law_in_force_and_the_planned_one_are_told_apart(lively: Desk) -> None:
     async def run() -> None:
         async with lively.logged_in() as browser:
