@@ -70,7 +70,7 @@ def test_what_a_query_costs_in_the_journal(
             pages = 40_000 // size if size > 1 else 3_000
             for _ in range(pages):
                 numbers = [Msisdn(FIRST + i) for i in range(size)]
-                await presence.answer(db, presence.Runs(owners, counts, [3] * messengers), numbers, [None] * size, bytes(16 * size), 1)
+                await presence.answer(db, presence.Runs(owners, counts, [3] * messengers), numbers, None, bytes(16 * size), 1)
             sizes = await connection.fetchrow(
                 "SELECT sum(pg_total_relation_size(d.partition)), sum(coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0)) "
                 "FROM registry.day_partition AS d JOIN pg_class AS c ON c.oid = d.partition WHERE d.family = 'journal_page'"
