@@ -82,7 +82,7 @@ class Connection(web_protocol.RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        return self._waiter is not None and not self._messages
+        return self._manager is not None and self._waiter is not None and not self._messages
 
     @property
     def is_busy(self) -> bool:

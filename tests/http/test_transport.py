@@ -341,6 +341,28 @@ def test_a_client_that_resets_its_connection_is_no_fault_of_ours(messenger: Test
     assert asyncio.run(run()) == ([400] if sent != FOUND else [])
 
 
+def test_a_connection_that_was_lost_makes_no_room_though_its_listener_still_has_it() -> None:
+    """It is the listener's for another turn of the loop, in which a further client may come."""
+
+    async def handle(_: BaseRequest) -> Reply:
+        raise AssertionError
+
+    async def run() -> tuple[bool, bool]:
+        listener, sock = Listener("messenger", handle, ApiSection()), sockets.bind("127.0.0.1:0")
+        await listener.listen([sock], None)
+        _, writer = await asyncio.open_connection(*sock.getsockname())
+        [connection] = await eventually(lambda: listener.connections)
+        await eventually(lambda: connection.is_idle)
+        connection.connection_lost(None)
+        is_there, is_idle = connection in listener.connections, connection.is_idle
+        writer.close()
+        await listener.drain()
+        await listener.close(1)
+        return is_there, is_idle
+
+    assert asyncio.run(run()) == (True, False)
+
+
 def connected(started: Daemon, count: int) -> bool:
     return f'registryd_connections{{api="messenger"}} {count}.0' in started.metrics()
 
