@@ -60,7 +60,7 @@ def assert_c_parser() -> None:
 class Connection(web_protocol.RequestHandler):
     """One client's connection, without aiohttp's echoes, and without its task, writer and streamed response for each request."""
 
-    __slots__ = ("connected_at", "counted", "has_all", "head_bytes", "owner", "payload", "waits_since")
+    __slots__ = ("connected_at", "counted", "fed", "has_all", "head_bytes", "owner", "payload", "waits_since")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.connected_at = self._loop.time()
@@ -70,10 +70,8 @@ class Connection(web_protocol.RequestHandler):
         """The client has shut its side: what it has asked is answered, and then the connection ends."""
         self.payload: StreamReader | None = None
         """The body of the request under way."""
-        self.counted = 0
-        """How many requests had come when the headers of the next one began."""
-        self.head_bytes = 0
-        """What has come of these headers."""
+        self.counted = self.fed = self.head_bytes = 0
+        """How many requests have come, how much of the last one's body, and how much of the headers of the next one, or behind the body."""
         super().connection_made(transport)
         if self._keepalive_timeout > FIRST_REQUEST_S and self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
@@ -104,21 +102,27 @@ class Connection(web_protocol.RequestHandler):
             body = self._messages[-2][1] if len(self._messages) > 1 else self.payload
             if body is not None and not body.is_eof():
                 self._break(body)
-        elif self._request_count != self.counted or ((last := self._last_body) is not None and not last.is_eof()):
-            self.counted, self.head_bytes = self._request_count, 0
         else:
-            self.head_bytes += len(data)
-            if self.head_bytes > HEAD_MAX_BYTES and self.transport is not None:
-                self._refuse_head(self.transport)
+            self._bound_head(len(data))
 
     @property
     def _last_body(self) -> StreamReader | None:
         """The body of the request that came last and has not been answered."""
         return self._messages[-1][1] if self._messages else self.payload
 
-    def _refuse_head(self, transport: asyncio.Transport) -> None:
-        """Answers to headers that are too long what aiohttp answers to one that is, after the requests before them."""
-        transport.pause_reading()
+    def _bound_head(self, received: int) -> None:
+        """Answers to headers that are too long what aiohttp answers to one that is. Behind a body they are a part of its framing."""
+        body = self._last_body
+        fed = 0 if body is None else body.total_bytes
+        if self._request_count != self.counted or fed != self.fed:
+            self.counted, self.fed, self.head_bytes = self._request_count, fed, 0
+            return
+        self.head_bytes += received
+        if self.head_bytes <= HEAD_MAX_BYTES or self.transport is None:
+            return
+        self.transport.pause_reading()
+        if body is not None and not body.is_eof():
+            self._break(body)
         self._messages.append((web_protocol._ErrInfo(400, ValueError(), ""), EMPTY_PAYLOAD))
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -161,7 +165,7 @@ class Connection(web_protocol.RequestHandler):
                     self._handler_waiter.set_result(None)
             if self._close or not may_stay:
                 break
-            self.payload = None
+            self.payload, self.fed = None, 0
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             if self._keepalive_handle is None:
                 self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)

@@ -37,6 +37,7 @@ from tests.http.conftest import exchange, parse_answer
 SNDBUF = 65536
 STALLED = 'registryd_connections_closed_total{api="messenger",reason="stalled"} 1.0'
 NUMBERS = range(79_160_000_000, 79_160_000_100)
+BODY_TIMEOUT_S = ApiSection().body_timeout_s
 FOUND = json.dumps({"phoneNumber": f"+{NUMBERS[0]}"}).encode()
 
 
@@ -304,6 +305,15 @@ def test_headers_are_bounded_together_and_not_each_alone(plain_daemon: Daemon, m
             sock.sendall(unfinished[start : start + 4_000])
         told = b"".join(iter(lambda: sock.recv(65536), b""))
     assert parse_answer(told).status == 400
+    chunked = request(messenger, b"", "Expect: 100-continue").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    behind = "".join(["0\r\n", *(f"{line}\r\n" for line in long), "X-Last: "]).encode().ljust(HEAD_MAX_BYTES + 1, b"a")
+    with socket.create_connection(address(plain_daemon.api), timeout=BODY_TIMEOUT_S / 2) as sock:
+        sock.sendall(chunked)
+        assert sock.recv(65536).startswith(b"HTTP/1.1 100 ")
+        for start in range(0, len(behind), 4_000):
+            sock.sendall(behind[start : start + 4_000])
+        told = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert parse_answer(told).status == 400, "what stands behind a body is bounded too"
 
 
 @pytest.mark.parametrize("sent", [FOUND[:-1], FOUND], ids=["its body is awaited", "its answer is awaited"])
