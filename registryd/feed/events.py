@@ -72,21 +72,25 @@ class ContractFeed:
         """
         # This loop and that of `decide` take a tenth of a second for ten thousand events: in a thread, so that this process's loop goes on.
         with_content = await asyncio.to_thread(self.with_content, events)
-        try:
-            async with self._taking_turns():
-                try:
-                    async with self.db.transaction() as connection:
-                        results = await self._judge(connection, with_content, limits)
-                except CONFLICTS:
-                    raise
-                except ODD_ROWS:
-                    async with self.db.transaction() as connection:
-                        results = await self._judge_apart(connection, with_content, sender, limits)
-        except CONFLICTS:
-            # Another writer took the number between our look and our write. Nothing was applied; the next call sees the new state.
-            raise Unavailable from None
+        async with self._taking_turns():
+            results = await self._judge_at_once(with_content, limits)
+            if results is None:
+                async with self.db.transaction() as connection:
+                    results = await self._judge_apart(connection, with_content, sender, limits)
         await asyncio.to_thread(_count, events, results)
         return results
+
+    async def _judge_at_once(self, events: Sequence[tuple[Event, bytes]], limits: Limits | None) -> list[Result] | None:
+        """None where the registry fails on one of them, for which nothing is applied."""
+        for _ in range(2):
+            try:
+                async with self.db.transaction() as connection:
+                    return await self._judge(connection, events, limits)
+            except CONFLICTS:  # another writer may have taken a number between our look and our write: a second look sees that
+                continue
+            except ODD_ROWS:
+                break
+        return None
 
     async def _judge(self, connection: Connection, events: Sequence[tuple[Event, bytes]], limits: Limits | None) -> list[Result]:
         call = await contracts.open_call(connection, [event for event, _ in events])
@@ -114,8 +118,6 @@ class ContractFeed:
         try:
             async with connection.transaction():
                 return await self._judge(connection, events, limits)
-        except CONFLICTS:
-            raise
         except ODD_ROWS as error:
             if len(events) > 1:
                 half = len(events) // 2
