@@ -4,71 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import pytest
 
-from registryd.domain import heads
 from registryd.domain.chains import LetGo
-from registryd.domain.heads import Link
-from registryd.store import audit
-from registryd.store.audit import Verdict
 from tests.conftest import TestDatabase, time_ordered_id
-from tests.store.conftest import Connection, begin_chain, change_policy, seal_all, write_page
-
-KEY = bytes(range(32))
-PUBLIC_KEY = heads.public_key(KEY)
-SEALS, PAGES_EACH = 6, 4
-
-REHASH = """
-DO $$ DECLARE s registry.seal; before bytea := decode(repeat('00', 32), 'hex'); BEGIN
-    FOR s IN SELECT * FROM registry.seal ORDER BY sequence LOOP
-        UPDATE registry.seal SET previous = before, (pages, queries, content) = (
-               SELECT count(*), coalesce(sum(p.queries), 0), sha256(coalesce(string_agg(
-                      uuid_send(p.page_id) || timestamptz_send(p.answered_at) || int4send(p.queries) || int2send(p.digest_key)
-                      || array_send(p.messenger_ids) || array_send(p.query_counts) || array_send(p.waited_ms) || p.digests
-                      || varbit_send(p.present) || coalesce(varbit_send(p.told), '\\xffffffff')
-                      || coalesce(varbit_send(p.bound), '\\xffffffff')
-                      || coalesce(int4send(p.turned_by_rule), '\\xffffffff'), '' ORDER BY p.page_id), ''))
-                 FROM registry.journal_page AS p
-                WHERE p.page_id >= registry.first_id_at(from_at) AND p.page_id < registry.first_id_at(until_at))
-         WHERE sequence = s.sequence;
-        UPDATE registry.seal SET sha256 = sha256(previous || int8send(sequence) || timestamptz_send(sealed_at) || timestamptz_send(from_at)
-               || timestamptz_send(until_at) || int8send(pages) || int8send(queries) || content || int8send(system_identifier)
-               || int4send(timeline) || convert_to(kind::text || note, 'UTF8'))
-         WHERE sequence = s.sequence RETURNING sha256 INTO before;
-    END LOOP;
-END $$
-"""
-"""What the database's owner can do: make the whole chain anew over what there is now."""
-
-
-async def populate(connection: Connection) -> list[list[UUID]]:
-    """A chain over half an hour, an hour ago: the pages of each seal."""
-    start = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=40)
-    await begin_chain(connection, start)
-    pages = []
-    for number in range(SEALS):
-        written = [await write_page(connection, start + timedelta(minutes=5 * number, seconds=n)) for n in range(PAGES_EACH)]
-        assert await seal_all(connection, start + timedelta(minutes=5 * number + 1)) == 1
-        pages.append(sorted(written))
-    return pages
-
-
-async def verified(database: TestDatabase, kept: dict[str, Link] | None = None, **how: Any) -> Verdict:
-    return await audit.verify(database.dsn(), None, kept or {}, **how)
-
-
-async def kept_head(database: TestDatabase) -> dict[str, Link]:
-    async with audit.reading(database.dsn(), None) as connection:
-        return heads.opened(heads.signed(await audit.read_heads(connection), KEY), PUBLIC_KEY)
-
-
-COPY = (
-    "INSERT INTO registry.journal_page SELECT '{id}', answered_at, queries, digest_key, messenger_ids, query_counts, waited_ms, digests, "
-    "present, told, bound, turned_by_rule FROM registry.journal_page WHERE page_id = '{{p}}'"
-)
+from tests.store.conftest import begin_chain, change_policy, seal_all, write_page
+from tests.store.tampering import COPY, PAGES_EACH, REHASH, SEALS, kept_head, populate, verified
 
 TAMPERINGS = {
     # Each is SQL on pages {p}, {q} of seal {s} (its sequence), and what is found: fault, seal and page.
@@ -219,83 +162,6 @@ def test_what_was_tampered_with_is_found_and_named(database: TestDatabase, tampe
     asyncio.run(run())
 
 
-CUT_OR_MADE_ANEW = {
-    "the end is cut off": (
-        "DELETE FROM registry.journal_page WHERE page_id > '{q}'; DELETE FROM registry.seal WHERE sequence >= 5",
-        ("head_missing", SEALS + 1),
-    ),
-    "a page is edited and the whole chain made anew": (
-        "UPDATE registry.journal_page SET present = B'010' WHERE page_id = '{q}'; {rehash}",
-        ("head_differs", SEALS + 1),
-    ),
-    "a page is removed and the whole chain made anew": (
-        "DELETE FROM registry.journal_page WHERE page_id = '{q}'; {rehash}",
-        ("head_differs", SEALS + 1),
-    ),
-}
-
-
-@pytest.mark.parametrize("tampering", CUT_OR_MADE_ANEW)
-def test_what_the_chain_alone_cannot_show_a_kept_head_does(database: TestDatabase, tampering: str) -> None:
-    async def run() -> None:
-        async with database.connect() as connection:
-            pages = await populate(connection)
-            head = await kept_head(database)
-            assert (await verified(database, head)).findings == []
-            sql, (fault, entry) = CUT_OR_MADE_ANEW[tampering]
-            await connection.execute(sql.format(q=pages[2][-1], rehash=REHASH))
-            assert (await verified(database)).findings == []
-            assert [(f.fault, f.entry) for f in (await verified(database, head)).findings] == [(fault, entry)]
-
-    asyncio.run(run())
-
-
-def test_a_head_of_before_a_promotion_that_lost_the_end_is_told_as_that(database: TestDatabase) -> None:
-    """The seals that were lost, and what the next primary sealed instead, on its own timeline."""
-
-    async def run() -> None:
-        async with database.connect() as connection:
-            await populate(connection)
-            head = await kept_head(database)
-            then = {name: link._replace(origin=link.origin._replace(timeline=link.origin.timeline + 7)) for name, link in head.items()}
-            await connection.execute("DELETE FROM registry.seal WHERE sequence > 4")
-            assert [(f.fault, f.entry) for f in (await verified(database, head)).findings] == [("head_missing", SEALS + 1)]
-            assert [(f.fault, f.entry) for f in (await verified(database, then)).findings] == [("head_of_lost_timeline", SEALS + 1)]
-            assert await seal_all(connection, datetime.now(UTC) - timedelta(minutes=5)) == 3
-            assert [(f.fault, f.entry) for f in (await verified(database, head)).findings] == [("head_differs", SEALS + 1)]
-            assert [(f.fault, f.entry) for f in (await verified(database, then)).findings] == [("head_of_lost_timeline", SEALS + 1)]
-            # A head that was not lost is none, whatever the timeline is now.
-            kept = (await kept_head(database))["journal"]._replace(origin=then["journal"].origin)
-            assert (await verified(database, {"journal": kept})).findings == []
-
-    asyncio.run(run())
-
-
-def test_from_a_kept_head_on_only_what_came_after_is_looked_at(database: TestDatabase) -> None:
-    async def run() -> None:
-        async with database.connect() as connection:
-            pages = await populate(connection)
-            head = await kept_head(database)
-            now = datetime.now(UTC).replace(second=0, microsecond=0)
-            later = await write_page(connection, now - timedelta(minutes=3))
-            assert await seal_all(connection, now) == 1
-            verdict = await verified(database, head, since=True)
-            assert (verdict.seals, verdict.pages, verdict.findings) == (2, 1, [])
-            edit = "UPDATE registry.journal_page SET present = B'010' WHERE page_id = $1"
-            await connection.execute(edit, pages[0][0])
-            assert (await verified(database, head, since=True)).findings == [], "it lies before"
-            await connection.execute(edit, later)
-            assert [(f.fault, f.entry) for f in (await verified(database, head, since=True)).findings] == [("window_changed", SEALS + 2)]
-            stranger = {"journal": head["journal"]._replace(sha256=bytes(32))}
-            assert "head_differs" in [f.fault for f in (await verified(database, stranger, since=True)).findings]
-            await connection.execute("DELETE FROM registry.seal WHERE sequence = $1", SEALS + 1)
-            assert ("entry_missing", SEALS + 1) in [(f.fault, f.entry) for f in (await verified(database, head, since=True)).findings]
-            await connection.execute("DELETE FROM registry.seal")
-            assert "head_missing" in [f.fault for f in (await verified(database, head, since=True)).findings]
-
-    asyncio.run(run())
-
-
 def test_an_interrupted_verification_goes_on_from_the_day_it_reached(database: TestDatabase) -> None:
     async def run() -> None:
         async with database.connect() as connection:
@@ -374,22 +240,3 @@ def test_the_chain_stays_whole_when_weeks_go_by_policy_and_says_what_went(databa
             assert ("entry_missing", 1) in [(f.fault, f.entry) for f in (await verified(database)).findings]
 
     asyncio.run(run())
-
-
-def test_only_the_head_keys_owner_makes_a_head_and_the_public_key_is_enough_to_check_it() -> None:
-    link = Link(7, datetime(2026, 11, 25, tzinfo=UTC), bytes(32), heads.Origin(2**63 - 1, 3))
-    text = heads.signed({"journal": link}, KEY)
-    assert heads.opened(text, PUBLIC_KEY) == {"journal": link}
-    for forged in (
-        text.replace('"sequence":7', '"sequence":6'),
-        text.replace("00", "01", 1),
-        text.replace('"timeline":3', '"timeline":4'),
-        "{}",
-        "",
-        heads.signed({"journal": link}, bytes(32)),
-    ):
-        with pytest.raises(heads.BadHead):
-            heads.opened(forged, PUBLIC_KEY)
-    for stranger in (heads.public_key(bytes(32)), "", "not base64"):
-        with pytest.raises(heads.BadHead):
-            heads.opened(text, stranger)
