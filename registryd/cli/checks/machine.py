@@ -61,7 +61,7 @@ def certificate_ends(settings: Settings) -> CheckResult:
     told = ", ".join(f"{name} until {words(at)}" for name, at in ends.items())
     over = [name for name, at in ends.items() if at <= now]
     if over:
-        mend = "put new ones there and restart the processes one after another"
+        mend = "put new ones there; reload for tls-certificate, restart for all others"
         return CheckResult("certificates", f"ended: {', '.join(over)} ({told}): {mend}", Exit.CONFIG)
     soon = [name for name, at in ends.items() if at <= now + certificates.SOON]
     return CheckResult("certificates", f"end soon: {', '.join(soon)} ({told})" if soon else told, warns=bool(soon))
