@@ -213,7 +213,10 @@ class Database:
             return await fetch(connection, query, *args)
 
     async def fetch_retrying(self, query: Query[Row], *args: Any) -> list[Row]:
-        """Runs and commits one statement. After a conflict with another transaction it is tried again for some milliseconds."""
+        """Runs and commits one statement. After a conflict with another transaction it is tried again for some milliseconds.
+
+        Raises: Unavailable; asyncpg.RestrictViolationError, where a rule refuses it each time: that is no conflict, but a fault of ours.
+        """
         try:
             return await self.fetch(query, *args)
         except CONFLICTS:
@@ -227,6 +230,8 @@ class Database:
             ):
                 with attempt:
                     return await self.fetch(query, *args)
+        except asyncpg.RestrictViolationError:
+            raise
         except CONFLICTS:
             raise Unavailable from None
         raise AssertionError("unreachable: tenacity returns or raises")

@@ -83,6 +83,8 @@ async def answer(
         else:
             answered = await fetch(ANSWER, msisdns, *runs, digests, digest_key_id)
     except CONFLICTS as error:
+        if again:
+            raise
         raise Conflict from error
     if not answered:  # the registry is not complete, or no policy is in force: there is no rule to answer by
         raise NotComplete

@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 import pytest
 
 from registryd.domain.errors import Unavailable
+from registryd.domain.identifiers import MessengerId
+from registryd.domain.notification import Attempt
+from registryd.store import notifications
 from registryd.store.pool import Database
 from tests.conftest import TestDatabase
 
@@ -172,5 +176,22 @@ def test_a_limit_that_only_a_statement_of_ours_can_meet_is_a_bug_and_no_outage(d
         for state in ("54000", "58000", "58030", "XX001", "XX002", "53100", "53200", "57P01"):
             with pytest.raises(Unavailable):
                 await raised(db, state)
+
+    run(database, work)
+
+
+def test_what_a_rule_refuses_each_time_is_a_bug_and_no_outage(database: TestDatabase) -> None:
+    """It looks like a conflict, which another try would end. As an outage it would be tried for ever, and nobody would hear of it."""
+    database.psql(
+        "-c",
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'restrict_violation'; END $$; "
+        "CREATE TRIGGER refuse BEFORE INSERT ON registry.delivery_attempt FOR EACH ROW EXECUTE FUNCTION public.refuse()",
+    )
+
+    async def work(db: Database) -> None:
+        attempt = Attempt(datetime.now(UTC), 1, "acknowledged", 204, 5, None)
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await notifications.settle_receipts(db, MessengerId(1), [], [attempt])
 
     run(database, work)
