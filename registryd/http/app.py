@@ -59,6 +59,7 @@ class App(Generic[Caller]):
                 reply.headers = {**reply.headers, **self._admission.limits(caller, route)}
             if error.reason is not None:
                 self._tell_refusal(self._facts(request, marked, route, caller), error)
+                request.protocol.may_leave = True  # type: ignore[attr-defined] # a Connection; the refusal may be held for seconds
                 await self._admission.refuse(caller, error.reason, is_ours=isinstance(error, Unavailable))
         except Exception as error:
             reply = problems.respond(error)

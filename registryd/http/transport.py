@@ -60,12 +60,12 @@ def assert_c_parser() -> None:
 class Connection(web_protocol.RequestHandler):
     """One client's connection, without aiohttp's echoes, and without its task, writer and streamed response for each request."""
 
-    __slots__ = ("connected_at", "counted", "fed", "has_all", "head_bytes", "owner", "payload", "waits_since")
+    __slots__ = ("connected_at", "counted", "fed", "has_all", "head_bytes", "may_leave", "owner", "payload", "waits_since")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.connected_at = self._loop.time()
         self.waits_since: float | None = None
-        self.owner = ""  # app.py names who has shown a key
+        self.owner, self.may_leave = "", True  # app.py names who has shown a key, and whose refusal is held back
         self.has_all = False
         """The client has shut its side: what it has asked is answered, and then the connection ends."""
         self.payload: StreamReader | None = None
@@ -80,7 +80,7 @@ class Connection(web_protocol.RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        return self._manager is not None and self._waiter is not None and not self._messages
+        return self._manager is not None and self.may_leave
 
     @property
     def is_busy(self) -> bool:
@@ -151,7 +151,7 @@ class Connection(web_protocol.RequestHandler):
                 finally:
                     self._waiter = None
             message, payload = self._messages.popleft()
-            self.payload = payload
+            self.payload, self.may_leave = payload, False
             if self._parser is not None:
                 self._parser.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
@@ -198,6 +198,7 @@ class Connection(web_protocol.RequestHandler):
         try:
             if self._paused:
                 await self._drain_helper()
+            self.may_leave = True
             return not reply.close and (payload.is_eof() or await _rest_of(payload))
         except (ConnectionError, web_protocol.RequestPayloadError):
             return False

@@ -135,8 +135,8 @@ def connected(started: Daemon, count: int) -> bool:
     return f'registryd_connections{{api="messenger"}} {count}.0' in started.metrics()
 
 
-def asked_again(sock: socket.socket, messenger: TestMessenger, status: bytes = b"HTTP/1.1 200 ") -> bool:
-    sock.sendall(request(messenger))
+def asked_again(sock: socket.socket, messenger: TestMessenger, status: bytes = b"HTTP/1.1 200 ", body: bytes = FOUND) -> bool:
+    sock.sendall(request(messenger, body))
     return sock.recv(65536).startswith(status)
 
 
