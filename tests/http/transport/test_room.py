@@ -15,7 +15,7 @@ from registryd.http import sockets
 from registryd.http.admission import REFUSALS_PER_MINUTE
 from registryd.http.reply import Reply
 from registryd.http.transport import Listener
-from tests.conftest import Site, TestMessenger, daemon, eventually
+from tests.conftest import Site, TestMessenger, daemon, eventually, wait_for
 from tests.http.transport.conftest import FOUND, Tls, address, asked_again, request
 
 
@@ -92,9 +92,15 @@ def test_whoever_has_most_connections_makes_room_for_others_and_nobody_else_does
         kept += [connect(other) for _ in range(3)]
         for sock in kept:
             assert asked_again(sock, other), "whoever has few keeps them, and gets more"
-        open_still = [sock for sock in taken if not select.select([sock], [], [], 0)[0]]
-        assert 12 <= len(open_still) <= 14, "20 without those of the other; one that comes counts twice for a moment"
-        assert open_still == taken[-len(open_still) :], "the ones that were idle for longest went"
+
+        def still_open() -> list[socket.socket]:
+            return [sock for sock in taken if not select.select([sock], [], [], 0)[0]]
+
+        wait_for(lambda: len(still_open()) <= 14)  # 20 without those of the other; that one was closed takes a moment to be seen
+        open_still = still_open()
+        assert len(open_still) >= 12, "one that comes counts twice for a moment"
+        if not refused:  # else they came together, and which of them is idle first is chance
+            assert open_still == taken[-len(open_still) :], "the ones that were idle for longest went"
         assert 'registryd_connections_closed_total{api="messenger",reason="cap"} 0.0' in started.metrics()
 
 
