@@ -144,9 +144,9 @@ def open_streams() -> None:
         while (opened := os.open(os.devnull, os.O_RDWR)) < 3:  # the lowest number that is free
             pass
         os.close(opened)
-    sys.stdin = sys.stdin or open(0)  # noqa: SIM115 # as long as the process
-    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def goes_to_journal(stream: TextIO) -> bool:

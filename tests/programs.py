@@ -57,9 +57,9 @@ def program(name: str) -> Path:
     return next(path for path in (place / "usr/sbin" / name, place / "usr/bin" / name) if path.exists())
 
 
-def library(name: str, file: str) -> Path:
+def library(name: str) -> Path:
     """Raises: NotThere."""
-    return next(debian(name).glob(f"usr/lib/*/**/{file}"))
+    return next(debian(name).glob(f"usr/lib/*/**/lib{name}.so.*"))
 
 
 def environment(name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`registryd serve` as a process with its children."""
+"""`registryd serve` as a process with its children, and a process on a listener that others share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import DIES_WITH_US, Site, wait_for
+from tests.conftest import DIES_WITH_US, Daemon, Site, daemon, wait_for
 
 
 @dataclass
@@ -85,3 +86,20 @@ def serving(site: Site, *options: str, environment: dict[str, str] | None = None
         if process.poll() is None:
             process.kill()
         process.wait(60)
+
+
+@contextlib.contextmanager
+def handed_over(site: Site, listener: socket.socket, instance: int = 1, **popen: Any) -> Iterator[Daemon]:
+    """A process that answers on a listener that others share, as systemd hands it over."""
+    script = site.directory / "activate"
+    script.write_text(
+        f"#!{sys.executable}\nimport os, sys\n"
+        "os.dup2(int(os.environ['LISTENER']), 3)\n"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='messenger')\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+    )
+    script.chmod(0o700)
+    environment = {"LISTENER": str(listener.fileno())}
+    popen |= {"executable": str(script), "pass_fds": (listener.fileno(),)}
+    with daemon(site, instance=instance, environment=environment, **popen) as started:
+        yield started

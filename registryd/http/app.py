@@ -17,6 +17,7 @@ from registryd.http.documents import Documents
 from registryd.http.problems import HttpError
 from registryd.http.reply import Reply, correlator, told_correlator
 from registryd.http.routes import Call, Caller, Route, Routes
+from registryd.http.transport import Connection
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
@@ -42,13 +43,15 @@ class App(Generic[Caller]):
         marked = correlator(request.headers)
         route: Route[Caller] | None = None
         caller: Caller | None = None
+        connection = request.protocol
+        assert isinstance(connection, Connection)
         try:
             route = self._match(request)
             if route is None:
                 reply = self._documents.answer(request)
             else:
                 caller = self._admission.identify(request)
-                request.protocol.owner = caller.name  # type: ignore[attr-defined] # a Connection
+                connection.owner = caller.name
                 _check_parameters(request, route)
                 reply = await self._serve(request, route, caller, received, marked)
                 if route.tells_limits:
@@ -59,7 +62,7 @@ class App(Generic[Caller]):
                 reply.headers = {**reply.headers, **self._admission.limits(caller, route)}
             if error.reason is not None:
                 self._tell_refusal(self._facts(request, marked, route, caller), error)
-                request.protocol.may_leave = True  # type: ignore[attr-defined] # a Connection; the refusal may be held for seconds
+                connection.may_leave = True  # the refusal may be held for seconds
                 await self._admission.refuse(caller, error.reason, is_ours=isinstance(error, Unavailable))
         except Exception as error:
             reply = problems.respond(error)

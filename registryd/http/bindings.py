@@ -30,7 +30,7 @@ class BindingHandlers:
     repeats: Repeats = field(default_factory=observe.repeats)
 
     async def record(self, call: Call[Messenger]) -> Reply:
-        """Tells whether the number is present, so it is a query like any other: budgeted and journaled."""
+        """Tells whether the number is present, so it is a query like any other: it counts against the quota and is journaled."""
         return tell_binding(await answer_one(self.answerer, call))
 
     async def retrieve(self, call: Call[Messenger]) -> Reply:

@@ -16,7 +16,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import HttpVersion11, StreamReader, http_parser, web_protocol
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -92,7 +92,8 @@ class Connection(web_protocol.RequestHandler):
         return max(self.connected_at, self._next_keepalive_close_time - self._keepalive_timeout)
 
     def leave(self) -> None:
-        del self._manager._connections[self]  # type: ignore[union-attr] # it is its listener's while it is idle
+        assert isinstance(self._manager, Listener), "it is its listener's while it is idle"
+        del self._manager.held[self]
         self.force_close()
 
     def data_received(self, data: bytes) -> None:
@@ -185,10 +186,10 @@ class Connection(web_protocol.RequestHandler):
                 reply = await self._request_handler(request)  # type: ignore[assignment] # the listener's handlers give Reply
             finally:
                 self._current_request = None
-            if self._manager is None:  # the client has gone away meanwhile
+            if not isinstance(self._manager, Listener):  # None: the client has gone away meanwhile
                 return False
             is_last = self.has_all and not self._messages
-            reply.close = reply.close or message.should_close or message.upgrade or is_last or self._manager.draining  # type: ignore[attr-defined] # a Listener
+            reply.close = reply.close or message.should_close or message.upgrade or is_last or self._manager.draining
             if message.version < HttpVersion11 and not reply.close:
                 reply.headers = {**reply.headers, "Connection": "keep-alive"}
             is_head = message.method == "HEAD"
@@ -231,6 +232,8 @@ class Listener(Server):
         super().__init__(handler)  # type: ignore[arg-type] # Connection awaits it, and knows what it gives
         self.name = name
         self.connections_max = api.connections_max
+        self.held = cast("dict[Connection, asyncio.Transport]", self._connections)
+        """The connections there are: aiohttp's own dict of them, and each of its handlers is a Connection."""
         self._options = {
             "keepalive_timeout": api.keepalive_timeout_s,
             "access_log": None,
@@ -256,9 +259,9 @@ class Listener(Server):
     def _has_room(self) -> bool:
         """Whether one connection more may be opened: there are few enough, or others make room."""
         opening = [acceptor.opening for acceptor in self._acceptors]
-        if len(self._connections) + sum(map(len, opening)) < self.connections_max:
+        if len(self.held) + sum(map(len, opening)) < self.connections_max:
             return True
-        return make_room(self.name, chain(self._connections, *(each.values() for each in opening)))  # type: ignore[arg-type] # Connection
+        return make_room(self.name, chain(self.held, *(each.values() for each in opening)))
 
     async def drain(self) -> None:
         """Accepts no more, and gives the connections there are a while to end with an answer: what was just accepted has yet to be read.
@@ -270,13 +273,13 @@ class Listener(Server):
             acceptor.close()
         for _ in range(int(DRAIN_S / DRAIN_LOOK_S)):
             await asyncio.sleep(DRAIN_LOOK_S)
-            if not self._connections and not any(acceptor.opening for acceptor in self._acceptors):
+            if not self.held and not any(acceptor.opening for acceptor in self._acceptors):
                 break
 
     async def close(self, timeout_s: float) -> None:
         """Ends every connection, after its running request, whose body may still be on its way: aiohttp would take no more of it."""
         for _ in range(int(timeout_s / DRAIN_LOOK_S)):
-            if not any(connection.is_busy for connection in self._connections):  # type: ignore[attr-defined] # each is a Connection
+            if not any(connection.is_busy for connection in self.held):
                 break
             await asyncio.sleep(DRAIN_LOOK_S)
         self.pre_shutdown()
@@ -288,11 +291,10 @@ class Listener(Server):
         """Disconnects clients that do not read: their answers would wait in memory for ever."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            observe.connections.labels(self.name).set(len(self._connections))
+            observe.connections.labels(self.name).set(len(self.held))
             now = self._loop.time()
             # aiohttp forgets the transport of a connection that it closes, though what waits to be sent keeps it open: so ask the listener.
-            for connection, transport in list(self._connections.items()):
-                assert isinstance(connection, Connection)
+            for connection, transport in list(self.held.items()):
                 waits = transport.get_write_buffer_size() > 0
                 connection.waits_since = (connection.waits_since or now) if waits else None
                 if connection.waits_since is not None and now - connection.waits_since > STALLED_MAX_S:

@@ -268,15 +268,12 @@ async def add(connection: Connection, messenger: Messenger, agreement: str | Non
 async def update(connection: Connection, messenger: Messenger) -> None:
     """Writes all settings: read them by `named_for_update` in the same transaction."""
     m = messenger
-    await fetch(
-        connection,
-        SET_MESSENGER,
-        *(m.messenger_id, m.endpoint_url, m.batch_max, m.includes_phone_number, m.daily_quota, m.certificate_sha256, m.state),
-    )
+    settings = m.endpoint_url, m.batch_max, m.includes_phone_number, m.daily_quota, m.certificate_sha256, m.state
+    await fetch(connection, SET_MESSENGER, m.messenger_id, *settings)
 
 
 async def set_quota(connection: Connection, messenger_id: MessengerId, former: int | None, quota: int | None) -> bool:
-    """Changes the daily quota (None: no budget). Returns False where it is not `former` any more."""
+    """Changes the daily quota (None: none). Returns False where it is not `former` any more."""
     return bool(await fetch(connection, SET_QUOTA, messenger_id, former, quota))
 
 

@@ -139,6 +139,16 @@ async def listening(answer: Callable[[Received], Answer] = lambda _: 204, port: 
         await http.shutdown(0.1)
 
 
+def answer_after(hold: asyncio.Event, status: int = 204) -> Callable[[Received], Answer]:
+    """For `listening`: an endpoint that keeps each push waiting until `hold` is set."""
+
+    async def answer(_: Received) -> Response:
+        await hold.wait()
+        return Response(status=status)
+
+    return answer
+
+
 class Lookup:
     """What the database says, and what a DBA does there."""
 

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 
 import pytest
-from aiohttp.web import Response
 from structlog.testing import capture_logs
 
 from registryd.delivery.timing import Timing
@@ -17,7 +16,7 @@ from registryd.store.secretbox import SecretBox
 from tests.conftest import Site, eventually
 from tests.delivery.conftest import (
     FIRST_NUMBER,
-    Received,
+    answer_after,
     codes,
     delivering,
     is_gated,
@@ -103,12 +102,8 @@ def test_receipts_are_kept_until_they_can_be_written(site: Site) -> None:
     """A DBA locks the table between the push and its settling, for longer than a statement waits."""
     hold = asyncio.Event()
 
-    async def answer(_: Received) -> Response:
-        await hold.wait()
-        return Response(status=204)
-
     async def run() -> None:
-        async with listening(answer) as endpoint, looking(site.database) as database, looking(site.database) as other:
+        async with listening(answer_after(hold)) as endpoint, looking(site.database) as database, looking(site.database) as other:
             messenger = await site.add_messenger(endpoint=endpoint.url)
             await database.owe(messenger, *codes(3))
             async with delivering(site):

@@ -7,7 +7,6 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
-from aiohttp.web import Response
 
 from registryd.delivery.dispatcher import rest_s
 from registryd.delivery.timing import Timing
@@ -16,7 +15,7 @@ from registryd.store import lanes
 from tests.conftest import Site, eventually
 from tests.delivery.conftest import (
     FIRST_NUMBER,
-    Received,
+    answer_after,
     codes,
     delivering,
     is_idle,
@@ -30,12 +29,8 @@ from tests.delivery.conftest import (
 def test_lease_is_renewed_while_the_endpoint_is_slow(site: Site) -> None:
     hold = asyncio.Event()
 
-    async def answer(_: Received) -> Response:
-        await hold.wait()
-        return Response(status=204)
-
     async def run() -> None:
-        async with listening(answer) as endpoint, looking(site.database) as database:
+        async with listening(answer_after(hold)) as endpoint, looking(site.database) as database:
             messenger = await site.add_messenger(endpoint=endpoint.url)
             await database.owe(messenger, "a")
             async with delivering(site, timing=Timing(renew_s=0.1)):
@@ -55,12 +50,8 @@ def test_lease_is_renewed_while_the_endpoint_is_slow(site: Site) -> None:
 def test_receipt_of_a_lost_lane_is_recorded_and_its_failure_is_not(site: Site, status: int) -> None:
     hold = asyncio.Event()
 
-    async def answer(_: Received) -> Response:
-        await hold.wait()
-        return Response(status=status)
-
     async def run() -> None:
-        async with listening(answer) as endpoint, looking(site.database) as database:
+        async with listening(answer_after(hold, status)) as endpoint, looking(site.database) as database:
             messenger = await site.add_messenger("m", endpoint.url)
             await database.owe(messenger, "a")
             lane = "SELECT owner, token, lease_until, gate_until, failures, last_error FROM registry.lane"
@@ -234,12 +225,8 @@ def test_what_is_told_of_a_lane_while_it_is_being_leased_is_not_forgotten(site: 
 def test_what_is_told_of_a_lane_while_it_is_being_given_back_is_not_forgotten(site: Site) -> None:
     hold = asyncio.Event()
 
-    async def answer(_: Received) -> Response:
-        await hold.wait()
-        return Response(status=204)
-
     async def run() -> None:
-        async with listening(answer) as endpoint, looking(site.database) as database, looking(site.database) as other:
+        async with listening(answer_after(hold)) as endpoint, looking(site.database) as database, looking(site.database) as other:
             messenger = await site.add_messenger(endpoint=endpoint.url)
             await database.run(UNTOLD)
             await database.owe(messenger, "a")

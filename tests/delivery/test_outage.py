@@ -15,7 +15,7 @@ from registryd.delivery.timing import Timing
 from registryd.demo import embedded
 from tests.conftest import PATIENCE_S, Daemon, Site, TestDatabase, daemon, eventually, prepare_database
 from tests.delivery.burst import Inbox, calls, send
-from tests.delivery.conftest import Received, delivering, listening, looking
+from tests.delivery.conftest import Received, answer_after, delivering, listening, looking
 from tests.servers import private_server
 
 
@@ -66,12 +66,8 @@ def test_receipt_waits_for_the_database_also_after_sigterm(site: Site, own_serve
 def test_stop_does_not_wait_for_ever_for_a_database_that_stays_away(site: Site, own_server: embedded.Server) -> None:
     hold = asyncio.Event()
 
-    async def answer(_: Received) -> Response:
-        await hold.wait()
-        return Response(status=204)
-
     async def run() -> None:
-        async with listening(answer) as endpoint:
+        async with listening(answer_after(hold)) as endpoint:
             async with looking(site.database) as database:
                 messenger = await site.add_messenger(endpoint=endpoint.url)
                 await database.owe(messenger, *(f"c{n}" for n in range(3)))

@@ -20,6 +20,7 @@ from tests.conftest import PATIENCE_S, Site, client, daemon, eventually
 from tests.delivery.conftest import (
     FIRST_NUMBER,
     Received,
+    answer_after,
     codes,
     delivering,
     free_port,
@@ -311,12 +312,8 @@ def test_owed_while_suspended_or_without_an_endpoint_pulled_while_it_is_down_and
 def test_acknowledging_while_the_push_is_out_settles_once(site: Site) -> None:
     hold = asyncio.Event()
 
-    async def answer(_: Received) -> Response:
-        await hold.wait()
-        return Response(status=204)
-
     async def run() -> None:
-        async with listening(answer) as endpoint, looking(site.database) as database:
+        async with listening(answer_after(hold)) as endpoint, looking(site.database) as database:
             messenger = await site.add_messenger(endpoint=endpoint.url)
             await database.owe(messenger, *codes(4))
             ids = [await database.id_of(code) for code in codes(4)]

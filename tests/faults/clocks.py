@@ -18,7 +18,7 @@ async def _off_by(place: Path, minutes: int) -> list[Figure]:
     clock = place / "clock"
     clock.write_text(f"{minutes:+d}m\n")
     environment = {
-        "LD_PRELOAD": str(programs.library("faketime", "libfaketime.so.1")),
+        "LD_PRELOAD": str(programs.library("faketime")),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",

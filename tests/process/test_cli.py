@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from registryd.delivery import signing
 from registryd.domain.wire import camel
 from tests.conftest import Site, client, daemon, eventually, receiving
 from tests.process.commands import run, told
+from tests.process.handing_over import listener, next_line
 
 
 def test_a_messenger_lives_through_all_its_commands(site: Site) -> None:
@@ -124,17 +124,7 @@ def test_listen_verifies_what_the_daemon_pushes(site: Site) -> None:
     async def story() -> None:
         messenger = await site.add_messenger("alpha")
         await site.add_contracts(79010800002)
-        listener = subprocess.Popen(
-            [sys.executable, "-m", "registryd", "listen", "--port", "0", "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "REGISTRYD_WEBHOOK_SECRET": signing.shown(messenger.secret)},
-        )
-        try:
-            assert listener.stderr is not None
-            assert listener.stdout is not None
-            url = listener.stderr.readline().split()[2].rstrip(";")
+        with listener(messenger) as (heard, url):
             changed = await asyncio.to_thread(run, site, "messenger", "set", "alpha", "--endpoint", url)
             assert changed.exit_code == 0
             with daemon(site, "answer", "operate", "deliver") as running:
@@ -147,14 +137,11 @@ def test_listen_verifies_what_the_daemon_pushes(site: Site) -> None:
                         "/operator/v1/contract-events", json={"events": [event]}, headers=site.operator_headers
                     ) as answer:
                         assert answer.status == 200
-                received = json.loads(await asyncio.to_thread(listener.stdout.readline))
+                received = await next_line(heard)
             assert received["verified"] is True
             assert received["event"]["data"]["notifications"][0]["identificationCode"] == "u-1"
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 urllib.request.urlopen(urllib.request.Request(url, b"{}", {"webhook-id": "x"}))
-        finally:
-            listener.send_signal(signal.SIGINT)
-            listener.communicate(timeout=60)
 
     asyncio.run(story())
 

@@ -98,37 +98,32 @@ def test_every_role_of_serve_goes_on_and_ends_well_whatever_became_of_stderr(sit
         assert made.wait(45) == 0
 
 
-def test_a_full_disk_under_stderr_costs_lines_alone(site: Site) -> None:
+@contextlib.contextmanager
+def answering(site: Site, **popen: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A process that answers, once it is ready, and the port of its health. SIGTERM must end it with 0."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     site.write_config(observe=f'listen = "127.0.0.1:{port - 1}"')
-    with Path("/dev/full").open("wb") as full:
-        made = subprocess.Popen([sys.executable, "-m", "registryd", "--config", str(site.path), "answer"], stderr=full)
+    made = subprocess.Popen([sys.executable, "-m", "registryd", "--config", str(site.path), "answer"], **popen)
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"))
-        assert "registryd_log_lines_dropped_total 0" not in metrics(port)
+        yield made, port
         made.send_signal(signal.SIGTERM)
         assert made.wait(30) == 0
     finally:
         made.kill()
         made.wait(60)
+
+
+def test_a_full_disk_under_stderr_costs_lines_alone(site: Site) -> None:
+    with Path("/dev/full").open("wb") as full, answering(site, stderr=full) as (_, port):
+        assert "registryd_log_lines_dropped_total 0" not in metrics(port)
 
 
 def test_a_process_without_any_stream_serves_and_ends_well(site: Site) -> None:
     """Whoever started it has closed stdin, stdout and stderr: no socket takes their place."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    site.write_config(observe=f'listen = "127.0.0.1:{port - 1}"')
-    command = [sys.executable, "-m", "registryd", "--config", str(site.path), "answer"]
-    made = subprocess.Popen(command, preexec_fn=lambda: os.closerange(0, 3))
-    try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/readyz"))
+    with answering(site, preexec_fn=lambda: os.closerange(0, 3)) as (made, _):
         assert {str(Path(f"/proc/{made.pid}/fd/{number}").readlink()) for number in range(3)} == {"/dev/null"}
-        made.send_signal(signal.SIGTERM)
-        assert made.wait(30) == 0
-    finally:
-        made.kill()
-        made.wait(60)
 
 
 def test_a_key_that_nobody_is_shown_is_not_made(site: Site) -> None:

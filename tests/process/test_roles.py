@@ -7,16 +7,15 @@ import contextlib
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import aiohttp
 import pytest
 
 from registryd.store import audit
-from tests.conftest import LONG, Daemon, Site, TestMessenger, daemon, eventually
+from tests.conftest import LONG, Site, TestMessenger, daemon, eventually
 from tests.delivery.conftest import listening, looking
+from tests.served import handed_over
 from tests.store.conftest import seal_all
 
 NUMBER = 79_160_000_001
@@ -24,23 +23,6 @@ EVENTS = "/operator/v1/contract-events"
 QUERY = {"phoneNumber": f"+{NUMBER}"}
 POSTS = 20_000 if LONG else 400
 """How many requests are answered while two processes are restarted in turn."""
-
-
-@contextlib.contextmanager
-def handed_over(site: Site, listener: socket.socket, instance: int = 1, **popen: Any) -> Iterator[Daemon]:
-    """A process that answers on a listener that others share, as systemd hands it over."""
-    script = site.directory / "activate"
-    script.write_text(
-        f"#!{sys.executable}\nimport os, sys\n"
-        "os.dup2(int(os.environ['LISTENER']), 3)\n"
-        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='messenger')\n"
-        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
-    )
-    script.chmod(0o700)
-    environment = {"LISTENER": str(listener.fileno())}
-    popen |= {"executable": str(script), "pass_fds": (listener.fileno(),)}
-    with daemon(site, instance=instance, environment=environment, **popen) as started:
-        yield started
 
 
 def test_a_schema_of_another_release_ends_the_start(site: Site) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from registryd.store import migrations
 from tests.conftest import Daemon, Site, TestMessenger, daemon, eventually
-from tests.process.test_roles import EVENTS, NUMBER, POSTS, QUERY, end_of, handed_over, post
+from tests.process.test_roles import EVENTS, NUMBER, POSTS, QUERY, end_of, post
+from tests.served import handed_over
 
 ROOT = Path(__file__).resolve().parents[2]
 NEWEST = migrations.migrations()[-1].version

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +16,8 @@ import pytest
 
 from registryd.config import ApiSection
 from tests.certificates import Pair, make_pair, put_certificate
-from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, daemon, make_site
+from tests.conftest import Daemon, Site, TestDatabase, TestMessenger, make_site
+from tests.served import handed_over
 
 SNDBUF = 65536
 STALLED = 'registryd_connections_closed_total{api="messenger",reason="stalled"} 1.0'
@@ -84,29 +83,14 @@ def tls_site(site: Site, tls: Tls, messenger: TestMessenger, pinned: TestMesseng
 
 @pytest.fixture(scope="module")
 def plain_daemon(site: Site, messenger: TestMessenger) -> Iterator[Daemon]:
-    with listening(SNDBUF) as listener, activated(site, listener) as started:
+    with listening(SNDBUF) as listener, handed_over(site, listener) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def tls_daemon(tls_site: Site) -> Iterator[Daemon]:
-    with listening(SNDBUF) as listener, activated(tls_site, listener) as started:
+    with listening(SNDBUF) as listener, handed_over(tls_site, listener) as started:
         started.scheme = "https"
-        yield started
-
-
-@contextlib.contextmanager
-def activated(site: Site, listener: socket.socket) -> Iterator[Daemon]:
-    """A daemon on a listener that another process holds open, as systemd hands it over."""
-    script = site.directory / "activate"
-    script.write_text(
-        f"#!{sys.executable}\nimport os, sys\n"
-        "os.dup2(int(os.environ['LISTENER']), 3)\n"
-        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='messenger')\n"
-        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
-    )
-    script.chmod(0o700)
-    with daemon(site, environment={"LISTENER": str(listener.fileno())}, executable=str(script), pass_fds=(listener.fileno(),)) as started:
         yield started
 
 

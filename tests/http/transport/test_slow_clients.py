@@ -16,11 +16,11 @@ from tests.http.transport.conftest import (
     SNDBUF,
     STALLED,
     Tls,
-    activated,
     address,
     listening,
     request,
 )
+from tests.served import handed_over
 
 Wire = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Client = Callable[[asyncio.StreamReader, asyncio.StreamWriter, TestMessenger], Awaitable[None]]
@@ -152,7 +152,7 @@ def test_slow_and_silent_clients_are_closed_and_others_are_not(site: Site, tls_s
         for one, size in ((site, SNDBUF), (tls_site, SNDBUF), (site, 4096)):
             one.write_config(api='listen = "127.0.0.1:0"\nkeepalive_timeout_s = 3.0')
             stack.callback(one.write_config)
-            started.append(stack.enter_context(activated(one, stack.enter_context(listening(size)))))
+            started.append(stack.enter_context(handed_over(one, stack.enter_context(listening(size)))))
         secure_api = started[1].api.replace("http://", "https://")
         asyncio.run(run(*started))
         for running in started[:2]:

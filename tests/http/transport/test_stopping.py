@@ -17,13 +17,13 @@ from tests.conftest import Site, TestMessenger, daemon, eventually, wait_for
 from tests.http.transport.conftest import (
     FOUND,
     Tls,
-    activated,
     address,
     connected,
     events,
     listening,
     request,
 )
+from tests.served import handed_over
 
 
 def test_a_restart_under_load_loses_no_request(site: Site, messenger: TestMessenger) -> None:
@@ -52,13 +52,13 @@ def test_a_restart_under_load_loses_no_request(site: Site, messenger: TestMessen
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(f"http://{host}:{port}", connector=connector, headers=messenger.headers) as session:
             with contextlib.ExitStack() as stack:
-                current = await asyncio.to_thread(stack.enter_context, activated(site, listener))
+                current = await asyncio.to_thread(stack.enter_context, handed_over(site, listener))
                 tasks = [asyncio.create_task(ask(session)) for _ in range(32)]
                 for _ in range(2):
                     await more(300)
                     assert await asyncio.to_thread(current.stop) == 0
                     assert not [line for line in current.log() if line["event"] in ("request_failed", "background_failed")]
-                    current = await asyncio.to_thread(stack.enter_context, activated(site, listener))
+                    current = await asyncio.to_thread(stack.enter_context, handed_over(site, listener))
                 await more(300)
                 ended.set()
                 await asyncio.gather(*tasks)

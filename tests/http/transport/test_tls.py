@@ -17,13 +17,13 @@ from tests.certificates import Pair, make_pair, put_certificate
 from tests.conftest import Daemon, Site, TestMessenger, daemon, wait_for
 from tests.http.transport.conftest import (
     Tls,
-    activated,
     address,
     events,
     listening,
     present,
     request,
 )
+from tests.served import handed_over
 
 
 def test_plain_http_never_crosses_a_network(site: Site, tls: Tls) -> None:
@@ -37,7 +37,7 @@ def test_plain_http_never_crosses_a_network(site: Site, tls: Tls) -> None:
         with (
             listening(host="0.0.0.0") as listener,
             pytest.raises(AssertionError, match=r"ended with 78: .*needs TLS"),
-            activated(site, listener),
+            handed_over(site, listener),
         ):
             pass
     finally:
